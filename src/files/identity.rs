@@ -1,0 +1,70 @@
+//! What a file was made from: the model, the inputs, the options. No clock and no host, so that equal runs give equal bytes.
+
+use serde::Deserialize;
+use serde::Serialize;
+
+/// Name and version of this program, as every artifact carries it.
+pub const TOOL_VERSION: &str = concat!("kvscope ", env!("CARGO_PKG_VERSION"));
+
+/// Which model a file belongs to, and the shape that a reader needs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelIdentity {
+    /// Folder or file name, for people.
+    pub name: String,
+    /// Architecture, as Hugging Face names it (`LlamaForCausalLM`).
+    pub architecture: String,
+    /// SHA-256 over the configuration and, of every tensor, name, type, shape and first 4 KiB.
+    pub fingerprint: String,
+    /// SHA-256 of the tokenizer's vocabulary and rules.
+    pub tokenizer_sha256: Option<String>,
+    /// Decoder layers.
+    pub n_layers: usize,
+    /// Query heads of a layer.
+    pub n_q_heads: usize,
+    /// Key/value heads of a layer.
+    pub n_kv_heads: usize,
+    /// Numbers in one head's key.
+    pub head_dim: usize,
+    /// Base of the rotary embedding.
+    pub rope_theta: f64,
+    /// Longest context that the model states, in tokens.
+    pub max_positions: usize,
+}
+
+impl ModelIdentity {
+    /// Query heads that share one KV head.
+    pub fn group(&self) -> usize {
+        self.n_q_heads / self.n_kv_heads.max(1)
+    }
+}
+
+/// An input file and its digest.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct InputHash {
+    /// File name without folders.
+    pub name: String,
+    /// SHA-256 of its bytes.
+    pub sha256: String,
+}
+
+/// How a file was made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// Name and version of the program.
+    pub tool: String,
+    /// Subcommand.
+    pub command: String,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Checked options that can change the content.
+    pub options: serde_json::Value,
+    /// Files that were read.
+    pub inputs: Vec<InputHash>,
+}
+
+impl Provenance {
+    /// Provenance of this program's `command`.
+    pub fn new(command: &str, seed: u64, options: serde_json::Value, inputs: Vec<InputHash>) -> Self {
+        Self { tool: TOOL_VERSION.into(), command: command.into(), seed, options, inputs }
+    }
+}

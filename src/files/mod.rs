@@ -1,0 +1,110 @@
+//! Files that can be trusted: written to a temporary name and renamed, hashed, carrying a schema and its version.
+//!
+//! Knows nothing of models, caches or figures; every artifact module stands on this one.
+
+mod atomic;
+mod document;
+mod hash;
+mod identity;
+
+pub use atomic::AtomicFile;
+pub use atomic::create_dir;
+pub use atomic::write_atomic;
+pub use document::Document;
+pub use document::parse_json;
+pub use document::read_json;
+pub use document::write_json;
+pub use hash::HashingWriter;
+pub use hash::Sha256;
+pub use hash::sha256_bytes;
+pub use hash::sha256_file;
+pub use identity::InputHash;
+pub use identity::ModelIdentity;
+pub use identity::Provenance;
+pub use identity::TOOL_VERSION;
+
+use std::path::Path;
+use std::path::PathBuf;
+
+/// What can go wrong with a file. Every variant names the path.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileError {
+    /// The operating system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was attempted, as a verb phrase.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's own answer.
+        source: std::io::Error,
+    },
+    /// The file is not the JSON that was expected.
+    #[error("{} is not a valid {expected} file: {source}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Schema name that was looked for.
+        expected: &'static str,
+        /// Parser's answer, with line and column.
+        source: serde_json::Error,
+    },
+    /// The file carries another schema, or none.
+    #[error("{} holds {found}, not {expected}", path.display())]
+    WrongSchema {
+        /// The file.
+        path: PathBuf,
+        /// Schema name that was looked for.
+        expected: &'static str,
+        /// What the file says it is.
+        found: String,
+    },
+    /// The file was written by a newer version of the format.
+    #[error("{} is version {found} of {schema}; this kvscope reads up to version {known}", path.display())]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// Schema name.
+        schema: &'static str,
+        /// Version in the file.
+        found: u32,
+        /// Newest version known here.
+        known: u32,
+    },
+    /// The file is larger than anything of its kind may be.
+    #[error("{} has {bytes} bytes; a {expected} file may have at most {limit}", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Schema name that was looked for.
+        expected: &'static str,
+        /// Its size.
+        bytes: u64,
+        /// Largest size that is read.
+        limit: u64,
+    },
+}
+
+impl FileError {
+    /// Wraps an I/O error with what was done to which path.
+    pub fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::Io { action, path: path.to_path_buf(), source }
+    }
+
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Io { source, .. } => match source.kind() {
+                std::io::ErrorKind::NotFound => Some("check the path for a typing error".into()),
+                std::io::ErrorKind::StorageFull => {
+                    Some("free some space or choose another folder with --out; what was finished before is intact".into())
+                }
+                std::io::ErrorKind::PermissionDenied => Some("check the permissions, or choose another folder with --out".into()),
+                _ => None,
+            },
+            Self::TooNew { .. } => Some("update kvscope".into()),
+            Self::WrongSchema { .. } | Self::Json { .. } | Self::TooLarge { .. } => None,
+        }
+    }
+}
