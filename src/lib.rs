@@ -12,4 +12,9 @@
 //!              └───▶ runtime ◀── profile ◀──── reports/*/*.profile.json ─────────┘
 //! ```
 
+pub mod analyze;
+pub mod dump;
 pub mod files;
+pub mod math;
+pub mod merge;
+pub mod profile;

@@ -1,0 +1,121 @@
+//! `manifest.json`: what was captured, from which model and which inputs.
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::dump::ElementType;
+use crate::files::Document;
+use crate::files::ModelIdentity;
+use crate::files::Provenance;
+
+/// A captured quantity. Key states are `[kv_heads, T, D]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Keys after the rotary embedding, as the cache holds them.
+    K,
+    /// Values.
+    V,
+    /// Keys before the rotary embedding (after the key norm where the model has one).
+    KPreRope,
+    /// Queries after the rotary embedding at sampled positions, `[heads, n_q, D]`.
+    Q,
+    /// Attention mass per token, `[kv_heads, T]`: over all queries, and over the last window of them.
+    Mass,
+}
+
+impl State {
+    /// All states.
+    pub const ALL: [Self; 5] = [Self::K, Self::V, Self::KPreRope, Self::Q, Self::Mass];
+    /// The states with one vector per token and KV head.
+    pub const VECTORS: [Self; 3] = [Self::K, Self::KPreRope, Self::V];
+
+    /// Name on the command line and in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::K => "k",
+            Self::V => "v",
+            Self::KPreRope => "k_pre_rope",
+            Self::Q => "q",
+            Self::Mass => "mass",
+        }
+    }
+
+    /// The state of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name() == name)
+    }
+}
+
+/// One captured sample.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SampleEntry {
+    /// Data set that the prompt came from.
+    pub dataset: String,
+    /// Row id within it.
+    pub id: String,
+    /// Tokens captured.
+    pub n_tokens: usize,
+    /// Tokens of the whole prompt, before any truncation.
+    pub n_tokens_full: usize,
+    /// File name within the dump's folder.
+    pub file: String,
+    /// Its size.
+    pub bytes: u64,
+    /// SHA-256 of its content.
+    pub sha256: String,
+}
+
+/// The whole manifest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// `kvscope.dump/1`.
+    pub schema: String,
+    /// How it was made.
+    pub provenance: Provenance,
+    /// Whose states these are.
+    pub model: ModelIdentity,
+    /// Captured states, sorted.
+    pub states: Vec<State>,
+    /// Captured layers, rising.
+    pub layers: Vec<usize>,
+    /// Element type of k, v, k_pre_rope and q; masses are f32.
+    pub dtype: ElementType,
+    /// Queries in the observation window of `attn_mass_window`.
+    pub window_tokens: usize,
+    /// Samples that the run will have when complete.
+    pub planned_samples: usize,
+    /// Finished samples in order.
+    pub samples: Vec<SampleEntry>,
+}
+
+impl Document for Manifest {
+    const NAME: &'static str = "kvscope.dump";
+    const VERSION: u32 = 1;
+}
+
+impl Manifest {
+    /// Whether every planned sample is there.
+    pub fn is_complete(&self) -> bool {
+        self.samples.len() == self.planned_samples
+    }
+
+    /// Data set names in order of first appearance.
+    pub fn datasets(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for sample in &self.samples {
+            if !names.contains(&sample.dataset.as_str()) {
+                names.push(&sample.dataset);
+            }
+        }
+        names
+    }
+
+    /// Name of a tensor within a sample's file.
+    pub fn tensor_name(layer: usize, state: State) -> String {
+        match state {
+            State::Mass => format!("layers.{layer}.attn_mass"),
+            _ => format!("layers.{layer}.{}", state.name()),
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The dump: a folder with `manifest.json` and one plain safetensors file per sample, so that other tools open it too.
+//!
+//! A leaf: knows the file format and nothing of models or analyses. Layout in `docs/FORMATS.md`.
+
+mod manifest;
+mod reader;
+mod writer;
+
+pub use manifest::Manifest;
+pub use manifest::SampleEntry;
+pub use manifest::State;
+pub use reader::Dump;
+pub use reader::Sample;
+pub use writer::ElementType;
+pub use writer::SampleWriter;
+pub use writer::TensorSpec;
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use crate::files::FileError;
+
+/// What can be wrong with a dump.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DumpError {
+    /// Reading or writing failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The folder has no manifest.
+    #[error("{} is not a dump: it has no manifest.json", path.display())]
+    NotADump {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A sample's file is not valid safetensors.
+    #[error("{} is damaged: {source}", path.display())]
+    Damaged {
+        /// The sample's file.
+        path: PathBuf,
+        /// What the format's reader says.
+        source: safetensors::SafeTensorError,
+    },
+    /// A manifest and its files disagree, or a manifest contradicts itself.
+    #[error("{}: {what}", path.display())]
+    Inconsistent {
+        /// The file.
+        path: PathBuf,
+        /// The contradiction, with both values.
+        what: String,
+    },
+    /// A tensor that is needed is not in the file.
+    #[error("{} holds no tensor {name}", path.display())]
+    MissingTensor {
+        /// The sample's file.
+        path: PathBuf,
+        /// Tensor name.
+        name: String,
+    },
+    /// A tensor was written out of turn, a defect of the writer's caller.
+    #[error("{}: tensor {got} was written where {expected} was due", path.display())]
+    OutOfTurn {
+        /// The sample's file.
+        path: PathBuf,
+        /// Declared next.
+        expected: String,
+        /// Written.
+        got: String,
+    },
+}
+
+impl DumpError {
+    pub(crate) fn inconsistent(path: &Path, what: impl Into<String>) -> Self {
+        Self::Inconsistent { path: path.into(), what: what.into() }
+    }
+
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::File(error) => error.hint(),
+            Self::NotADump { .. } => Some("give the folder that `kvscope capture` wrote".into()),
+            Self::Damaged { .. } => Some("delete that file and run the same capture again with --resume".into()),
+            Self::MissingTensor { name, .. } => {
+                let state = name.rsplit('.').next().unwrap_or(name);
+                Some(format!("capture again with {state} among --states"))
+            }
+            Self::Inconsistent { .. } | Self::OutOfTurn { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Writes one sample's safetensors file tensor by tensor, so that no more than one tensor is ever in memory.
+
+use std::io::Write;
+use std::path::Path;
+
+use half::bf16;
+use half::f16;
+use serde::Deserialize;
+use serde::Serialize;
+use serde_json::Map;
+use serde_json::Value;
+
+use crate::dump::DumpError;
+use crate::files::AtomicFile;
+use crate::files::FileError;
+use crate::files::HashingWriter;
+
+/// Element type of a stored tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ElementType {
+    /// IEEE half precision.
+    F16,
+    /// The upper half of an f32.
+    Bf16,
+    /// Single precision.
+    F32,
+    /// Signed 64-bit integer.
+    I64,
+}
+
+impl ElementType {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F16 | Self::Bf16 => 2,
+            Self::F32 => 4,
+            Self::I64 => 8,
+        }
+    }
+
+    fn safetensors_name(self) -> &'static str {
+        match self {
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+            Self::F32 => "F32",
+            Self::I64 => "I64",
+        }
+    }
+}
+
+/// A tensor that a file will hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Name within the file.
+    pub name: String,
+    /// Stored type.
+    pub element: ElementType,
+    /// Row-major shape.
+    pub shape: Vec<usize>,
+}
+
+impl TensorSpec {
+    /// Bytes of the data.
+    pub fn bytes(&self) -> u64 {
+        self.shape.iter().product::<usize>() as u64 * self.element.size() as u64
+    }
+}
+
+/// An open sample file. Tensors are written in the declared order; the file appears under its name at the end.
+#[derive(Debug)]
+pub struct SampleWriter {
+    out: HashingWriter<AtomicFile>,
+    specs: std::vec::IntoIter<TensorSpec>,
+    target: std::path::PathBuf,
+    buffer: Vec<u8>,
+}
+
+impl SampleWriter {
+    /// Writes the header for `specs`. `metadata` becomes the header's string map.
+    pub fn create(path: &Path, specs: Vec<TensorSpec>, metadata: &[(&str, String)]) -> Result<Self, DumpError> {
+        let mut header = Map::new();
+        let texts: Map<String, Value> =
+            metadata.iter().map(|(key, text)| ((*key).to_string(), Value::String(text.clone()))).collect();
+        header.insert("__metadata__".into(), Value::Object(texts));
+        let mut offset = 0u64;
+        for spec in &specs {
+            let end = offset + spec.bytes();
+            let entry = serde_json::json!({
+                "dtype": spec.element.safetensors_name(), "shape": spec.shape, "data_offsets": [offset, end],
+            });
+            header.insert(spec.name.clone(), entry);
+            offset = end;
+        }
+        let mut text = Value::Object(header).to_string().into_bytes();
+        // The format wants the data to start at a multiple of 8; spaces are allowed after the header.
+        text.resize(text.len().next_multiple_of(8), b' ');
+        let mut writer = Self {
+            out: HashingWriter::new(AtomicFile::create(path)?),
+            specs: specs.into_iter(),
+            target: path.to_path_buf(),
+            buffer: Vec::new(),
+        };
+        writer.put(&(text.len() as u64).to_le_bytes())?;
+        writer.put(&text)?;
+        Ok(writer)
+    }
+
+    /// Writes the next declared tensor from f32 values, converting to its element type.
+    pub fn write_f32(&mut self, name: &str, values: &[f32]) -> Result<(), DumpError> {
+        let spec = self.next_spec(name, values.len())?;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut result = Ok(());
+        for part in values.chunks(1 << 18) {
+            buffer.clear();
+            match spec.element {
+                ElementType::F16 => buffer.extend(part.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes())),
+                ElementType::Bf16 => buffer.extend(part.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes())),
+                ElementType::F32 => buffer.extend(part.iter().flat_map(|x| x.to_le_bytes())),
+                ElementType::I64 => {
+                    result = Err(DumpError::inconsistent(&self.target, format!("{name} is declared as integers")));
+                }
+            }
+            result = result.and_then(|()| self.put(&buffer));
+            if result.is_err() {
+                break;
+            }
+        }
+        self.buffer = buffer;
+        result
+    }
+
+    /// Writes the next declared tensor from integers.
+    pub fn write_i64(&mut self, name: &str, values: impl ExactSizeIterator<Item = i64>) -> Result<(), DumpError> {
+        self.next_spec(name, values.len())?;
+        let bytes: Vec<u8> = values.flat_map(i64::to_le_bytes).collect();
+        self.put(&bytes)
+    }
+
+    /// Puts the file under its name; returns its digest and size.
+    pub fn finish(mut self) -> Result<(String, u64), DumpError> {
+        if let Some(spec) = self.specs.next() {
+            return Err(DumpError::OutOfTurn { path: self.target, expected: spec.name, got: "the end".into() });
+        }
+        let (file, sha256, bytes) = self.out.finish();
+        file.commit()?;
+        Ok((sha256, bytes))
+    }
+
+    fn next_spec(&mut self, name: &str, n: usize) -> Result<TensorSpec, DumpError> {
+        let due = self.specs.next();
+        let expected = due.as_ref().map_or("the end".to_string(), |spec| spec.name.clone());
+        match due {
+            Some(spec) if spec.name == name => {
+                let wanted: usize = spec.shape.iter().product();
+                if wanted != n {
+                    let what = format!("{name} has {n} values where its shape {:?} needs {wanted}", spec.shape);
+                    return Err(DumpError::inconsistent(&self.target, what));
+                }
+                Ok(spec)
+            }
+            _ => Err(DumpError::OutOfTurn { path: self.target.clone(), expected, got: name.into() }),
+        }
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), DumpError> {
+        self.out.write_all(bytes).map_err(|e| FileError::io("write", &self.target, e).into())
+    }
+}

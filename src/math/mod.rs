@@ -1,0 +1,18 @@
+//! Pure numerics on slices: vector kernels, order statistics, bootstrap. No tensor library, no I/O, no clock.
+
+mod simd;
+mod stats;
+
+pub use simd::axpy;
+pub use simd::cosine;
+pub use simd::dot;
+pub use simd::exp_shifted_sum;
+pub use simd::exp_slice;
+pub use simd::max;
+pub use simd::scale;
+pub use simd::squared_distance;
+pub use stats::Interval;
+pub use stats::bootstrap_mean;
+pub use stats::mean;
+pub use stats::quantile_sorted;
+pub use stats::standard_deviation;

@@ -1,0 +1,213 @@
+//! Vector kernels on f32 slices, compiled for AVX-512, AVX2 + FMA and the baseline, chosen at run time.
+//!
+//! Sums run over 32 independent lanes, so the order of additions is fixed by the code and not by the thread count.
+//! On one machine equal inputs give equal bits; between machines with and without FMA the last bits differ.
+
+use multiversion::multiversion;
+
+/// Lanes of a partial sum: four AVX2 registers, enough to hide the latency of an FMA.
+const LANES: usize = 32;
+
+/// Inner product ⟨a, b⟩ over the shorter length.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let n = a.len().min(b.len());
+    let (a, b) = (&a[..n], &b[..n]);
+    let mut lanes = [0f32; LANES];
+    let (a_chunks, a_rest) = a.as_chunks::<LANES>();
+    let (b_chunks, b_rest) = b.as_chunks::<LANES>();
+    for (x, y) in a_chunks.iter().zip(b_chunks) {
+        for i in 0..LANES {
+            lanes[i] += x[i] * y[i];
+        }
+    }
+    let mut tail = 0f32;
+    for (x, y) in a_rest.iter().zip(b_rest) {
+        tail += x * y;
+    }
+    fold(&lanes) + tail
+}
+
+/// Squared Euclidean distance ‖a - b‖² over the shorter length.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+pub fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
+    let n = a.len().min(b.len());
+    let (a, b) = (&a[..n], &b[..n]);
+    let mut lanes = [0f32; LANES];
+    let (a_chunks, a_rest) = a.as_chunks::<LANES>();
+    let (b_chunks, b_rest) = b.as_chunks::<LANES>();
+    for (x, y) in a_chunks.iter().zip(b_chunks) {
+        for i in 0..LANES {
+            let difference = x[i] - y[i];
+            lanes[i] += difference * difference;
+        }
+    }
+    let mut tail = 0f32;
+    for (x, y) in a_rest.iter().zip(b_rest) {
+        tail += (x - y) * (x - y);
+    }
+    fold(&lanes) + tail
+}
+
+/// Cosine of two vectors; `None` when one of them has no direction (zero or not finite).
+///
+/// ```
+/// assert_eq!(kvscope::math::cosine(&[3.0, 4.0], &[4.0, 3.0]), Some(0.96));
+/// assert_eq!(kvscope::math::cosine(&[0.0, 0.0], &[4.0, 3.0]), None);
+/// ```
+pub fn cosine(a: &[f32], b: &[f32]) -> Option<f32> {
+    let norms = (f64::from(dot(a, a)) * f64::from(dot(b, b))).sqrt();
+    let value = f64::from(dot(a, b)) / norms;
+    (norms > 0.0 && value.is_finite()).then(|| value.clamp(-1.0, 1.0) as f32)
+}
+
+/// `y += factor · x`.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+pub fn axpy(factor: f32, x: &[f32], y: &mut [f32]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y += factor * x;
+    }
+}
+
+/// `x *= factor`.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+pub fn scale(x: &mut [f32], factor: f32) {
+    for x in x {
+        *x *= factor;
+    }
+}
+
+/// Largest element; -∞ of an empty slice.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+pub fn max(x: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
+        }
+    }
+    let mut best = f32::NEG_INFINITY;
+    for x in lanes.iter().chain(rest) {
+        best = best.max(*x);
+    }
+    best
+}
+
+/// `x = exp(x)` within 2 units in the last place; 0 below -87.3, +∞ never (saturates at exp(88)).
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+pub fn exp_slice(x: &mut [f32]) {
+    for x in x {
+        *x = exp_lane(*x);
+    }
+}
+
+/// `x = exp(x - shift)`, returning the sum of the results: the heart of a softmax.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+pub fn exp_shifted_sum(x: &mut [f32], shift: f32) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (chunks, rest) = x.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            chunk[i] = exp_lane(chunk[i] - shift);
+            lanes[i] += chunk[i];
+        }
+    }
+    let mut tail = 0f32;
+    for x in rest {
+        *x = exp_lane(*x - shift);
+        tail += *x;
+    }
+    fold(&lanes) + tail
+}
+
+/// exp by range reduction to [-ln2/2, ln2/2] and a degree-6 Taylor-Horner polynomial (truncation error 1.2e-7 · |r|).
+#[inline(always)]
+fn exp_lane(x: f32) -> f32 {
+    // ln 2 in two parts, the first with few enough bits that n · LN2_HIGH is exact.
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    // 1.5 · 2^23: adding it rounds to the nearest integer, which then stands in the low mantissa bits.
+    const ROUND: f32 = 12_582_912.0;
+    let clamped = if x > 88.0 { 88.0 } else { x };
+    let clamped = if clamped < -87.3 { -87.3 } else { clamped };
+    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = clamped - n * LN2_HIGH - n * LN2_LOW;
+    let mut p = 1.0 / 720.0;
+    p = p * r + 1.0 / 120.0;
+    p = p * r + 1.0 / 24.0;
+    p = p * r + 1.0 / 6.0;
+    p = p * r + 0.5;
+    p = p * r + 1.0;
+    p = p * r + 1.0;
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
+    if x < -87.3 { 0.0 } else { p * power }
+}
+
+#[inline(always)]
+fn fold(lanes: &[f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    let mut sums = *lanes;
+    while width > 0 {
+        for i in 0..width {
+            sums[i] += sums[i + width];
+        }
+        width /= 2;
+    }
+    sums[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ramp(n: usize, step: f32) -> Vec<f32> {
+        (0..n).map(|i| (i as f32 * step).sin()).collect()
+    }
+
+    #[test]
+    fn products_agree_with_f64_at_every_remainder() {
+        for n in [0, 1, 7, 31, 32, 33, 64, 100, 129] {
+            let (a, b) = (ramp(n, 0.37), ramp(n, 0.81));
+            let exact: f64 = a.iter().zip(&b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum();
+            assert!((f64::from(dot(&a, &b)) - exact).abs() < 1e-5, "n = {n}");
+            let exact: f64 = a.iter().zip(&b).map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2)).sum();
+            assert!((f64::from(squared_distance(&a, &b)) - exact).abs() < 1e-4, "n = {n}");
+        }
+    }
+
+    #[test]
+    fn cosine_of_an_uneven_pair_by_hand() {
+        // (1,2,2)·(2,-1,2) = 4, norms 3 and 3.
+        assert_eq!(cosine(&[1.0, 2.0, 2.0], &[2.0, -1.0, 2.0]), Some(4.0 / 9.0));
+        assert_eq!(cosine(&[f32::NAN, 1.0], &[1.0, 1.0]), None);
+        assert_eq!(cosine(&[0.0], &[0.0]), None);
+    }
+
+    #[test]
+    fn exponential_is_within_two_units_in_the_last_place() {
+        let mut worst = 0f64;
+        for i in -87_000..=88_000 {
+            let x = i as f32 * 1e-3;
+            let mut y = [x];
+            exp_slice(&mut y);
+            let exact = f64::from(x).exp();
+            worst = worst.max((f64::from(y[0]) / exact - 1.0).abs());
+        }
+        assert!(worst < 2.5e-7, "relative error {worst:e}");
+        let mut edge = [f32::NEG_INFINITY, -1000.0, 0.0];
+        exp_slice(&mut edge);
+        assert_eq!(edge, [0.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn shifted_sum_is_a_softmax_denominator() {
+        let mut x: Vec<f32> = (0..70).map(|i| (i % 9) as f32).collect();
+        let exact: f64 = x.iter().map(|v| f64::from(*v - 8.0).exp()).sum();
+        let sum = exp_shifted_sum(&mut x, 8.0);
+        assert!((f64::from(sum) / exact - 1.0).abs() < 1e-6);
+        assert_eq!(max(&[1.0, 5.0, -2.0]), 5.0);
+        assert_eq!(max(&[]), f32::NEG_INFINITY);
+    }
+}

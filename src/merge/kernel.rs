@@ -1,0 +1,266 @@
+//! How the members of a merging set are weighed.
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::math::squared_distance;
+
+/// Weights of the keys in a set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kernel {
+    /// g_i = exp(-‖k_p - k_i‖² / (2 sigma²)), as published.
+    #[default]
+    Gaussian,
+    /// Equal weights.
+    Uniform,
+    /// Weights in proportion to the attention mass.
+    Attention,
+    /// The pivot's key and value as they are: eviction of the others, the control of every merge.
+    Pivot,
+    /// The pivot's key, Gaussian weights for the values.
+    KeyFixed,
+}
+
+/// Width of the Gaussian kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Sigma {
+    /// sigma = (1 / (√2 |S|)) Σ_i ‖k_p - k_i‖, from each set.
+    #[default]
+    Distance,
+    /// One number for all sets; the paper's best was 5.
+    Fixed(f32),
+    /// One step of the printed, circular formula sigma = Σ_i g_i / (√2 |S|), from all g_i = 1.
+    Printed,
+}
+
+impl TryFrom<String> for Sigma {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "distance" => Ok(Self::Distance),
+            "printed" => Ok(Self::Printed),
+            _ => match text.strip_prefix("fixed:").and_then(|x| x.parse::<f32>().ok()) {
+                Some(x) if x > 0.0 && x.is_finite() => Ok(Self::Fixed(x)),
+                _ => Err(format!("sigma is `distance`, `printed` or `fixed:X` with X > 0, not `{text}`")),
+            },
+        }
+    }
+}
+
+impl From<Sigma> for String {
+    fn from(sigma: Sigma) -> Self {
+        match sigma {
+            Sigma::Distance => "distance".into(),
+            Sigma::Fixed(x) => format!("fixed:{x}"),
+            Sigma::Printed => "printed".into(),
+        }
+    }
+}
+
+/// How a merged value and the slot's weight in the softmax come about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ValueRule {
+    /// v* = |S| Σ w_i v_i, softmax unchanged: as published.
+    #[default]
+    #[serde(alias = "paper")]
+    Scaled,
+    /// v* = Σ w_i v_i, softmax unchanged.
+    Convex,
+    /// Convex, and log |S| added to the logit (KeepKV, arXiv 2504.09936; ZSMerge, arXiv 2503.10714).
+    LogCount,
+    /// v* = Σ a_i v_i / Σ a_i, and min(log(Σ a_i / a_p), log |S|) added to the logit.
+    Mass,
+}
+
+impl ValueRule {
+    /// All rules, the published one first.
+    pub const ALL: [Self; 4] = [Self::Scaled, Self::Convex, Self::LogCount, Self::Mass];
+}
+
+/// Weights of one set, in the order of its members.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SetWeights {
+    /// Weights of the keys; they sum to 1.
+    pub key: Vec<f32>,
+    /// Weights of the values; they sum to 1, or to |S| under [`ValueRule::Scaled`].
+    pub value: Vec<f32>,
+    /// Added to the slot's logit, in nats.
+    pub logit_bias: f32,
+}
+
+/// Position within `set` of its pivot: the member of largest attention mass, the earliest of equals.
+pub fn pivot(set: &[u32], mass: &[f32]) -> usize {
+    let mut best = 0;
+    for i in 1..set.len() {
+        if mass[set[i] as usize] > mass[set[best] as usize] {
+            best = i;
+        }
+    }
+    best
+}
+
+/// Weights of a set's members for its merged key and value.
+///
+/// w_i = g_i / Σ_j g_j with g of the chosen [`Kernel`], g_p = 1. Counts of members that are merged slots themselves
+/// multiply neither w nor g; they add up in the bias of [`ValueRule::LogCount`] through `counts`.
+///
+/// - Shape: keys `[T, D]`, set `[S]` token indices, mass `[T]`, counts `[T]` or none when each stands for one token
+/// - Unit:  none
+/// - Cost:  O(S·D)
+/// - Source: arXiv 2407.08454 equations 3 to 5. Differs: sigma, see [`Sigma`]
+pub fn set_weights(
+    keys: &[f32],
+    head_dim: usize,
+    set: &[u32],
+    mass: &[f32],
+    counts: Option<&[u32]>,
+    (kernel, sigma, rule): (Kernel, Sigma, ValueRule),
+) -> SetWeights {
+    let p = pivot(set, mass);
+    let only_pivot: Vec<f32> = (0..set.len()).map(|i| if i == p { 1.0 } else { 0.0 }).collect();
+    if set.len() == 1 || kernel == Kernel::Pivot {
+        return SetWeights { key: only_pivot.clone(), value: only_pivot, logit_bias: 0.0 };
+    }
+    let of_mass = |i: usize| mass[set[i] as usize];
+    let raw: Vec<f32> = match kernel {
+        Kernel::Gaussian | Kernel::KeyFixed => gaussian(keys, head_dim, set, p, sigma),
+        Kernel::Attention if of_mass(p) > 0.0 => (0..set.len()).map(of_mass).collect(),
+        Kernel::Attention | Kernel::Uniform | Kernel::Pivot => vec![1.0; set.len()],
+    };
+    let w = normalised(raw);
+    let count = |i: usize| counts.map_or(1, |c| c[set[i] as usize]) as f32;
+    let total_count: f32 = (0..set.len()).map(count).sum();
+    let log_count = total_count.ln();
+    let (value, logit_bias) = match rule {
+        ValueRule::Scaled => (w.iter().map(|x| x * set.len() as f32).collect(), 0.0),
+        ValueRule::Convex => (w.clone(), 0.0),
+        ValueRule::LogCount => (w.clone(), log_count),
+        // Without any mass the members are equals.
+        ValueRule::Mass if of_mass(p) <= 0.0 => (normalised(vec![1.0; set.len()]), log_count),
+        ValueRule::Mass => {
+            let total: f32 = (0..set.len()).map(of_mass).sum();
+            (normalised((0..set.len()).map(of_mass).collect()), (total / of_mass(p)).ln().min(log_count))
+        }
+    };
+    SetWeights { key: if kernel == Kernel::KeyFixed { only_pivot } else { w }, value, logit_bias }
+}
+
+fn gaussian(keys: &[f32], head_dim: usize, set: &[u32], p: usize, sigma: Sigma) -> Vec<f32> {
+    let key = |i: usize| &keys[set[i] as usize * head_dim..][..head_dim];
+    let squared: Vec<f32> = (0..set.len()).map(|i| squared_distance(key(p), key(i))).collect();
+    let sigma = match sigma {
+        Sigma::Fixed(x) => x,
+        Sigma::Distance => {
+            squared.iter().map(|d| d.sqrt()).sum::<f32>() / (std::f32::consts::SQRT_2 * set.len() as f32)
+        }
+        // From all g = 1 the printed mean is 1/√2 whatever the keys are.
+        Sigma::Printed => std::f32::consts::FRAC_1_SQRT_2,
+    };
+    // A distance of zero weighs as the pivot does even when sigma is zero too.
+    squared.iter().map(|d| if *d == 0.0 { 1.0 } else { (-d / (2.0 * sigma * sigma)).exp() }).collect()
+}
+
+fn normalised(mut x: Vec<f32>) -> Vec<f32> {
+    let total: f32 = x.iter().sum();
+    for v in &mut x {
+        *v /= total;
+    }
+    x
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEYS: [f32; 6] = [0.0, 0.0, 3.0, 4.0, 0.0, 1.0];
+    const SET: [u32; 3] = [0, 1, 2];
+    const MASS: [f32; 3] = [0.5, 0.25, 0.25];
+
+    fn weights(kernel: Kernel, sigma: Sigma, rule: ValueRule) -> SetWeights {
+        set_weights(&KEYS, 2, &SET, &MASS, None, (kernel, sigma, rule))
+    }
+
+    fn close(a: &[f32], b: &[f64]) {
+        assert_eq!(a.len(), b.len());
+        for (x, y) in a.iter().zip(b) {
+            assert!((f64::from(*x) - y).abs() < 1e-6, "{a:?} is not {b:?}");
+        }
+    }
+
+    #[test]
+    fn gaussian_weights_by_hand() {
+        // Distances from the pivot (token 0) are 0, 5 and 1. sigma = 6 / (3 √2) = √2, so 2 sigma² = 4:
+        // g = 1, e^(-25/4) = 0.00193045, e^(-1/4) = 0.77880078; their sum is 1.78073123.
+        let g = weights(Kernel::Gaussian, Sigma::Distance, ValueRule::Scaled);
+        let expected = [0.561_566_9, 0.001_084_08, 0.437_349_0];
+        close(&g.key, &expected);
+        close(&g.value, &expected.map(|x| 3.0 * x));
+        assert_eq!(g.logit_bias, 0.0);
+        // sigma 5: 2 sigma² = 50: g = 1, e^-0.5 = 0.60653066, e^-0.02 = 0.98019867; sum 2.58672933.
+        close(&weights(Kernel::Gaussian, Sigma::Fixed(5.0), ValueRule::Convex).key, &[0.386_588_6, 0.234_477_8, 0.378_933_6]);
+        // Printed: 2 sigma² = 1: g = 1, e^-25, e^-1 = 0.36787944.
+        close(&weights(Kernel::Gaussian, Sigma::Printed, ValueRule::Convex).key, &[0.731_058_6, 0.0, 0.268_941_4]);
+    }
+
+    #[test]
+    fn values_and_bias_by_hand() {
+        let log_count = weights(Kernel::Uniform, Sigma::Distance, ValueRule::LogCount);
+        close(&log_count.value, &[1.0 / 3.0; 3]);
+        assert!((log_count.logit_bias - 3f32.ln()).abs() < 1e-6);
+        // Σ a = 1, a_p = 0.5: log 2, below log 3.
+        let by_mass = weights(Kernel::Gaussian, Sigma::Distance, ValueRule::Mass);
+        close(&by_mass.value, &[0.5, 0.25, 0.25]);
+        assert!((by_mass.logit_bias - 2f32.ln()).abs() < 1e-6);
+        // Three equal masses reach the cap exactly.
+        let even = set_weights(&KEYS, 2, &SET, &[0.2; 3], None, (Kernel::Uniform, Sigma::Distance, ValueRule::Mass));
+        assert!((even.logit_bias - 3f32.ln()).abs() < 1e-6);
+        let none = set_weights(&KEYS, 2, &SET, &[0.0; 3], None, (Kernel::Attention, Sigma::Distance, ValueRule::Mass));
+        close(&none.value, &[1.0 / 3.0; 3]);
+        close(&none.key, &[1.0 / 3.0; 3]);
+        close(&weights(Kernel::Attention, Sigma::Distance, ValueRule::Convex).key, &[0.5, 0.25, 0.25]);
+    }
+
+    #[test]
+    fn counts_add_in_the_bias() {
+        let counts = [1, 4, 2];
+        let w = set_weights(&KEYS, 2, &SET, &MASS, Some(&counts), (Kernel::Uniform, Sigma::Distance, ValueRule::LogCount));
+        assert!((w.logit_bias - 7f32.ln()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn pivot_kernel_is_eviction_and_key_fixed_keeps_the_key() {
+        for rule in ValueRule::ALL {
+            let w = weights(Kernel::Pivot, Sigma::Distance, rule);
+            assert_eq!((w.key, w.value, w.logit_bias), (vec![1.0, 0.0, 0.0], vec![1.0, 0.0, 0.0], 0.0));
+        }
+        let fixed = weights(Kernel::KeyFixed, Sigma::Distance, ValueRule::Convex);
+        assert_eq!(fixed.key, [1.0, 0.0, 0.0]);
+        close(&fixed.value, &[0.561_566_9, 0.001_084_08, 0.437_349_0]);
+    }
+
+    #[test]
+    fn identical_keys_weigh_the_same() {
+        let keys = [2.0f32; 6];
+        let w = set_weights(&keys, 2, &SET, &MASS, None, (Kernel::Gaussian, Sigma::Distance, ValueRule::Convex));
+        close(&w.key, &[1.0 / 3.0; 3]);
+    }
+
+    #[test]
+    fn pivot_ties_go_to_the_earlier_token() {
+        assert_eq!(pivot(&[3, 5, 6], &[9.0, 9.0, 9.0, 0.5, 9.0, 0.7, 0.7]), 1);
+    }
+
+    #[test]
+    fn sigma_reads_what_it_writes() {
+        for sigma in [Sigma::Distance, Sigma::Printed, Sigma::Fixed(5.0), Sigma::Fixed(0.25)] {
+            assert_eq!(Sigma::try_from(String::from(sigma)), Ok(sigma));
+        }
+        for bad in ["fixed:0", "fixed:-1", "fixed:nan", "fixed:", "five"] {
+            assert!(Sigma::try_from(bad.to_string()).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! KVMerger's arithmetic for one KV head: protected tokens, merging sets, pivots, kernel weights, and the plan they make.
+//!
+//! Source: Wang, Jin, Yu, Zhang 2024 (arXiv 2407.08454). Works on slices and returns plain data; it knows no model,
+//! no cache and no file. Policies, analysis and tuning all stand on it, so a set means the same thing everywhere.
+
+mod kernel;
+mod plan;
+mod protect;
+mod sets;
+
+pub use kernel::Kernel;
+pub use kernel::SetWeights;
+pub use kernel::Sigma;
+pub use kernel::ValueRule;
+pub use kernel::pivot;
+pub use kernel::set_weights;
+pub use plan::Counters;
+pub use plan::HeadPlan;
+pub use plan::Member;
+pub use plan::PlanFault;
+pub use plan::Slot;
+pub use protect::Shares;
+pub use protect::heaviest;
+pub use protect::protect;
+pub use sets::Link;
+pub use sets::MergingSets;
+pub use sets::links;
+pub use sets::sets_above;
+pub use sets::sets_for_budget;
+
+/// Why a head cannot be compressed as asked.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MergeError {
+    /// Protected tokens alone exceed the budget.
+    #[error("{protected} tokens are protected but only {budget_tokens} may be kept")]
+    ProtectedExceedBudget {
+        /// Recent and heavy tokens.
+        protected: usize,
+        /// Slots allowed.
+        budget_tokens: usize,
+    },
+    /// Joining every neighbour that may be joined still leaves too many slots.
+    #[error("at least {reachable} slots remain when every neighbour is joined, and only {budget_tokens} are allowed")]
+    BudgetUnreachable {
+        /// Smallest number of slots that merging can reach.
+        reachable: usize,
+        /// Slots allowed.
+        budget_tokens: usize,
+    },
+}
+
+impl MergeError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::ProtectedExceedBudget { .. } => "lower recent= and heavy=, or keep more",
+            Self::BudgetUnreachable { .. } => {
+                "protected tokens cut the chains of neighbours: lower heavy=, set bridge=true, or keep more"
+            }
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! A head's plan: which slots remain and what is folded into each. Plain data; nothing is moved here.
+
+use std::ops::Range;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+/// One token's share in a slot.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Member {
+    /// Index of the old slot.
+    pub source: u32,
+    /// Its weight in the new key.
+    pub key_weight: f32,
+    /// Its weight in the new value.
+    pub value_weight: f32,
+}
+
+/// One slot of the compressed head.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slot {
+    /// Old slot whose position the new one takes.
+    pub pivot: u32,
+    /// Its members, as a range into [`HeadPlan::members`].
+    pub members: Range<usize>,
+    /// Added to the slot's logit, in nats.
+    pub logit_bias: f32,
+}
+
+/// What one KV head becomes.
+///
+/// Invariants ([`HeadPlan::check`]): pivots rise strictly, every old slot is a member of at most one new slot, and each
+/// pivot is a member of its own slot.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HeadPlan {
+    /// New slots, by rising pivot.
+    pub slots: Vec<Slot>,
+    /// Members of all slots, slot after slot.
+    pub members: Vec<Member>,
+    /// Lowest similarity that was joined; `None` for a policy that joins nothing.
+    pub lowest_joined: Option<f32>,
+}
+
+/// What happened to the tokens of a head, layer or model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Old slots.
+    pub seen: usize,
+    /// New slots.
+    pub kept: usize,
+    /// Old slots folded into another one.
+    pub merged: usize,
+    /// Old slots dropped.
+    pub evicted: usize,
+}
+
+impl Counters {
+    /// Adds another head's counts.
+    pub fn add(&mut self, other: Self) {
+        self.seen += other.seen;
+        self.kept += other.kept;
+        self.merged += other.merged;
+        self.evicted += other.evicted;
+    }
+
+    /// Slots kept per token seen; `None` when nothing was seen.
+    pub fn kept_fraction(&self) -> Option<f64> {
+        (self.seen > 0).then(|| self.kept as f64 / self.seen as f64)
+    }
+
+    /// Whether anything was merged or evicted.
+    pub fn did_something(&self) -> bool {
+        self.merged + self.evicted > 0
+    }
+}
+
+/// Why a plan must not be applied: an error in a policy, not in its input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanFault {
+    /// No slot would remain.
+    #[error("the plan keeps no slot")]
+    Empty,
+    /// Pivots do not rise.
+    #[error("slot {slot} does not stand after the one before it")]
+    Order {
+        /// Index of the new slot.
+        slot: usize,
+    },
+    /// A member does not exist.
+    #[error("slot {slot} takes in token {source_index} of {n_tokens}")]
+    OutOfRange {
+        /// Index of the new slot.
+        slot: usize,
+        /// The member.
+        source_index: u32,
+        /// Old slots.
+        n_tokens: usize,
+    },
+    /// A token would be counted twice.
+    #[error("token {source_index} is a member of two slots")]
+    Twice {
+        /// The member.
+        source_index: u32,
+    },
+    /// A slot does not hold its own pivot, or its members are not the next ones.
+    #[error("slot {slot} does not hold its pivot")]
+    NoPivot {
+        /// Index of the new slot.
+        slot: usize,
+    },
+}
+
+impl HeadPlan {
+    /// Keeps the given old slots, in rising order, and drops the rest.
+    pub fn keep(mut kept: Vec<u32>) -> Self {
+        kept.sort_unstable();
+        kept.dedup();
+        let mut plan = Self::default();
+        for source in kept {
+            plan.push(source, [Member { source, key_weight: 1.0, value_weight: 1.0 }], 0.0);
+        }
+        plan
+    }
+
+    /// Keeps all of `n_tokens`.
+    pub fn identity(n_tokens: usize) -> Self {
+        Self::keep((0..n_tokens as u32).collect())
+    }
+
+    /// Adds a slot; [`HeadPlan::sort`] puts slots in order when they were not added so.
+    pub fn push(&mut self, pivot: u32, members: impl IntoIterator<Item = Member>, logit_bias: f32) {
+        let start = self.members.len();
+        self.members.extend(members);
+        self.slots.push(Slot { pivot, members: start..self.members.len(), logit_bias });
+    }
+
+    /// Orders the slots by pivot.
+    pub fn sort(&mut self) {
+        self.slots.sort_unstable_by_key(|slot| slot.pivot);
+    }
+
+    /// The members of a slot.
+    pub fn members_of(&self, slot: &Slot) -> &[Member] {
+        &self.members[slot.members.clone()]
+    }
+
+    /// Counts for `n_tokens` old slots. A member that weighs nothing in key and value was evicted, not merged.
+    pub fn counters(&self, n_tokens: usize) -> Counters {
+        let weighs = |m: &&Member| m.key_weight != 0.0 || m.value_weight != 0.0;
+        let represented = self.members.iter().filter(weighs).count();
+        Counters {
+            seen: n_tokens,
+            kept: self.slots.len(),
+            merged: represented.saturating_sub(self.slots.len()),
+            evicted: n_tokens - represented,
+        }
+    }
+
+    /// Checks the invariants against the number of old slots.
+    pub fn check(&self, n_tokens: usize) -> Result<(), PlanFault> {
+        if self.slots.is_empty() && n_tokens > 0 {
+            return Err(PlanFault::Empty);
+        }
+        let mut used = vec![false; n_tokens];
+        for (slot, new) in self.slots.iter().enumerate() {
+            if slot > 0 && self.slots[slot - 1].pivot >= new.pivot {
+                return Err(PlanFault::Order { slot });
+            }
+            let members = self.members.get(new.members.clone()).ok_or(PlanFault::NoPivot { slot })?;
+            if !members.iter().any(|m| m.source == new.pivot) {
+                return Err(PlanFault::NoPivot { slot });
+            }
+            for Member { source: source_index, .. } in members.iter().copied() {
+                match used.get_mut(source_index as usize) {
+                    None => return Err(PlanFault::OutOfRange { slot, source_index, n_tokens }),
+                    Some(true) => return Err(PlanFault::Twice { source_index }),
+                    Some(free) => *free = true,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(source: u32) -> Member {
+        Member { source, key_weight: 0.5, value_weight: 0.5 }
+    }
+
+    #[test]
+    fn counts_of_an_uneven_plan() {
+        // Of 7 tokens: {0} alone, {2, 3, 4} merged on 3, 6 alone; 1 and 5 dropped.
+        let mut plan = HeadPlan::keep(vec![6, 0]);
+        plan.push(3, [member(2), member(3), member(4)], 1.0);
+        plan.sort();
+        assert_eq!(plan.check(7), Ok(()));
+        assert_eq!(plan.slots.iter().map(|s| s.pivot).collect::<Vec<_>>(), [0, 3, 6]);
+        assert_eq!(plan.counters(7), Counters { seen: 7, kept: 3, merged: 2, evicted: 2 });
+        assert_eq!(HeadPlan::identity(4).counters(4), Counters { seen: 4, kept: 4, merged: 0, evicted: 0 });
+        assert!(!HeadPlan::identity(4).counters(4).did_something());
+    }
+
+    #[test]
+    fn faults_are_named() {
+        let mut plan = HeadPlan::keep(vec![0, 1]);
+        assert_eq!(plan.check(1), Err(PlanFault::OutOfRange { slot: 1, source_index: 1, n_tokens: 1 }));
+        plan.push(1, [member(1)], 0.0);
+        assert_eq!(plan.check(3), Err(PlanFault::Order { slot: 2 }));
+        let mut plan = HeadPlan::keep(vec![0]);
+        plan.push(1, [member(1), member(0)], 0.0);
+        assert_eq!(plan.check(3), Err(PlanFault::Twice { source_index: 0 }));
+        let mut plan = HeadPlan::default();
+        assert_eq!(plan.check(3), Err(PlanFault::Empty));
+        plan.push(1, [member(0)], 0.0);
+        assert_eq!(plan.check(3), Err(PlanFault::NoPivot { slot: 0 }));
+    }
+}
