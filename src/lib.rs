@@ -17,4 +17,5 @@ pub mod dump;
 pub mod files;
 pub mod math;
 pub mod merge;
+pub mod policy;
 pub mod profile;

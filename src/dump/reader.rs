@@ -73,7 +73,10 @@ impl Dump {
         })?;
         let path = self.dir.join(&entry.file);
         let file = File::open(&path).map_err(|e| FileError::io("open", &path, e))?;
-        #[expect(unsafe_code, reason = "mapping a file; finished dumps are replaced by renaming, never written in place")]
+        #[expect(
+            unsafe_code,
+            reason = "mapping a file; finished dumps are replaced by renaming, never written in place"
+        )]
         let map = unsafe { Mmap::map(&file) }.map_err(|e| FileError::io("map", &path, e))?;
         if map.len() as u64 != entry.bytes {
             let what = format!("has {} bytes where the manifest says {}", map.len(), entry.bytes);
@@ -183,8 +186,9 @@ impl Sample<'_> {
 
     fn head(&self, name: &str, head: usize) -> Result<Vec<f32>, DumpError> {
         let tensors = self.tensors()?;
-        let tensor =
-            tensors.tensor(name).map_err(|_| DumpError::MissingTensor { path: self.path.clone(), name: name.into() })?;
+        let tensor = tensors
+            .tensor(name)
+            .map_err(|_| DumpError::MissingTensor { path: self.path.clone(), name: name.into() })?;
         let n_heads = tensor.shape().first().copied().unwrap_or(0);
         if head >= n_heads {
             return Err(DumpError::inconsistent(&self.path, format!("head {head} of {name}, which has {n_heads}")));
@@ -204,8 +208,9 @@ impl Sample<'_> {
 
     fn integers(&self, name: &str) -> Result<Vec<i64>, DumpError> {
         let tensors = self.tensors()?;
-        let tensor =
-            tensors.tensor(name).map_err(|_| DumpError::MissingTensor { path: self.path.clone(), name: name.into() })?;
+        let tensor = tensors
+            .tensor(name)
+            .map_err(|_| DumpError::MissingTensor { path: self.path.clone(), name: name.into() })?;
         match tensor.dtype() {
             Dtype::I64 => Ok(tensor.data().as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect()),
             other => Err(DumpError::inconsistent(&self.path, format!("{name} has element type {other:?}, not I64"))),
@@ -225,7 +230,8 @@ mod tests {
     use crate::files::write_json;
 
     fn write_dump(dir: &Path, dtype: ElementType) -> Manifest {
-        let spec = |name: &str, element, shape: &[usize]| TensorSpec { name: name.into(), element, shape: shape.to_vec() };
+        let spec =
+            |name: &str, element, shape: &[usize]| TensorSpec { name: name.into(), element, shape: shape.to_vec() };
         let specs = vec![
             spec("token_ids", ElementType::I64, &[3]),
             spec("layers.1.k", dtype, &[2, 3, 2]),
@@ -328,7 +334,10 @@ mod tests {
         assert!(matches!(writer.write_f32("y", &[1.0, 2.0]), Err(DumpError::OutOfTurn { .. })));
         let mut writer = SampleWriter::create(&path, specs(), &[]).unwrap();
         assert!(matches!(writer.write_f32("x", &[1.0]), Err(DumpError::Inconsistent { .. })));
-        assert!(matches!(SampleWriter::create(&path, specs(), &[]).unwrap().finish(), Err(DumpError::OutOfTurn { .. })));
+        assert!(matches!(
+            SampleWriter::create(&path, specs(), &[]).unwrap().finish(),
+            Err(DumpError::OutOfTurn { .. })
+        ));
         assert!(!path.exists());
     }
 }

@@ -201,7 +201,10 @@ mod tests {
         close(&g.value, &expected.map(|x| 3.0 * x));
         assert_eq!(g.logit_bias, 0.0);
         // sigma 5: 2 sigma² = 50: g = 1, e^-0.5 = 0.60653066, e^-0.02 = 0.98019867; sum 2.58672933.
-        close(&weights(Kernel::Gaussian, Sigma::Fixed(5.0), ValueRule::Convex).key, &[0.386_588_6, 0.234_477_8, 0.378_933_6]);
+        close(
+            &weights(Kernel::Gaussian, Sigma::Fixed(5.0), ValueRule::Convex).key,
+            &[0.386_588_6, 0.234_477_8, 0.378_933_6],
+        );
         // Printed: 2 sigma² = 1: g = 1, e^-25, e^-1 = 0.36787944.
         close(&weights(Kernel::Gaussian, Sigma::Printed, ValueRule::Convex).key, &[0.731_058_6, 0.0, 0.268_941_4]);
     }
@@ -227,7 +230,8 @@ mod tests {
     #[test]
     fn counts_add_in_the_bias() {
         let counts = [1, 4, 2];
-        let w = set_weights(&KEYS, 2, &SET, &MASS, Some(&counts), (Kernel::Uniform, Sigma::Distance, ValueRule::LogCount));
+        let w =
+            set_weights(&KEYS, 2, &SET, &MASS, Some(&counts), (Kernel::Uniform, Sigma::Distance, ValueRule::LogCount));
         assert!((w.logit_bias - 7f32.ln()).abs() < 1e-6);
     }
 

@@ -23,7 +23,10 @@ impl Shares {
             high
         } else if kept_fraction >= 0.35 {
             let t = (kept_fraction - 0.35) / 0.15;
-            Self { recent: low.recent + t * (high.recent - low.recent), heavy: low.heavy + t * (high.heavy - low.heavy) }
+            Self {
+                recent: low.recent + t * (high.recent - low.recent),
+                heavy: low.heavy + t * (high.heavy - low.heavy),
+            }
         } else {
             let t = (kept_fraction / 0.35).max(0.0);
             Self { recent: low.recent * t, heavy: low.heavy * t }

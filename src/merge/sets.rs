@@ -117,7 +117,10 @@ mod tests {
 
     /// Keys at the given angles (degrees), so that every cosine is that of a difference.
     fn at_angles(degrees: &[f32]) -> Vec<f32> {
-        degrees.iter().flat_map(|a| [a.to_radians().cos() * (1.0 + a / 90.0), a.to_radians().sin() * (1.0 + a / 90.0)]).collect()
+        degrees
+            .iter()
+            .flat_map(|a| [a.to_radians().cos() * (1.0 + a / 90.0), a.to_radians().sin() * (1.0 + a / 90.0)])
+            .collect()
     }
 
     fn members(sets: &MergingSets) -> Vec<Vec<u32>> {

@@ -23,7 +23,9 @@ pub enum ProfileError {
     #[error(transparent)]
     File(#[from] FileError),
     /// The profile belongs to another model.
-    #[error("the profile was tuned for {theirs} (fingerprint {their_fingerprint:.12}), not for {ours} ({our_fingerprint:.12})")]
+    #[error(
+        "the profile was tuned for {theirs} (fingerprint {their_fingerprint:.12}), not for {ours} ({our_fingerprint:.12})"
+    )]
     OtherModel {
         /// Model named in the profile.
         theirs: String,
@@ -44,7 +46,9 @@ impl ProfileError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::File(error) => error.hint(),
-            Self::OtherModel { .. } => Some("tune a profile for this model, or pass --force to use this one anyway".into()),
+            Self::OtherModel { .. } => {
+                Some("tune a profile for this model, or pass --force to use this one anyway".into())
+            }
             Self::Damaged(_) => Some("tune it again".into()),
         }
     }

@@ -1,0 +1,175 @@
+//! KVMerger: protected tokens stay, runs of similar neighbours become one slot each.
+
+use serde::Deserialize;
+
+use crate::merge::HeadPlan;
+use crate::merge::Kernel;
+use crate::merge::Member;
+use crate::merge::MergeError;
+use crate::merge::Shares;
+use crate::merge::Sigma;
+use crate::merge::ValueRule;
+use crate::merge::links;
+use crate::merge::pivot;
+use crate::merge::protect;
+use crate::merge::set_weights;
+use crate::merge::sets_above;
+use crate::merge::sets_for_budget;
+use crate::policy::HeadView;
+use crate::policy::Needs;
+use crate::policy::Params;
+use crate::policy::Policy;
+use crate::policy::PolicyEntry;
+use crate::policy::PolicyError;
+use crate::profile::MergeRule;
+use crate::profile::Profile;
+
+pub(super) const ENTRY: PolicyEntry = PolicyEntry {
+    name: "kvmerger",
+    summary: "merges runs of similar neighbours (variant=, kernel=, sigma=, eps=, bridge=, recent=, heavy=)",
+    source: "Wang, Jin, Yu, Zhang 2024, arXiv 2407.08454",
+    build: |params| Ok(Box::new(KvMerger::from_params(params)?)),
+};
+
+/// What decides where chains are cut.
+#[derive(Clone, Debug, PartialEq)]
+enum Threshold {
+    /// The budget: the most similar neighbours join until it is met.
+    Budget,
+    /// One eps for all heads.
+    Fixed(f32),
+    /// An eps for every head, by layer and KV head, from a profile.
+    PerHead(Vec<f32>),
+}
+
+/// The policy; see [`MergeRule`] for its choices.
+#[derive(Clone, Debug)]
+pub struct KvMerger {
+    rule: MergeRule,
+    shares: Option<Shares>,
+    threshold: Threshold,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[derive(Default)]
+struct Typed {
+    kernel: Kernel,
+    sigma: Sigma,
+    variant: ValueRule,
+    bridge: bool,
+    eps: Option<f32>,
+    recent: Option<f64>,
+    heavy: Option<f64>,
+}
+
+impl KvMerger {
+    /// Reads and checks `key=value` parameters.
+    pub fn from_params(params: &Params) -> Result<Self, PolicyError> {
+        let typed: Typed = params.read()?;
+        if let Some(eps) = typed.eps.filter(|eps| !(-1.0..=1.0).contains(eps)) {
+            return Err(params.bad(format!("eps is a cosine in [-1, 1], not {eps}")));
+        }
+        let shares = match (typed.recent, typed.heavy) {
+            (None, None) => None,
+            (recent, heavy) => {
+                let paper = Shares::of_paper(0.5);
+                let shares = Shares { recent: recent.unwrap_or(paper.recent), heavy: heavy.unwrap_or(paper.heavy) };
+                if !(shares.recent >= 0.0 && shares.heavy >= 0.0 && shares.recent + shares.heavy <= 1.0) {
+                    return Err(params.bad(format!(
+                        "recent = {} and heavy = {} are shares of the tokens and sum to at most 1",
+                        shares.recent, shares.heavy
+                    )));
+                }
+                Some(shares)
+            }
+        };
+        Ok(Self {
+            rule: MergeRule { kernel: typed.kernel, sigma: typed.sigma, variant: typed.variant, bridge: typed.bridge },
+            shares,
+            threshold: typed.eps.map_or(Threshold::Budget, Threshold::Fixed),
+        })
+    }
+
+    /// The policy that a tuned profile describes.
+    pub fn from_profile(profile: &Profile) -> Self {
+        Self {
+            rule: profile.rule,
+            shares: Some(profile.shares),
+            threshold: Threshold::PerHead(profile.heads.iter().map(|head| head.eps).collect()),
+        }
+    }
+
+    pub(super) fn set_kernel(&mut self, kernel: Kernel) {
+        self.rule.kernel = kernel;
+    }
+}
+
+impl Policy for KvMerger {
+    fn needs(&self) -> Needs {
+        Needs { mass: true, mass_window: None }
+    }
+
+    fn sets_own_size(&self) -> bool {
+        self.threshold != Threshold::Budget
+    }
+
+    fn plan(&self, view: &HeadView<'_>, budget_tokens: usize) -> Result<HeadPlan, MergeError> {
+        let n = view.n_slots();
+        let by_budget = self.threshold == Threshold::Budget;
+        if by_budget && budget_tokens >= n {
+            return Ok(HeadPlan::identity(n));
+        }
+        let kept_fraction = if by_budget { budget_tokens as f64 / n as f64 } else { 0.5 };
+        let (n_recent, n_heavy) = self.shares.unwrap_or_else(|| Shares::of_paper(kept_fraction)).counts(n);
+        let protected = protect(view.mass, n_recent, n_heavy);
+        let (tokens, found) = links(view.keys, view.head_dim, &protected, self.rule.bridge);
+        let eps = match &self.threshold {
+            Threshold::Budget => None,
+            Threshold::Fixed(eps) => Some(*eps),
+            // A profile covers every head of its model; a head it does not name merges nothing.
+            Threshold::PerHead(eps) => {
+                Some(eps.get(view.layer * view.n_kv_heads + view.kv_head).copied().unwrap_or(1.0))
+            }
+        };
+        let sets = if let Some(eps) = eps {
+            sets_above(tokens, &found, eps)
+        } else {
+            let n_protected = n_recent + n_heavy;
+            let n_sets = budget_tokens
+                .checked_sub(n_protected)
+                .ok_or(MergeError::ProtectedExceedBudget { protected: n_protected, budget_tokens })?;
+            sets_for_budget(tokens, &found, n_sets, n_protected)?
+        };
+        let mut plan = HeadPlan::keep((0..n as u32).filter(|i| protected[*i as usize]).collect());
+        let how = (self.rule.kernel, self.rule.sigma, self.rule.variant);
+        for set in sets.iter() {
+            let weights = set_weights(view.keys, view.head_dim, set, view.mass, view.counts, how);
+            let members = set.iter().zip(weights.key.iter().zip(&weights.value));
+            plan.push(
+                set[pivot(set, view.mass)],
+                members.map(|(source, (key, value))| Member {
+                    source: *source,
+                    key_weight: *key,
+                    value_weight: *value,
+                }),
+                weights.logit_bias,
+            );
+        }
+        plan.sort();
+        plan.lowest_joined = sets.lowest_joined;
+        Ok(plan)
+    }
+
+    fn params(&self) -> serde_json::Value {
+        serde_json::json!({
+            "rule": self.rule,
+            "shares": self.shares,
+            "eps": match &self.threshold {
+                Threshold::Budget => serde_json::Value::Null,
+                Threshold::Fixed(eps) => serde_json::json!(eps),
+                Threshold::PerHead(_) => serde_json::json!("profile"),
+            },
+        })
+    }
+}
