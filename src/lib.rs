@@ -13,3 +13,4 @@
 //! ```
 
 pub mod files;
+pub mod model;
