@@ -17,5 +17,6 @@ pub mod dump;
 pub mod files;
 pub mod math;
 pub mod merge;
+pub mod model;
 pub mod policy;
 pub mod profile;

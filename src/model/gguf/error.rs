@@ -1,0 +1,139 @@
+//! What can be wrong with a GGUF file.
+
+use std::path::PathBuf;
+
+use crate::files::FileError;
+
+/// What can be wrong with a GGUF file. Every variant names the path.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GgufError {
+    /// The file cannot be opened or mapped.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The file does not begin with the letters GGUF.
+    #[error("{} is not a GGUF file: it begins with {found:?}", path.display())]
+    NotGguf {
+        /// The file.
+        path: PathBuf,
+        /// Its first bytes, unprintable ones as dots.
+        found: String,
+    },
+    /// The file was made for big-endian machines.
+    #[error("{} is a big-endian GGUF file; kvscope reads little-endian ones", path.display())]
+    BigEndian {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The version of the format is not 2 or 3.
+    #[error("{} is a GGUF file of version {found}; kvscope reads versions 2 and 3", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Version in the file.
+        found: u32,
+    },
+    /// Something ends behind the end of the file.
+    #[error("{}: {what} ends at byte {end} but the file has {len}: the download is incomplete", path.display())]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// What was looked for.
+        what: String,
+        /// Where it would end, in bytes.
+        end: u64,
+        /// Size of the file in bytes.
+        len: u64,
+    },
+    /// The header contradicts the format.
+    #[error("{}: near byte {at}: {what}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Bytes read until then.
+        at: u64,
+        /// What is wrong.
+        what: String,
+    },
+    /// The place or the shape of a tensor cannot be right.
+    #[error("{}: tensor {name} {what}", path.display())]
+    Layout {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// A metadata key that is needed is absent.
+    #[error("{} has no {key} in its metadata", path.display())]
+    MissingKey {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+    },
+    /// A metadata key holds another type, or a number out of range.
+    #[error("{}: {key} is {found}, not {expected}", path.display())]
+    WrongType {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What was looked for.
+        expected: &'static str,
+        /// What is there.
+        found: &'static str,
+    },
+    /// No tensor has this name.
+    #[error("{} has no tensor {name}", path.display())]
+    NoTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+    },
+    /// The tensor is stored in a form that is not read.
+    #[error("{}: tensor {name} is stored as {dtype}, which kvscope does not read", path.display())]
+    UnsupportedType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Name or number of the storage type.
+        dtype: String,
+    },
+    /// The tensor library refused.
+    #[error("{}: tensor {name} cannot be unpacked: {source}", path.display())]
+    Unpack {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The library's answer.
+        source: candle_core::Error,
+    },
+}
+
+impl GgufError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::File(source) => source.hint(),
+            Self::Truncated { .. } => {
+                Some("download the file again and compare its size with the one on the model's page".into())
+            }
+            Self::BigEndian { .. } => Some("use the little-endian file of the same model".into()),
+            Self::Version { found: 0 | 1, .. } => Some("convert the model again with a current llama.cpp".into()),
+            Self::Version { .. } => Some("update kvscope, or convert the model to GGUF version 3".into()),
+            Self::UnsupportedType { .. } => {
+                Some("use a file in F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 or Q2_K to Q6_K".into())
+            }
+            Self::Malformed { .. } | Self::Layout { .. } => {
+                Some("the file is damaged: download it again, or convert the model again".into())
+            }
+            Self::NotGguf { .. } => Some("give a .gguf file, or the folder of a Hugging Face model".into()),
+            _ => None,
+        }
+    }
+}
