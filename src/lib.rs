@@ -13,6 +13,7 @@
 //! ```
 
 pub mod analyze;
+pub mod capture;
 pub mod dump;
 pub mod files;
 pub mod math;
@@ -20,3 +21,4 @@ pub mod merge;
 pub mod model;
 pub mod policy;
 pub mod profile;
+pub mod runtime;

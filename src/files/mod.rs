@@ -6,6 +6,7 @@ mod atomic;
 mod document;
 mod hash;
 mod identity;
+mod space;
 
 pub use atomic::AtomicFile;
 pub use atomic::create_dir;
@@ -22,6 +23,7 @@ pub use identity::InputHash;
 pub use identity::ModelIdentity;
 pub use identity::Provenance;
 pub use identity::TOOL_VERSION;
+pub use space::free_bytes;
 
 use std::path::Path;
 use std::path::PathBuf;

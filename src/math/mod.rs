@@ -3,9 +3,11 @@
 mod simd;
 mod stats;
 
+pub use simd::add_weighted_rows;
 pub use simd::axpy;
 pub use simd::cosine;
 pub use simd::dot;
+pub use simd::dot_rows;
 pub use simd::exp_shifted_sum;
 pub use simd::exp_slice;
 pub use simd::max;

@@ -11,6 +11,34 @@ const LANES: usize = 32;
 /// Inner product ⟨a, b⟩ over the shorter length.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    dot_lanes(a, b)
+}
+
+/// `out[j] = ⟨rows[j], x⟩`: one column of scores, or a matrix times a vector.
+///
+/// - Shape: rows `[n, D]`, x `[D]`, out `[n]`
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+pub fn dot_rows(rows: &[f32], x: &[f32], out: &mut [f32]) {
+    for (row, out) in rows.chunks_exact(x.len().max(1)).zip(out) {
+        *out = dot_lanes(row, x);
+    }
+}
+
+/// `out += Σ_j weights[j] · rows[j]`: a weighted sum of values.
+///
+/// - Shape: rows `[n, D]`, weights `[n]`, out `[D]`
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+pub fn add_weighted_rows(rows: &[f32], weights: &[f32], out: &mut [f32]) {
+    let width = out.len().max(1);
+    for (row, weight) in rows.chunks_exact(width).zip(weights) {
+        for (out, x) in out.iter_mut().zip(row) {
+            *out += weight * x;
+        }
+    }
+}
+
+#[inline(always)]
+fn dot_lanes(a: &[f32], b: &[f32]) -> f32 {
     let n = a.len().min(b.len());
     let (a, b) = (&a[..n], &b[..n]);
     let mut lanes = [0f32; LANES];

@@ -181,38 +181,32 @@ impl Config {
 
     /// Reads GGUF metadata; shapes that metadata leaves out come from the tensors.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self, ModelError> {
-        let name = gguf.str_of("general.architecture").unwrap_or("no architecture");
+        let name = gguf.str_of("general.architecture")?.unwrap_or("no architecture");
         let architecture = *ARCHITECTURES
             .iter()
             .find(|a| a.gguf_name == name)
             .ok_or_else(|| ModelError::unsupported_architecture(name))?;
         let key = |suffix: &str| format!("{name}.{suffix}");
-        let count = |suffix: &str| {
-            gguf.u64_of(&key(suffix)).map(|x| x as usize).ok_or_else(|| ModelError::config(&key(suffix), "is missing"))
-        };
-        let real = |suffix: &str| gguf.f64_of(&key(suffix));
+        let optional = |suffix: &str| Ok::<_, ModelError>(gguf.u64_of(&key(suffix))?.map(|x| x as usize));
+        let real = |suffix: &str| Ok::<_, ModelError>(gguf.f64_of(&key(suffix))?);
+        let missing = |suffix: &str| ModelError::config(&key(suffix), "is missing");
+        let count = |suffix: &str| optional(suffix)?.ok_or_else(|| missing(suffix));
+        let has_tensor = |name: &str| gguf.tensors().contains_key(name);
         let n_q_heads = count("attention.head_count")?;
         let hidden_size = count("embedding_length")?;
-        let head_dim =
-            gguf.u64_of(&key("attention.key_length")).map_or(hidden_size / n_q_heads.max(1), |x| x as usize);
-        let vocab_size = gguf
-            .tensors()
-            .get("token_embd.weight")
-            .and_then(|t| t.shape.first().copied())
-            .ok_or_else(|| ModelError::MissingTensor { name: "token_embd.weight".into() })?;
-        let rope_scaling = match gguf.str_of(&key("rope.scaling.type")) {
-            _ if gguf.tensors().contains_key("rope_freqs.weight") => {
-                let factors = gguf.tensor("rope_freqs.weight")?;
-                RopeScaling::Factors(factors.flatten_all()?.to_vec1()?)
-            }
-            None | Some("none") => RopeScaling::None,
-            Some("linear") => RopeScaling::Linear {
-                factor: real("rope.scaling.factor")
-                    .ok_or_else(|| ModelError::config(&key("rope.scaling.factor"), "is missing"))?,
-            },
-            Some(other) => {
-                let what = format!("is {other}; none, linear and llama3 factors are supported");
-                return Err(ModelError::config(&key("rope.scaling.type"), what));
+        let embedding = gguf.tensor_info("token_embd.weight")?;
+        let rope_scaling = if has_tensor("rope_freqs.weight") {
+            RopeScaling::Factors(gguf.tensor("rope_freqs.weight")?.flatten_all()?.to_vec1()?)
+        } else {
+            match gguf.str_of(&key("rope.scaling.type"))? {
+                None | Some("none") => RopeScaling::None,
+                Some("linear") => RopeScaling::Linear {
+                    factor: real("rope.scaling.factor")?.ok_or_else(|| missing("rope.scaling.factor"))?,
+                },
+                Some(other) => {
+                    let what = format!("is {other}; none, linear and the llama3 factors are supported");
+                    return Err(ModelError::config(&key("rope.scaling.type"), what));
+                }
             }
         };
         let config = Self {
@@ -221,17 +215,17 @@ impl Config {
             ffn_size: count("feed_forward_length")?,
             n_layers: count("block_count")?,
             n_q_heads,
-            n_kv_heads: gguf.u64_of(&key("attention.head_count_kv")).map_or(n_q_heads, |x| x as usize),
-            head_dim,
-            vocab_size,
-            rms_norm_eps: real("attention.layer_norm_rms_epsilon")
-                .ok_or_else(|| ModelError::config(&key("attention.layer_norm_rms_epsilon"), "is missing"))?,
-            rope_theta: real("rope.freq_base").unwrap_or(10_000.0),
+            n_kv_heads: optional("attention.head_count_kv")?.unwrap_or(n_q_heads),
+            head_dim: optional("attention.key_length")?.unwrap_or(hidden_size / n_q_heads.max(1)),
+            vocab_size: embedding.shape.first().copied().unwrap_or(0),
+            rms_norm_eps: real("attention.layer_norm_rms_epsilon")?
+                .ok_or_else(|| missing("attention.layer_norm_rms_epsilon"))?,
+            rope_theta: real("rope.freq_base")?.unwrap_or(10_000.0),
             rope_scaling,
             max_positions: count("context_length")?,
-            sliding_window: gguf.u64_of(&key("attention.sliding_window")).map(|x| x as usize).filter(|x| *x > 0),
-            tied_output: !gguf.tensors().contains_key("output.weight"),
-            qkv_bias: gguf.tensors().contains_key("blk.0.attn_q.bias"),
+            sliding_window: optional("attention.sliding_window")?.filter(|x| *x > 0),
+            tied_output: !has_tensor("output.weight"),
+            qkv_bias: has_tensor("blk.0.attn_q.bias"),
         };
         config.check()?;
         Ok(config)

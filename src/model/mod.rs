@@ -1,5 +1,141 @@
 //! Weights and tokenizers as they lie on disk, and the forward pass over them.
 //!
-//! - [`gguf`]: reader of GGUF files: metadata and tensors, every size checked against the file.
+//! Defines [`KvStore`], through which the forward pass hands out keys and values; knows nothing of what a store does with
+//! them (dump them, compress them).
 
 pub mod gguf;
+pub mod tokenizer;
+
+mod attention;
+mod config;
+mod decoder;
+mod layers;
+mod rope;
+mod store;
+mod weights;
+
+pub use config::ARCHITECTURES;
+pub use config::Architecture;
+pub use config::Config;
+pub use config::RopeScaling;
+pub use decoder::LogitRows;
+pub use decoder::Model;
+pub use store::AttnMass;
+pub use store::ChunkStates;
+pub use store::HeadSlots;
+pub use store::KvStore;
+pub use store::SlotVectors;
+pub use store::StoreError;
+pub use store::StoreNeeds;
+
+use std::path::PathBuf;
+
+use crate::files::FileError;
+use crate::model::gguf::GgufError;
+use crate::model::tokenizer::TokenizerError;
+
+/// What can go wrong between a checkpoint and its logits.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// A file cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The GGUF file is damaged or of an unknown kind.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// The tokenizer is missing, damaged or of an unknown kind.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The architecture is not of the Llama family.
+    #[error("architecture {name} is not supported")]
+    UnsupportedArchitecture {
+        /// What the checkpoint calls itself.
+        name: String,
+    },
+    /// A setting is missing or cannot be run.
+    #[error("the model's setting {key} {what}")]
+    Config {
+        /// Its key.
+        key: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A checkpoint's files do not make a model.
+    #[error("{} {what}", path.display())]
+    Unreadable {
+        /// File or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A weight is missing.
+    #[error("the checkpoint has no tensor {name}")]
+    MissingTensor {
+        /// Its name.
+        name: String,
+    },
+    /// A weight has another shape than the configuration implies.
+    #[error("tensor {name} has shape {found:?}; the configuration needs {expected:?}")]
+    Shape {
+        /// Its name.
+        name: String,
+        /// Shape in the file.
+        found: Vec<usize>,
+        /// Shape needed.
+        expected: Vec<usize>,
+    },
+    /// More tokens than the model has positions.
+    #[error("{n_tokens} tokens exceed the model's context of {max_positions}")]
+    TooLong {
+        /// Position after the last token.
+        n_tokens: usize,
+        /// The model's limit.
+        max_positions: usize,
+    },
+    /// A token id outside the vocabulary.
+    #[error("token id {id} is outside the vocabulary of {vocab_size}")]
+    BadToken {
+        /// The id.
+        id: u32,
+        /// Tokens known.
+        vocab_size: usize,
+    },
+    /// Nothing to run.
+    #[error("the prompt has no tokens")]
+    Empty,
+    /// The tensor library failed.
+    #[error("computation failed: {}", weights::first_line(.0))]
+    Tensor(#[from] candle_core::Error),
+    /// The store that takes keys and values failed.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+impl ModelError {
+    pub(crate) fn config(key: &str, what: impl Into<String>) -> Self {
+        Self::Config { key: key.into(), what: what.into() }
+    }
+
+    pub(crate) fn unsupported_architecture(name: &str) -> Self {
+        Self::UnsupportedArchitecture { name: name.into() }
+    }
+
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::File(error) => error.hint(),
+            Self::Gguf(error) => error.hint(),
+            Self::Tokenizer(error) => error.hint(),
+            Self::UnsupportedArchitecture { .. } => {
+                let names: Vec<&str> = ARCHITECTURES.iter().map(|a| a.hf_name).collect();
+                Some(format!("supported are {}", names.join(", ")))
+            }
+            Self::TooLong { .. } => Some("shorten the prompt, or set --max-tokens".into()),
+            Self::Unreadable { .. } | Self::MissingTensor { .. } => {
+                Some("give a GGUF file, or a folder with config.json, a tokenizer and safetensors".into())
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! The decoder: one forward pass for the whole Llama family, driven by [`Config`].
+
+use std::path::Path;
+
+use candle_core::Device;
+use candle_core::Tensor;
+
+use crate::files::FileError;
+use crate::files::ModelIdentity;
+use crate::model::ModelError;
+use crate::model::attention::Geometry;
+use crate::model::attention::attend;
+use crate::model::config::Config;
+use crate::model::gguf::Gguf;
+use crate::model::layers::Linear;
+use crate::model::layers::add;
+use crate::model::layers::gated;
+use crate::model::layers::rms_norm;
+use crate::model::layers::to_vec;
+use crate::model::layers::with_slices;
+use crate::model::rope::Rope;
+use crate::model::store::ChunkStates;
+use crate::model::store::KvStore;
+use crate::model::tokenizer::Tokenizer;
+use crate::model::weights::Weights;
+
+/// Largest `config.json` that is read.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
+
+/// Which logits a forward pass computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogitRows {
+    /// None: states only.
+    None,
+    /// Those of the last token, `[1, vocab]`.
+    Last,
+    /// Those of every token, `[T, vocab]`.
+    All,
+}
+
+#[derive(Debug)]
+struct Layer {
+    attn_norm: Vec<f32>,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    q_norm: Option<Vec<f32>>,
+    k_norm: Option<Vec<f32>>,
+    o: Linear,
+    ffn_norm: Vec<f32>,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+/// A loaded model with its tokenizer.
+#[derive(Debug)]
+pub struct Model {
+    config: Config,
+    identity: ModelIdentity,
+    tokenizer: Option<Tokenizer>,
+    embedding: Tensor,
+    layers: Vec<Layer>,
+    norm: Vec<f32>,
+    output: Linear,
+    rope: Rope,
+}
+
+impl Model {
+    /// Loads a GGUF file or a Hugging Face folder; weights become f32.
+    ///
+    /// A folder without any tokenizer gives a model that runs on token ids only.
+    pub fn load(path: &Path) -> Result<Self, ModelError> {
+        let (config, weights, tokenizer) = if path.is_dir() {
+            let config = read_config(path)?;
+            let has_tokenizer = ["tokenizer.json", "tokenizer.model"].iter().any(|name| path.join(name).exists());
+            let tokenizer = if has_tokenizer { Some(Tokenizer::from_hf_folder(path)?) } else { None };
+            (config, Weights::open_folder(path)?, tokenizer)
+        } else {
+            let gguf = Gguf::open(path)?;
+            let config = Config::from_gguf(&gguf)?;
+            let has_tokenizer = gguf.metadata().contains_key("tokenizer.ggml.model");
+            let tokenizer = if has_tokenizer { Some(Tokenizer::from_gguf(&gguf)?) } else { None };
+            (config, Weights::Gguf(Box::new(gguf)), tokenizer)
+        };
+        let name = path.file_stem().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
+        Self::assemble(name, config, &weights, tokenizer)
+    }
+
+    fn assemble(
+        name: String,
+        config: Config,
+        weights: &Weights,
+        tokenizer: Option<Tokenizer>,
+    ) -> Result<Self, ModelError> {
+        let Config { hidden_size, ffn_size, head_dim, vocab_size, .. } = config;
+        let (q_width, kv_width) = (config.n_q_heads * head_dim, config.n_kv_heads * head_dim);
+        let get = |name: &str, shape: &[usize]| weights.get(name, shape, &config);
+        let vector = |name: &str, n: usize| to_vec(&get(name, &[n])?).map_err(ModelError::from);
+        let embedding = get("model.embed_tokens.weight", &[vocab_size, hidden_size])?;
+        let mut layers = Vec::new();
+        for i in 0..config.n_layers {
+            let name = |part: &str| format!("model.layers.{i}.{part}.weight");
+            let linear = |part: &str, n_out: usize, n_in: usize| {
+                Ok::<_, ModelError>(Linear::new(get(&name(part), &[n_out, n_in])?, None))
+            };
+            let projection = |part: &str, n_out: usize| {
+                let weight = get(&name(part), &[n_out, hidden_size])?;
+                let bias_name = format!("model.layers.{i}.{part}.bias");
+                let bias = if config.qkv_bias { Some(vector(&bias_name, n_out)?) } else { None };
+                Ok::<_, ModelError>(Linear::new(weight, bias))
+            };
+            let head_norm = |part: &str| {
+                Ok::<_, ModelError>(if config.architecture.qk_norm { Some(vector(&name(part), head_dim)?) } else { None })
+            };
+            layers.push(Layer {
+                attn_norm: vector(&name("input_layernorm"), hidden_size)?,
+                q: projection("self_attn.q_proj", q_width)?,
+                k: projection("self_attn.k_proj", kv_width)?,
+                v: projection("self_attn.v_proj", kv_width)?,
+                q_norm: head_norm("self_attn.q_norm")?,
+                k_norm: head_norm("self_attn.k_norm")?,
+                o: linear("self_attn.o_proj", hidden_size, q_width)?,
+                ffn_norm: vector(&name("post_attention_layernorm"), hidden_size)?,
+                gate: linear("mlp.gate_proj", ffn_size, hidden_size)?,
+                up: linear("mlp.up_proj", ffn_size, hidden_size)?,
+                down: linear("mlp.down_proj", hidden_size, ffn_size)?,
+            });
+        }
+        let norm = vector("model.norm.weight", hidden_size)?;
+        let output =
+            if config.tied_output { embedding.clone() } else { get("lm_head.weight", &[vocab_size, hidden_size])? };
+        let identity = ModelIdentity {
+            name,
+            architecture: config.architecture.hf_name.into(),
+            fingerprint: weights.fingerprint(&config)?,
+            tokenizer_sha256: tokenizer.as_ref().map(|t| t.sha256().to_string()),
+            n_layers: config.n_layers,
+            n_q_heads: config.n_q_heads,
+            n_kv_heads: config.n_kv_heads,
+            head_dim,
+            rope_theta: config.rope_theta,
+            max_positions: config.max_positions,
+        };
+        let rope = Rope::new(&config);
+        Ok(Self { config, identity, tokenizer, embedding, layers, norm, output: Linear::new(output, None), rope })
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What artifacts record of it.
+    pub fn identity(&self) -> &ModelIdentity {
+        &self.identity
+    }
+
+    /// Its tokenizer.
+    ///
+    /// - Errors: [`ModelError::Unreadable`] when the checkpoint came without one.
+    pub fn tokenizer(&self) -> Result<&Tokenizer, ModelError> {
+        self.tokenizer.as_ref().ok_or_else(|| ModelError::Unreadable {
+            path: self.identity.name.clone().into(),
+            what: "has no tokenizer (tokenizer.json, tokenizer.model or GGUF metadata)".into(),
+        })
+    }
+
+    /// Bytes of the weights in memory.
+    pub fn weight_bytes(&self) -> u64 {
+        let c = &self.config;
+        let (q, kv) = (c.n_q_heads * c.head_dim, c.n_kv_heads * c.head_dim);
+        let layer = c.hidden_size * (2 * q + 2 * kv + 3 * c.ffn_size + 2);
+        let outputs = if c.tied_output { 1 } else { 2 };
+        4 * (c.n_layers * layer + outputs * c.vocab_size * c.hidden_size + c.hidden_size) as u64
+    }
+
+    /// Runs a chunk of tokens that starts at `first_position`; keys and values go through `store`.
+    ///
+    /// - Shape: tokens `[T]` → logits `[rows, vocab]` in f32, empty for [`LogitRows::None`]
+    /// - Errors: a token outside the vocabulary, a position beyond the model's context, or the store's own
+    pub fn forward(
+        &self,
+        tokens: &[u32],
+        first_position: usize,
+        store: &mut dyn KvStore,
+        rows: LogitRows,
+    ) -> Result<Vec<f32>, ModelError> {
+        let c = &self.config;
+        if tokens.is_empty() {
+            return Err(ModelError::Empty);
+        }
+        if first_position + tokens.len() > c.max_positions {
+            let n_tokens = first_position + tokens.len();
+            return Err(ModelError::TooLong { n_tokens, max_positions: c.max_positions });
+        }
+        let mut x = self.embed(tokens)?;
+        for (i, layer) in self.layers.iter().enumerate() {
+            self.attention_block(i, layer, &mut x, first_position, store)?;
+            let h = self.normed(&x, &layer.ffn_norm)?;
+            let inner = gated(&layer.gate.forward(&h)?, &layer.up.forward(&h)?)?;
+            add(&mut x, &layer.down.forward(&inner)?)?;
+        }
+        let x = match rows {
+            LogitRows::None => return Ok(Vec::new()),
+            LogitRows::Last => &x[x.len() - c.hidden_size..],
+            LogitRows::All => &x,
+        };
+        Ok(to_vec(&self.output.forward(&self.normed(x, &self.norm)?)?)?)
+    }
+
+    fn attention_block(
+        &self,
+        index: usize,
+        layer: &Layer,
+        x: &mut [f32],
+        first_position: usize,
+        store: &mut dyn KvStore,
+    ) -> Result<(), ModelError> {
+        let c = &self.config;
+        let needs = store.needs();
+        let h = self.normed(x, &layer.attn_norm)?;
+        let (mut q, mut k) = (to_vec(&layer.q.forward(&h)?)?, to_vec(&layer.k.forward(&h)?)?);
+        let v = to_vec(&layer.v.forward(&h)?)?;
+        if let (Some(q_norm), Some(k_norm)) = (&layer.q_norm, &layer.k_norm) {
+            rms_norm(&mut q, q_norm, c.rms_norm_eps);
+            rms_norm(&mut k, k_norm, c.rms_norm_eps);
+        }
+        let k_pre_rope = if needs.k_pre_rope { k.clone() } else { Vec::new() };
+        self.rope.rotate(&mut q, c.n_q_heads, first_position);
+        self.rope.rotate(&mut k, c.n_kv_heads, first_position);
+        let n_tokens = x.len() / c.hidden_size;
+        let chunk = ChunkStates { layer: index, first_position, n_tokens, q: &q, k: &k, k_pre_rope: &k_pre_rope, v: &v };
+        store.append(&chunk).map_err(ModelError::Store)?;
+        let geometry = Geometry {
+            n_q_heads: c.n_q_heads,
+            n_kv_heads: c.n_kv_heads,
+            head_dim: c.head_dim,
+            sliding_window: c.sliding_window,
+        };
+        let (attended, mass) = attend(&q, &store.heads(index), geometry, first_position, needs);
+        store.attended(&chunk, mass).map_err(ModelError::Store)?;
+        let attended = Tensor::from_vec(attended, (n_tokens, c.n_q_heads * c.head_dim), &Device::Cpu)?;
+        add(x, &layer.o.forward(&attended)?)?;
+        Ok(())
+    }
+
+    fn embed(&self, tokens: &[u32]) -> Result<Vec<f32>, ModelError> {
+        let Config { hidden_size, vocab_size, .. } = self.config;
+        if let Some(id) = tokens.iter().copied().find(|id| *id as usize >= vocab_size) {
+            return Err(ModelError::BadToken { id, vocab_size });
+        }
+        let mut x = Vec::with_capacity(tokens.len() * hidden_size);
+        with_slices([&self.embedding], |[table]| {
+            for id in tokens {
+                x.extend_from_slice(&table[*id as usize * hidden_size..][..hidden_size]);
+            }
+        })?;
+        Ok(x)
+    }
+
+    fn normed(&self, x: &[f32], weight: &[f32]) -> Result<Tensor, ModelError> {
+        let mut h = x.to_vec();
+        rms_norm(&mut h, weight, self.config.rms_norm_eps);
+        let n_rows = h.len() / weight.len();
+        Ok(Tensor::from_vec(h, (n_rows, weight.len()), &Device::Cpu)?)
+    }
+}
+
+fn read_config(dir: &Path) -> Result<Config, ModelError> {
+    let path = dir.join("config.json");
+    let unreadable = |what: String| ModelError::Unreadable { path: dir.into(), what };
+    if !path.exists() {
+        return Err(unreadable("has no config.json".into()));
+    }
+    let bytes = std::fs::metadata(&path).map_err(|e| FileError::io("read", &path, e))?.len();
+    if bytes > MAX_CONFIG_BYTES {
+        return Err(unreadable(format!("has a config.json of {bytes} bytes")));
+    }
+    let text = std::fs::read(&path).map_err(|e| FileError::io("read", &path, e))?;
+    let json = serde_json::from_slice(&text).map_err(|e| unreadable(format!("has a damaged config.json: {e}")))?;
+    Config::from_hf(&json)
+}

@@ -1,0 +1,101 @@
+//! A compressed cache beside the full one, on the same tokens.
+
+use serde::Serialize;
+
+use crate::math::mean;
+use crate::math::quantile_sorted;
+use crate::model::LogitRows;
+use crate::model::Model;
+use crate::runtime::RaggedCache;
+use crate::runtime::RuntimeError;
+use crate::runtime::generate::forward;
+use crate::runtime::generate::prefill;
+
+/// How far the next-token distributions lie apart, over a continuation that both caches are given.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Comparison {
+    /// Next-token distributions compared.
+    pub n_tokens: usize,
+    /// Mean of KL(full ‖ compressed), in nats.
+    pub mean_kl: Option<f64>,
+    /// 95th percentile of the same.
+    pub p95_kl: Option<f64>,
+    /// Share of distributions whose most likely token is the same.
+    pub top1_agreement: Option<f64>,
+    /// KL of every token, in nats.
+    pub kl: Vec<f64>,
+}
+
+/// Feeds `continuation` after `prompt` to both caches and compares every next-token distribution.
+///
+/// The first distribution is the one after the prompt, where a cache that is compressed as the prompt ends does not
+/// differ yet; it is left out.
+pub fn compare(
+    model: &Model,
+    prompt: &[u32],
+    continuation: &[u32],
+    full: &mut RaggedCache,
+    compressed: &mut RaggedCache,
+    chunk_tokens: usize,
+) -> Result<Comparison, RuntimeError> {
+    prefill(model, prompt, full, chunk_tokens)?;
+    prefill(model, prompt, compressed, chunk_tokens)?;
+    let mut kl = Vec::new();
+    let mut agree = 0usize;
+    for (i, token) in continuation.iter().enumerate() {
+        let position = prompt.len() + i;
+        if position >= model.config().max_positions {
+            break;
+        }
+        let p = forward(model, &[*token], position, full, LogitRows::Last)?;
+        let q = forward(model, &[*token], position, compressed, LogitRows::Last)?;
+        kl.push(kl_divergence(&p, &q));
+        agree += usize::from(argmax(&p) == argmax(&q));
+    }
+    let mut sorted: Vec<f32> = kl.iter().map(|x| *x as f32).collect();
+    sorted.sort_by(f32::total_cmp);
+    Ok(Comparison {
+        n_tokens: kl.len(),
+        mean_kl: mean(&kl),
+        p95_kl: quantile_sorted(&sorted, 0.95),
+        top1_agreement: (!kl.is_empty()).then(|| agree as f64 / kl.len() as f64),
+        kl,
+    })
+}
+
+/// Σ p (log p - log q) of the softmaxes of two rows of logits, in nats; f64 throughout, never below 0.
+fn kl_divergence(p: &[f32], q: &[f32]) -> f64 {
+    let log_sum = |x: &[f32]| {
+        let top = f64::from(crate::math::max(x));
+        top + x.iter().map(|v| (f64::from(*v) - top).exp()).sum::<f64>().ln()
+    };
+    let (p_total, q_total) = (log_sum(p), log_sum(q));
+    let sum: f64 = p
+        .iter()
+        .zip(q)
+        .map(|(p, q)| {
+            let log_p = f64::from(*p) - p_total;
+            log_p.exp() * (log_p - (f64::from(*q) - q_total))
+        })
+        .sum();
+    sum.max(0.0)
+}
+
+fn argmax(x: &[f32]) -> usize {
+    (0..x.len()).fold(0, |best, i| if x[i] > x[best] { i } else { best })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn divergence_of_an_uneven_pair_by_hand() {
+        // p = (1/2, 1/4, 1/4), q = (1/4, 1/4, 1/2): 1/2 ln 2 + 0 - 1/4 ln 2 = 0.1733.
+        let logits = |p: [f32; 3]| p.map(|x| x.ln() + 3.0);
+        let kl = kl_divergence(&logits([0.5, 0.25, 0.25]), &logits([0.25, 0.25, 0.5]));
+        assert!((kl - 0.25 * 2f64.ln()).abs() < 1e-6, "{kl}");
+        assert_eq!(kl_divergence(&[1.0, 2.0], &[1.0, 2.0]), 0.0);
+        assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
+    }
+}

@@ -1,0 +1,189 @@
+//! Prefill, compress, decode.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+use std::time::Instant;
+
+use candle_core::Device;
+use candle_core::Tensor;
+use candle_transformers::generation::LogitsProcessor;
+use candle_transformers::generation::Sampling as CandleSampling;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::model::LogitRows;
+use crate::model::Model;
+use crate::model::ModelError;
+use crate::runtime::RaggedCache;
+use crate::runtime::RuntimeError;
+
+/// How the next token is drawn from the logits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// 0 takes the most likely token.
+    pub temperature: f64,
+    /// Draw among this many most likely tokens.
+    pub top_k: Option<usize>,
+    /// Draw among the most likely tokens that together have this probability.
+    pub top_p: Option<f64>,
+    /// Seed of the draw.
+    pub seed: u64,
+}
+
+impl Sampling {
+    fn processor(&self) -> LogitsProcessor {
+        let temperature = self.temperature;
+        let sampling = match (self.top_k, self.top_p) {
+            _ if temperature <= 0.0 => CandleSampling::ArgMax,
+            (None, None) => CandleSampling::All { temperature },
+            (Some(k), None) => CandleSampling::TopK { k, temperature },
+            (None, Some(p)) => CandleSampling::TopP { p, temperature },
+            (Some(k), Some(p)) => CandleSampling::TopKThenTopP { k, p, temperature },
+        };
+        LogitsProcessor::from_sampling(self.seed, sampling)
+    }
+}
+
+/// What to generate.
+#[derive(Clone, Debug, Default)]
+pub struct GenerateOptions {
+    /// Stop after this many tokens.
+    pub max_new_tokens: usize,
+    /// How tokens are drawn.
+    pub sampling: Sampling,
+    /// Prompt tokens per forward pass; 0 for all at once.
+    pub chunk_tokens: usize,
+    /// Tokens that end the text; they are not part of it.
+    pub stop_tokens: Vec<u32>,
+}
+
+/// Why generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// A stop token came.
+    StopToken,
+    /// The wanted number of tokens is there.
+    MaxNewTokens,
+    /// The model's context is full.
+    ContextFull,
+    /// The caller asked for it.
+    Interrupted,
+}
+
+/// What was generated, and at what cost.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// New tokens.
+    pub tokens: Vec<u32>,
+    /// Why it ended.
+    pub stop: StopReason,
+    /// Time of the prompt, compression included.
+    pub prefill: Duration,
+    /// Time of all new tokens but the first, which the prompt's pass gives.
+    pub decode: Duration,
+    /// Decode steps.
+    pub decode_steps: usize,
+    /// Bytes of the cache when the prompt was compressed.
+    pub prompt_cache_bytes: u64,
+    /// kept_fraction when the prompt was compressed.
+    pub prompt_kept_fraction: Option<f64>,
+}
+
+impl Generation {
+    /// Decode speed; `None` without a decode step.
+    pub fn decode_tokens_per_sec(&self) -> Option<f64> {
+        (self.decode_steps > 0).then(|| self.decode_steps as f64 / self.decode.as_secs_f64())
+    }
+}
+
+/// Runs the prompt into `cache`, compressing it as the cache says; returns the logits of the last token.
+pub(crate) fn prefill(
+    model: &Model,
+    prompt: &[u32],
+    cache: &mut RaggedCache,
+    chunk_tokens: usize,
+) -> Result<Vec<f32>, RuntimeError> {
+    let chunk = if chunk_tokens == 0 { prompt.len().max(1) } else { chunk_tokens };
+    cache.begin_prompt(prompt.len());
+    let mut logits = Vec::new();
+    for (i, part) in prompt.chunks(chunk).enumerate() {
+        let last = (i + 1) * chunk >= prompt.len();
+        let rows = if last { LogitRows::Last } else { LogitRows::None };
+        logits = forward(model, part, i * chunk, cache, rows)?;
+    }
+    if prompt.is_empty() {
+        return Err(ModelError::Empty.into());
+    }
+    cache.end_prompt()?;
+    Ok(logits)
+}
+
+/// A forward pass whose store errors come back as what they are.
+pub(crate) fn forward(
+    model: &Model,
+    tokens: &[u32],
+    position: usize,
+    cache: &mut RaggedCache,
+    rows: LogitRows,
+) -> Result<Vec<f32>, RuntimeError> {
+    model.forward(tokens, position, cache, rows).map_err(|error| match error {
+        ModelError::Store(inner) => match inner.downcast::<RuntimeError>() {
+            Ok(own) => *own,
+            Err(inner) => ModelError::Store(inner).into(),
+        },
+        other => other.into(),
+    })
+}
+
+/// Generates after `prompt`; `on_token` sees every new token and may end it.
+///
+/// - Errors: a prompt that is empty or longer than the context; a compression that cannot be met or did nothing
+pub fn generate(
+    model: &Model,
+    prompt: &[u32],
+    cache: &mut RaggedCache,
+    options: &GenerateOptions,
+    on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
+) -> Result<Generation, RuntimeError> {
+    let started = Instant::now();
+    let mut logits = prefill(model, prompt, cache, options.chunk_tokens)?;
+    let mut generation = Generation {
+        tokens: Vec::new(),
+        stop: StopReason::MaxNewTokens,
+        prefill: started.elapsed(),
+        decode: Duration::ZERO,
+        decode_steps: 0,
+        prompt_cache_bytes: cache.bytes(),
+        prompt_kept_fraction: cache.kept_fraction(),
+    };
+    let mut processor = options.sampling.processor();
+    let started = Instant::now();
+    while generation.tokens.len() < options.max_new_tokens {
+        let n = logits.len();
+        let token = processor
+            .sample(&Tensor::from_vec(logits, n, &Device::Cpu).map_err(ModelError::from)?)
+            .map_err(ModelError::from)?;
+        if options.stop_tokens.contains(&token) {
+            generation.stop = StopReason::StopToken;
+            break;
+        }
+        generation.tokens.push(token);
+        if on_token(token).is_break() {
+            generation.stop = StopReason::Interrupted;
+            break;
+        }
+        if generation.tokens.len() == options.max_new_tokens {
+            break;
+        }
+        let position = prompt.len() + generation.tokens.len() - 1;
+        if position >= model.config().max_positions {
+            generation.stop = StopReason::ContextFull;
+            break;
+        }
+        logits = forward(model, &[token], position, cache, LogitRows::Last)?;
+        generation.decode_steps += 1;
+    }
+    generation.decode = started.elapsed();
+    Ok(generation)
+}

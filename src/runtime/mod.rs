@@ -1,0 +1,96 @@
+//! Compressed generation: a ragged cache, plans carried out on it, and the loop that decodes over it.
+//!
+//! A policy plans on plain slices, this module applies. It knows no file but the profile, and prints nothing.
+
+mod cache;
+mod compare;
+mod generate;
+mod memory;
+
+pub use cache::CacheType;
+pub use cache::Compression;
+pub use cache::RaggedCache;
+pub use compare::Comparison;
+pub use compare::compare;
+pub use generate::GenerateOptions;
+pub use generate::Generation;
+pub use generate::Sampling;
+pub use generate::StopReason;
+pub use generate::generate;
+pub use memory::release_freed_memory;
+pub use memory::resident_bytes;
+
+use crate::merge::MergeError;
+use crate::merge::PlanFault;
+use crate::model::ModelError;
+
+/// What can go wrong while generating.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RuntimeError {
+    /// The model or the tokens are at fault.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A head cannot be compressed as asked.
+    #[error("layer {layer}, KV head {kv_head} cannot be compressed to {budget_tokens} of {n_tokens} slots: {source}")]
+    Unmeetable {
+        /// Layer.
+        layer: usize,
+        /// KV head.
+        kv_head: usize,
+        /// Slots allowed.
+        budget_tokens: usize,
+        /// Slots stored.
+        n_tokens: usize,
+        /// Why.
+        source: MergeError,
+    },
+    /// A policy made a plan that cannot be carried out.
+    #[error("policy {policy} made a faulty plan for layer {layer}, KV head {kv_head}: {source}")]
+    FaultyPlan {
+        /// The policy.
+        policy: String,
+        /// Layer.
+        layer: usize,
+        /// KV head.
+        kv_head: usize,
+        /// The fault.
+        source: PlanFault,
+    },
+    /// The policy was asked to compress and changed nothing.
+    #[error("policy {policy} changed nothing: all {n_slots} slots are still there")]
+    NothingCompressed {
+        /// The policy.
+        policy: String,
+        /// Slots of all heads.
+        n_slots: usize,
+    },
+    /// A share that must be in (0, 1] is not.
+    #[error("kept_fraction is a share in (0, 1], not {0}")]
+    BadKeptFraction(f64),
+    /// Layers that stay whole leave nothing for the others.
+    #[error("{n_skipped} of {n_layers} layers stay whole, which alone exceeds kept_fraction {kept_fraction}")]
+    SkippedTooMuch {
+        /// Layers left whole.
+        n_skipped: usize,
+        /// Layers of the model.
+        n_layers: usize,
+        /// Share to keep over all layers.
+        kept_fraction: f64,
+    },
+}
+
+impl RuntimeError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Model(error) => error.hint(),
+            Self::Unmeetable { source, .. } => Some(source.hint().into()),
+            Self::NothingCompressed { .. } => {
+                Some("lower eps or --kept-fraction, or use --policy full if nothing should be compressed".into())
+            }
+            Self::SkippedTooMuch { .. } => Some("skip fewer layers or keep more".into()),
+            Self::FaultyPlan { .. } | Self::BadKeptFraction(_) => None,
+        }
+    }
+}
