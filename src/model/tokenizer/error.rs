@@ -1,0 +1,82 @@
+//! What can go wrong with a tokenizer or a chat template.
+
+use crate::files::FileError;
+use crate::model::gguf::GgufError;
+
+/// What can go wrong with a tokenizer or a chat template. `name` is the file or folder it came from.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenizerError {
+    /// A file of the tokenizer cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The metadata of the GGUF file is not as expected.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// The folder holds no tokenizer.
+    #[error("{name} holds neither tokenizer.json nor tokenizer.model")]
+    NoTokenizer {
+        /// The folder.
+        name: String,
+    },
+    /// The file contradicts its format.
+    #[error("{name} is not a valid tokenizer: {what}")]
+    Malformed {
+        /// The file.
+        name: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// The tokenizer is of a kind that is not read.
+    #[error("the tokenizer of {name} {what}, which kvscope does not read")]
+    Unsupported {
+        /// The file.
+        name: String,
+        /// What is special about it, as a verb phrase.
+        what: String,
+    },
+    /// The tokenizer library refused.
+    #[error("the tokenizer of {name} cannot {action}: {source}")]
+    Library {
+        /// The file.
+        name: String,
+        /// What was attempted.
+        action: &'static str,
+        /// The library's answer.
+        source: tokenizers::Error,
+    },
+    /// The model has no chat template.
+    #[error("{name} has no chat template")]
+    NoTemplate {
+        /// The file or folder.
+        name: String,
+    },
+    /// The chat template cannot be compiled or run, or refused the messages.
+    #[error("the chat template of {name} failed: {source}")]
+    Template {
+        /// The file or folder.
+        name: String,
+        /// The template engine's answer, with the line.
+        source: minijinja::Error,
+    },
+}
+
+impl TokenizerError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::File(source) => source.hint(),
+            Self::Gguf(source) => source.hint(),
+            Self::NoTokenizer { .. } => Some("copy the model's tokenizer.json into the folder".into()),
+            Self::Unsupported { .. } => {
+                Some("use the Hugging Face folder of the same model with its tokenizer.json".into())
+            }
+            Self::NoTemplate { .. } => {
+                Some("this is a base model: give a plain prompt, or use its instruct version".into())
+            }
+            Self::Template { .. } => Some("give the prompt as plain text, already in the model's own chat form".into()),
+            Self::Malformed { .. } => Some("download the tokenizer again".into()),
+            Self::Library { .. } => None,
+        }
+    }
+}
