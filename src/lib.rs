@@ -13,3 +13,5 @@
 //! ```
 
 pub mod files;
+pub mod hub;
+pub mod prompts;
