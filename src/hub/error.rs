@@ -197,20 +197,22 @@ impl HubError {
             Self::PipFailed { .. } => {
                 Some("check the network; behind a proxy or a mirror, pip's own settings (pip config) apply".into())
             }
-            Self::Wheel { .. } | Self::WrongSize { .. } | Self::WrongHash { .. } => {
-                Some("nothing of it was kept; run the command again, and if that does not help the source has changed".into())
-            }
-            Self::Busy { .. } => Some("wait for it to finish, then run the command again".into()),
-            Self::FeatureOff { .. } => Some(
-                "build with `--features hub`, or download the files yourself and give the folder's path".into(),
+            Self::Wheel { .. } | Self::WrongSize { .. } | Self::WrongHash { .. } => Some(
+                "nothing of it was kept; run the command again, and if that does not help the source has changed"
+                    .into(),
             ),
+            Self::Busy { .. } => Some("wait for it to finish, then run the command again".into()),
+            Self::FeatureOff { .. } => {
+                Some("build with `--features hub`, or download the files yourself and give the folder's path".into())
+            }
             Self::Unauthorized { with_token: false, .. } => Some(
                 "check the spelling; a private or gated repository needs a token in HF_TOKEN \
                  (https://huggingface.co/settings/tokens)"
                     .into(),
             ),
             Self::Unauthorized { with_token: true, .. } => Some(
-                "check the spelling, and that the token (HF_TOKEN, or the file `token` in HF_HOME) has not expired".into(),
+                "check the spelling, and that the token (HF_TOKEN, or the file `token` in HF_HOME) has not expired"
+                    .into(),
             ),
             Self::Forbidden { page, with_token: true, .. } => {
                 Some(format!("accept the model's terms at {page} with the account that the token belongs to"))
@@ -223,13 +225,16 @@ impl HubError {
             Self::Status { .. } => Some("try again later".into()),
             Self::Network { .. } => Some("check the network connection, HTTPS_PROXY and HF_ENDPOINT".into()),
             Self::Interrupted { .. } => Some("run the command again: it goes on from there".into()),
-            Self::BadAnswer { .. } => Some("check HF_ENDPOINT: it must be a Hugging Face hub or a full mirror of it".into()),
+            Self::BadAnswer { .. } => {
+                Some("check HF_ENDPOINT: it must be a Hugging Face hub or a full mirror of it".into())
+            }
             Self::NoWeights { .. } => {
                 Some("kvscope reads safetensors and GGUF; look for a repository or revision with one of them".into())
             }
-            Self::SeveralModels { repo, files } => {
-                files.iter().find(|file| file.ends_with(".gguf")).map(|file| format!("choose one, such as {repo}:{file}"))
-            }
+            Self::SeveralModels { repo, files } => files
+                .iter()
+                .find(|file| file.ends_with(".gguf"))
+                .map(|file| format!("choose one, such as {repo}:{file}")),
             Self::File(error) => error.hint(),
         }
     }

@@ -298,7 +298,8 @@ fn publish(blob: &Path, link: &Path) -> Result<(), HubError> {
 fn place(blob: &Path, link: &Path) -> std::io::Result<()> {
     // Both lie under models--ORG--NAME: up from the file's folder to that root, then down to the blob.
     let root = blob.parent().and_then(Path::parent).unwrap_or(Path::new(""));
-    let up = link.parent().and_then(|folder| folder.strip_prefix(root).ok()).map_or(2, |inner| inner.components().count());
+    let up =
+        link.parent().and_then(|folder| folder.strip_prefix(root).ok()).map_or(2, |inner| inner.components().count());
     let mut target: PathBuf = std::iter::repeat_n("..", up).collect();
     target.push("blobs");
     target.extend(blob.file_name());

@@ -41,7 +41,9 @@ impl HubName {
         }
         match file {
             Some(file) if !is_safe_path(file) => Err(unknown("what follows : is not a path inside a repository")),
-            Some(file) if !file.to_ascii_lowercase().ends_with(".gguf") => Err(unknown("only a .gguf file can follow :")),
+            Some(file) if !file.to_ascii_lowercase().ends_with(".gguf") => {
+                Err(unknown("only a .gguf file can follow :"))
+            }
             _ => Ok(Self { repo: repo.into(), revision: revision.into(), file: file.map(Into::into) }),
         }
     }

@@ -56,8 +56,9 @@ impl CacheDirs {
         let folder = |name: &str| var(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let home = || folder("HOME").or_else(|| folder("USERPROFILE"));
         // The XDG specification says that a relative path is to be ignored.
-        let user_cache =
-            folder("XDG_CACHE_HOME").filter(|path| path.is_absolute()).or_else(|| home().map(|home| home.join(".cache")));
+        let user_cache = folder("XDG_CACHE_HOME")
+            .filter(|path| path.is_absolute())
+            .or_else(|| home().map(|home| home.join(".cache")));
         let kvscope = folder("KVSCOPE_CACHE").or_else(|| user_cache.as_ref().map(|cache| cache.join("kvscope")));
         let hub = folder("HF_HUB_CACHE")
             .or_else(|| folder("HF_HOME").map(|home| home.join("hub")))
@@ -161,7 +162,10 @@ mod tests {
             _ => None,
         };
         let settings = HubSettings::from_vars(&vars);
-        assert_eq!((settings.token.as_ref().unwrap().secret(), settings.endpoint.as_str()), ("given", "http://mirror:1"));
+        assert_eq!(
+            (settings.token.as_ref().unwrap().secret(), settings.endpoint.as_str()),
+            ("given", "http://mirror:1")
+        );
         assert!(!format!("{settings:?}").contains("given"));
     }
 }

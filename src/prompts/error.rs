@@ -99,7 +99,9 @@ impl PromptError {
             Self::EmptyFolder { .. } => Some("give a folder with .jsonl (LongBench's schema) or .txt files".into()),
             Self::TooDeep { .. } => Some("give one of the inner folders".into()),
             Self::Empty { .. } => Some("give at least one prompt".into()),
-            Self::TooLong { .. } => Some("split it; a model cannot read a text of that size in one piece anyway".into()),
+            Self::TooLong { .. } => {
+                Some("split it; a model cannot read a text of that size in one piece anyway".into())
+            }
             Self::NotUtf8 { .. } => Some("convert it, for example with: iconv -f latin1 -t utf-8".into()),
             Self::Record { .. } => Some("a .jsonl file has one JSON object on each line, nothing else".into()),
             Self::NoText { .. } => {

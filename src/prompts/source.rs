@@ -40,7 +40,13 @@ const MAX_DEPTH: usize = 16;
 /// - A folder is searched at any depth, in sorted order; links to folders and hidden files are not followed or read.
 /// - Errors: the first wrong line stops the reading; the error names file and line.
 pub fn read(source: &Source, options: &ReadOptions) -> Result<PromptSet, PromptError> {
-    let mut reader = Reader { options, set: PromptSet::default(), counts: BTreeMap::new(), ids: HashSet::new(), used: HashSet::new() };
+    let mut reader = Reader {
+        options,
+        set: PromptSet::default(),
+        counts: BTreeMap::new(),
+        ids: HashSet::new(),
+        used: HashSet::new(),
+    };
     let given = match &options.templates {
         Some(path) => {
             let mut templates = Templates::default();

@@ -56,7 +56,9 @@ impl Templates {
         let bytes = std::fs::read(path).map_err(|e| FileError::io("read", path, e))?;
         let texts: BTreeMap<String, String> =
             serde_json::from_slice(&bytes).map_err(|json| PromptError::TemplateFile { path: path.into(), json })?;
-        if let Some((dataset, _)) = texts.iter().find(|(_, text)| !text.contains("{context}") && !text.contains("{input}")) {
+        if let Some((dataset, _)) =
+            texts.iter().find(|(_, text)| !text.contains("{context}") && !text.contains("{input}"))
+        {
             return Err(PromptError::Template { path: path.into(), dataset: dataset.clone() });
         }
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
