@@ -139,6 +139,12 @@ fn serve(mut stream: TcpStream, behaviour: &Mutex<Behaviour>) {
     let (range, authorization) = (headers.get("range").cloned(), headers.get("authorization").cloned());
     let mut behaviour = behaviour.lock().unwrap();
     behaviour.log.push((method.clone(), path.clone(), range.clone(), authorization.clone()));
+    // A renamed repository: the hub redirects without naming itself.
+    if let Some(rest) = path.strip_prefix("/org/old/") {
+        let head = "HTTP/1.1 307 Temporary Redirect\r\nContent-Length: 0\r\nConnection: close\r\n";
+        let _ = write!(stream, "{head}Location: /org/tiny/{rest}\r\n\r\n");
+        return;
+    }
     let plain =
         |status: &str| format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").into_bytes();
     let answer = if let Some(status) = behaviour.status {
