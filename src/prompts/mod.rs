@@ -8,6 +8,8 @@ mod error;
 mod record;
 mod source;
 mod templates;
+#[cfg(test)]
+mod tests;
 mod truncate;
 
 pub use demo::demo;
