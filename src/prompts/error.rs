@@ -1,0 +1,115 @@
+//! What can go wrong while prompts are read.
+
+use std::path::PathBuf;
+
+use crate::files::FileError;
+
+/// Errors of [`crate::prompts`]. `source_name` is a path, or `standard input`.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PromptError {
+    /// The operating system refused.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The folder holds no prompts.
+    #[error("{} holds no .jsonl or .txt file ({skipped} other files)", path.display())]
+    EmptyFolder {
+        /// The folder.
+        path: PathBuf,
+        /// Number of files that are neither.
+        skipped: usize,
+    },
+    /// The folder is nested deeper than is searched.
+    #[error("{} is nested more than {limit} folders deep", path.display())]
+    TooDeep {
+        /// The folder that was not entered.
+        path: PathBuf,
+        /// Folders that are entered below the given one.
+        limit: usize,
+    },
+    /// There is no text at all.
+    #[error("{source_name} is empty")]
+    Empty {
+        /// Where.
+        source_name: String,
+    },
+    /// A line or a text file is larger than is read.
+    #[error("{source_name}, line {line}: longer than {limit} bytes")]
+    TooLong {
+        /// Where.
+        source_name: String,
+        /// Line, from 1.
+        line: usize,
+        /// Largest size, in bytes.
+        limit: u64,
+    },
+    /// Bytes that are not UTF-8.
+    #[error("{source_name}, line {line}: not UTF-8 at byte {byte} of the line")]
+    NotUtf8 {
+        /// Where.
+        source_name: String,
+        /// Line, from 1.
+        line: usize,
+        /// First wrong byte of the line, from 1.
+        byte: usize,
+    },
+    /// A line that is no record.
+    #[error("{source_name}, line {line}: {json}")]
+    Record {
+        /// Where.
+        source_name: String,
+        /// Line, from 1.
+        line: usize,
+        /// Parser's answer; its own line number counts within the line.
+        json: serde_json::Error,
+    },
+    /// A record without anything to read.
+    #[error("{source_name}, line {line}: neither `context` nor `input` holds any text (fields: {})", fields.join(", "))]
+    NoText {
+        /// Where.
+        source_name: String,
+        /// Line, from 1.
+        line: usize,
+        /// Names of the fields that the record has.
+        fields: Vec<String>,
+    },
+    /// A template file that is none.
+    #[error("{} is not a table from dataset name to template: {json}", path.display())]
+    TemplateFile {
+        /// The file.
+        path: PathBuf,
+        /// Parser's answer.
+        json: serde_json::Error,
+    },
+    /// A template without a place for the text.
+    #[error("{}: the template of {dataset:?} has neither {{context}} nor {{input}}", path.display())]
+    Template {
+        /// The file.
+        path: PathBuf,
+        /// Dataset whose template it is.
+        dataset: String,
+    },
+}
+
+impl PromptError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::File(error) => error.hint(),
+            Self::EmptyFolder { .. } => Some("give a folder with .jsonl (LongBench's schema) or .txt files".into()),
+            Self::TooDeep { .. } => Some("give one of the inner folders".into()),
+            Self::Empty { .. } => Some("give at least one prompt".into()),
+            Self::TooLong { .. } => {
+                Some("split it; a model cannot read a text of that size in one piece anyway".into())
+            }
+            Self::NotUtf8 { .. } => Some("convert it, for example with: iconv -f latin1 -t utf-8".into()),
+            Self::Record { .. } => Some("a .jsonl file has one JSON object on each line, nothing else".into()),
+            Self::NoText { .. } => {
+                Some("put the long text into `context`, the question or instruction into `input`".into())
+            }
+            Self::TemplateFile { .. } | Self::Template { .. } => {
+                Some("a template file looks like {\"hotpotqa\": \"{context}\\n\\nQuestion: {input}\\nAnswer:\"}".into())
+            }
+        }
+    }
+}
