@@ -8,19 +8,24 @@ type Entry = (&'static str, usize, &'static str, &'static str);
 const ENTRIES: &[Entry] = &[
     ("demo_story", 1, "en", include_str!("demo/story_1.txt")),
     ("demo_story", 2, "en", include_str!("demo/story_2.txt")),
+    ("demo_story", 3, "en", include_str!("demo/story_3.txt")),
     ("demo_article", 1, "en", include_str!("demo/article_1.txt")),
     ("demo_article", 2, "en", include_str!("demo/article_2.txt")),
+    ("demo_article", 3, "en", include_str!("demo/article_3.txt")),
     ("demo_dialogue", 1, "en", include_str!("demo/dialogue_1.txt")),
     ("demo_dialogue", 2, "en", include_str!("demo/dialogue_2.txt")),
+    ("demo_dialogue", 3, "en", include_str!("demo/dialogue_3.txt")),
     ("demo_code", 1, "python", include_str!("demo/code_1.txt")),
     ("demo_code", 2, "rust", include_str!("demo/code_2.txt")),
+    ("demo_code", 3, "python", include_str!("demo/code_3.txt")),
     ("demo_math", 1, "en", include_str!("demo/math_1.txt")),
     ("demo_math", 2, "en", include_str!("demo/math_2.txt")),
+    ("demo_math", 3, "en", include_str!("demo/math_3.txt")),
 ];
 
-/// The built-in prompts: story, article, dialogue, source code and worked arithmetic, two of each.
+/// The built-in prompts: story, article, dialogue, source code and worked arithmetic, three of each.
 ///
-/// - Size: at least 700 tokens each with the demo model's tokenizer
+/// - Size: 1,000 to 3,000 tokens each with the demo model's tokenizer
 pub fn demo() -> Vec<Prompt> {
     let prompt = |&(dataset, number, language, text): &Entry| Prompt {
         dataset: dataset.into(),
@@ -52,7 +57,7 @@ mod tests {
             assert!(!prompt.text.contains('\r') && !prompt.text.starts_with(char::is_whitespace), "{}", prompt.id);
         }
         assert_eq!(kinds.len(), 5);
-        assert!(kinds.values().all(|count| *count >= 2));
+        assert!(kinds.values().all(|count| *count == 3));
         assert_eq!(prompts.iter().map(|p| &p.id).collect::<HashSet<_>>().len(), prompts.len());
     }
 
