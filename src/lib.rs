@@ -14,6 +14,7 @@
 
 pub mod analyze;
 pub mod capture;
+pub mod cli;
 pub mod dump;
 pub mod files;
 pub mod hub;

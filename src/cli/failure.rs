@@ -1,0 +1,65 @@
+//! Errors for people: what, where, why, what to do next.
+
+use std::io::ErrorKind;
+use std::process::ExitCode;
+
+use crate::capture::CaptureError;
+use crate::cli::options::Common;
+use crate::cli::output::Style;
+use crate::dump::DumpError;
+use crate::files::FileError;
+use crate::hub::HubError;
+use crate::model::ModelError;
+use crate::policy::PolicyError;
+use crate::profile::ProfileError;
+use crate::prompts::PromptError;
+use crate::runtime::RuntimeError;
+
+/// An error of the command line itself, with what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Usage {
+    message: String,
+    hint: String,
+}
+
+impl Usage {
+    pub(crate) fn error(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
+        Self { message: message.into(), hint: hint.into() }.into()
+    }
+}
+
+/// Prints the error, its causes and a hint; exit code 2, or 0 when the reader of stdout has gone away.
+pub(crate) fn report(error: &anyhow::Error, common: &Common) -> ExitCode {
+    if error.chain().any(|e| e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)) {
+        return ExitCode::SUCCESS;
+    }
+    let style = Style::stderr(common);
+    let mut lines: Vec<String> = error.chain().map(ToString::to_string).collect();
+    // A message that already says what its cause says is not said twice.
+    let mut kept: Vec<String> = Vec::new();
+    for line in lines.drain(..) {
+        if !kept.iter().any(|earlier| earlier.contains(&line)) {
+            kept.push(line);
+        }
+    }
+    for (i, line) in kept.iter().enumerate() {
+        let label = if i == 0 { style.red("error:") } else { style.red("caused by:") };
+        eprintln!("{label} {line}");
+    }
+    if let Some(hint) = hint(error) {
+        eprintln!("{} {hint}", style.cyan("hint:"));
+    }
+    ExitCode::from(2)
+}
+
+/// The hint of the first error in the chain that has one.
+fn hint(error: &anyhow::Error) -> Option<String> {
+    macro_rules! of {
+        ($($kind:ty),+) => {
+            |e: &(dyn std::error::Error + 'static)| None$(.or_else(|| e.downcast_ref::<$kind>()?.hint()))+
+        };
+    }
+    let find = of!(CaptureError, DumpError, FileError, HubError, ModelError, PolicyError, ProfileError, PromptError, RuntimeError);
+    error.chain().find_map(|e| e.downcast_ref::<Usage>().map(|usage| usage.hint.clone()).or_else(|| find(e)))
+}

@@ -1,0 +1,82 @@
+//! The command line: one file per subcommand. The only module that chooses paths and touches environment and streams.
+
+mod capture;
+mod completions;
+mod failure;
+mod generate;
+mod inspect;
+mod options;
+mod output;
+mod pull;
+
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use clap::Parser;
+use clap::Subcommand;
+
+use crate::cli::options::Common;
+
+/// See how similar a language model's KV cache is, tune merge thresholds for it, and generate with the compressed cache.
+#[derive(Debug, Parser)]
+#[command(name = "kvscope", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Pull(pull::Args),
+    Capture(capture::Args),
+    Generate(generate::Args),
+    Inspect(inspect::Args),
+    Completions(completions::CompletionsArgs),
+    Man(completions::ManArgs),
+}
+
+/// How a command ended, short of failing to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Done.
+    Done,
+    /// Done, but a stated target was not met.
+    GateNotMet,
+}
+
+/// The clap command, for completions, man pages and the test that reads the README.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Parses the arguments, runs the command, reports an error; returns the exit code 0, 1 or 2.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors and go to stdout.
+            let code = if error.use_stderr() { 2 } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let common = &cli.common;
+    if let Err(error) = common.set_up() {
+        return failure::report(&error, common);
+    }
+    let result = match &cli.command {
+        Command::Pull(args) => pull::run(args, common),
+        Command::Capture(args) => capture::run(args, common),
+        Command::Generate(args) => generate::run(args, common),
+        Command::Inspect(args) => inspect::run(args, common),
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => completions::run_man(args),
+    };
+    match result {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::GateNotMet) => ExitCode::from(1),
+        Err(error) => failure::report(&error, common),
+    }
+}

@@ -1,0 +1,208 @@
+//! Options that mean the same on every command, and how a typed model name becomes a model.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+
+use anyhow::Context;
+use clap::Args;
+use clap::ValueEnum;
+
+use crate::cli::failure::Usage;
+use crate::cli::output::Color;
+use crate::cli::output::note;
+use crate::cli::output::size;
+use crate::dump::ElementType;
+use crate::hub;
+use crate::hub::HubSettings;
+use crate::model::Model;
+use crate::runtime::CacheType;
+
+/// Options of all commands.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Print the result as JSON
+    #[arg(long, global = true, display_order = 900)]
+    pub json: bool,
+    /// Print results and errors only
+    #[arg(long, short, global = true, display_order = 901)]
+    pub quiet: bool,
+    /// Print more of what happens (twice: everything)
+    #[arg(long, short, global = true, action = clap::ArgAction::Count, display_order = 902)]
+    pub verbose: u8,
+    /// Colour messages
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN", display_order = 903)]
+    pub color: Color,
+    /// Threads to compute with [default: one per core]
+    #[arg(long, global = true, value_name = "N", display_order = 904)]
+    pub threads: Option<usize>,
+}
+
+impl Common {
+    /// Starts the thread pool and the log.
+    pub(crate) fn set_up(&self) -> anyhow::Result<()> {
+        let level = match (self.quiet, self.verbose) {
+            (true, _) => "error",
+            (_, 0) => "warn",
+            (_, 1) => "kvscope=info",
+            _ => "kvscope=debug",
+        };
+        let filter = tracing_subscriber::EnvFilter::new(level);
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+        if let Some(threads) = self.threads {
+            if threads == 0 {
+                return Err(Usage::error("--threads 0 leaves nothing to compute with", "give 1 or more"));
+            }
+            rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("cannot start threads")?;
+        }
+        Ok(())
+    }
+}
+
+/// Where to compute.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DeviceArg {
+    /// Where to compute; this build has `cpu`
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: String,
+}
+
+impl DeviceArg {
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        if self.device == "cpu" {
+            return Ok(());
+        }
+        Err(Usage::error(format!("this build cannot compute on {:?}", self.device), "use --device cpu"))
+    }
+}
+
+/// Element type of states or cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Dtype {
+    /// Half precision
+    F16,
+    /// Upper half of single precision
+    Bf16,
+    /// Single precision
+    F32,
+}
+
+impl From<Dtype> for ElementType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F16 => Self::F16,
+            Dtype::Bf16 => Self::Bf16,
+            Dtype::F32 => Self::F32,
+        }
+    }
+}
+
+impl From<Dtype> for CacheType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F16 => Self::F16,
+            Dtype::Bf16 => Self::Bf16,
+            Dtype::F32 => Self::F32,
+        }
+    }
+}
+
+/// Finds a model by path or name and loads it.
+pub(crate) fn load_model(name: &str, common: &Common) -> anyhow::Result<Model> {
+    let path = hub::resolve(name, &HubSettings::from_env())?;
+    let model = Model::load(&path).with_context(|| format!("cannot load the model {}", path.display()))?;
+    let config = model.config();
+    let shape = format!(
+        "{}: {} layers, {} query and {} KV heads of {}, {} of weights in memory",
+        model.identity().name,
+        config.n_layers,
+        config.n_q_heads,
+        config.n_kv_heads,
+        config.head_dim,
+        size(model.weight_bytes()),
+    );
+    note(common, &shape);
+    Ok(model)
+}
+
+/// Layers as typed: `all`, or a list such as `0,3,last` or `0-7`.
+pub(crate) fn parse_layers(text: &str, n_layers: usize) -> anyhow::Result<Vec<usize>> {
+    let bad = |what: &str| {
+        Usage::error(
+            format!("{what:?} names no layer of a model with {n_layers} layers"),
+            format!("write `all`, or a list such as 0,3,last or 0-{}", n_layers.saturating_sub(1)),
+        )
+    };
+    let one = |name: &str| match name {
+        "last" => Ok(n_layers - 1),
+        _ => name.parse::<usize>().ok().filter(|layer| *layer < n_layers).ok_or_else(|| bad(name)),
+    };
+    if text == "all" {
+        return Ok((0..n_layers).collect());
+    }
+    let mut layers = Vec::new();
+    for part in text.split(',').map(str::trim) {
+        match part.split_once('-') {
+            Some((first, last)) => layers.extend(one(first)?..=one(last)?),
+            None => layers.push(one(part)?),
+        }
+    }
+    layers.sort_unstable();
+    layers.dedup();
+    Ok(layers)
+}
+
+/// Letters, digits, `-`, `_` and `.` of a name, for a folder.
+pub(crate) fn slug(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
+    name.chars().take(60).map(plain).collect::<String>().trim_matches(['-', '.']).to_string()
+}
+
+/// The last part of a path, as a run name.
+pub(crate) fn run_name(path: &Path) -> String {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
+    let name = absolute.file_name().map(|name| slug(&name.to_string_lossy())).unwrap_or_default();
+    if name.is_empty() { "run".into() } else { name }
+}
+
+/// `parent/run`, unless a folder was named.
+pub(crate) fn out_dir(typed: Option<&PathBuf>, parent: &str, run: &str) -> PathBuf {
+    typed.cloned().unwrap_or_else(|| Path::new(parent).join(run))
+}
+
+/// A flag that Ctrl-C sets; a second Ctrl-C ends the process at once.
+pub(crate) fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&flag);
+    ctrlc::set_handler(move || {
+        if seen.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })
+    .context("cannot listen for Ctrl-C")?;
+    Ok(flag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_as_people_write_them() {
+        assert_eq!(parse_layers("all", 3).unwrap(), [0, 1, 2]);
+        assert_eq!(parse_layers("2,0,last,2", 5).unwrap(), [0, 2, 4]);
+        assert_eq!(parse_layers("1-3, 0", 5).unwrap(), [0, 1, 2, 3]);
+        for bad in ["5", "x", "", "1-9", "-1"] {
+            assert!(parse_layers(bad, 5).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_for_folders() {
+        assert_eq!(slug("org/My Model.Q4_1"), "org-My-Model.Q4_1");
+        assert_eq!(run_name(Path::new("dumps/qasper/")), "qasper");
+        assert_eq!(run_name(Path::new("/")), "run");
+    }
+}

@@ -1,0 +1,79 @@
+//! `kvscope pull`: gets a model into the cache.
+
+use indicatif::ProgressBar;
+use serde_json::json;
+
+use crate::cli::Outcome;
+use crate::cli::options::Common;
+use crate::cli::output::bar;
+use crate::cli::output::emit;
+use crate::cli::output::emit_json;
+use crate::cli::output::note;
+use crate::cli::output::size;
+use crate::hub;
+use crate::hub::HubSettings;
+use crate::hub::Progress;
+use crate::hub::PullOptions;
+
+/// Get a model into the cache
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// `smollm2-135m`, the demo model, or a hub id: org/name[@revision][:file.gguf]
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Hash files that are already there, and replace damaged ones
+    #[arg(long)]
+    verify: bool,
+}
+
+/// Shows a transfer as a bar.
+pub(crate) struct Bar<'a> {
+    common: &'a Common,
+    bar: Option<ProgressBar>,
+}
+
+impl<'a> Bar<'a> {
+    pub(crate) fn new(common: &'a Common) -> Self {
+        Self { common, bar: None }
+    }
+}
+
+impl Progress for Bar<'_> {
+    fn start(&mut self, what: &str, bytes: Option<u64>) {
+        let bar = bar(self.common, bytes.unwrap_or(0), "bytes");
+        bar.set_message(what.to_string());
+        self.bar = Some(bar);
+    }
+
+    fn advance(&mut self, bytes: u64) {
+        if let Some(bar) = &self.bar {
+            bar.inc(bytes);
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
+    let options = PullOptions { settings: HubSettings::from_env(), verify: args.verify };
+    let pulled = hub::pull(&args.name, &options, &mut Bar::new(common))?;
+    if common.json {
+        emit_json(&json!({
+            "schema": "kvscope.pull/1",
+            "name": args.name,
+            "path": pulled.path,
+            "bytes": pulled.bytes,
+            "files": pulled.sha256s,
+            "already_there": pulled.already_there,
+        }))?;
+    } else {
+        let state = if pulled.already_there { "already there" } else { "downloaded and checked" };
+        note(common, &format!("{}: {}, {state}", args.name, size(pulled.bytes)));
+        emit(&format!("{}\n", pulled.path.display()))?;
+    }
+    Ok(Outcome::Done)
+}
