@@ -25,3 +25,4 @@ pub mod policy;
 pub mod profile;
 pub mod prompts;
 pub mod runtime;
+pub mod tune;

@@ -14,6 +14,7 @@ use crate::policy::PolicyError;
 use crate::profile::ProfileError;
 use crate::prompts::PromptError;
 use crate::runtime::RuntimeError;
+use crate::tune::TuneError;
 
 /// An error of the command line itself, with what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +61,6 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             |e: &(dyn std::error::Error + 'static)| None$(.or_else(|| e.downcast_ref::<$kind>()?.hint()))+
         };
     }
-    let find = of!(CaptureError, DumpError, FileError, HubError, ModelError, PolicyError, ProfileError, PromptError, RuntimeError);
+    let find = of!(CaptureError, DumpError, FileError, HubError, ModelError, PolicyError, ProfileError, PromptError, RuntimeError, TuneError);
     error.chain().find_map(|e| e.downcast_ref::<Usage>().map(|usage| usage.hint.clone()).or_else(|| find(e)))
 }

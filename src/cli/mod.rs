@@ -8,6 +8,7 @@ mod inspect;
 mod options;
 mod output;
 mod pull;
+mod tune;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,7 @@ struct Cli {
 enum Command {
     Pull(pull::Args),
     Capture(capture::Args),
+    Tune(tune::Args),
     Generate(generate::Args),
     Inspect(inspect::Args),
     Completions(completions::CompletionsArgs),
@@ -69,6 +71,7 @@ pub fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Pull(args) => pull::run(args, common),
         Command::Capture(args) => capture::run(args, common),
+        Command::Tune(args) => tune::run(args, common),
         Command::Generate(args) => generate::run(args, common),
         Command::Inspect(args) => inspect::run(args, common),
         Command::Completions(args) => completions::run(args),

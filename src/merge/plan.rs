@@ -5,6 +5,8 @@ use std::ops::Range;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::math::axpy;
+
 /// One token's share in a slot.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Member {
@@ -14,6 +16,13 @@ pub struct Member {
     pub key_weight: f32,
     /// Its weight in the new value.
     pub value_weight: f32,
+}
+
+impl Member {
+    /// Whether anything of the token is left in the slot; otherwise it was evicted.
+    pub fn weighs(&self) -> bool {
+        self.key_weight != 0.0 || self.value_weight != 0.0
+    }
 }
 
 /// One slot of the compressed head.
@@ -145,10 +154,36 @@ impl HeadPlan {
         &self.members[slot.members.clone()]
     }
 
+    /// New keys `[slots, D]` from the old ones `[T, D]`: Σ key_weight · key over each slot's members.
+    ///
+    /// A slot of one whole member is copied bit for bit.
+    pub fn fold_keys(&self, keys: &[f32], head_dim: usize) -> Vec<f32> {
+        self.fold(keys, head_dim, |member| member.key_weight)
+    }
+
+    /// New values `[slots, D]` from the old ones, as [`HeadPlan::fold_keys`] makes keys.
+    pub fn fold_values(&self, values: &[f32], head_dim: usize) -> Vec<f32> {
+        self.fold(values, head_dim, |member| member.value_weight)
+    }
+
+    fn fold(&self, vectors: &[f32], head_dim: usize, weight: fn(&Member) -> f32) -> Vec<f32> {
+        let vector = |source: u32| &vectors[source as usize * head_dim..][..head_dim];
+        let mut folded = vec![0f32; self.slots.len() * head_dim];
+        for (slot, out) in self.slots.iter().zip(folded.chunks_exact_mut(head_dim)) {
+            match self.members_of(slot) {
+                [only] if weight(only) == 1.0 => out.copy_from_slice(vector(only.source)),
+                members => members
+                    .iter()
+                    .filter(|member| weight(member) != 0.0)
+                    .for_each(|member| axpy(weight(member), vector(member.source), out)),
+            }
+        }
+        folded
+    }
+
     /// Counts for `n_tokens` old slots. A member that weighs nothing in key and value was evicted, not merged.
     pub fn counters(&self, n_tokens: usize) -> Counters {
-        let weighs = |m: &&Member| m.key_weight != 0.0 || m.value_weight != 0.0;
-        let represented = self.members.iter().filter(weighs).count();
+        let represented = self.members.iter().filter(|member| member.weighs()).count();
         Counters {
             seen: n_tokens,
             kept: self.slots.len(),
@@ -202,6 +237,17 @@ mod tests {
         assert_eq!(plan.counters(7), Counters { seen: 7, kept: 3, merged: 2, evicted: 2 });
         assert_eq!(HeadPlan::identity(4).counters(4), Counters { seen: 4, kept: 4, merged: 0, evicted: 0 });
         assert!(!HeadPlan::identity(4).counters(4).did_something());
+    }
+
+    #[test]
+    fn folding_by_hand() {
+        // Token 1 alone; tokens 0 and 2 merged on 2 with weights 1/4 and 3/4 (keys), 1 and 3 (values).
+        let mut plan = HeadPlan::keep(vec![1]);
+        let part = |source, key_weight| Member { source, key_weight, value_weight: 4.0 * key_weight };
+        plan.push(2, [part(0, 0.25), part(2, 0.75)], 0.0);
+        let x = [4.0, 0.0, 9.0, 8.0, 8.0, 4.0];
+        assert_eq!(plan.fold_keys(&x, 2), [9.0, 8.0, 7.0, 3.0]);
+        assert_eq!(plan.fold_values(&x, 2), [9.0, 8.0, 28.0, 12.0]);
     }
 
     #[test]

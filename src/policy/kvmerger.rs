@@ -91,6 +91,11 @@ impl KvMerger {
         })
     }
 
+    /// One eps for all heads.
+    pub fn with_eps(rule: MergeRule, shares: Shares, eps: f32) -> Self {
+        Self { rule, shares: Some(shares), threshold: Threshold::Fixed(eps) }
+    }
+
     /// The policy that a tuned profile describes.
     pub fn from_profile(profile: &Profile) -> Self {
         Self {

@@ -105,30 +105,16 @@ impl Vectors {
         }) as u64
     }
 
-    /// Σ weight · vector for every slot of the plan; a slot of one whole member is copied bit for bit.
-    fn merged(&self, plan: &HeadPlan, head_dim: usize, weight: fn(&crate::merge::Member) -> f32) -> Self {
-        let mut out = Self::new(match self {
-            Self::F32(_) => CacheType::F32,
-            Self::F16(_) => CacheType::F16,
-            Self::Bf16(_) => CacheType::Bf16,
-        });
-        out.reserve(plan.slots.len() * head_dim, 0);
-        let source = self.widened();
-        let vector = |i: u32| &source[i as usize * head_dim..][..head_dim];
-        let mut sum = vec![0f32; head_dim];
-        for slot in &plan.slots {
-            match plan.members_of(slot) {
-                [only] if weight(only) == 1.0 => out.push(vector(only.source)),
-                members => {
-                    sum.fill(0.0);
-                    for member in members.iter().filter(|m| weight(m) != 0.0) {
-                        axpy(weight(member), vector(member.source), &mut sum);
-                    }
-                    out.push(&sum);
-                }
-            }
-        }
-        out
+    /// The same type of storage, holding exactly `x`.
+    fn replaced(&self, x: &[f32]) -> Self {
+        let mut new = match self {
+            Self::F32(_) => Self::F32(Vec::new()),
+            Self::F16(_) => Self::F16(Vec::new()),
+            Self::Bf16(_) => Self::Bf16(Vec::new()),
+        };
+        new.reserve(x.len(), 0);
+        new.push(x);
+        new
     }
 }
 
@@ -171,17 +157,14 @@ impl Head {
     }
 
     fn apply(&mut self, plan: &HeadPlan, head_dim: usize) {
-        self.keys = self.keys.merged(plan, head_dim, |m| m.key_weight);
-        self.values = self.values.merged(plan, head_dim, |m| m.value_weight);
+        self.keys = self.keys.replaced(&plan.fold_keys(&self.keys.widened(), head_dim));
+        self.values = self.values.replaced(&plan.fold_values(&self.values.widened(), head_dim));
         self.positions = plan.slots.iter().map(|slot| self.positions[slot.pivot as usize]).collect();
         let count_of = |i: u32| self.counts.as_ref().map_or(1, |c| c[i as usize]);
         let counts: Vec<u32> = plan
             .slots
             .iter()
-            .map(|slot| {
-                let weighs = |m: &&crate::merge::Member| m.key_weight != 0.0 || m.value_weight != 0.0;
-                plan.members_of(slot).iter().filter(weighs).map(|m| count_of(m.source)).sum()
-            })
+            .map(|slot| plan.members_of(slot).iter().filter(|m| m.weighs()).map(|m| count_of(m.source)).sum())
             .collect();
         let old_bias = self.logit_bias.take();
         let bias: Vec<f32> = plan
