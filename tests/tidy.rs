@@ -1,0 +1,187 @@
+//! Repository invariants that the compiler cannot check.
+
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+
+/// For each module of `src/`, the modules it may name, in order of dependency. Anything else is an error.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("math", &[]),
+    ("files", &[]),
+    ("hub", &["files"]),
+    ("prompts", &["files"]),
+    ("merge", &["math"]),
+    ("dump", &["files"]),
+    ("profile", &["files", "math", "merge"]),
+    ("policy", &["math", "merge", "profile"]),
+    ("model", &["files", "math"]),
+    ("capture", &["dump", "files", "math", "model"]),
+    ("analyze", &["dump", "files", "math", "merge"]),
+    ("tune", &["dump", "files", "math", "merge", "policy", "profile"]),
+    ("runtime", &["math", "merge", "model", "policy"]),
+    ("report", &["analyze", "dump", "files", "math", "profile"]),
+    (
+        "cli",
+        &[
+            "analyze", "capture", "dump", "files", "hub", "math", "merge", "model", "policy", "profile", "prompts",
+            "report", "runtime", "tune",
+        ],
+    ),
+];
+const MAX_LINES: usize = 600;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn rust_files(dir: &Path, out: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            rust_files(&path, out);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            out.push(path);
+        }
+    }
+}
+
+#[test]
+fn modules_depend_one_way() {
+    let src = root().join("src");
+    let (mut files, mut faults) = (Vec::new(), Vec::new());
+    rust_files(&src, &mut files);
+    files.sort();
+    let mut edges = 0;
+    for file in &files {
+        let relative = file.strip_prefix(&src).unwrap();
+        let text = fs::read_to_string(file).unwrap();
+        let mut fault = |what: String| faults.push(format!("{}: {what}", relative.display()));
+        if !text.starts_with("//!") {
+            fault("no module doc".into());
+        }
+        if text.lines().count() > MAX_LINES {
+            fault(format!("over {MAX_LINES} lines"));
+        }
+        if text.contains("super::super") {
+            fault("write `crate::…`: `super::super` hides an edge".into());
+        }
+        let here = relative.iter().next().unwrap().to_str().unwrap();
+        if here == "lib.rs" || here == "main.rs" {
+            continue;
+        }
+        let Some((_, allowed)) = MAY_USE.iter().find(|(module, _)| *module == here) else {
+            fault("module has no row in MAY_USE".into());
+            continue;
+        };
+        for path in text.split("crate::").skip(1) {
+            let name: String = path.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            edges += 1;
+            if name.is_empty() {
+                fault("grouped `crate::{..}` import: write one per module".into());
+            } else if name != here && !allowed.contains(&name.as_str()) {
+                fault(format!("may not use `{name}`"));
+            }
+        }
+    }
+    assert!(edges > 100, "the scan saw {edges} imports: it is looking in the wrong place");
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+#[test]
+fn the_table_has_no_cycle_and_no_stale_row() {
+    let rank = |module: &str| MAY_USE.iter().position(|(name, _)| *name == module).expect(module);
+    for (module, uses) in MAY_USE {
+        assert!(root().join("src").join(module).is_dir(), "{module} is in the table but not in src/");
+        for used in *uses {
+            assert!(rank(used) < rank(module), "{module} -> {used} points forward");
+        }
+    }
+}
+
+#[test]
+fn architecture_has_an_invariant_for_every_module() {
+    let text = fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap();
+    for (module, _) in MAY_USE {
+        let line = text.lines().find(|line| line.starts_with(&format!("- `{module}`")));
+        let line = line.unwrap_or_else(|| panic!("docs/ARCHITECTURE.md has no line for {module}"));
+        assert!(line.contains("**Invariant:**"), "{module}: {line}");
+    }
+}
+
+#[test]
+fn formats_document_names_every_schema() {
+    let text = fs::read_to_string(root().join("docs/FORMATS.md")).unwrap();
+    let mut files = Vec::new();
+    rust_files(&root().join("src"), &mut files);
+    let mut found = 0;
+    for file in files {
+        let source = fs::read_to_string(&file).unwrap();
+        for part in source.split("\"kvscope.").skip(1) {
+            let name: String = part.chars().take_while(|c| c.is_alphanumeric() || "_-".contains(*c)).collect();
+            if name == "toy" {
+                continue;
+            }
+            found += 1;
+            assert!(text.contains(&format!("kvscope.{name}")), "docs/FORMATS.md does not name kvscope.{name}");
+        }
+    }
+    assert!(found >= 5, "found {found} schema names: the scan is looking in the wrong place");
+}
+
+/// Every `kvscope ...` line of the README's code blocks is a command that this program understands.
+#[test]
+fn readme_commands_parse() {
+    let text = fs::read_to_string(root().join("README.md")).unwrap();
+    let mut in_block = false;
+    let mut seen = Vec::new();
+    let mut joined = String::new();
+    for line in text.lines() {
+        if line.starts_with("```") {
+            in_block = !in_block;
+            continue;
+        }
+        if !in_block {
+            continue;
+        }
+        if let Some(part) = line.strip_suffix('\\') {
+            joined.push_str(part);
+            continue;
+        }
+        joined.push_str(line);
+        let line = std::mem::take(&mut joined);
+        let command = line.trim().trim_start_matches("$ ");
+        let words: Vec<String> = if let Some(rest) = command.strip_prefix("cargo run --release -- ") {
+            words_of(&format!("kvscope {rest}"))
+        } else if command.starts_with("kvscope ") {
+            words_of(command)
+        } else {
+            continue;
+        };
+        kvscope::cli::command().try_get_matches_from(&words).unwrap_or_else(|e| panic!("README: {command}\n{e}"));
+        seen.push(words[1].clone());
+    }
+    for command in ["demo", "capture", "analyze", "tune", "report", "generate"] {
+        assert!(seen.iter().any(|name| name == command), "the README shows no `kvscope {command}`");
+    }
+}
+
+/// Splits a command line at blanks outside double quotes; a comment ends it.
+fn words_of(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), false);
+    for c in line.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            '#' if !quoted && word.is_empty() => break,
+            ' ' if !quoted => {
+                if !word.is_empty() {
+                    words.push(std::mem::take(&mut word));
+                }
+            }
+            _ => word.push(c),
+        }
+    }
+    if !word.is_empty() {
+        words.push(word);
+    }
+    words
+}
