@@ -1,6 +1,18 @@
 //! Dump in, analysis out: similarity, merging sets, sparsity, by layer, KV head and data set.
+//!
+//! One pass over the samples, one head's states in memory per thread. What is kept is a fixed number of counters per
+//! head; sums are taken in a fixed order, so that the numbers do not depend on the thread count.
 
 mod document;
+mod error;
+mod maps;
+mod options;
+mod plan;
+mod run;
+mod similarity;
+mod sparsity;
+mod summary;
+mod table;
 
 pub use document::Agreement;
 pub use document::Analysis;
@@ -10,3 +22,8 @@ pub use document::HeadSparsity;
 pub use document::MapEntry;
 pub use document::Neighbours;
 pub use document::StateSimilarity;
+pub use error::AnalyzeError;
+pub use options::AnalyzeOptions;
+pub use options::MapRequest;
+pub use run::analyze;
+pub use summary::summary_table;

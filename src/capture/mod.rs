@@ -83,7 +83,9 @@ impl CaptureError {
             Self::Dump(error) => error.hint(),
             Self::Sample { source, .. } => source.hint(),
             Self::Exists { .. } => Some("pass --resume to go on with it, or choose another folder with --out".into()),
-            Self::OtherRun { .. } => Some("choose another folder with --out, or repeat the command that began it".into()),
+            Self::OtherRun { .. } => {
+                Some("choose another folder with --out, or repeat the command that began it".into())
+            }
             Self::NoSpace { .. } => {
                 Some("free some space, capture fewer samples, tokens, layers or states, or choose another --out".into())
             }

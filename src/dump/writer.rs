@@ -130,6 +130,26 @@ impl SampleWriter {
         result
     }
 
+    /// Writes the next declared tensor, which must be f16, as it is.
+    pub fn write_f16(&mut self, name: &str, values: &[f16]) -> Result<(), DumpError> {
+        let spec = self.next_spec(name, values.len())?;
+        if spec.element != ElementType::F16 {
+            return Err(DumpError::inconsistent(&self.target, format!("{name} is not declared as f16")));
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut result = Ok(());
+        for part in values.chunks(1 << 18) {
+            buffer.clear();
+            buffer.extend(part.iter().flat_map(|x| x.to_le_bytes()));
+            result = self.put(&buffer);
+            if result.is_err() {
+                break;
+            }
+        }
+        self.buffer = buffer;
+        result
+    }
+
     /// Writes the next declared tensor from integers.
     pub fn write_i64(&mut self, name: &str, values: impl ExactSizeIterator<Item = i64>) -> Result<(), DumpError> {
         self.next_spec(name, values.len())?;

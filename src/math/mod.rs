@@ -1,8 +1,11 @@
 //! Pure numerics on slices: vector kernels, order statistics, bootstrap. No tensor library, no I/O, no clock.
 
+mod rank;
 mod simd;
 mod stats;
 
+pub use rank::ranks;
+pub use rank::spearman;
 pub use simd::add_weighted_rows;
 pub use simd::axpy;
 pub use simd::cosine;

@@ -423,7 +423,9 @@ mod tests {
         let needs = StoreNeeds { mass: true, ..StoreNeeds::default() };
         for (n_q_heads, n_kv_heads, head_dim) in [(4, 2, 8), (3, 3, 6), (6, 2, 64)] {
             for sliding_window in [None, Some(5), Some(90)] {
-                for (n_old, first_position) in [(vec![0; n_kv_heads], 0), ((0..n_kv_heads).map(|h| 7 + 600 * h).collect(), 1300)] {
+                for (n_old, first_position) in
+                    [(vec![0; n_kv_heads], 0), ((0..n_kv_heads).map(|h| 7 + 600 * h).collect(), 1300)]
+                {
                     for n_tokens in [1, 2, 65, 130] {
                         let geometry = Geometry { n_q_heads, n_kv_heads, head_dim, sliding_window };
                         let (q, heads) = ragged(geometry, &n_old, first_position, n_tokens);

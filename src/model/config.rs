@@ -131,10 +131,15 @@ impl Config {
     /// Reads `config.json`. Both the form with `rope_theta`/`rope_scaling` and that with `rope_parameters` are known.
     pub fn from_hf(json: &Value) -> Result<Self, ModelError> {
         let name = json["architectures"][0].as_str().unwrap_or("no architecture");
-        let architecture =
-            *ARCHITECTURES.iter().find(|a| a.hf_name == name).ok_or_else(|| ModelError::unsupported_architecture(name))?;
+        let architecture = *ARCHITECTURES
+            .iter()
+            .find(|a| a.hf_name == name)
+            .ok_or_else(|| ModelError::unsupported_architecture(name))?;
         let count = |key: &str| {
-            json.get(key).and_then(Value::as_u64).map(|x| x as usize).ok_or_else(|| ModelError::config(key, "is missing"))
+            json.get(key)
+                .and_then(Value::as_u64)
+                .map(|x| x as usize)
+                .ok_or_else(|| ModelError::config(key, "is missing"))
         };
         if let Some(act) = json.get("hidden_act").and_then(Value::as_str).filter(|act| *act != "silu") {
             return Err(ModelError::config("hidden_act", format!("is {act}; only silu is supported")));
@@ -154,7 +159,8 @@ impl Config {
             .and_then(Value::as_f64)
             .unwrap_or(10_000.0);
         let scaling = rope.or_else(|| json.get("rope_scaling")).filter(|v| v.is_object());
-        let uses_window = architecture.sliding_window || json.get("use_sliding_window").and_then(Value::as_bool) == Some(true);
+        let uses_window =
+            architecture.sliding_window || json.get("use_sliding_window").and_then(Value::as_bool) == Some(true);
         let config = Self {
             architecture,
             hidden_size,
@@ -173,7 +179,10 @@ impl Config {
             qkv_bias: architecture.qkv_bias || json.get("attention_bias").and_then(Value::as_bool) == Some(true),
         };
         if architecture.qkv_bias && uses_window {
-            return Err(ModelError::config("use_sliding_window", "is true; layers with mixed windows are not supported"));
+            return Err(ModelError::config(
+                "use_sliding_window",
+                "is true; layers with mixed windows are not supported",
+            ));
         }
         config.check()?;
         Ok(config)
@@ -281,7 +290,9 @@ fn hf_scaling(scaling: Option<&Value>) -> Result<RopeScaling, ModelError> {
             high_freq_factor: real("high_freq_factor")?,
             original_max_positions: real("original_max_position_embeddings")?,
         }),
-        other => Err(ModelError::config("rope_scaling", format!("is {other}; default, linear and llama3 are supported"))),
+        other => {
+            Err(ModelError::config("rope_scaling", format!("is {other}; default, linear and llama3 are supported")))
+        }
     }
 }
 

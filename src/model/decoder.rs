@@ -111,7 +111,11 @@ impl Model {
                 Ok::<_, ModelError>(Linear::new(weight, bias))
             };
             let head_norm = |part: &str| {
-                Ok::<_, ModelError>(if config.architecture.qk_norm { Some(vector(&name(part), head_dim)?) } else { None })
+                Ok::<_, ModelError>(if config.architecture.qk_norm {
+                    Some(vector(&name(part), head_dim)?)
+                } else {
+                    None
+                })
             };
             layers.push(Layer {
                 attn_norm: vector(&name("input_layernorm"), hidden_size)?,
@@ -230,7 +234,8 @@ impl Model {
         self.rope.rotate(&mut q, c.n_q_heads, first_position);
         self.rope.rotate(&mut k, c.n_kv_heads, first_position);
         let n_tokens = x.len() / c.hidden_size;
-        let chunk = ChunkStates { layer: index, first_position, n_tokens, q: &q, k: &k, k_pre_rope: &k_pre_rope, v: &v };
+        let chunk =
+            ChunkStates { layer: index, first_position, n_tokens, q: &q, k: &k, k_pre_rope: &k_pre_rope, v: &v };
         store.append(&chunk).map_err(ModelError::Store)?;
         let geometry = Geometry {
             n_q_heads: c.n_q_heads,

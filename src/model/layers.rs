@@ -82,7 +82,9 @@ pub(crate) fn gated(gate: &Tensor, up: &Tensor) -> Result<Tensor, candle_core::E
 /// `x += y`.
 pub(crate) fn add(x: &mut [f32], y: &Tensor) -> Result<(), candle_core::Error> {
     with_slices([y], |[y]| {
-        x.par_chunks_mut(4096).zip(y.par_chunks(4096)).for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
+        x.par_chunks_mut(4096)
+            .zip(y.par_chunks(4096))
+            .for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
     })
 }
 
@@ -101,9 +103,8 @@ pub(crate) fn with_slices<const N: usize>(
     let guards: Vec<_> = tensors.iter().map(|t| t.storage_and_layout()).collect();
     let mut slices: [&[f32]; N] = [&[]; N];
     for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
-        let (start, end) = layout.contiguous_offsets().ok_or_else(|| {
-            candle_core::Error::RequiresContiguous { op: "slice" }
-        })?;
+        let (start, end) =
+            layout.contiguous_offsets().ok_or_else(|| candle_core::Error::RequiresContiguous { op: "slice" })?;
         *slice = match &**storage {
             Storage::Cpu(CpuStorage::F32(values)) => &values[start..end],
             _ => candle_core::bail!("an f32 tensor on the CPU is needed"),
@@ -137,7 +138,8 @@ mod tests {
         let bias: Vec<f32> = (0..130).map(|i| i as f32 / 10.0).collect();
         let linear = Linear::new(weight, Some(bias));
         let x: Vec<f32> = (0..80).map(|i| (i as f32).sin()).collect();
-        let both = to_vec(&linear.forward(&Tensor::from_vec(x.clone(), (2, 40), &Device::Cpu).unwrap()).unwrap()).unwrap();
+        let both =
+            to_vec(&linear.forward(&Tensor::from_vec(x.clone(), (2, 40), &Device::Cpu).unwrap()).unwrap()).unwrap();
         for row in 0..2 {
             let one = Tensor::from_vec(x[row * 40..(row + 1) * 40].to_vec(), (1, 40), &Device::Cpu).unwrap();
             let one = to_vec(&linear.forward(&one).unwrap()).unwrap();

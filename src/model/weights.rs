@@ -158,7 +158,11 @@ fn half_split(tensor: &Tensor, n_heads: usize) -> Result<Tensor, ModelError> {
     let shape = tensor.shape().clone();
     let rows = *shape.dims().first().unwrap_or(&0);
     if n_heads == 0 || rows % (2 * n_heads) != 0 {
-        return Err(ModelError::Shape { name: "q or k projection".into(), found: shape.dims().to_vec(), expected: vec![n_heads] });
+        return Err(ModelError::Shape {
+            name: "q or k projection".into(),
+            found: shape.dims().to_vec(),
+            expected: vec![n_heads],
+        });
     }
     let width = shape.elem_count() / rows;
     let pairs = tensor.reshape((n_heads, rows / n_heads / 2, 2, width))?;

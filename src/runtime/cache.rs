@@ -266,7 +266,8 @@ impl RaggedCache {
         self.prompt_tokens = None;
         let Some(compression) = &self.compression else { return Ok(()) };
         let total = self.counters();
-        let asked_for_all = compression.name == "full" || (!compression.policy.sets_own_size() && compression.kept_fraction >= 1.0);
+        let asked_for_all =
+            compression.name == "full" || (!compression.policy.sets_own_size() && compression.kept_fraction >= 1.0);
         if !asked_for_all && !total.did_something() {
             return Err(RuntimeError::NothingCompressed { policy: compression.name.clone(), n_slots: total.seen });
         }
@@ -329,47 +330,46 @@ impl RaggedCache {
         let started = Instant::now();
         let (n_layers, n_kv_heads, head_dim) = (self.n_layers, self.n_kv_heads, self.head_dim);
         let skip = compression.skip_layers.contains(&layer);
-        let counters: Result<Vec<Counters>, RuntimeError> = self.heads[layer * n_kv_heads..(layer + 1) * n_kv_heads]
-            .par_iter_mut()
-            .enumerate()
-            .map(|(kv_head, head)| {
-                let n_tokens = head.positions.len();
-                let budget_tokens = compression.budget(n_layers, n_kv_heads, layer * n_kv_heads + kv_head, n_tokens)?;
-                let keys = head.keys.widened();
-                let view = HeadView {
-                    layer,
-                    kv_head,
-                    n_kv_heads,
-                    head_dim,
-                    keys: &keys,
-                    mass: &head.mass,
-                    mass_window: &head.mass_window,
-                    counts: head.counts.as_deref(),
-                };
-                let plan = if skip {
-                    HeadPlan::identity(n_tokens)
-                } else {
-                    compression.policy.plan(&view, budget_tokens).map_err(|source| RuntimeError::Unmeetable {
+        let counters: Result<Vec<Counters>, RuntimeError> =
+            self.heads[layer * n_kv_heads..(layer + 1) * n_kv_heads]
+                .par_iter_mut()
+                .enumerate()
+                .map(|(kv_head, head)| {
+                    let n_tokens = head.positions.len();
+                    let budget_tokens =
+                        compression.budget(n_layers, n_kv_heads, layer * n_kv_heads + kv_head, n_tokens)?;
+                    let keys = head.keys.widened();
+                    let view = HeadView {
                         layer,
                         kv_head,
-                        budget_tokens,
-                        n_tokens,
+                        n_kv_heads,
+                        head_dim,
+                        keys: &keys,
+                        mass: &head.mass,
+                        mass_window: &head.mass_window,
+                        counts: head.counts.as_deref(),
+                    };
+                    let plan =
+                        if skip {
+                            HeadPlan::identity(n_tokens)
+                        } else {
+                            compression.policy.plan(&view, budget_tokens).map_err(|source| {
+                                RuntimeError::Unmeetable { layer, kv_head, budget_tokens, n_tokens, source }
+                            })?
+                        };
+                    plan.check(n_tokens).map_err(|source| RuntimeError::FaultyPlan {
+                        policy: compression.name.clone(),
+                        layer,
+                        kv_head,
                         source,
-                    })?
-                };
-                plan.check(n_tokens).map_err(|source| RuntimeError::FaultyPlan {
-                    policy: compression.name.clone(),
-                    layer,
-                    kv_head,
-                    source,
-                })?;
-                drop(keys);
-                head.apply(&plan, head_dim);
-                head.mass = Vec::new();
-                head.mass_window = Vec::new();
-                Ok(plan.counters(n_tokens))
-            })
-            .collect();
+                    })?;
+                    drop(keys);
+                    head.apply(&plan, head_dim);
+                    head.mass = Vec::new();
+                    head.mass_window = Vec::new();
+                    Ok(plan.counters(n_tokens))
+                })
+                .collect();
         let mut total = Counters::default();
         counters?.into_iter().for_each(|c| total.add(c));
         self.counters[layer] = total;

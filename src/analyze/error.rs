@@ -1,0 +1,136 @@
+//! What can stop an analysis.
+
+use std::path::PathBuf;
+
+use crate::dump::DumpError;
+use crate::dump::State;
+use crate::files::FileError;
+
+/// Why dumps could not be analysed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AnalyzeError {
+    /// A dump cannot be read.
+    #[error(transparent)]
+    Dump(#[from] DumpError),
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The Parquet table could not be written.
+    #[error("cannot write the table {}: {source}", path.display())]
+    Table {
+        /// The table.
+        path: PathBuf,
+        /// The format's writer's answer.
+        source: parquet::errors::ParquetError,
+    },
+    /// An option has a value that cannot be used.
+    #[error("{option} cannot be used: {what}")]
+    Option {
+        /// Field of the options.
+        option: &'static str,
+        /// The value and what is allowed.
+        what: String,
+    },
+    /// No dump was given, or none holds a sample.
+    #[error("{n_dumps} dumps were given and none holds a finished sample")]
+    NoSamples {
+        /// Dumps given.
+        n_dumps: usize,
+    },
+    /// Two dumps come from different models.
+    #[error("{} was captured from {got}, {} from {expected}", path.display(), first.display())]
+    DifferentModels {
+        /// The first dump.
+        first: PathBuf,
+        /// Name and fingerprint of its model.
+        expected: String,
+        /// The dump that does not belong.
+        path: PathBuf,
+        /// Name and fingerprint of its model.
+        got: String,
+    },
+    /// Two dumps hold different layers.
+    #[error("{} holds layers {got}, {} holds {expected}", path.display(), first.display())]
+    DifferentLayers {
+        /// The first dump.
+        first: PathBuf,
+        /// Its layers.
+        expected: String,
+        /// The other.
+        path: PathBuf,
+        /// Its layers.
+        got: String,
+    },
+    /// A dump has neither keys nor values.
+    #[error("{} holds no keys and no values, only {found}", path.display())]
+    NoVectors {
+        /// The dump.
+        path: PathBuf,
+        /// States it does hold.
+        found: String,
+    },
+    /// A sample has no tokens.
+    #[error("sample {id} of {} has no tokens", path.display())]
+    EmptySample {
+        /// The dump.
+        path: PathBuf,
+        /// The sample's row id.
+        id: String,
+    },
+    /// The same captured sample was given twice.
+    #[error("sample {id} of {dataset} in {} was already given in {}", path.display(), first.display())]
+    Duplicate {
+        /// Data set.
+        dataset: String,
+        /// The sample's row id.
+        id: String,
+        /// Dump that holds it first.
+        first: PathBuf,
+        /// Dump that holds it again.
+        path: PathBuf,
+    },
+    /// More heads than any model has.
+    #[error("{}: {n_layers} layers of {n_kv_heads} KV heads; at most {limit} heads are analysed", path.display())]
+    TooManyHeads {
+        /// The dump.
+        path: PathBuf,
+        /// Captured layers.
+        n_layers: usize,
+        /// KV heads of a layer.
+        n_kv_heads: usize,
+        /// Most heads over all layers.
+        limit: usize,
+    },
+    /// A map was asked for of something that was not captured.
+    #[error("no map of {} of layer {layer}, KV head {kv_head}: {what}", state.name())]
+    NoMap {
+        /// Layer asked for.
+        layer: usize,
+        /// KV head asked for.
+        kv_head: usize,
+        /// State asked for.
+        state: State,
+        /// What there is instead.
+        what: String,
+    },
+}
+
+impl AnalyzeError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Dump(error) => error.hint(),
+            Self::File(error) => error.hint(),
+            Self::NoSamples { .. } => Some("run the capture again with --resume".into()),
+            Self::DifferentModels { .. } => Some("analyse each model's dumps on their own".into()),
+            Self::DifferentLayers { .. } => {
+                Some("capture both with the same --layers, or analyse them on their own".into())
+            }
+            Self::NoVectors { .. } => Some("capture again with k or v among --states".into()),
+            Self::Duplicate { .. } => Some("give each dump once".into()),
+            Self::NoMap { .. } => Some("ask for a layer, head and state that the dump holds".into()),
+            _ => None,
+        }
+    }
+}

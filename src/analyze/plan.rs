@@ -1,0 +1,201 @@
+//! Which samples of which dumps are read, in which order; everything that can be refused is refused here.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::analyze::AnalyzeError;
+use crate::analyze::AnalyzeOptions;
+use crate::analyze::maps::MAX_MAP_TOKENS;
+use crate::dump::Dump;
+use crate::dump::SampleEntry;
+use crate::dump::State;
+use crate::files::InputHash;
+use crate::files::sha256_file;
+
+/// Most heads over all layers; each has counters of about 100 KB. The largest published models have under 6,000.
+const MAX_HEADS: usize = 1 << 14;
+
+/// One data set's samples.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct DatasetPlan {
+    pub(crate) dataset: String,
+    /// Key and value states that every sample has.
+    pub(crate) states: Vec<State>,
+    /// Whether every sample has keys and masses.
+    pub(crate) has_sets: bool,
+    /// Dump and index within it.
+    pub(crate) samples: Vec<(usize, usize)>,
+}
+
+/// The whole run.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct RunPlan {
+    pub(crate) layers: Vec<usize>,
+    pub(crate) n_kv_heads: usize,
+    pub(crate) datasets: Vec<DatasetPlan>,
+    /// Per dump, for provenance: name, states, samples planned and found.
+    pub(crate) dumps: Vec<Value>,
+    pub(crate) inputs: Vec<InputHash>,
+}
+
+impl RunPlan {
+    pub(crate) fn new(dumps: &[Dump], options: &AnalyzeOptions) -> Result<Self, AnalyzeError> {
+        let Some(first) = dumps.iter().find(|dump| !dump.manifest().samples.is_empty()) else {
+            return Err(AnalyzeError::NoSamples { n_dumps: dumps.len() });
+        };
+        let model = &first.manifest().model;
+        let layers = sorted_layers(first);
+        if layers.len().saturating_mul(model.n_kv_heads) > MAX_HEADS {
+            return Err(AnalyzeError::TooManyHeads {
+                path: first.dir().into(),
+                n_layers: layers.len(),
+                n_kv_heads: model.n_kv_heads,
+                limit: MAX_HEADS,
+            });
+        }
+        let mut plan =
+            Self { layers, n_kv_heads: model.n_kv_heads, datasets: Vec::new(), dumps: Vec::new(), inputs: Vec::new() };
+        let mut seen = HashMap::new();
+        for (index, dump) in dumps.iter().enumerate() {
+            plan.check_dump(first, dump)?;
+            plan.add_dump(index, dump, &mut seen)?;
+        }
+        plan.check_maps(dumps, options)?;
+        Ok(plan)
+    }
+
+    fn check_dump(&self, first: &Dump, dump: &Dump) -> Result<(), AnalyzeError> {
+        let (expected, got) = (&first.manifest().model, &dump.manifest().model);
+        let shape = |d: &Dump| {
+            let m = &d.manifest().model;
+            (m.n_layers, m.n_q_heads, m.n_kv_heads, m.head_dim)
+        };
+        if expected.fingerprint != got.fingerprint || shape(first) != shape(dump) {
+            return Err(AnalyzeError::DifferentModels {
+                first: first.dir().into(),
+                expected: format!("{} ({})", expected.name, expected.fingerprint),
+                path: dump.dir().into(),
+                got: format!("{} ({})", got.name, got.fingerprint),
+            });
+        }
+        let layers = sorted_layers(dump);
+        if layers != self.layers {
+            return Err(AnalyzeError::DifferentLayers {
+                first: first.dir().into(),
+                expected: format!("{:?}", self.layers),
+                path: dump.dir().into(),
+                got: format!("{layers:?}"),
+            });
+        }
+        let states = &dump.manifest().states;
+        if layers.is_empty() || !states.iter().any(|state| State::VECTORS.contains(state)) {
+            let found = if layers.is_empty() { "no layers".into() } else { names(states) };
+            return Err(AnalyzeError::NoVectors { path: dump.dir().into(), found });
+        }
+        Ok(())
+    }
+
+    fn add_dump<'a>(
+        &mut self,
+        index: usize,
+        dump: &'a Dump,
+        seen: &mut HashMap<(&'a str, &'a str, &'a str), &'a Path>,
+    ) -> Result<(), AnalyzeError> {
+        let manifest = dump.manifest();
+        for (sample, entry) in manifest.samples.iter().enumerate() {
+            if entry.n_tokens == 0 {
+                return Err(AnalyzeError::EmptySample { path: dump.dir().into(), id: entry.id.clone() });
+            }
+            if let Some(first) = seen.insert((&entry.dataset, &entry.id, &entry.sha256), dump.dir()) {
+                return Err(AnalyzeError::Duplicate {
+                    dataset: entry.dataset.clone(),
+                    id: entry.id.clone(),
+                    first: first.into(),
+                    path: dump.dir().into(),
+                });
+            }
+            let has = |state: State| manifest.states.contains(&state);
+            let has_sets = has(State::K) && has(State::Mass);
+            match self.datasets.iter_mut().find(|d| d.dataset == entry.dataset) {
+                Some(dataset) => {
+                    dataset.states.retain(|state| has(*state));
+                    dataset.has_sets &= has_sets;
+                    dataset.samples.push((index, sample));
+                }
+                None => self.datasets.push(DatasetPlan {
+                    dataset: entry.dataset.clone(),
+                    states: State::VECTORS.into_iter().filter(|state| has(*state)).collect(),
+                    has_sets,
+                    samples: vec![(index, sample)],
+                }),
+            }
+        }
+        let name = run_name(dump.dir());
+        self.dumps.push(serde_json::json!({
+            "name": name,
+            "states": manifest.states,
+            "planned_samples": manifest.planned_samples,
+            "found_samples": manifest.samples.len(),
+        }));
+        let sha256 = sha256_file(&dump.dir().join("manifest.json"))?;
+        self.inputs.push(InputHash { name: format!("{name}/manifest.json"), sha256 });
+        Ok(())
+    }
+
+    fn check_maps(&self, dumps: &[Dump], options: &AnalyzeOptions) -> Result<(), AnalyzeError> {
+        for request in &options.maps {
+            let fault = |what| {
+                let (layer, kv_head, state) = (request.layer, request.kv_head, request.state);
+                Err(AnalyzeError::NoMap { layer, kv_head, state, what })
+            };
+            if !self.layers.contains(&request.layer) {
+                return fault(format!("layers {:?} were captured", self.layers));
+            }
+            if request.kv_head >= self.n_kv_heads {
+                return fault(format!("a layer has {} KV heads", self.n_kv_heads));
+            }
+            for dataset in &self.datasets {
+                if !dataset.states.contains(&request.state) {
+                    return fault(format!("of {}, {} were captured", dataset.dataset, names(&dataset.states)));
+                }
+                for sample in dataset.samples.iter().take(options.map_samples) {
+                    let entry = entry(dumps, *sample);
+                    if entry.n_tokens > MAX_MAP_TOKENS {
+                        let n = entry.n_tokens;
+                        return fault(format!("sample {} has {n} tokens, a map at most {MAX_MAP_TOKENS}", entry.id));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn n_samples(&self) -> usize {
+        self.datasets.iter().map(|dataset| dataset.samples.len()).sum()
+    }
+}
+
+/// The manifest's line about a planned sample.
+pub(crate) fn entry(dumps: &[Dump], (dump, sample): (usize, usize)) -> &SampleEntry {
+    &dumps[dump].manifest().samples[sample]
+}
+
+fn sorted_layers(dump: &Dump) -> Vec<usize> {
+    let mut layers = dump.manifest().layers.clone();
+    layers.sort_unstable();
+    layers.dedup();
+    layers
+}
+
+fn names(states: &[State]) -> String {
+    states.iter().map(|state| state.name()).collect::<Vec<_>>().join(", ")
+}
+
+/// Name of a dump's folder, also when it was given as `.` or `..`.
+fn run_name(dir: &Path) -> String {
+    let absolute: PathBuf = if dir.file_name().is_some() { dir.into() } else { dir.canonicalize().unwrap_or_default() };
+    absolute.file_name().map_or_else(|| "dump".into(), |name| name.to_string_lossy().into_owned())
+}

@@ -1,0 +1,227 @@
+//! Cosines between the tokens of one head: those of neighbours, and how they fall with distance.
+
+use crate::analyze::Neighbours;
+use crate::math::dot;
+use crate::math::scale;
+
+/// Bins of a head's histogram over [-1, 1]. Quantiles are read from it: they are off by at most a bin, 0.0005.
+const BINS: usize = 4000;
+/// Bins of the histogram that goes into the document; divides [`BINS`].
+pub(crate) const COARSE_BINS: usize = 40;
+
+/// Rows scaled to length 1, and which of them have a direction (the others are left as they are).
+///
+/// A row has no direction when its squared length in f32 is 0 or not finite, as for [`crate::merge::links`].
+#[derive(Debug)]
+pub(crate) struct Directions {
+    rows: Vec<f32>,
+    dim: usize,
+    defined: Vec<bool>,
+}
+
+impl Directions {
+    /// - Shape: rows `[T, D]`, D = `dim`
+    pub(crate) fn new(mut rows: Vec<f32>, dim: usize) -> Self {
+        let mut defined = Vec::with_capacity(rows.len() / dim.max(1));
+        for row in rows.chunks_exact_mut(dim.max(1)) {
+            let norm = f64::from(dot(row, row)).sqrt();
+            let usable = norm > 0.0 && norm.is_finite();
+            if usable {
+                scale(row, (1.0 / norm) as f32);
+            }
+            defined.push(usable);
+        }
+        Self { rows, dim, defined }
+    }
+
+    /// Tokens.
+    pub(crate) fn len(&self) -> usize {
+        self.defined.len()
+    }
+
+    /// Whether token `i` has a direction.
+    pub(crate) fn is_defined(&self, i: usize) -> bool {
+        self.defined[i]
+    }
+
+    /// Unit rows of the tokens `from..to`.
+    pub(crate) fn rows(&self, from: usize, to: usize) -> &[f32] {
+        &self.rows[from * self.dim..to * self.dim]
+    }
+
+    fn cosine(&self, i: usize, j: usize) -> Option<f64> {
+        let usable = self.defined[i] && self.defined[j];
+        usable.then(|| f64::from(dot(self.rows(i, i + 1), self.rows(j, j + 1))).clamp(-1.0, 1.0))
+    }
+
+    /// cos(x_{i-lag}, x_i) for every i where both have a direction.
+    fn cosines_at(&self, lag: usize) -> impl Iterator<Item = f64> {
+        (lag..self.len()).filter_map(move |i| self.cosine(i - lag, i))
+    }
+}
+
+/// A sum and the number of its terms.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Sum {
+    total: f64,
+    n: u64,
+}
+
+impl Sum {
+    fn add(&mut self, x: f64) {
+        self.total += x;
+        self.n += 1;
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.total += other.total;
+        self.n += other.n;
+    }
+
+    /// Number of terms.
+    pub(crate) fn n(self) -> u64 {
+        self.n
+    }
+
+    /// Mean of the terms; `None` of nothing.
+    pub(crate) fn mean(self) -> Option<f64> {
+        (self.n > 0).then(|| self.total / self.n as f64)
+    }
+}
+
+/// Counters of one head and state over the samples of a data set.
+#[derive(Clone, Debug)]
+pub(crate) struct HeadCounters {
+    neighbours: Sum,
+    bins: Vec<u64>,
+    lowest: f64,
+    highest: f64,
+    by_lag: Vec<Sum>,
+}
+
+impl HeadCounters {
+    pub(crate) fn new(n_lags: usize) -> Self {
+        let empty = vec![Sum::default(); n_lags];
+        Self { neighbours: Sum::default(), bins: vec![0; BINS], lowest: 1.0, highest: -1.0, by_lag: empty }
+    }
+
+    /// Counts one sample; returns the sum over its neighbours.
+    ///
+    /// - Cost: O(T·D·lags)
+    pub(crate) fn add(&mut self, sample: &Directions, lags: &[usize]) -> Sum {
+        let mut neighbours = Sum::default();
+        for cosine in sample.cosines_at(1) {
+            neighbours.add(cosine);
+            self.bins[bin(cosine)] += 1;
+            self.lowest = self.lowest.min(cosine);
+            self.highest = self.highest.max(cosine);
+        }
+        self.neighbours.merge(neighbours);
+        for (sum, lag) in self.by_lag.iter_mut().zip(lags) {
+            // The neighbours have been summed already, in the same order.
+            let mut pairs = if *lag == 1 { neighbours } else { Sum::default() };
+            if *lag > 1 {
+                sample.cosines_at(*lag).for_each(|cosine| pairs.add(cosine));
+            }
+            sum.merge(pairs);
+        }
+        neighbours
+    }
+
+    pub(crate) fn neighbours(&self) -> Neighbours {
+        let quantile = |q| self.quantile(q);
+        let quantiles = (self.neighbours.n > 0).then(|| [0.05, 0.25, 0.5, 0.75, 0.95].map(quantile));
+        Neighbours { n: self.neighbours.n as usize, mean: self.neighbours.mean(), quantiles }
+    }
+
+    pub(crate) fn locality(&self) -> Vec<Option<f64>> {
+        self.by_lag.iter().map(|sum| sum.mean()).collect()
+    }
+
+    /// Adds this head's pairs to a histogram of [`COARSE_BINS`] bins.
+    pub(crate) fn add_to(&self, coarse: &mut [u64]) {
+        for (coarse, fine) in coarse.iter_mut().zip(self.bins.chunks_exact(BINS / COARSE_BINS)) {
+            *coarse += fine.iter().sum::<u64>();
+        }
+    }
+
+    /// Linear interpolation at q·(n - 1) between order statistics, each within a bin of the true one.
+    fn quantile(&self, q: f64) -> f64 {
+        let at = q * (self.neighbours.n.saturating_sub(1)) as f64;
+        let (low, high) = (self.order_statistic(at.floor() as u64), self.order_statistic(at.ceil() as u64));
+        low + (high - low) * at.fract()
+    }
+
+    /// The value of that rank (from 0), taking the values of a bin as evenly spread over it.
+    fn order_statistic(&self, rank: u64) -> f64 {
+        let mut before = 0;
+        for (index, count) in self.bins.iter().enumerate() {
+            if rank < before + count {
+                let within = ((rank - before) as f64 + 0.5) / *count as f64;
+                let value = -1.0 + 2.0 * (index as f64 + within) / BINS as f64;
+                return value.clamp(self.lowest, self.highest);
+            }
+            before += count;
+        }
+        self.highest
+    }
+}
+
+/// The bin of a cosine: half-open, the last one closed.
+fn bin(cosine: f64) -> usize {
+    ((cosine + 1.0) * (BINS as f64 / 2.0)).clamp(0.0, (BINS - 1) as f64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_and_lags_of_an_uneven_row_by_hand() {
+        // Directions 0°, 0°, 90°, none, 180°: one pair of neighbours at 0°, one at 90°, two undefined.
+        let rows = vec![2.0, 0.0, 5.0, 0.0, 0.0, 3.0, 0.0, 0.0, -1.0, 0.0];
+        let sample = Directions::new(rows, 2);
+        let mut head = HeadCounters::new(4);
+        let neighbours = head.add(&sample, &[1, 2, 4, 5]);
+        assert_eq!((neighbours.n(), neighbours.mean()), (2, Some(0.5)));
+        // Lag 2: (0, 2) 90° and (2, 4) 90°, (1, 3) undefined; lag 4: (0, 4) 180°; lag 5: no pair.
+        assert_eq!(head.locality(), [Some(0.5), Some(0.0), Some(-1.0), None]);
+        let found = head.neighbours();
+        assert_eq!((found.n, found.mean), (2, Some(0.5)));
+        for (quantile, exact) in found.quantiles.unwrap().iter().zip([0.05, 0.25, 0.5, 0.75, 0.95]) {
+            assert!((quantile - exact).abs() <= 2.0 / BINS as f64, "{quantile} for {exact}");
+        }
+        let mut coarse = vec![0; COARSE_BINS];
+        head.add_to(&mut coarse);
+        assert_eq!((coarse[20], coarse[39], coarse.iter().sum::<u64>()), (1, 1, 2));
+    }
+
+    #[test]
+    fn quantiles_are_within_a_bin_of_the_sorted_ones() {
+        // Unit vectors whose steps grow: cosines spread unevenly over [-1, 1].
+        let mut angle = 0f64;
+        let rows: Vec<f32> = (0..301)
+            .flat_map(|i| {
+                angle += std::f64::consts::PI * (f64::from(i) / 300.0).powi(2);
+                [angle.cos() as f32, angle.sin() as f32]
+            })
+            .collect();
+        let sample = Directions::new(rows, 2);
+        let mut head = HeadCounters::new(1);
+        head.add(&sample, &[1]);
+        let mut sorted: Vec<f32> = sample.cosines_at(1).map(|c| c as f32).collect();
+        sorted.sort_by(f32::total_cmp);
+        for (quantile, q) in head.neighbours().quantiles.unwrap().iter().zip([0.05, 0.25, 0.5, 0.75, 0.95]) {
+            let exact = crate::math::quantile_sorted(&sorted, q).unwrap();
+            assert!((quantile - exact).abs() <= 2.0 / BINS as f64 + 1e-6, "{quantile} for {exact}");
+        }
+    }
+
+    #[test]
+    fn one_token_has_no_neighbours() {
+        let mut head = HeadCounters::new(1);
+        head.add(&Directions::new(vec![1.0, 2.0], 2), &[1]);
+        assert_eq!(head.neighbours(), Neighbours { n: 0, mean: None, quantiles: None });
+        assert_eq!(head.locality(), [None]);
+    }
+}
