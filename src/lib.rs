@@ -18,3 +18,4 @@ pub mod files;
 pub mod math;
 pub mod merge;
 pub mod profile;
+pub mod report;
