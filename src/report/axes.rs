@@ -48,9 +48,11 @@ fn multiples(low: f64, high: f64, step: f64) -> Vec<f64> {
 /// Ends widened to whole steps of about `n` over the values, never beyond `limits`.
 pub(super) fn rounded(ends: Option<(f64, f64)>, limits: (f64, f64), n: usize) -> (f64, f64) {
     let Some((low, high)) = ends else { return limits };
-    let (low, high) = (low.clamp(limits.0, limits.1), high.clamp(limits.0, limits.1));
-    let span = (high - low).max((limits.1 - limits.0).min(1e9) * 1e-3);
-    let step = step(span, n);
+    // Values that hardly differ are not blown up to the full height.
+    let least = (0.05 * low.abs().max(high.abs())).max(1e-6);
+    let room = ((least - (high - low)) / 2.0).max(0.0);
+    let (low, high) = ((low - room).clamp(limits.0, limits.1), (high + room).clamp(limits.0, limits.1));
+    let step = step((high - low).max(least), n);
     let low_end = ((low / step + 1e-9).floor() * step).max(limits.0);
     let mut high_end = ((high / step - 1e-9).ceil() * step).min(limits.1);
     if high_end <= low_end {

@@ -3,33 +3,18 @@
 //! Plotters places text differently in its two backends and takes whole coordinates only. The canvas evens this out:
 //! text is placed by its baseline, and lengths are scaled up before they are rounded.
 
-use std::sync::OnceLock;
-
-use plotters::backend::DrawingBackend;
 use plotters::style::Color;
-use plotters::style::FontDesc;
-use plotters::style::FontFamily;
-use plotters::style::FontStyle;
-use plotters::style::FontTransform;
 use plotters::style::RGBAColor;
 use plotters::style::ShapeStyle;
-use plotters::style::TextStyle;
-use plotters::style::text_anchor::HPos;
-use plotters::style::text_anchor::Pos;
-use plotters::style::text_anchor::VPos;
+use plotters_backend::BackendCoord;
+use plotters_backend::DrawingBackend;
+use plotters_backend::FontTransform;
+use plotters_backend::text_anchor::HPos;
 
 use crate::report::ReportError;
+use crate::report::glyphs;
+use crate::report::glyphs::Glyphs;
 use crate::report::raster::Raster;
-
-/// A point in the backend's pixels or units.
-type BackendCoord = (i32, i32);
-
-/// Name that the fonts are registered under. Viewers of the SVG read it as a list of fonts of like widths.
-const FAMILY: &str = "DejaVu Sans, Verdana, sans-serif";
-/// Plotters' SVG backend divides the size by this, its pixel backend takes the size as ascent plus descent.
-const SVG_SIZE_PER_EM: f64 = 1.24;
-/// Ascent plus descent of DejaVu Sans in em: (1901 + 483) / 2048.
-const PIXEL_SIZE_PER_EM: f64 = 2384.0 / 2048.0;
 
 /// The operations of a plotters backend that are needed, without its type parameters.
 pub(super) trait Surface {
@@ -37,7 +22,7 @@ pub(super) trait Surface {
     fn path(&mut self, points: Vec<BackendCoord>, style: ShapeStyle) -> Result<(), String>;
     fn polygon(&mut self, points: Vec<BackendCoord>, style: ShapeStyle) -> Result<(), String>;
     fn circle(&mut self, center: BackendCoord, radius: u32, style: ShapeStyle) -> Result<(), String>;
-    fn text(&mut self, text: &str, style: &TextStyle<'_>, at: BackendCoord) -> Result<(), String>;
+    fn text(&mut self, text: &str, style: &Glyphs, at: BackendCoord) -> Result<(), String>;
     fn blit(&mut self, at: BackendCoord, size: (u32, u32), rgb: &[u8]) -> Result<(), String>;
     fn finish(&mut self) -> Result<(), String>;
 }
@@ -59,7 +44,7 @@ impl<B: DrawingBackend> Surface for B {
         self.draw_circle(center, radius, &style, style.filled).map_err(|e| e.to_string())
     }
 
-    fn text(&mut self, text: &str, style: &TextStyle<'_>, at: BackendCoord) -> Result<(), String> {
+    fn text(&mut self, text: &str, style: &Glyphs, at: BackendCoord) -> Result<(), String> {
         self.draw_text(text, style, at).map_err(|e| e.to_string())
     }
 
@@ -172,8 +157,6 @@ impl<'a> Canvas<'a> {
 
     pub fn rect(&mut self, area: Area, color: RGBAColor) -> Result<(), ReportError> {
         let (from, to) = (self.at((area.x0, area.y0)), self.at((area.x1, area.y1)));
-        // The pixel backend fills its last row and column too.
-        let to = if self.placed.is_some() { to } else { (to.0 - 1, to.1 - 1) };
         self.surface.rect(from, (to.0.max(from.0), to.1.max(from.1)), color.filled()).map_err(ReportError::Draw)
     }
 
@@ -241,19 +224,13 @@ impl<'a> Canvas<'a> {
 
     /// One line of text from its baseline. Characters that could break out of a line or of XML are replaced.
     pub fn text(&mut self, (x, baseline): (f64, f64), text: &str, font: Type) -> Result<(), ReportError> {
-        let vector = self.placed.is_some();
         let em = font.em * self.scale;
-        let size = em * if vector { SVG_SIZE_PER_EM } else { PIXEL_SIZE_PER_EM };
-        // Distance from the anchor `Top` to the baseline in either backend.
-        let drop = if vector { 0.76 * em } else { 0.5 * size } / self.scale;
+        // The SVG backend sets the anchor `Top` this far above the baseline; the pixel backend draws from the baseline.
+        let drop = if self.placed.is_some() { 0.76 * font.em } else { 0.0 };
         let at = if font.upward { self.at((x - drop, baseline)) } else { self.at((x, baseline - drop)) };
-        let style = if font.bold { FontStyle::Bold } else { FontStyle::Normal };
         let turn = if font.upward { FontTransform::Rotate270 } else { FontTransform::None };
-        let style = TextStyle {
-            font: FontDesc::new(FontFamily::Name(FAMILY), size, style).transform(turn),
-            color: font.color.to_backend_color(),
-            pos: Pos::new(font.align, VPos::Top),
-        };
+        let color = font.color.to_backend_color();
+        let style = Glyphs { em, bold: font.bold, color, align: font.align, turn };
         self.surface.text(&clean(text), &style, at).map_err(ReportError::Draw)
     }
 
@@ -280,25 +257,9 @@ fn thick(a: BackendCoord, b: BackendCoord, width: u32) -> Vec<BackendCoord> {
         .to_vec()
 }
 
-/// Makes the embedded fonts known to plotters.
-pub(super) fn register_fonts() -> Result<(), ReportError> {
-    static REGISTERED: OnceLock<bool> = OnceLock::new();
-    let registered = *REGISTERED.get_or_init(|| {
-        let fonts = [(FontStyle::Normal, dejavu::sans::regular()), (FontStyle::Bold, dejavu::sans::bold())];
-        fonts.into_iter().all(|(style, bytes)| plotters::style::register_font(FAMILY, style, bytes).is_ok())
-    });
-    if registered { Ok(()) } else { Err(ReportError::Draw("the embedded font cannot be read".into())) }
-}
-
 /// Width of a line of text in logical units.
 pub(super) fn text_width(text: &str, em: f64, bold: bool) -> f64 {
-    let style = if bold { FontStyle::Bold } else { FontStyle::Normal };
-    // Measured large, since plotters gives whole pixels.
-    let font = FontDesc::new(FontFamily::Name(FAMILY), 100.0 * PIXEL_SIZE_PER_EM, style);
-    match font.box_size(&clean(text)) {
-        Ok((width, _)) => f64::from(width) / 100.0 * em,
-        Err(_) => 0.62 * em * text.chars().count() as f64,
-    }
+    glyphs::width(&clean(text), bold) * em
 }
 
 /// Shortens a text in its middle until it fits.
@@ -337,7 +298,6 @@ mod tests {
 
     #[test]
     fn texts_are_cleaned_and_shortened_in_the_middle() {
-        register_fonts().unwrap();
         assert_eq!(clean("a\u{0}b\nc\u{202e}"), "a\u{fffd}b c\u{fffd}");
         assert_eq!(fit("short", 12.0, false, 200.0), "short");
         let long = fit("a-very-long-data-set-name-that-will-not-fit", 12.0, false, 120.0);

@@ -12,7 +12,6 @@ use crate::report::canvas::Canvas;
 use crate::report::canvas::Type;
 use crate::report::canvas::clean;
 use crate::report::canvas::fit;
-use crate::report::canvas::register_fonts;
 use crate::report::raster::encode;
 use crate::report::theme;
 
@@ -104,7 +103,6 @@ impl Drawing {
 
     /// The figure as PNG, drawn large and averaged down so that every edge is smooth.
     pub fn png(&self) -> Result<Vec<u8>, ReportError> {
-        register_fonts()?;
         let (width, height) = (theme::WIDTH as usize * PIXEL_SCALE, self.height as usize * PIXEL_SCALE);
         let mut large = vec![255u8; 3 * width * height];
         {
@@ -136,7 +134,6 @@ impl Drawing {
 
     /// The figure as an SVG document. Rasters are embedded with at most `raster_side` cells a side.
     pub fn svg(&self, raster_side: usize) -> Result<String, ReportError> {
-        register_fonts()?;
         let (width, height) = (theme::WIDTH as usize * SVG_SCALE, self.height as usize * SVG_SCALE);
         let mut drawn = String::new();
         let placed = {

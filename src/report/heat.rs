@@ -73,7 +73,7 @@ impl Grid {
             }
             if let (true, Some(value)) = (roomy, self.values[i]) {
                 let at = ((place.x0 + place.x1) / 2.0, (place.y0 + place.y1) / 2.0 + 4.0);
-                let color = if luminance([r, g, b]) > 0.36 { theme::INK } else { theme::WHITE };
+                let color = if luminance([r, g, b]) > 0.2 { theme::INK } else { theme::WHITE };
                 canvas.text(at, &number(value, self.decimals), Type { color, ..text })?;
             }
         }

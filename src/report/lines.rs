@@ -57,7 +57,7 @@ pub(super) fn band(canvas: &mut Canvas<'_>, frame: &Frame, band: &Band, color: R
 pub(super) fn curve(canvas: &mut Canvas<'_>, frame: &Frame, curve: &Curve) -> Result<(), ReportError> {
     let Look { color, .. } = curve.look;
     let room = frame.area.width() / curve.points.len().max(1) as f64;
-    let every = (9.0 / room.max(0.1)).ceil().max(1.0) as usize;
+    let every = (20.0 / room.max(0.1)).ceil().max(1.0) as usize;
     for run in runs(&curve.points) {
         let points: Vec<(f64, f64)> = run.iter().map(|(x, y)| frame.at(*x, *y)).collect();
         canvas.path(&points, color, 2.0)?;

@@ -6,6 +6,7 @@ mod axes;
 mod canvas;
 mod drawing;
 mod figure;
+mod glyphs;
 mod heat;
 mod legend;
 mod lines;

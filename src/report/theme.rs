@@ -81,6 +81,13 @@ pub(super) fn state_label(state: State) -> &'static str {
     }
 }
 
+/// The text with a capital first letter.
+pub(super) fn capitalised(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
+/// The colour, see-through.
 pub(super) fn faint(color: RGBAColor, alpha: f64) -> RGBAColor {
     RGBAColor(color.0, color.1, color.2, alpha)
 }

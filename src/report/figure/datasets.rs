@@ -148,7 +148,7 @@ fn agreement(
         return canvas.text((area.x0, area.y0 + 26.0), &text, Type::new(theme::LABEL, theme::SOFT_INK));
     }
     let (width, height) = (area.width() / n as f64, area.height() / n as f64);
-    let em = if width >= 40.0 { 12.5 } else { 9.5 };
+    let em = ((width - 5.0) / text_width("−0.00", 1.0, false)).clamp(7.0, 12.5);
     for (i, value) in matrix.iter().enumerate() {
         let (row, column) = (i / n, i % n);
         let (x, y) = (area.x0 + column as f64 * width, area.y0 + row as f64 * height);
@@ -159,7 +159,7 @@ fn agreement(
             Some(value) => {
                 let color = RED_BLUE.eval_continuous((value + 1.0).clamp(0.0, 2.0) / 2.0);
                 canvas.rect(cell, RGBAColor(color.r, color.g, color.b, 1.0))?;
-                let dark = luminance([color.r, color.g, color.b]) < 0.3;
+                let dark = luminance([color.r, color.g, color.b]) < 0.2;
                 let ink = if dark { theme::WHITE } else { theme::INK };
                 canvas.text(at, &number(*value, 2), Type::new(em, ink).center())?;
             }

@@ -54,8 +54,8 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
         };
         analysis.datasets.iter().enumerate().map(one).collect()
     };
-    let panels: Vec<(&'static str, Vec<Steps>)> =
-        states.iter().map(|s| (theme::state_label(*s), steps(*s))).collect();
+    let panels: Vec<(String, Vec<Steps>)> =
+        states.iter().map(|s| (theme::capitalised(theme::state_label(*s)), steps(*s))).collect();
     let edge = move |i: usize| -1.0 + 2.0 * i as f64 / n_bins as f64;
     let all = || panels.iter().flat_map(|p| &p.1).filter_map(|s| s.percent.as_ref());
     // Empty bins at both ends are cut off, the same in all panels.
@@ -79,7 +79,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     let body = legend.height() + 26.0 + 280.0 + 56.0;
     let alt = format!(
         "Histograms of the cosine of neighbouring tokens for {}.",
-        panels.iter().map(|p| p.0).collect::<Vec<_>>().join(", ")
+        states.iter().map(|s| theme::state_label(*s)).collect::<Vec<_>>().join(", ")
     );
     let drawing = Drawing::new(ENTRY.name, ENTRY.title, pool::subtitle(analysis), body, move |canvas, area| {
         legend.draw(canvas, (area.x0 + 56.0, area.y0))?;

@@ -38,7 +38,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
         .iter()
         .zip(values)
         .map(|(state, values)| Grid {
-            title: capitalised(theme::state_label(*state)),
+            title: theme::capitalised(theme::state_label(*state)),
             layers: layers.clone(),
             heads: heads.clone(),
             values,
@@ -74,9 +74,4 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
         Ok(())
     });
     Ok(vec![drawing.alt(alt)])
-}
-
-fn capitalised(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }

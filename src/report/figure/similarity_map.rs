@@ -1,5 +1,7 @@
 //! Cosine of every token with every other, for the heads that maps were asked for.
 
+use plotters::style::RGBAColor;
+
 use crate::analyze::MapEntry;
 use crate::report::Drawing;
 use crate::report::FigureEntry;
@@ -17,6 +19,8 @@ use crate::report::drawing::MapScale;
 use crate::report::heat::color_bar;
 use crate::report::map_file;
 use crate::report::pool;
+use crate::report::raster::NO_DATA;
+use crate::report::raster::NO_DATA_RGB;
 use crate::report::raster::Raster;
 use crate::report::raster::index_of;
 use crate::report::theme;
@@ -82,14 +86,14 @@ fn map(entry: &MapEntry, level: map_file::Level, range: (f64, f64)) -> Map {
         raster: Raster { width: level.side, height: level.side, cells },
         n_tokens: entry.n_tokens,
         tokens: level.tokens,
-        head: format!("layer {}, KV head {}, {}", entry.layer, entry.kv_head, state_label(entry.state)),
+        head: format!("Layer {}, KV head {}, {}", entry.layer, entry.kv_head, state_label(entry.state)),
         sample: format!("{}, sample {}", entry.dataset, entry.id),
     }
 }
 
 fn single(name: String, model: &str, map: Map, range: (f64, f64)) -> Drawing {
     const SIDE: f64 = 760.0;
-    let title = format!("Cosine similarity of all token pairs: {}", map.head);
+    let title = format!("{}: {}", ENTRY.title, map.head);
     let subtitle = format!("{model} · {} · {}", map.sample, count(map.n_tokens, "token"));
     let alt = format!(
         "Map of {n} by {n} tokens of {}: cosine of every pair, colours from {:.2} to {:.2}.",
@@ -104,7 +108,11 @@ fn single(name: String, model: &str, map: Map, range: (f64, f64)) -> Drawing {
         let place = Area::new(x, area.y0 + 4.0, x + SIDE, area.y0 + 4.0 + SIDE);
         draw(canvas, place, &map, 8, true)?;
         let bar = Area::new(place.x1 + 22.0, place.y0, place.x1 + 38.0, place.y0 + 420.0);
-        color_bar(canvas, bar, range, "Cosine")
+        color_bar(canvas, bar, range, "Cosine")?;
+        if map.raster.cells.contains(&NO_DATA) {
+            no_data(canvas, (bar.x0, bar.y1))?;
+        }
+        Ok(())
     })
     .alt(alt)
     .map(scale)
@@ -140,9 +148,22 @@ fn overview(model: &str, maps: &[Map], range: (f64, f64)) -> Drawing {
         }
         let x = area.x1 - right + 22.0;
         let y = area.y0 + head;
-        color_bar(canvas, Area::new(x, y, x + 16.0, y + side.min(420.0)), range, "Cosine")
+        color_bar(canvas, Area::new(x, y, x + 16.0, y + side.min(420.0)), range, "Cosine")?;
+        if maps.iter().any(|m| m.raster.cells.contains(&NO_DATA)) {
+            no_data(canvas, (x, y + side.min(420.0)))?;
+        }
+        Ok(())
     })
     .alt(alt)
+}
+
+/// The key of grey cells, below the colour bar.
+fn no_data(canvas: &mut Canvas<'_>, (x, y): (f64, f64)) -> Result<(), ReportError> {
+    let [r, g, b] = NO_DATA_RGB;
+    let swatch = Area::new(x, y + 22.0, x + 16.0, y + 38.0);
+    canvas.rect(swatch, RGBAColor(r, g, b, 1.0))?;
+    canvas.frame(swatch, theme::EDGE, 1.0)?;
+    canvas.text((x + 23.0, y + 34.5), "no data", Type::new(theme::TICK, theme::SOFT_INK))
 }
 
 /// The raster, with token positions along both sides.
