@@ -134,6 +134,26 @@ impl Drawing {
 
     /// The figure as an SVG document. Rasters are embedded with at most `raster_side` cells a side.
     pub fn svg(&self, raster_side: usize) -> Result<String, ReportError> {
+        self.vector(raster_side, |width, height| {
+            format!(
+                "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{}\" viewBox=\"0 0 {width} {height}\" \
+                 role=\"img\">\n<title>{}</title>\n<desc>{}</desc>\n",
+                theme::WIDTH,
+                self.height,
+                escape(&self.title),
+                escape(&self.alt)
+            )
+        })
+    }
+
+    /// The figure as an element of an HTML file.
+    pub(super) fn svg_element(&self, raster_side: usize) -> Result<String, ReportError> {
+        self.vector(raster_side, |width, height| {
+            format!("<svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{}\">\n", escape(&self.alt))
+        })
+    }
+
+    fn vector(&self, raster_side: usize, head: impl Fn(usize, usize) -> String) -> Result<String, ReportError> {
         let (width, height) = (theme::WIDTH as usize * SVG_SCALE, self.height as usize * SVG_SCALE);
         let mut drawn = String::new();
         let placed = {
@@ -142,17 +162,12 @@ impl Drawing {
             self.paint(&mut canvas)?;
             canvas.finish()?
         };
+        let mut svg = head(width, height);
         // Everything after plotters' own opening tag, whose size is in enlarged units.
         let body = drawn.split_once('>').map_or("", |(_, body)| body).trim_start();
-        let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{}\" viewBox=\"0 0 {width} {height}\" role=\"img\">\n",
-            theme::WIDTH,
-            self.height
-        );
         let put = |svg: &mut String, text: std::fmt::Arguments<'_>| {
             svg.write_fmt(text).map_err(|e| ReportError::Draw(e.to_string()))
         };
-        put(&mut svg, format_args!("<title>{}</title>\n<desc>{}</desc>\n", escape(&self.title), escape(&self.alt)))?;
         put(&mut svg, format_args!("<rect width=\"{width}\" height=\"{height}\" fill=\"#FFFFFF\"/>\n"))?;
         for one in &placed {
             let scale = SVG_SCALE as f64;

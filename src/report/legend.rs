@@ -24,8 +24,6 @@ pub(super) enum Key {
     Line(Look),
     /// Mark alone, filled or hollow.
     Point(Look, bool),
-    /// Plain line, for steps.
-    Step(RGBAColor),
     /// Broken line.
     Dashes(RGBAColor),
     /// Filled area.
@@ -90,7 +88,6 @@ fn draw_key(canvas: &mut Canvas<'_>, key: Key, (x, y): (f64, f64)) -> Result<(),
             theme::mark(canvas, (x + KEY / 2.0, y), look, 4.0, true)
         }
         Key::Point(look, filled) => theme::mark(canvas, (x + KEY - 8.0, y), look, 4.5, filled),
-        Key::Step(color) => canvas.line(ends.0, ends.1, color, 2.4),
         Key::Dashes(color) => canvas.dashed(ends.0, ends.1, color, 1.5),
         Key::Band(color) => canvas.rect(box_, color),
         Key::NoData => theme::hatch(canvas, box_),

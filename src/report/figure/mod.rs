@@ -10,6 +10,9 @@ mod similarity_map;
 mod sparsity_eps;
 mod sparsity_layers;
 
+pub(super) use profile_quality::CONTROL;
+pub(super) use profile_quality::used_rule;
+
 use crate::report::Drawing;
 use crate::report::ReportError;
 use crate::report::ReportInput;

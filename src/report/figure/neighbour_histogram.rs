@@ -1,7 +1,5 @@
 //! Distribution of the cosines of neighbouring tokens.
 
-use plotters::style::RGBAColor;
-
 use crate::report::Drawing;
 use crate::report::FigureEntry;
 use crate::report::ReportError;
@@ -16,6 +14,7 @@ use crate::report::legend::Key;
 use crate::report::legend::Legend;
 use crate::report::pool;
 use crate::report::theme;
+use crate::report::theme::Look;
 
 pub(super) const ENTRY: FigureEntry = FigureEntry {
     name: "neighbour-histogram",
@@ -28,7 +27,7 @@ pub(super) const ENTRY: FigureEntry = FigureEntry {
 };
 
 struct Steps {
-    color: RGBAColor,
+    look: Look,
     /// Percent of the pairs in each bin; `None` without pairs.
     percent: Option<Vec<f64>>,
 }
@@ -50,7 +49,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
             let total: f64 = bins.iter().map(|n| *n as f64).sum();
             let percent = (total > 0.0 && bins.len() == n_bins)
                 .then(|| bins.iter().map(|n| 100.0 * *n as f64 / total).collect());
-            Steps { color: theme::look(i).color, percent }
+            Steps { look: theme::look(i), percent }
         };
         analysis.datasets.iter().enumerate().map(one).collect()
     };
@@ -69,7 +68,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
         .datasets
         .iter()
         .enumerate()
-        .map(|(i, d)| (Key::Step(theme::look(i).color), d.dataset.clone()))
+        .map(|(i, d)| (Key::Line(theme::look(i)), d.dataset.clone()))
         .collect();
     let reference = pool::reference_eps(analysis).map(f64::from).filter(|eps| *eps > x.low && *eps < x.high);
     if let (Some(_), Some(eps)) = (reference, pool::reference_eps(analysis)) {
@@ -101,14 +100,19 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
                 canvas.dashed(frame.at(eps, frame.y.low), frame.at(eps, frame.y.high), theme::INK, 1.4)?;
             }
             let missing = steps.iter().filter(|s| s.percent.is_none()).count();
-            for Steps { color, percent } in steps {
+            for Steps { look, percent } in steps {
                 let Some(percent) = percent else { continue };
                 let mut points = vec![frame.at(edge(first), 0.0)];
                 for (bin, value) in percent.iter().enumerate().take(last + 1).skip(first) {
                     points.extend([frame.at(edge(bin), *value), frame.at(edge(bin + 1), *value)]);
                 }
                 points.push(frame.at(edge(last + 1), 0.0));
-                canvas.path(&points, *color, 2.0)?;
+                canvas.path(&points, look.color, 2.0)?;
+                // One mark at the peak: colours repeat when there are many data sets.
+                let peak = (0..percent.len()).max_by(|a, b| percent[*a].total_cmp(&percent[*b]).then(b.cmp(a)));
+                if let Some(peak) = peak.filter(|_| steps.len() > 1) {
+                    theme::mark(canvas, frame.at((edge(peak) + edge(peak + 1)) / 2.0, percent[peak]), *look, 3.6, true)?;
+                }
             }
             if missing > 0 {
                 let text = format!("no data: {missing} of {}", steps.len());

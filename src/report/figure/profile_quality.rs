@@ -34,7 +34,7 @@ pub(super) const ENTRY: FigureEntry = FigureEntry {
 };
 
 /// Rule that keeps the pivots only.
-pub(crate) const CONTROL: &str = "evict";
+pub(in crate::report) const CONTROL: &str = "evict";
 
 struct Row {
     label: String,
@@ -125,7 +125,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
 }
 
 /// Name of the rule that the profile carries out.
-pub(crate) fn used_rule(profile: &Profile) -> Option<String> {
+pub(in crate::report) fn used_rule(profile: &Profile) -> Option<String> {
     serde_json::to_value(profile.rule.variant).ok()?.as_str().map(str::to_string)
 }
 
@@ -163,5 +163,7 @@ fn interval(
     } else {
         (right + 7.0, y + 4.3)
     };
+    // A plate, so that no line runs through the number.
+    canvas.rect(Area::new(at.0 - 3.0, y - 7.0, at.0 + width + 3.0, y + 7.0), theme::faint(theme::WHITE, 0.85))?;
     canvas.text(at, &text, Type::new(theme::TICK, theme::INK))
 }

@@ -64,6 +64,9 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     if let Some(eps) = reference {
         items.push((Key::Dashes(theme::INK), format!("reference threshold {}", theme::threshold(eps))));
     }
+    for dataset in analysis.datasets.iter().filter(|d| d.sparsity.is_empty()) {
+        items.push((Key::NoData, format!("{}: no data", dataset.dataset)));
+    }
     if curves.iter().any(Curve::has_gaps) {
         items.push((Key::Cross, "no data".into()));
     }

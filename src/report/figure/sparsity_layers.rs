@@ -56,6 +56,9 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     } else {
         items.push((Key::Band(theme::faint(theme::SOFT_INK, 0.16)), "lowest to highest head".into()));
     }
+    for dataset in analysis.datasets.iter().filter(|d| d.sparsity.is_empty()) {
+        items.push((Key::NoData, format!("{}: no data", dataset.dataset)));
+    }
     if curves.iter().any(Curve::has_gaps) {
         items.push((Key::Cross, "no data".into()));
     }
