@@ -106,11 +106,7 @@ fn run_facts(input: &ReportInput) -> Vec<(&'static str, String)> {
     if analysis.layers.len() != analysis.model.n_layers {
         facts.push(("Layers measured", format!("{} of {}", analysis.layers.len(), analysis.model.n_layers)));
     }
-    let percent = summary::percent;
-    facts.push((
-        "Never merged",
-        format!("the last {}, the {} of largest attention mass", percent(analysis.shares.recent), percent(analysis.shares.heavy)),
-    ));
+    facts.push(("Never merged", summary::protected(analysis)));
     let bridge = if analysis.bridge { "run on across protected tokens" } else { "end at protected tokens" };
     facts.push(("Merging sets", bridge.into()));
     facts
@@ -139,7 +135,7 @@ fn figures(drawn: &[Drawn], skipped: &[(&'static str, &'static str)]) -> Result<
     for ((entry, drawings), bodies) in drawn.iter().zip(bodies) {
         let title = escape(entry.title);
         html += &format!("<article id=\"figure-{0}\" aria-labelledby=\"figure-{0}-title\">\n", entry.name);
-        html += &format!("<h3 id=\"figure-{}-title\">{title}</h3>\n", entry.name);
+        html += &format!("<h3 class=\"hidden\" id=\"figure-{}-title\">{title}</h3>\n", entry.name);
         for (i, (drawing, svg)) in drawings.iter().zip(&bodies).enumerate() {
             let map = drawing.map.map_or(String::new(), |m| {
                 format!(" data-tokens=\"{}\" data-low=\"{}\" data-high=\"{}\"", m.tokens, m.range.0, m.range.1)

@@ -33,9 +33,16 @@ pub(super) fn findings(input: &ReportInput) -> Vec<String> {
     findings
 }
 
-/// A share in percent.
+/// A share in percent, with a space that does not break.
 pub(super) fn percent(share: f64) -> String {
-    format!("{} %", number(100.0 * share, 1))
+    format!("{}\u{a0}%", number(100.0 * share, 1))
+}
+
+/// Which tokens are never merged.
+pub(super) fn protected(analysis: &Analysis) -> String {
+    let share = |share: f64| format!("{}\u{a0}%", threshold((100.0 * share) as f32));
+    let shares = analysis.shares;
+    format!("the last {} and the {} of largest attention mass", share(shares.recent), share(shares.heavy))
 }
 
 /// An estimate with its interval.
@@ -43,7 +50,7 @@ pub(super) fn percent_interval(interval: Option<Interval>) -> Option<String> {
     let interval = pool::known_interval(interval)?;
     Some(match (interval.low, interval.high) {
         (Some(low), Some(high)) => {
-            format!("{} % ({} to {})", number(100.0 * interval.estimate, 1), number(100.0 * low, 1), number(100.0 * high, 1))
+            format!("{} ({} to {})", percent(interval.estimate), number(100.0 * low, 1), number(100.0 * high, 1))
         }
         _ => percent(interval.estimate),
     })
@@ -75,12 +82,7 @@ fn kept(analysis: &Analysis) -> String {
         [first, .., last] => format!(" (from {} to {})", one(first), one(last)),
         [] => String::new(),
     };
-    let shares = analysis.shares;
-    let protected = format!(
-        "That includes the protected tokens: the last {} and the {} of largest attention mass.",
-        percent(shares.recent),
-        percent(shares.heavy)
-    );
+    let protected = format!("That includes the protected tokens: {}.", protected(analysis));
     let eps = threshold(eps);
     if overall >= NOTHING_MERGES {
         return format!(
@@ -89,7 +91,7 @@ fn kept(analysis: &Analysis) -> String {
         );
     }
     format!(
-        "At threshold {eps} the cache of {name} keeps {} of its slots{listed}, {} tokens per slot. {protected}",
+        "At threshold {eps} the cache of {name} keeps {} of its slots{listed}: {} tokens per slot. {protected}",
         percent(overall),
         number(1.0 / overall.max(1e-9), 2)
     )
@@ -128,7 +130,7 @@ fn extremes(analysis: &Analysis) -> Option<String> {
         ));
     }
     let of_heads = format!(
-        "the single KV head that merges most is {} of layer {} ({}), the one that merges least {} of layer {} ({})",
+        "the KV head that merges most is head {} of layer {} ({}), the one that merges least head {} of layer {} ({})",
         most.0.1,
         most.0.0,
         number(most.1, 2),
@@ -305,9 +307,9 @@ mod tests {
     #[test]
     fn intervals_are_written_with_their_ends() {
         let interval = |low, high| Some(Interval { estimate: 0.4321, low, high, n: 3 });
-        assert_eq!(percent_interval(interval(Some(0.4), Some(0.51))).unwrap(), "43.2 % (40.0 to 51.0)");
-        assert_eq!(percent_interval(interval(None, None)).unwrap(), "43.2 %");
-        assert_eq!(percent_interval(interval(Some(f64::NAN), Some(0.5))).unwrap(), "43.2 %");
+        assert_eq!(percent_interval(interval(Some(0.4), Some(0.51))).unwrap(), "43.2\u{a0}% (40.0 to 51.0)");
+        assert_eq!(percent_interval(interval(None, None)).unwrap(), "43.2\u{a0}%");
+        assert_eq!(percent_interval(interval(Some(f64::NAN), Some(0.5))).unwrap(), "43.2\u{a0}%");
         assert_eq!(percent_interval(None), None);
     }
 }
