@@ -31,7 +31,16 @@ fn step(span: f64, n: usize) -> f64 {
     let raw = (span / n.max(1) as f64).max(f64::MIN_POSITIVE);
     let power = 10f64.powf(raw.log10().floor());
     let lead = raw / power;
-    power * if lead <= 1.0 { 1.0 } else if lead <= 2.0 { 2.0 } else if lead <= 5.0 { 5.0 } else { 10.0 }
+    power
+        * if lead <= 1.0 {
+            1.0
+        } else if lead <= 2.0 {
+            2.0
+        } else if lead <= 5.0 {
+            5.0
+        } else {
+            10.0
+        }
 }
 
 /// Decimals that tell multiples of `step` apart.

@@ -198,7 +198,9 @@ impl<'a> Canvas<'a> {
         // Piece by piece with round joints: the pixel backend's own joints break on sharp turns of opaque lines.
         let radius = style.stroke_width / 2;
         for pair in scaled.windows(2) {
-            self.surface.polygon(thick(pair[0], pair[1], style.stroke_width), style.color.filled()).map_err(ReportError::Draw)?;
+            self.surface
+                .polygon(thick(pair[0], pair[1], style.stroke_width), style.color.filled())
+                .map_err(ReportError::Draw)?;
         }
         if radius > 1 {
             for joint in &scaled[1..scaled.len() - 1] {

@@ -185,7 +185,8 @@ impl Drawing {
                 ),
             )?;
         }
-        svg.push_str(body);
+        // Cells that touch must not let the page shine through between them. Text cannot hold a `<`, so only tags match.
+        svg.push_str(&body.replace("<rect ", "<rect shape-rendering=\"crispEdges\" "));
         Ok(svg)
     }
 }

@@ -49,8 +49,7 @@ impl Grid {
             let (x, y) = (area.x0 + column as f64 * width, area.y0 + row as f64 * height);
             Area::new(x, y, x + width, y + height)
         };
-        let indices: Vec<u8> =
-            self.values.iter().map(|v| v.map_or(NO_DATA, |v| index_of(v, self.range))).collect();
+        let indices: Vec<u8> = self.values.iter().map(|v| v.map_or(NO_DATA, |v| index_of(v, self.range))).collect();
         let as_raster = indices.len() > MAX_RECTANGLES;
         if as_raster {
             canvas.image(area, &Raster { width: columns, height: rows, cells: indices.clone() })?;
@@ -122,11 +121,11 @@ pub(super) fn color_bar(
     let axis = Axis::linear(range, 5, title);
     let palette = palette();
     const STEPS: usize = 85;
-    for i in 0..STEPS {
+    // From the top, each step down to the foot and over the one before, so that no seam shows between them.
+    for i in (0..STEPS).rev() {
         let [r, g, b] = palette[i * 254 / (STEPS - 1)];
         let top = area.y1 - (i + 1) as f64 / STEPS as f64 * area.height();
-        // Down to the foot, so that no seam shows between steps.
-        canvas.rect(Area::new(area.x0, top, area.x1, area.y1 - i as f64 / STEPS as f64 * area.height()), RGBAColor(r, g, b, 1.0))?;
+        canvas.rect(Area { y0: top, ..area }, RGBAColor(r, g, b, 1.0))?;
     }
     canvas.frame(area, theme::EDGE, 1.0)?;
     let mut widest: f64 = 0.0;

@@ -66,8 +66,8 @@ pub enum ReportError {
         /// What is wrong, with both values.
         what: String,
     },
-    /// The analysis contradicts itself.
-    #[error("the analysis is damaged: {0}")]
+    /// A file contradicts itself, or holds more than can be drawn.
+    #[error("{0}")]
     Damaged(String),
     /// The drawing library refused.
     #[error("drawing failed: {0}")]
@@ -82,7 +82,7 @@ impl ReportError {
             Self::UnknownFigure { .. } => Some("leave --figure out to draw all of them".into()),
             Self::NothingToDraw { .. } => Some("leave --figure out to draw what the files do hold".into()),
             Self::Map { .. } => Some("run the same analyze again; it writes its maps anew".into()),
-            Self::Damaged(_) => Some("run the same analyze again".into()),
+            Self::Damaged(_) => Some("make the file again with the same command".into()),
             Self::Draw(_) => None,
         }
     }
@@ -135,7 +135,7 @@ pub fn write(
     only: Option<&[String]>,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Written, ReportError> {
-    check(&input.analysis)?;
+    check(input)?;
     let chosen = choose(only)?;
     create_dir(figures_dir)?;
     if let Some(parent) = html_path.parent().filter(|p| !p.as_os_str().is_empty()) {
@@ -183,16 +183,26 @@ fn choose(only: Option<&[String]>) -> Result<Vec<&'static FigureEntry>, ReportEr
 }
 
 /// Refuses sizes that no figure can show, before anything is allocated for them.
-fn check(analysis: &Analysis) -> Result<(), ReportError> {
+fn check(input: &ReportInput) -> Result<(), ReportError> {
+    let analysis = &input.analysis;
     let (layers, heads) = pool::layers_and_heads(analysis);
-    let (n_layers, n_heads) = (layers.len(), heads.len());
-    if n_layers.saturating_mul(n_heads.max(1)) > MAX_HEADS {
-        let what = format!("{n_layers} layers of {n_heads} KV heads; at most {MAX_HEADS} heads can be drawn");
-        return Err(ReportError::Damaged(what));
+    check_heads("the analysis", layers.len(), heads.len())?;
+    if let Some(profile) = &input.profile {
+        let layers: HashSet<usize> = profile.heads.iter().map(|h| h.layer).collect();
+        let heads: HashSet<usize> = profile.heads.iter().map(|h| h.kv_head).collect();
+        check_heads("the profile", layers.len(), heads.len())?;
     }
     let names: HashSet<&str> = analysis.datasets.iter().map(|d| d.dataset.as_str()).collect();
     if names.len() < analysis.datasets.len() {
-        return Err(ReportError::Damaged("two data sets have the same name".into()));
+        return Err(ReportError::Damaged("the analysis has two data sets of the same name".into()));
     }
     Ok(())
+}
+
+fn check_heads(whose: &str, n_layers: usize, n_heads: usize) -> Result<(), ReportError> {
+    if n_layers.saturating_mul(n_heads.max(1)) <= MAX_HEADS {
+        return Ok(());
+    }
+    let what = format!("{whose} has {n_layers} layers of {n_heads} KV heads; at most {MAX_HEADS} heads can be drawn");
+    Err(ReportError::Damaged(what))
 }

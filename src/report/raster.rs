@@ -87,7 +87,12 @@ impl Raster {
 }
 
 /// A PNG of RGB pixels, or of indices into a palette.
-pub(super) fn encode(width: usize, height: usize, data: &[u8], palette: Option<Vec<u8>>) -> Result<Vec<u8>, ReportError> {
+pub(super) fn encode(
+    width: usize,
+    height: usize,
+    data: &[u8],
+    palette: Option<Vec<u8>>,
+) -> Result<Vec<u8>, ReportError> {
     let fault = |e: png::EncodingError| ReportError::Draw(format!("PNG of {width} x {height}: {e}"));
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);

@@ -93,7 +93,13 @@ pub(super) fn faint(color: RGBAColor, alpha: f64) -> RGBAColor {
 }
 
 /// Draws a data point: filled, or as an outline on white.
-pub(super) fn mark(canvas: &mut Canvas<'_>, at: (f64, f64), look: Look, r: f64, filled: bool) -> Result<(), ReportError> {
+pub(super) fn mark(
+    canvas: &mut Canvas<'_>,
+    at: (f64, f64),
+    look: Look,
+    r: f64,
+    filled: bool,
+) -> Result<(), ReportError> {
     solid(canvas, at, look, r)?;
     if filled { Ok(()) } else { solid(canvas, at, Look { color: WHITE, ..look }, r - 1.8) }
 }

@@ -66,8 +66,11 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     let drawing = Drawing::new(ENTRY.name, title, pool::subtitle(analysis), body, move |canvas, area| {
         let (top, bottom) = (area.y0 + 36.0, area.y0 + 36.0 + n as f64 * row_height);
         let middle = |i: usize| top + (i as f64 + 0.5) * row_height;
-        let names: Vec<String> =
-            rows.iter().enumerate().map(|(i, r)| fit(&format!("{}  {}", i + 1, r.name), theme::LABEL, false, 210.0)).collect();
+        let names: Vec<String> = rows
+            .iter()
+            .enumerate()
+            .map(|(i, r)| fit(&format!("{}  {}", i + 1, r.name), theme::LABEL, false, 210.0))
+            .collect();
         let label = names.iter().map(|t| text_width(t, theme::LABEL, false)).fold(40.0, f64::max);
         for (i, name) in names.iter().enumerate() {
             canvas.text((area.x0, middle(i) + 0.36 * theme::LABEL), name, Type::new(theme::LABEL, theme::INK))?;

@@ -62,7 +62,8 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     let points = curves.iter().flat_map(|c| &c.points).filter_map(|p| p.1);
     let ends = extent(points.chain(bands.iter().flatten().filter_map(|b| b.1).flat_map(|(low, high)| [low, high])));
     let y = Axis::linear(rounded(ends, (-1.0, 1.0), 5), 6, "Mean cosine");
-    let x = Axis::logarithmic(&lags.iter().map(|l| l.1).collect::<Vec<_>>(), "Distance between the two tokens (log scale)");
+    let x =
+        Axis::logarithmic(&lags.iter().map(|l| l.1).collect::<Vec<_>>(), "Distance between the two tokens (log scale)");
     let mut items: Vec<(Key, String)> = curves.iter().map(|c| (Key::Line(c.look), c.name.clone())).collect();
     items.push((Key::Band(theme::faint(theme::SOFT_INK, 0.16)), "middle 80 % of heads".into()));
     if curves.iter().any(Curve::has_gaps) {
@@ -73,7 +74,8 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     let alt = curves.iter().map(in_words).collect::<Vec<_>>().join(" ");
     let drawing = Drawing::new(ENTRY.name, ENTRY.title, pool::subtitle(analysis), body, move |canvas, area| {
         let top = area.y0 + legend.height();
-        let frame = Frame { area: Area::new(area.x0 + 56.0, top, area.x1 - 8.0, top + 380.0), x: x.clone(), y: y.clone() };
+        let frame =
+            Frame { area: Area::new(area.x0 + 56.0, top, area.x1 - 8.0, top + 380.0), x: x.clone(), y: y.clone() };
         legend.draw(canvas, (area.x0 + 56.0, area.y0))?;
         frame.draw(canvas)?;
         for (band, curve) in bands.iter().zip(&curves) {

@@ -47,8 +47,8 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
         let one = |(i, dataset)| {
             let bins = pool::of_state(dataset, state).map_or(&[][..], |s| &s.histogram);
             let total: f64 = bins.iter().map(|n| *n as f64).sum();
-            let percent = (total > 0.0 && bins.len() == n_bins)
-                .then(|| bins.iter().map(|n| 100.0 * *n as f64 / total).collect());
+            let percent =
+                (total > 0.0 && bins.len() == n_bins).then(|| bins.iter().map(|n| 100.0 * *n as f64 / total).collect());
             Steps { look: theme::look(i), percent }
         };
         analysis.datasets.iter().enumerate().map(one).collect()
@@ -64,12 +64,8 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     let x = Axis::linear(rounded(Some((edge(first), edge(last + 1))), (-1.0, 1.0), 8), 5, "");
     let top_value = extent(all().flatten().copied()).map_or(100.0, |ends| ends.1);
     let y = Axis::linear((0.0, rounded(Some((0.0, top_value)), (0.0, 100.0), 5).1), 5, "Share of pairs, %");
-    let mut items: Vec<(Key, String)> = analysis
-        .datasets
-        .iter()
-        .enumerate()
-        .map(|(i, d)| (Key::Line(theme::look(i)), d.dataset.clone()))
-        .collect();
+    let mut items: Vec<(Key, String)> =
+        analysis.datasets.iter().enumerate().map(|(i, d)| (Key::Line(theme::look(i)), d.dataset.clone())).collect();
     let reference = pool::reference_eps(analysis).map(f64::from).filter(|eps| *eps > x.low && *eps < x.high);
     if let (Some(_), Some(eps)) = (reference, pool::reference_eps(analysis)) {
         items.push((Key::Dashes(theme::INK), format!("reference threshold {}", theme::threshold(eps))));
@@ -111,7 +107,13 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
                 // One mark at the peak: colours repeat when there are many data sets.
                 let peak = (0..percent.len()).max_by(|a, b| percent[*a].total_cmp(&percent[*b]).then(b.cmp(a)));
                 if let Some(peak) = peak.filter(|_| steps.len() > 1) {
-                    theme::mark(canvas, frame.at((edge(peak) + edge(peak + 1)) / 2.0, percent[peak]), *look, 3.6, true)?;
+                    theme::mark(
+                        canvas,
+                        frame.at((edge(peak) + edge(peak + 1)) / 2.0, percent[peak]),
+                        *look,
+                        3.6,
+                        true,
+                    )?;
                 }
             }
             if missing > 0 {

@@ -86,7 +86,7 @@ fn map(entry: &MapEntry, level: map_file::Level, range: (f64, f64)) -> Map {
         raster: Raster { width: level.side, height: level.side, cells },
         n_tokens: entry.n_tokens,
         tokens: level.tokens,
-        head: format!("Layer {}, KV head {}, {}", entry.layer, entry.kv_head, state_label(entry.state)),
+        head: format!("layer {}, KV head {}, {}", entry.layer, entry.kv_head, state_label(entry.state)),
         sample: format!("{}, sample {}", entry.dataset, entry.id),
     }
 }
@@ -141,7 +141,7 @@ fn overview(model: &str, maps: &[Map], range: (f64, f64)) -> Drawing {
             let y = area.y0 + (i / columns) as f64 * (head + side + foot) + head;
             let width = side + gap - 14.0;
             let title = Type::new(theme::TICK, theme::INK).bold();
-            canvas.text((x, y - 25.0), &fit(&map.head, theme::TICK, true, width), title)?;
+            canvas.text((x, y - 25.0), &fit(&theme::capitalised(&map.head), theme::TICK, true, width), title)?;
             let sample = fit(&map.sample, theme::TICK, false, width);
             canvas.text((x, y - 9.0), &sample, Type::new(theme::TICK, theme::SOFT_INK))?;
             draw(canvas, Area::new(x, y, x + side, y + side), map, 4, i % columns == 0)?;

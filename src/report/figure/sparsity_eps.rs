@@ -35,7 +35,8 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     let with_sets = || analysis.datasets.iter().enumerate().filter(|(_, d)| !d.sparsity.is_empty());
     let curves: Vec<Curve> = with_sets()
         .map(|(i, dataset)| {
-            let percent = |at: usize| pool::mean(pool::at_eps(dataset, Measure::Kept, at).into_values()).map(|v| 100.0 * v);
+            let percent =
+                |at: usize| pool::mean(pool::at_eps(dataset, Measure::Kept, at).into_values()).map(|v| 100.0 * v);
             let points = grid.iter().map(|(at, eps)| (*eps, percent(*at))).collect();
             Curve { name: dataset.dataset.clone(), look: theme::look(i), points }
         })
@@ -75,7 +76,8 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     let alt = curves.iter().map(in_words).collect::<Vec<_>>().join(" ");
     let drawing = Drawing::new(ENTRY.name, ENTRY.title, pool::subtitle(analysis), body, move |canvas, area| {
         let top = area.y0 + legend.height();
-        let frame = Frame { area: Area::new(area.x0 + 56.0, top, area.x1 - 8.0, top + 400.0), x: x.clone(), y: y.clone() };
+        let frame =
+            Frame { area: Area::new(area.x0 + 56.0, top, area.x1 - 8.0, top + 400.0), x: x.clone(), y: y.clone() };
         legend.draw(canvas, (area.x0 + 56.0, area.y0))?;
         frame.draw(canvas)?;
         lines::band(canvas, &frame, &heads, theme::faint(theme::SOFT_INK, 0.16))?;

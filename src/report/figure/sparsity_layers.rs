@@ -70,7 +70,8 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     let title = format!("{}, at threshold {}", ENTRY.title, theme::threshold(eps));
     let drawing = Drawing::new(ENTRY.name, title, pool::subtitle(analysis), body, move |canvas, area| {
         let top = area.y0 + legend.height();
-        let frame = Frame { area: Area::new(area.x0 + 56.0, top, area.x1 - 8.0, top + 380.0), x: x.clone(), y: y.clone() };
+        let frame =
+            Frame { area: Area::new(area.x0 + 56.0, top, area.x1 - 8.0, top + 380.0), x: x.clone(), y: y.clone() };
         legend.draw(canvas, (area.x0 + 56.0, area.y0))?;
         frame.draw(canvas)?;
         if shared {

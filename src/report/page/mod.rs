@@ -71,16 +71,22 @@ pub(super) fn render(
     }
     html += &format!("</ul>\n</nav>\n<main data-palette=\"{}\">\n", palette_text());
     for (id, title, body) in &sections {
-        html += &format!("<section id=\"{id}\" aria-labelledby=\"{id}-title\">\n<h2 id=\"{id}-title\">{title}</h2>\n{body}</section>\n");
+        html += &format!(
+            "<section id=\"{id}\" aria-labelledby=\"{id}-title\">\n<h2 id=\"{id}-title\">{title}</h2>\n{body}</section>\n"
+        );
     }
-    html += &format!("</main>\n<footer><p>{}</p></footer>\n<script>{SCRIPT}</script>\n</body>\n</html>\n", escape(crate::files::TOOL_VERSION));
+    html += &format!(
+        "</main>\n<footer><p>{}</p></footer>\n<script>{SCRIPT}</script>\n</body>\n</html>\n",
+        escape(crate::files::TOOL_VERSION)
+    );
     Ok(html)
 }
 
 /// SHA-256 of the script in base64: the only script that a browser will run in the page.
 fn script_hash() -> String {
     let hex = sha256_bytes(SCRIPT.as_bytes());
-    let bytes: Vec<u8> = (0..hex.len() / 2).filter_map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).ok()).collect();
+    let bytes: Vec<u8> =
+        (0..hex.len() / 2).filter_map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).ok()).collect();
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
@@ -141,7 +147,11 @@ fn figures(drawn: &[Drawn], skipped: &[(&'static str, &'static str)]) -> Result<
                 format!(" data-tokens=\"{}\" data-low=\"{}\" data-high=\"{}\"", m.tokens, m.range.0, m.range.1)
             });
             if i > 0 {
-                html += &format!("<details><summary>{}</summary>\n", escape(&drawing.title));
+                html += &format!(
+                    "<details><summary>{} ({})</summary>\n",
+                    escape(&drawing.title),
+                    escape(&drawing.subtitle)
+                );
             }
             html += &format!("<figure{map}>\n<div class=\"paper\">{svg}</div>\n");
             if i == 0 {
@@ -196,12 +206,16 @@ fn profile_section(input: &ReportInput, profile: &Profile) -> String {
     }
     let unknown = || "no data".to_string();
     let eps = |pick: fn(f32, f32) -> f32| profile.heads.iter().map(|h| h.eps).filter(|e| e.is_finite()).reduce(pick);
-    let thresholds = eps(f32::min).zip(eps(f32::max)).map(|(low, high)| format!("{} to {}", threshold(low), threshold(high)));
+    let thresholds =
+        eps(f32::min).zip(eps(f32::max)).map(|(low, high)| format!("{} to {}", threshold(low), threshold(high)));
     let sigma: String = profile.rule.sigma.into();
     html += &tables::facts(&[
         ("Policy", profile.policy.clone()),
         ("Asked for", format!("{} of the slots", summary::percent(profile.target_kept_fraction))),
-        ("Kept on calibration samples", summary::percent_interval(Some(profile.calibration_kept_fraction)).unwrap_or_else(unknown)),
+        (
+            "Kept on calibration samples",
+            summary::percent_interval(Some(profile.calibration_kept_fraction)).unwrap_or_else(unknown),
+        ),
         ("Kept on held-out samples", summary::percent_interval(profile.held_out_kept_fraction).unwrap_or_else(unknown)),
         ("Thresholds", thresholds.unwrap_or_else(unknown)),
         ("Values merged by", crate::report::figure::used_rule(profile).unwrap_or_else(unknown)),

@@ -59,15 +59,14 @@ pub(super) fn percent_interval(interval: Option<Interval>) -> Option<String> {
 fn kept(analysis: &Analysis) -> String {
     let name = &analysis.model.name;
     let Some(eps) = pool::reference_eps(analysis) else {
-        return format!("The analysis of {name} has no reference threshold, so that nothing can be said on compression.");
+        return format!(
+            "The analysis of {name} has no reference threshold, so that nothing can be said on compression."
+        );
     };
-    let of_dataset = |i: usize| pool::known_interval(analysis.kept_fraction.get(i).copied().flatten()).map(|k| k.estimate);
-    let mut known: Vec<(&str, f64)> = analysis
-        .datasets
-        .iter()
-        .enumerate()
-        .filter_map(|(i, d)| Some((d.dataset.as_str(), of_dataset(i)?)))
-        .collect();
+    let of_dataset =
+        |i: usize| pool::known_interval(analysis.kept_fraction.get(i).copied().flatten()).map(|k| k.estimate);
+    let mut known: Vec<(&str, f64)> =
+        analysis.datasets.iter().enumerate().filter_map(|(i, d)| Some((d.dataset.as_str(), of_dataset(i)?))).collect();
     let Some(overall) = pool::mean(known.iter().map(|k| Some(k.1))) else {
         return format!(
             "The analysis of {name} holds no merging sets (keys or attention masses were not captured), so that nothing \
@@ -124,10 +123,7 @@ fn extremes(analysis: &Analysis) -> Option<String> {
         return None;
     }
     if (least.1 - most.1).abs() < 0.005 {
-        return Some(format!(
-            "All heads merge alike: {} sets per unprotected token everywhere.",
-            number(most.1, 2)
-        ));
+        return Some(format!("All heads merge alike: {} sets per unprotected token everywhere.", number(most.1, 2)));
     }
     let of_heads = format!(
         "the KV head that merges most is head {} of layer {} ({}), the one that merges least head {} of layer {} ({})",
@@ -273,7 +269,8 @@ pub(super) fn against_control(profile: &Profile) -> Option<String> {
     let (place, a, b) = match (held_out(merged), held_out(evicted)) {
         (Some(a), Some(b)) => ("held-out", a, b),
         _ => {
-            let (a, b) = (pool::known_interval(Some(merged.calibration))?, pool::known_interval(Some(evicted.calibration))?);
+            let (a, b) =
+                (pool::known_interval(Some(merged.calibration))?, pool::known_interval(Some(evicted.calibration))?);
             ("calibration", a, b)
         }
     };

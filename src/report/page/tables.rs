@@ -51,7 +51,9 @@ fn table(caption: &str, id: &str, columns: &[&str], rows: impl Iterator<Item = V
             let (tag, scope) = if i == 0 { ("th", " scope=\"row\"") } else { ("td", "") };
             html += &match cell {
                 Cell::Text(text) => format!("<{tag}{scope}>{}</{tag}>", escape(&text)),
-                Cell::Number(value, text) => format!("<{tag}{scope} class=\"n\" data-v=\"{value}\">{}</{tag}>", escape(&text)),
+                Cell::Number(value, text) => {
+                    format!("<{tag}{scope} class=\"n\" data-v=\"{value}\">{}</{tag}>", escape(&text))
+                }
                 Cell::Unknown => format!("<{tag}{scope} class=\"n none\"><abbr title=\"no data\">–</abbr></{tag}>"),
             };
         }
@@ -66,7 +68,8 @@ pub(super) fn heads(input: &ReportInput) -> String {
     let analysis = &input.analysis;
     let (layers, heads) = pool::layers_and_heads(analysis);
     let states = pool::states(analysis);
-    let cosines: Vec<BTreeMap<Head, Option<f64>>> = states.iter().map(|s| pool::neighbour_means(analysis, *s)).collect();
+    let cosines: Vec<BTreeMap<Head, Option<f64>>> =
+        states.iter().map(|s| pool::neighbour_means(analysis, *s)).collect();
     let ratios = pool::pooled_at_eps(analysis, Measure::SetRatio, analysis.reference_eps);
     let kept = pool::pooled_at_eps(analysis, Measure::Kept, analysis.reference_eps);
     let chosen: Option<BTreeMap<Head, (f32, f64)>> = input
@@ -74,7 +77,8 @@ pub(super) fn heads(input: &ReportInput) -> String {
         .as_ref()
         .map(|p| p.heads.iter().map(|h| ((h.layer, h.kv_head), (h.eps, h.kept_fraction))).collect());
     let at = pool::reference_eps(analysis).map_or_else(|| "the reference threshold".into(), threshold);
-    let titles: Vec<String> = states.iter().map(|s| format!("Mean cosine, {}", crate::report::theme::state_label(*s))).collect();
+    let titles: Vec<String> =
+        states.iter().map(|s| format!("Mean cosine, {}", crate::report::theme::state_label(*s))).collect();
     let mut columns = vec!["Layer", "KV head"];
     columns.extend(titles.iter().map(String::as_str));
     let (ratio_title, kept_title) = (format!("Set ratio at {at}"), format!("Kept at {at}, %"));
@@ -126,10 +130,22 @@ pub(super) fn datasets(input: &ReportInput) -> String {
         ]
     });
     let columns = [
-        "Data set", "Samples", "Tokens", "Slots kept, with 95 % interval", "Set ratio", "Largest set, tokens",
-        "Cosine, keys after RoPE", "Cosine, keys before RoPE", "Cosine, values",
+        "Data set",
+        "Samples",
+        "Tokens",
+        "Slots kept, with 95 % interval",
+        "Set ratio",
+        "Largest set, tokens",
+        "Cosine, keys after RoPE",
+        "Cosine, keys before RoPE",
+        "Cosine, values",
     ];
-    table("Every data set, at the reference threshold; cosines are of neighbouring tokens", "datasets-caption", &columns, rows)
+    table(
+        "Every data set, at the reference threshold; cosines are of neighbouring tokens",
+        "datasets-caption",
+        &columns,
+        rows,
+    )
 }
 
 /// Error of every rule.
@@ -192,7 +208,10 @@ pub(super) fn provenance(title: &str, provenance: &Provenance, schema: &str, mod
     if provenance.inputs.is_empty() {
         return html;
     }
-    html += &format!("<details><summary>{} that it was made from</summary>\n<ul class=\"hashes\">\n", crate::report::theme::count(provenance.inputs.len(), "file"));
+    html += &format!(
+        "<details><summary>{} that it was made from</summary>\n<ul class=\"hashes\">\n",
+        crate::report::theme::count(provenance.inputs.len(), "file")
+    );
     for input in &provenance.inputs {
         html += &format!("<li>{} <code>{}</code></li>\n", escape(&input.name), escape(&input.sha256));
     }
