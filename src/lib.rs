@@ -24,5 +24,6 @@ pub mod model;
 pub mod policy;
 pub mod profile;
 pub mod prompts;
+pub mod report;
 pub mod runtime;
 pub mod tune;

@@ -1,0 +1,191 @@
+//! Axes with ticks that people would choose, and the frame that holds them.
+
+use crate::report::ReportError;
+use crate::report::canvas::Area;
+use crate::report::canvas::Canvas;
+use crate::report::canvas::Type;
+use crate::report::canvas::text_width;
+use crate::report::theme;
+use crate::report::theme::number;
+
+/// One axis: its ends, its scale and its ticks.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Axis {
+    pub low: f64,
+    pub high: f64,
+    pub log: bool,
+    pub ticks: Vec<(f64, String)>,
+    pub title: String,
+}
+
+/// Smallest and largest of the finite values.
+pub(super) fn extent(values: impl IntoIterator<Item = f64>) -> Option<(f64, f64)> {
+    values.into_iter().filter(|v| v.is_finite()).fold(None, |ends, v| match ends {
+        None => Some((v, v)),
+        Some((low, high)) => Some((v.min(low), v.max(high))),
+    })
+}
+
+/// Distance of about `n` ticks over `span`: 1, 2 or 5 times a power of ten.
+fn step(span: f64, n: usize) -> f64 {
+    let raw = (span / n.max(1) as f64).max(f64::MIN_POSITIVE);
+    let power = 10f64.powf(raw.log10().floor());
+    let lead = raw / power;
+    power
+        * if lead <= 1.0 {
+            1.0
+        } else if lead <= 2.0 {
+            2.0
+        } else if lead <= 5.0 {
+            5.0
+        } else {
+            10.0
+        }
+}
+
+/// Decimals that tell multiples of `step` apart.
+fn decimals(step: f64) -> usize {
+    (-(step.log10() + 1e-9).floor()).clamp(0.0, 9.0) as usize
+}
+
+/// Multiples of `step` from `low` to `high`, at most 200.
+fn multiples(low: f64, high: f64, step: f64) -> Vec<f64> {
+    let first = (low / step - 1e-6).ceil();
+    (0..200).map(|i| (first + f64::from(i)) * step).take_while(|v| *v <= high + step * 1e-6).collect()
+}
+
+/// Ends widened to whole steps of about `n` over the values, never beyond `limits`.
+pub(super) fn rounded(ends: Option<(f64, f64)>, limits: (f64, f64), n: usize) -> (f64, f64) {
+    let Some((low, high)) = ends else { return limits };
+    // Values that hardly differ are not blown up to the full height.
+    let least = (0.05 * low.abs().max(high.abs())).max(1e-6);
+    let room = ((least - (high - low)) / 2.0).max(0.0);
+    let (low, high) = ((low - room).clamp(limits.0, limits.1), (high + room).clamp(limits.0, limits.1));
+    let step = step((high - low).max(least), n);
+    let low_end = ((low / step + 1e-9).floor() * step).max(limits.0);
+    let mut high_end = ((high / step - 1e-9).ceil() * step).min(limits.1);
+    if high_end <= low_end {
+        high_end = (low_end + step).min(limits.1);
+    }
+    if high_end <= low_end { (low_end - step, high_end) } else { (low_end, high_end) }
+}
+
+impl Axis {
+    /// A linear axis with about `n` ticks.
+    pub fn linear((low, high): (f64, f64), n: usize, title: &str) -> Self {
+        let step = step(high - low, n);
+        let decimals = decimals(step);
+        let ticks = multiples(low, high, step).into_iter().map(|v| (v, number(v, decimals))).collect();
+        Self { low, high, log: false, ticks, title: title.into() }
+    }
+
+    /// A linear axis over whole numbers, with half a unit of room at both ends.
+    pub fn whole(low: usize, high: usize, n: usize, title: &str) -> Self {
+        let step = step((high - low).max(1) as f64, n).max(1.0);
+        let ticks = multiples(low as f64, high as f64, step).into_iter().map(|v| (v, number(v, 0))).collect();
+        Self { low: low as f64 - 0.5, high: high as f64 + 0.5, log: false, ticks, title: title.into() }
+    }
+
+    /// A logarithmic axis with ticks at the given positive values.
+    pub fn logarithmic(values: &[f64], title: &str) -> Self {
+        let (low, high) = extent(values.iter().copied().filter(|v| *v > 0.0)).unwrap_or((1.0, 10.0));
+        let (low, high) = if high > low { (low, high) } else { (low / 2.0, high * 2.0) };
+        let ticks = values.iter().filter(|v| **v > 0.0).map(|v| (*v, number(*v, 0))).collect();
+        Self { low: low / 1.06, high: high * 1.06, log: true, ticks, title: title.into() }
+    }
+
+    /// Where a value lies between the ends, in [0, 1].
+    pub fn part(&self, value: f64) -> f64 {
+        let part = if self.log {
+            (value.max(f64::MIN_POSITIVE) / self.low).ln() / (self.high / self.low).ln()
+        } else {
+            (value - self.low) / (self.high - self.low)
+        };
+        if part.is_finite() { part.clamp(0.0, 1.0) } else { 0.0 }
+    }
+}
+
+/// A plotting area with its two axes.
+#[derive(Clone, Debug)]
+pub(super) struct Frame {
+    pub area: Area,
+    pub x: Axis,
+    pub y: Axis,
+}
+
+impl Frame {
+    pub fn at(&self, x: f64, y: f64) -> (f64, f64) {
+        (self.px(x), self.py(y))
+    }
+
+    pub fn px(&self, x: f64) -> f64 {
+        self.area.x0 + self.x.part(x) * self.area.width()
+    }
+
+    pub fn py(&self, y: f64) -> f64 {
+        self.area.y1 - self.y.part(y) * self.area.height()
+    }
+
+    /// Grid, ticks, labels and titles; to be drawn before the data.
+    pub fn draw(&self, canvas: &mut Canvas<'_>) -> Result<(), ReportError> {
+        let Area { x0, y0, x1, y1 } = self.area;
+        let tick = Type::new(theme::TICK, theme::SOFT_INK);
+        let mut widest: f64 = 0.0;
+        for (value, label) in &self.y.ticks {
+            let y = self.py(*value);
+            canvas.line((x0, y), (x1, y), theme::GRID, 1.0)?;
+            canvas.text((x0 - 7.0, y + 0.36 * theme::TICK), label, tick.right())?;
+            widest = widest.max(text_width(label, theme::TICK, false));
+        }
+        let mut taken = f64::NEG_INFINITY;
+        for (value, label) in &self.x.ticks {
+            let x = self.px(*value);
+            let half = text_width(label, theme::TICK, false) / 2.0;
+            if x - half < taken + 6.0 {
+                continue;
+            }
+            taken = x + half;
+            canvas.line((x, y0), (x, y1), theme::GRID, 1.0)?;
+            canvas.line((x, y1), (x, y1 + 4.0), theme::EDGE, 1.0)?;
+            canvas.text((x, y1 + 18.0), label, tick.center())?;
+        }
+        canvas.line((x0, y1), (x1, y1), theme::EDGE, 1.2)?;
+        canvas.line((x0, y0), (x0, y1), theme::EDGE, 1.2)?;
+        let title = Type::new(theme::LABEL, theme::INK).center();
+        if !self.x.title.is_empty() {
+            canvas.text(((x0 + x1) / 2.0, y1 + 40.0), &self.x.title, title)?;
+        }
+        if !self.y.title.is_empty() {
+            canvas.text((x0 - widest - 16.0, (y0 + y1) / 2.0), &self.y.title, title.upward())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_round_and_cover_the_values() {
+        let axis = Axis::linear((0.2, 0.93), 5, "");
+        let labels: Vec<&str> = axis.ticks.iter().map(|t| t.1.as_str()).collect();
+        assert_eq!(labels, ["0.2", "0.4", "0.6", "0.8"]);
+        assert_eq!(rounded(Some((0.23, 0.91)), (-1.0, 1.0), 5), (0.2, 1.0));
+        assert_eq!(rounded(None, (0.0, 1.0), 5), (0.0, 1.0));
+        let (low, high) = rounded(Some((1.0, 1.0)), (-1.0, 1.0), 5);
+        assert!(low < high && high == 1.0, "{low} {high}");
+        assert_eq!(Axis::whole(3, 3, 8, "").ticks, [(3.0, "3".to_string())]);
+        assert_eq!(Axis::whole(0, 79, 8, "").ticks[1].0, 10.0);
+    }
+
+    #[test]
+    fn positions_survive_values_that_are_none() {
+        let axis = Axis::logarithmic(&[1.0, 4.0, 64.0], "");
+        assert!((axis.part(8.0) - 0.5).abs() < 0.01);
+        assert_eq!(axis.part(f64::NAN), 0.0);
+        assert_eq!(axis.part(0.0), 0.0);
+        let empty = Axis::logarithmic(&[], "");
+        assert!(empty.part(1.0) < 0.05 && empty.part(10.0) > 0.95 && empty.ticks.is_empty());
+    }
+}

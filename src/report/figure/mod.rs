@@ -1,0 +1,48 @@
+//! The figures: one file each, and the table of them.
+
+mod datasets;
+mod locality;
+mod neighbour_histogram;
+mod profile_quality;
+mod profile_thresholds;
+mod similarity_heads;
+mod similarity_map;
+mod sparsity_eps;
+mod sparsity_layers;
+
+pub(super) use profile_quality::CONTROL;
+pub(super) use profile_quality::used_rule;
+
+use crate::report::Drawing;
+use crate::report::ReportError;
+use crate::report::ReportInput;
+
+/// A figure that can be drawn.
+#[derive(Debug)]
+pub struct FigureEntry {
+    /// Name on the command line, in kebab case; its file in `figure/` has `_` for `-`.
+    pub name: &'static str,
+    /// What it shows.
+    pub title: &'static str,
+    /// The question that it answers.
+    pub question: &'static str,
+    /// How it is read.
+    pub reading: &'static str,
+    /// What the files must hold for it.
+    pub needs: &'static str,
+    /// Makes its drawings, the first under the figure's own name; none when the files do not hold what it needs.
+    pub build: fn(&ReportInput) -> Result<Vec<Drawing>, ReportError>,
+}
+
+/// All figures, in the order of the report.
+pub const FIGURES: &[FigureEntry] = &[
+    similarity_heads::ENTRY,
+    similarity_map::ENTRY,
+    locality::ENTRY,
+    neighbour_histogram::ENTRY,
+    sparsity_layers::ENTRY,
+    sparsity_eps::ENTRY,
+    datasets::ENTRY,
+    profile_thresholds::ENTRY,
+    profile_quality::ENTRY,
+];

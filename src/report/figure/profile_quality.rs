@@ -1,0 +1,169 @@
+//! What a profile costs: error of the attention output, by rule.
+
+use crate::math::Interval;
+use crate::profile::Profile;
+use crate::report::Drawing;
+use crate::report::FigureEntry;
+use crate::report::ReportError;
+use crate::report::ReportInput;
+use crate::report::axes::Axis;
+use crate::report::axes::extent;
+use crate::report::axes::rounded;
+use crate::report::canvas::Area;
+use crate::report::canvas::Canvas;
+use crate::report::canvas::Type;
+use crate::report::canvas::fit;
+use crate::report::canvas::text_width;
+use crate::report::legend::Key;
+use crate::report::legend::Legend;
+use crate::report::pool;
+use crate::report::theme;
+use crate::report::theme::Look;
+use crate::report::theme::Mark;
+use crate::report::theme::number;
+
+pub(super) const ENTRY: FigureEntry = FigureEntry {
+    name: "profile-quality",
+    title: "Error of the attention output, by merging rule",
+    question: "Is merging better than throwing the same tokens away, and does it hold on samples that were not tuned on?",
+    reading: "Relative error of the attention output at the profile's thresholds, mean over heads; left is better. \
+              `evict` keeps the same pivots and drops the other tokens: a rule that is not left of it gains nothing by \
+              merging.",
+    needs: "a profile that was tuned on a dump with queries",
+    build,
+};
+
+/// Rule that keeps the pivots only.
+pub(in crate::report) const CONTROL: &str = "evict";
+
+struct Row {
+    label: String,
+    control: bool,
+    calibration: Option<Interval>,
+    held_out: Option<Interval>,
+}
+
+fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
+    let Some(profile) = input.profile.as_ref().filter(|p| !p.quality.is_empty()) else { return Ok(Vec::new()) };
+    let used = used_rule(profile);
+    let rows: Vec<Row> = profile
+        .quality
+        .iter()
+        .take(40)
+        .map(|q| Row {
+            label: match () {
+                () if q.rule == CONTROL => format!("{} (control)", q.rule),
+                () if Some(&q.rule) == used.as_ref() => format!("{} (in the profile)", q.rule),
+                () => q.rule.clone(),
+            },
+            control: q.rule == CONTROL,
+            calibration: pool::known_interval(Some(q.calibration)),
+            held_out: pool::known_interval(q.held_out),
+        })
+        .collect();
+    let with_held_out = rows.iter().any(|r| r.held_out.is_some());
+    let (filled, hollow) = (theme::look(0), Look { mark: Mark::Square, ..theme::look(1) });
+    let mut items = vec![(Key::Point(filled, true), "calibration samples".to_string())];
+    if with_held_out {
+        items.push((Key::Point(hollow, false), "held-out samples".into()));
+    }
+    if rows.iter().any(|r| r.control) {
+        items.push((Key::Dashes(theme::INK), "error of the control, evict".into()));
+    }
+    let legend = Legend::new(items, theme::WIDTH - 2.0 * theme::MARGIN);
+    const ROW: f64 = 58.0;
+    let body = legend.height() + 8.0 + rows.len() as f64 * ROW + 58.0;
+    let alt = rows.iter().map(in_words).collect::<Vec<_>>().join(" ");
+    let subtitle = format!(
+        "{} · {} calibration, {} held-out samples · bars: 95 % interval over samples",
+        profile.model.name,
+        profile.calibration.len(),
+        profile.held_out.len()
+    );
+    let drawing = Drawing::new(ENTRY.name, ENTRY.title, subtitle, body, move |canvas, area| {
+        let labels: Vec<String> = rows.iter().map(|r| fit(&r.label, theme::LABEL, r.control, 240.0)).collect();
+        let label = labels.iter().zip(&rows).map(|(l, r)| text_width(l, theme::LABEL, r.control)).fold(0.0, f64::max);
+        let top = area.y0 + legend.height() + 8.0;
+        let plot = Area::new(area.x0 + label + 18.0, top, area.x1 - 12.0, top + rows.len() as f64 * ROW);
+        legend.draw(canvas, (area.x0, area.y0))?;
+        let all = rows.iter().flat_map(|r| [r.calibration, r.held_out]).flatten();
+        let ends = extent(all.flat_map(|i| [Some(i.estimate), i.low, i.high]).flatten());
+        let high = rounded(ends.map(|(_, high)| (0.0, high)), (0.0, 1e6), 6).1;
+        let axis = Axis::linear((0.0, if ends.is_some() { high } else { 1.0 }), 8, "");
+        let px = |v: f64| plot.x0 + axis.part(v) * plot.width();
+        if let Some(i) = rows.iter().position(|r| r.control) {
+            let y = plot.y0 + i as f64 * ROW;
+            canvas.rect(Area::new(area.x0 - 8.0, y, plot.x1, y + ROW), theme::faint(theme::SOFT_INK, 0.09))?;
+        }
+        for (value, text) in &axis.ticks {
+            let x = px(*value);
+            canvas.line((x, plot.y0), (x, plot.y1), theme::GRID, 1.0)?;
+            canvas.text((x, plot.y1 + 18.0), text, Type::new(theme::TICK, theme::SOFT_INK).center())?;
+        }
+        canvas.line((plot.x0, plot.y1), (plot.x1, plot.y1), theme::EDGE, 1.2)?;
+        let title = Type::new(theme::LABEL, theme::INK).center();
+        let text = "Relative error of the attention output, ‖o − o′‖ / ‖o‖";
+        canvas.text(((plot.x0 + plot.x1) / 2.0, plot.y1 + 41.0), text, title)?;
+        if let Some(control) = rows.iter().find(|r| r.control).and_then(|r| r.held_out.or(r.calibration)) {
+            let x = px(control.estimate);
+            canvas.dashed((x, plot.y0), (x, plot.y1), theme::INK, 1.3)?;
+        }
+        for (i, (row, label)) in rows.iter().zip(&labels).enumerate() {
+            let y = plot.y0 + (i as f64 + 0.5) * ROW;
+            let font = Type::new(theme::LABEL, theme::INK);
+            let font = if row.control { font.bold() } else { font };
+            canvas.text((area.x0, y + 0.36 * theme::LABEL), label, font)?;
+            let offset = if with_held_out { 11.0 } else { 0.0 };
+            interval(canvas, row.calibration, y - offset, &px, plot, (filled, true))?;
+            if with_held_out {
+                interval(canvas, row.held_out, y + offset, &px, plot, (hollow, false))?;
+            }
+        }
+        Ok(())
+    });
+    Ok(vec![drawing.alt(alt)])
+}
+
+/// Name of the rule that the profile carries out.
+pub(in crate::report) fn used_rule(profile: &Profile) -> Option<String> {
+    serde_json::to_value(profile.rule.variant).ok()?.as_str().map(str::to_string)
+}
+
+fn in_words(row: &Row) -> String {
+    let one = |i: Option<Interval>| i.map_or("no data".to_string(), |i| format!("{:.4}", i.estimate));
+    format!("{}: {} on calibration, {} on held-out samples.", row.label, one(row.calibration), one(row.held_out))
+}
+
+fn interval(
+    canvas: &mut Canvas<'_>,
+    interval: Option<Interval>,
+    y: f64,
+    px: &dyn Fn(f64) -> f64,
+    plot: Area,
+    (look, filled): (Look, bool),
+) -> Result<(), ReportError> {
+    let Some(interval) = interval else {
+        theme::hatch(canvas, Area::new(plot.x0 + 4.0, y - 7.0, plot.x0 + 64.0, y + 7.0))?;
+        return canvas.text((plot.x0 + 72.0, y + 4.5), "no data", Type::new(theme::TICK, theme::SOFT_INK));
+    };
+    let mut right = px(interval.estimate) + 7.0;
+    if let (Some(low), Some(high)) = (interval.low, interval.high) {
+        canvas.line((px(low), y), (px(high), y), look.color, 2.2)?;
+        for end in [low, high] {
+            canvas.line((px(end), y - 4.0), (px(end), y + 4.0), look.color, 2.0)?;
+        }
+        right = right.max(px(high));
+    }
+    theme::mark(canvas, (px(interval.estimate), y), look, 5.0, filled)?;
+    let text = number(interval.estimate, 3);
+    let width = text_width(&text, theme::TICK, false);
+    let at = if right + 7.0 + width > plot.x1 {
+        // No room at the right end: at the left of the interval instead.
+        (interval.low.map_or(px(interval.estimate), px).min(px(interval.estimate)) - 9.0 - width, y + 4.3)
+    } else {
+        (right + 7.0, y + 4.3)
+    };
+    // A plate, so that no line runs through the number.
+    canvas.rect(Area::new(at.0 - 3.0, y - 7.0, at.0 + width + 3.0, y + 7.0), theme::faint(theme::WHITE, 0.85))?;
+    canvas.text(at, &text, Type::new(theme::TICK, theme::INK))
+}

@@ -1,0 +1,246 @@
+//! The HTML file: one page that needs no network, works without its script, and trusts no text it shows.
+
+mod summary;
+mod tables;
+
+use base64::Engine;
+
+use crate::files::sha256_bytes;
+use crate::profile::Profile;
+use crate::report::Drawing;
+use crate::report::Drawn;
+use crate::report::RASTER_SIDE;
+use crate::report::ReportError;
+use crate::report::ReportInput;
+use crate::report::drawing::escape;
+use crate::report::raster::palette;
+use crate::report::theme::count;
+use crate::report::theme::thousands;
+use crate::report::theme::threshold;
+
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+/// Bytes that all figures together may take in the page.
+const FIGURE_BYTES: usize = 5 << 20;
+/// Most drawings of one figure in the page; the others are in the folder of figures.
+const MAX_DRAWINGS: usize = 13;
+
+/// The page.
+pub(super) fn render(
+    input: &ReportInput,
+    drawn: &[Drawn],
+    skipped: &[(&'static str, &'static str)],
+) -> Result<String, ReportError> {
+    let analysis = &input.analysis;
+    let name = escape(&analysis.model.name);
+    let mut sections: Vec<(&str, &str, String)> = Vec::new();
+    sections.push(("summary", "Summary", summary(input)));
+    sections.push(("figures", "Figures", figures(drawn, skipped)?));
+    sections.push(("datasets", "Data sets", tables::datasets(input)));
+    sections.push(("heads", "Heads", tables::heads(input)));
+    if let Some(profile) = &input.profile {
+        sections.push(("profile", "Profile", profile_section(input, profile)));
+    }
+    if let Some(table) = input.generation.as_ref().and_then(tables::generation) {
+        sections.push(("generation", "Generation with the compressed cache", table));
+    }
+    sections.push(("provenance", "How it was made", provenance(input)));
+    let mut html = format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; \
+         style-src 'unsafe-inline'; script-src 'sha256-{}'\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n\
+         <title>KV cache similarity of {name}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
+         <a class=\"skip\" href=\"#summary\">Skip to the summary</a>\n",
+        script_hash()
+    );
+    html += &format!("<header>\n<p class=\"kicker\">kvscope report</p>\n<h1>KV cache similarity of {name}</h1>\n");
+    html += &tables::facts(&run_facts(input));
+    html += "</header>\n<nav aria-label=\"Contents\">\n<h2>Contents</h2>\n<ul>\n";
+    for (id, title, _) in &sections {
+        html += &format!("<li><a href=\"#{id}\">{title}</a>");
+        if *id == "figures" && !drawn.is_empty() {
+            html += "\n<ul>\n";
+            for (entry, _) in drawn {
+                html += &format!("<li><a href=\"#figure-{}\">{}</a></li>\n", entry.name, escape(entry.title));
+            }
+            html += "</ul>\n";
+        }
+        html += "</li>\n";
+    }
+    html += &format!("</ul>\n</nav>\n<main data-palette=\"{}\">\n", palette_text());
+    for (id, title, body) in &sections {
+        html += &format!(
+            "<section id=\"{id}\" aria-labelledby=\"{id}-title\">\n<h2 id=\"{id}-title\">{title}</h2>\n{body}</section>\n"
+        );
+    }
+    html += &format!(
+        "</main>\n<footer><p>{}</p></footer>\n<script>{SCRIPT}</script>\n</body>\n</html>\n",
+        escape(crate::files::TOOL_VERSION)
+    );
+    Ok(html)
+}
+
+/// SHA-256 of the script in base64: the only script that a browser will run in the page.
+fn script_hash() -> String {
+    let hex = sha256_bytes(SCRIPT.as_bytes());
+    let bytes: Vec<u8> =
+        (0..hex.len() / 2).filter_map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).ok()).collect();
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+/// The colour map as hexadecimal digits, six a colour, for reading values off maps.
+fn palette_text() -> String {
+    palette().iter().flatten().map(|c| format!("{c:02x}")).collect()
+}
+
+fn run_facts(input: &ReportInput) -> Vec<(&'static str, String)> {
+    let analysis = &input.analysis;
+    let mut facts = tables::model(&analysis.model);
+    let samples: usize = analysis.datasets.iter().map(|d| d.n_samples).fold(0, usize::saturating_add);
+    let tokens: usize = analysis.datasets.iter().map(|d| d.n_tokens).fold(0, usize::saturating_add);
+    facts.push((
+        "Measured on",
+        format!(
+            "{}, {}, {} tokens",
+            count(analysis.datasets.len(), "data set"),
+            count(samples, "sample"),
+            thousands(tokens as u64)
+        ),
+    ));
+    if analysis.layers.len() != analysis.model.n_layers {
+        facts.push(("Layers measured", format!("{} of {}", analysis.layers.len(), analysis.model.n_layers)));
+    }
+    facts.push(("Never merged", summary::protected(analysis)));
+    let bridge = if analysis.bridge { "run on across protected tokens" } else { "end at protected tokens" };
+    facts.push(("Merging sets", bridge.into()));
+    facts
+}
+
+fn summary(input: &ReportInput) -> String {
+    let mut html = String::from("<ul class=\"findings\">\n");
+    for finding in summary::findings(input) {
+        html += &format!("<li>{}</li>\n", escape(&finding));
+    }
+    html + "</ul>\n<p class=\"note\">These numbers are of this model and these samples. \
+            The figures below show how far heads and data sets differ.</p>\n"
+}
+
+fn figures(drawn: &[Drawn], skipped: &[(&'static str, &'static str)]) -> Result<String, ReportError> {
+    // Maps get coarser until all figures together are small enough to be carried around.
+    let mut side = RASTER_SIDE;
+    let bodies = loop {
+        let bodies = drawn.iter().map(|(_, drawings)| inline(drawings, side)).collect::<Result<Vec<_>, _>>()?;
+        if bodies.iter().flatten().map(String::len).sum::<usize>() <= FIGURE_BYTES || side <= 128 {
+            break bodies;
+        }
+        side /= 2;
+    };
+    let mut html = String::new();
+    for ((entry, drawings), bodies) in drawn.iter().zip(bodies) {
+        let title = escape(entry.title);
+        html += &format!("<article id=\"figure-{0}\" aria-labelledby=\"figure-{0}-title\">\n", entry.name);
+        html += &format!("<h3 class=\"hidden\" id=\"figure-{}-title\">{title}</h3>\n", entry.name);
+        for (i, (drawing, svg)) in drawings.iter().zip(&bodies).enumerate() {
+            let map = drawing.map.map_or(String::new(), |m| {
+                format!(" data-tokens=\"{}\" data-low=\"{}\" data-high=\"{}\"", m.tokens, m.range.0, m.range.1)
+            });
+            if i > 0 {
+                html += &format!(
+                    "<details><summary>{} ({})</summary>\n",
+                    escape(&drawing.title),
+                    escape(&drawing.subtitle)
+                );
+            }
+            html += &format!("<figure{map}>\n<div class=\"paper\">{svg}</div>\n");
+            if i == 0 {
+                html += &format!(
+                    "<figcaption><strong>{}</strong> {} <span class=\"file\">Files: <code>{name}.svg</code>, \
+                     <code>{name}.png</code></span></figcaption>\n",
+                    escape(entry.question),
+                    escape(entry.reading),
+                    name = escape(&drawing.name)
+                );
+            }
+            html += "</figure>\n";
+            if i > 0 {
+                html += "</details>\n";
+            }
+        }
+        if bodies.len() < drawings.len() {
+            let left = drawings.len() - bodies.len();
+            html += &format!("<p class=\"note\">{left} more are in the folder of figures.</p>\n");
+        }
+        html += "</article>\n";
+    }
+    if !skipped.is_empty() {
+        html += "<h3>Left out</h3>\n<ul>\n";
+        for (name, needs) in skipped {
+            html += &format!("<li><code>{name}</code> needs {}</li>\n", escape(needs));
+        }
+        html += "</ul>\n";
+    }
+    Ok(html)
+}
+
+fn inline(drawings: &[Drawing], side: usize) -> Result<Vec<String>, ReportError> {
+    drawings.iter().take(MAX_DRAWINGS).map(|drawing| drawing.svg_element(side)).collect()
+}
+
+fn profile_section(input: &ReportInput, profile: &Profile) -> String {
+    let mut html = String::new();
+    if profile.model.fingerprint != input.analysis.model.fingerprint {
+        html += &format!(
+            "<p class=\"warning\">This profile was tuned for another model, {} (fingerprint {:.12}). \
+             Its thresholds say nothing about the model above.</p>\n",
+            escape(&profile.model.name),
+            escape(&profile.model.fingerprint)
+        );
+    }
+    if !profile.verdict.trim().is_empty() {
+        html += &format!("<p class=\"verdict\">{}</p>\n", escape(profile.verdict.trim()));
+    }
+    if let Some(comparison) = summary::against_control(profile) {
+        html += &format!("<p>{}</p>\n", escape(&comparison));
+    }
+    let unknown = || "no data".to_string();
+    let eps = |pick: fn(f32, f32) -> f32| profile.heads.iter().map(|h| h.eps).filter(|e| e.is_finite()).reduce(pick);
+    let thresholds =
+        eps(f32::min).zip(eps(f32::max)).map(|(low, high)| format!("{} to {}", threshold(low), threshold(high)));
+    let sigma: String = profile.rule.sigma.into();
+    html += &tables::facts(&[
+        ("Policy", profile.policy.clone()),
+        ("Asked for", format!("{} of the slots", summary::percent(profile.target_kept_fraction))),
+        (
+            "Kept on calibration samples",
+            summary::percent_interval(Some(profile.calibration_kept_fraction)).unwrap_or_else(unknown),
+        ),
+        ("Kept on held-out samples", summary::percent_interval(profile.held_out_kept_fraction).unwrap_or_else(unknown)),
+        ("Thresholds", thresholds.unwrap_or_else(unknown)),
+        ("Values merged by", crate::report::figure::used_rule(profile).unwrap_or_else(unknown)),
+        ("Kernel", kernel(profile)),
+        ("Sigma", sigma),
+        ("Samples", format!("{} calibration, {} held-out", profile.calibration.len(), profile.held_out.len())),
+    ]);
+    if profile.quality.is_empty() {
+        html += "<p class=\"note\">No quality was measured: the dump held no queries.</p>\n";
+    } else {
+        html += &tables::quality(profile);
+    }
+    html
+}
+
+fn kernel(profile: &Profile) -> String {
+    let name = serde_json::to_value(profile.rule.kernel).ok();
+    name.as_ref().and_then(serde_json::Value::as_str).map_or_else(|| "no data".into(), str::to_string)
+}
+
+fn provenance(input: &ReportInput) -> String {
+    let analysis = &input.analysis;
+    let mut html = tables::provenance("Analysis", &analysis.provenance, &analysis.schema, &analysis.model);
+    if let Some(profile) = &input.profile {
+        html += &tables::provenance("Profile", &profile.provenance, &profile.schema, &profile.model);
+    }
+    html
+}

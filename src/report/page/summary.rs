@@ -1,0 +1,312 @@
+//! The findings in plain words, computed from the data: what compresses, where, and whether it is worth it.
+
+use std::collections::BTreeMap;
+
+use crate::analyze::Analysis;
+use crate::dump::State;
+use crate::math::Interval;
+use crate::profile::Profile;
+use crate::profile::Quality;
+use crate::report::ReportInput;
+use crate::report::figure::CONTROL;
+use crate::report::figure::used_rule;
+use crate::report::pool;
+use crate::report::pool::Head;
+use crate::report::pool::Measure;
+use crate::report::theme::count;
+use crate::report::theme::number;
+use crate::report::theme::threshold;
+
+/// Above this share of slots kept, compression is not worth the name.
+const NOTHING_MERGES: f64 = 0.99;
+
+/// One sentence or two a finding, as plain text.
+pub(super) fn findings(input: &ReportInput) -> Vec<String> {
+    let analysis = &input.analysis;
+    let mut findings = vec![kept(analysis)];
+    findings.extend(sweep(analysis));
+    findings.extend(extremes(analysis));
+    findings.extend(rope(analysis));
+    findings.extend(distance(analysis));
+    findings.extend(agreement(analysis));
+    findings.extend(input.profile.as_ref().map(profile));
+    findings
+}
+
+/// A share in percent, with a space that does not break.
+pub(super) fn percent(share: f64) -> String {
+    format!("{}\u{a0}%", number(100.0 * share, 1))
+}
+
+/// Which tokens are never merged.
+pub(super) fn protected(analysis: &Analysis) -> String {
+    let share = |share: f64| format!("{}\u{a0}%", threshold((100.0 * share) as f32));
+    let shares = analysis.shares;
+    format!("the last {} and the {} of largest attention mass", share(shares.recent), share(shares.heavy))
+}
+
+/// An estimate with its interval.
+pub(super) fn percent_interval(interval: Option<Interval>) -> Option<String> {
+    let interval = pool::known_interval(interval)?;
+    Some(match (interval.low, interval.high) {
+        (Some(low), Some(high)) => {
+            format!("{} ({} to {})", percent(interval.estimate), number(100.0 * low, 1), number(100.0 * high, 1))
+        }
+        _ => percent(interval.estimate),
+    })
+}
+
+fn kept(analysis: &Analysis) -> String {
+    let name = &analysis.model.name;
+    let Some(eps) = pool::reference_eps(analysis) else {
+        return format!(
+            "The analysis of {name} has no reference threshold, so that nothing can be said on compression."
+        );
+    };
+    let of_dataset =
+        |i: usize| pool::known_interval(analysis.kept_fraction.get(i).copied().flatten()).map(|k| k.estimate);
+    let mut known: Vec<(&str, f64)> =
+        analysis.datasets.iter().enumerate().filter_map(|(i, d)| Some((d.dataset.as_str(), of_dataset(i)?))).collect();
+    let Some(overall) = pool::mean(known.iter().map(|k| Some(k.1))) else {
+        return format!(
+            "The analysis of {name} holds no merging sets (keys or attention masses were not captured), so that nothing \
+             can be said on compression."
+        );
+    };
+    known.sort_by(|a, b| a.1.total_cmp(&b.1));
+    let one = |(name, share): &(&str, f64)| format!("{name} {}", percent(*share));
+    let listed = match known.as_slice() {
+        [_] => String::new(),
+        few if few.len() <= 4 => format!(" ({})", few.iter().map(one).collect::<Vec<_>>().join(", ")),
+        [first, .., last] => format!(" (from {} to {})", one(first), one(last)),
+        [] => String::new(),
+    };
+    let protected = format!("That includes the protected tokens: {}.", protected(analysis));
+    let eps = threshold(eps);
+    if overall >= NOTHING_MERGES {
+        return format!(
+            "At threshold {eps} next to nothing merges: the cache of {name} keeps {} of its slots{listed}. {protected}",
+            percent(overall)
+        );
+    }
+    format!(
+        "At threshold {eps} the cache of {name} keeps {} of its slots{listed}: {} tokens per slot. {protected}",
+        percent(overall),
+        number(1.0 / overall.max(1e-9), 2)
+    )
+}
+
+fn sweep(analysis: &Analysis) -> Option<String> {
+    let last = analysis.eps_grid.len().checked_sub(1).filter(|last| *last > 0)?;
+    let at = |i: usize| pool::mean(pool::pooled_at_eps(analysis, Measure::Kept, i).into_values());
+    let (low, high) = (at(0)?, at(last)?);
+    Some(format!(
+        "From threshold {} to {} the slots kept, averaged over heads and data sets, go from {} to {}.",
+        threshold(analysis.eps_grid[0]),
+        threshold(analysis.eps_grid[last]),
+        percent(low),
+        percent(high)
+    ))
+}
+
+fn extremes(analysis: &Analysis) -> Option<String> {
+    let ratios = pool::pooled_at_eps(analysis, Measure::SetRatio, analysis.reference_eps);
+    let mut by_layer: BTreeMap<usize, Vec<Option<f64>>> = BTreeMap::new();
+    for ((layer, _), value) in &ratios {
+        by_layer.entry(*layer).or_default().push(*value);
+    }
+    let layers: Vec<(usize, f64)> =
+        by_layer.into_iter().filter_map(|(layer, values)| Some((layer, pool::mean(values)?))).collect();
+    let heads: Vec<(Head, f64)> = ratios.into_iter().filter_map(|(head, value)| Some((head, value?))).collect();
+    let (most, least) = ends(&heads)?;
+    if heads.len() < 2 {
+        return None;
+    }
+    if (least.1 - most.1).abs() < 0.005 {
+        return Some(format!("All heads merge alike: {} sets per unprotected token everywhere.", number(most.1, 2)));
+    }
+    let of_heads = format!(
+        "the KV head that merges most is head {} of layer {} ({}), the one that merges least head {} of layer {} ({})",
+        most.0.1,
+        most.0.0,
+        number(most.1, 2),
+        least.0.1,
+        least.0.0,
+        number(least.1, 2)
+    );
+    let (most, least) = ends(&layers)?;
+    if layers.len() < 2 {
+        return Some(format!("In sets per unprotected token, where 1 means that nothing merges, {of_heads}."));
+    }
+    Some(format!(
+        "Layer {} merges most ({} sets per unprotected token; 1 would mean that nothing merges) and layer {} least ({}); {of_heads}.",
+        most.0,
+        number(most.1, 2),
+        least.0,
+        number(least.1, 2)
+    ))
+}
+
+/// The entries of lowest and highest value, the first of equals.
+fn ends<K: Copy>(values: &[(K, f64)]) -> Option<((K, f64), (K, f64))> {
+    let first = *values.first()?;
+    Some(values.iter().fold((first, first), |(low, high), v| {
+        (if v.1 < low.1 { *v } else { low }, if v.1 > high.1 { *v } else { high })
+    }))
+}
+
+fn rope(analysis: &Analysis) -> Option<String> {
+    let after = pool::neighbour_means(analysis, State::K);
+    let before = pool::neighbour_means(analysis, State::KPreRope);
+    let values = pool::mean(pool::neighbour_means(analysis, State::V).into_values());
+    let of_values = values.map(|v| format!(" Neighbouring values: {}.", number(v, 2))).unwrap_or_default();
+    let (Some(mean_after), Some(mean_before)) =
+        (pool::mean(after.values().copied()), pool::mean(before.values().copied()))
+    else {
+        let keys = pool::mean(after.values().copied())?;
+        return Some(format!("Neighbouring keys have a mean cosine of {} after RoPE.{of_values}", number(keys, 2)));
+    };
+    let pairs: Vec<(f64, f64)> =
+        after.iter().filter_map(|(head, a)| Some(((*a)?, before.get(head).copied().flatten()?))).collect();
+    let higher = pairs.iter().filter(|(a, b)| b > a).count();
+    let difference = mean_before - mean_after;
+    let relation = match difference {
+        d if d.abs() < 0.005 => "about as alike before RoPE as after it",
+        d if d > 0.0 => "more alike before RoPE than after it",
+        _ => "less alike before RoPE than after it",
+    };
+    Some(format!(
+        "Neighbouring keys are {relation}: mean cosine {} before, {} after; before RoPE is higher in {higher} of {}.{of_values}",
+        number(mean_before, 2),
+        number(mean_after, 2),
+        count(pairs.len(), "head")
+    ))
+}
+
+fn distance(analysis: &Analysis) -> Option<String> {
+    let state = [State::K, State::KPreRope, State::V].into_iter().find(|s| pool::states(analysis).contains(s))?;
+    let at = |i: usize| {
+        let heads = analysis.datasets.iter().filter_map(|d| pool::of_state(d, state)).flat_map(|s| &s.heads);
+        pool::mean(heads.map(|h| h.locality.get(i).copied().flatten()))
+    };
+    let known: Vec<(usize, f64)> =
+        analysis.lags.iter().enumerate().filter_map(|(i, lag)| Some((*lag, at(i)?))).collect();
+    let (first, last) = (known.first()?, known.last()?);
+    if first.0 == last.0 {
+        return None;
+    }
+    let verb = if last.1 < first.1 - 0.02 {
+        "falls"
+    } else if last.1 > first.1 + 0.02 {
+        "rises"
+    } else {
+        "hardly changes with distance: it goes"
+    };
+    Some(format!(
+        "The similarity of {} {verb} from {} at distance {} to {} at distance {}.",
+        crate::report::theme::state_label(state),
+        number(first.1, 2),
+        first.0,
+        number(last.1, 2),
+        last.0
+    ))
+}
+
+fn agreement(analysis: &Analysis) -> Option<String> {
+    let pairs: Vec<((&str, &str), f64)> = analysis
+        .agreement
+        .iter()
+        .filter_map(|p| Some(((p.a.as_str(), p.b.as_str()), pool::known(p.spearman)?)))
+        .collect();
+    let Some((low, high)) = ends(&pairs) else {
+        return (analysis.datasets.len() == 1)
+            .then(|| "Only one data set was analysed, so that nothing is known of how other texts behave.".into());
+    };
+    let verdict = match low.1 {
+        rho if rho >= 0.7 => "The data sets agree on which heads are compressible",
+        rho if rho >= 0.3 => "The data sets agree only in part on which heads are compressible",
+        _ => "The data sets do not all agree on which heads are compressible",
+    };
+    let between = |p: (&str, &str)| format!("{} and {}", p.0, p.1);
+    Some(if pairs.len() == 1 {
+        format!("{verdict}: Spearman's ρ of {} is {}.", between(low.0), number(low.1, 2))
+    } else {
+        format!(
+            "{verdict}: Spearman's ρ is lowest between {} ({}) and highest between {} ({}).",
+            between(low.0),
+            number(low.1, 2),
+            between(high.0),
+            number(high.1, 2)
+        )
+    })
+}
+
+fn profile(profile: &Profile) -> String {
+    let mut text = format!(
+        "The profile asks for {} of the slots and keeps {} on calibration samples",
+        percent(profile.target_kept_fraction),
+        percent_interval(Some(profile.calibration_kept_fraction)).unwrap_or_else(|| "an unknown share".into())
+    );
+    match percent_interval(profile.held_out_kept_fraction) {
+        Some(held_out) => text += &format!(", {held_out} on held-out ones."),
+        None => text += "; no samples were held out to check that.",
+    }
+    if let Some(comparison) = against_control(profile) {
+        text += &format!(" {comparison}");
+    }
+    if !profile.verdict.trim().is_empty() {
+        text += &format!(" Its own verdict: {}", profile.verdict.trim());
+    }
+    text
+}
+
+/// The profile's rule against throwing the same tokens away, on held-out samples where there are any.
+pub(super) fn against_control(profile: &Profile) -> Option<String> {
+    let used = used_rule(profile)?;
+    let find = |rule: &str| profile.quality.iter().find(|q| q.rule == rule);
+    let (merged, evicted) = (find(&used)?, find(CONTROL)?);
+    let held_out = |q: &Quality| pool::known_interval(q.held_out);
+    let (place, a, b) = match (held_out(merged), held_out(evicted)) {
+        (Some(a), Some(b)) => ("held-out", a, b),
+        _ => {
+            let (a, b) =
+                (pool::known_interval(Some(merged.calibration))?, pool::known_interval(Some(evicted.calibration))?);
+            ("calibration", a, b)
+        }
+    };
+    let apart = match (a.low.zip(a.high), b.low.zip(b.high)) {
+        (Some(a), Some(b)) => a.1 < b.0 || b.1 < a.0,
+        _ => false,
+    };
+    let outcome = match (a.estimate < b.estimate, apart) {
+        (true, true) => "merging does better than evicting the same tokens",
+        (false, true) => "merging does worse than evicting the same tokens",
+        (_, false) => "the intervals overlap or are unknown, so that no difference is shown",
+    };
+    Some(format!(
+        "On {place} samples its rule {used} errs by {} in the attention output, evicting by {}: {outcome}.",
+        number(a.estimate, 3),
+        number(b.estimate, 3)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_take_the_first_of_equals() {
+        let values = [(0, 2.0), (1, 1.0), (2, 1.0), (3, 2.0)];
+        assert_eq!(ends(&values), Some(((1, 1.0), (0, 2.0))));
+        assert_eq!(ends::<usize>(&[]), None);
+    }
+
+    #[test]
+    fn intervals_are_written_with_their_ends() {
+        let interval = |low, high| Some(Interval { estimate: 0.4321, low, high, n: 3 });
+        assert_eq!(percent_interval(interval(Some(0.4), Some(0.51))).unwrap(), "43.2\u{a0}% (40.0 to 51.0)");
+        assert_eq!(percent_interval(interval(None, None)).unwrap(), "43.2\u{a0}%");
+        assert_eq!(percent_interval(interval(Some(f64::NAN), Some(0.5))).unwrap(), "43.2\u{a0}%");
+        assert_eq!(percent_interval(None), None);
+    }
+}

@@ -1,0 +1,234 @@
+//! Tables of the HTML file.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::dump::State;
+use crate::files::ModelIdentity;
+use crate::files::Provenance;
+use crate::profile::Profile;
+use crate::report::ReportInput;
+use crate::report::drawing::escape;
+use crate::report::figure::CONTROL;
+use crate::report::figure::used_rule;
+use crate::report::page::summary::percent;
+use crate::report::page::summary::percent_interval;
+use crate::report::pool;
+use crate::report::pool::Head;
+use crate::report::pool::Measure;
+use crate::report::theme::number;
+use crate::report::theme::thousands;
+use crate::report::theme::threshold;
+
+/// A cell: text, or a number with what to sort by; "–" stands for no data.
+enum Cell {
+    Text(String),
+    Number(f64, String),
+    Unknown,
+}
+
+fn numeric(value: Option<f64>, decimals: usize) -> Cell {
+    pool::known(value).map_or(Cell::Unknown, |v| Cell::Number(v, number(v, decimals)))
+}
+
+fn whole(value: usize) -> Cell {
+    Cell::Number(value as f64, thousands(value as u64))
+}
+
+fn table(caption: &str, id: &str, columns: &[&str], rows: impl Iterator<Item = Vec<Cell>>) -> String {
+    let mut html = format!(
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-labelledby=\"{id}\">\n<table class=\"sortable\">\n\
+         <caption id=\"{id}\">{}</caption>\n<thead><tr>",
+        escape(caption)
+    );
+    for column in columns {
+        html += &format!("<th scope=\"col\">{}</th>", escape(column));
+    }
+    html += "</tr></thead>\n<tbody>\n";
+    for row in rows {
+        html += "<tr>";
+        for (i, cell) in row.into_iter().enumerate() {
+            let (tag, scope) = if i == 0 { ("th", " scope=\"row\"") } else { ("td", "") };
+            html += &match cell {
+                Cell::Text(text) => format!("<{tag}{scope}>{}</{tag}>", escape(&text)),
+                Cell::Number(value, text) => {
+                    format!("<{tag}{scope} class=\"n\" data-v=\"{value}\">{}</{tag}>", escape(&text))
+                }
+                Cell::Unknown => format!("<{tag}{scope} class=\"n none\"><abbr title=\"no data\">–</abbr></{tag}>"),
+            };
+        }
+        html += "</tr>\n";
+    }
+    html += "</tbody>\n</table>\n</div>\n";
+    html
+}
+
+/// Every KV head.
+pub(super) fn heads(input: &ReportInput) -> String {
+    let analysis = &input.analysis;
+    let (layers, heads) = pool::layers_and_heads(analysis);
+    let states = pool::states(analysis);
+    let cosines: Vec<BTreeMap<Head, Option<f64>>> =
+        states.iter().map(|s| pool::neighbour_means(analysis, *s)).collect();
+    let ratios = pool::pooled_at_eps(analysis, Measure::SetRatio, analysis.reference_eps);
+    let kept = pool::pooled_at_eps(analysis, Measure::Kept, analysis.reference_eps);
+    let chosen: Option<BTreeMap<Head, (f32, f64)>> = input
+        .profile
+        .as_ref()
+        .map(|p| p.heads.iter().map(|h| ((h.layer, h.kv_head), (h.eps, h.kept_fraction))).collect());
+    let at = pool::reference_eps(analysis).map_or_else(|| "the reference threshold".into(), threshold);
+    let titles: Vec<String> =
+        states.iter().map(|s| format!("Mean cosine, {}", crate::report::theme::state_label(*s))).collect();
+    let mut columns = vec!["Layer", "KV head"];
+    columns.extend(titles.iter().map(String::as_str));
+    let (ratio_title, kept_title) = (format!("Set ratio at {at}"), format!("Kept at {at}, %"));
+    columns.extend([ratio_title.as_str(), kept_title.as_str()]);
+    if chosen.is_some() {
+        columns.extend(["Profile's threshold", "Profile keeps, %"]);
+    }
+    let get = |map: &BTreeMap<Head, Option<f64>>, head: Head| map.get(&head).copied().flatten();
+    let rows = layers.iter().flat_map(|layer| heads.iter().map(move |head| (*layer, *head))).map(|head| {
+        let mut row = vec![whole(head.0), whole(head.1)];
+        row.extend(cosines.iter().map(|c| numeric(get(c, head), 3)));
+        row.push(numeric(get(&ratios, head), 3));
+        row.push(numeric(get(&kept, head).map(|k| 100.0 * k), 1));
+        if let Some(chosen) = &chosen {
+            let of_head = chosen.get(&head);
+            row.push(numeric(of_head.map(|c| f64::from(c.0)), 3));
+            row.push(numeric(of_head.map(|c| 100.0 * c.1), 1));
+        }
+        row
+    });
+    table("Every KV head, over all data sets", "heads-caption", &columns, rows)
+}
+
+/// Every data set.
+pub(super) fn datasets(input: &ReportInput) -> String {
+    let analysis = &input.analysis;
+    let eps = analysis.reference_eps;
+    let rows = analysis.datasets.iter().enumerate().map(|(i, dataset)| {
+        let cosine = |state: State| {
+            let heads = pool::of_state(dataset, state).map(|s| s.heads.iter().map(|h| h.neighbours.mean));
+            numeric(heads.and_then(pool::mean), 3)
+        };
+        let interval = analysis.kept_fraction.get(i).copied().flatten();
+        let kept = match (pool::known_interval(interval), percent_interval(interval)) {
+            (Some(known), Some(text)) => Cell::Number(known.estimate, text),
+            _ => Cell::Unknown,
+        };
+        let largest = dataset.sparsity.iter().filter_map(|h| h.largest_set.get(eps)).max();
+        vec![
+            Cell::Text(dataset.dataset.clone()),
+            whole(dataset.n_samples),
+            whole(dataset.n_tokens),
+            kept,
+            numeric(pool::mean(pool::at_eps(dataset, Measure::SetRatio, eps).into_values()), 3),
+            largest.map_or(Cell::Unknown, |n| whole(*n)),
+            cosine(State::K),
+            cosine(State::KPreRope),
+            cosine(State::V),
+        ]
+    });
+    let columns = [
+        "Data set",
+        "Samples",
+        "Tokens",
+        "Slots kept, with 95 % interval",
+        "Set ratio",
+        "Largest set, tokens",
+        "Cosine, keys after RoPE",
+        "Cosine, keys before RoPE",
+        "Cosine, values",
+    ];
+    table(
+        "Every data set, at the reference threshold; cosines are of neighbouring tokens",
+        "datasets-caption",
+        &columns,
+        rows,
+    )
+}
+
+/// Error of every rule.
+pub(super) fn quality(profile: &Profile) -> String {
+    let used = used_rule(profile);
+    let rows = profile.quality.iter().map(|q| {
+        let cell = |interval| match pool::known_interval(interval) {
+            None => Cell::Unknown,
+            Some(i) => {
+                let ends = i.low.zip(i.high).map(|(l, h)| format!(" ({} to {})", number(l, 3), number(h, 3)));
+                Cell::Number(i.estimate, format!("{}{}", number(i.estimate, 3), ends.unwrap_or_default()))
+            }
+        };
+        let role = match () {
+            () if q.rule == CONTROL => "control: the same pivots, nothing merged",
+            () if Some(&q.rule) == used.as_ref() => "in the profile",
+            () => "for comparison",
+        };
+        vec![Cell::Text(q.rule.clone()), Cell::Text(role.into()), cell(Some(q.calibration)), cell(q.held_out)]
+    });
+    let columns = ["Rule", "Role", "Error on calibration samples", "Error on held-out samples"];
+    table("Relative error of the attention output, with 95 % intervals", "quality-caption", &columns, rows)
+}
+
+/// A list of names and values.
+pub(super) fn facts(facts: &[(&str, String)]) -> String {
+    let mut html = String::from("<dl class=\"facts\">\n");
+    for (name, value) in facts {
+        let _ = writeln!(html, "<div><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(value));
+    }
+    html + "</dl>\n"
+}
+
+/// What a model is.
+pub(super) fn model(model: &ModelIdentity) -> Vec<(&'static str, String)> {
+    vec![
+        ("Model", model.name.clone()),
+        ("Architecture", model.architecture.clone()),
+        ("Layers", model.n_layers.to_string()),
+        ("Heads", format!("{} query, {} KV, of dimension {}", model.n_q_heads, model.n_kv_heads, model.head_dim)),
+        ("RoPE base", format!("{}", model.rope_theta)),
+        ("Longest context", format!("{} tokens", thousands(model.max_positions as u64))),
+    ]
+}
+
+/// How a file was made.
+pub(super) fn provenance(title: &str, provenance: &Provenance, schema: &str, model: &ModelIdentity) -> String {
+    let mut html = format!("<h3>{}</h3>\n", escape(title));
+    html += &facts(&[
+        ("Made by", format!("{}, subcommand {}", provenance.tool, provenance.command)),
+        ("Format", schema.into()),
+        ("Seed", provenance.seed.to_string()),
+        ("Model fingerprint", model.fingerprint.clone()),
+        ("Tokenizer SHA-256", model.tokenizer_sha256.clone().unwrap_or_else(|| "no data".into())),
+    ]);
+    let options = serde_json::to_string_pretty(&provenance.options).unwrap_or_default();
+    // Line breaks are wanted here, so that each line is escaped on its own.
+    let options: Vec<String> = options.lines().map(escape).collect();
+    html += &format!("<p>Options:</p>\n<pre tabindex=\"0\">{}</pre>\n", options.join("\n"));
+    if provenance.inputs.is_empty() {
+        return html;
+    }
+    html += &format!(
+        "<details><summary>{} that it was made from</summary>\n<ul class=\"hashes\">\n",
+        crate::report::theme::count(provenance.inputs.len(), "file")
+    );
+    for input in &provenance.inputs {
+        html += &format!("<li>{} <code>{}</code></li>\n", escape(&input.name), escape(&input.sha256));
+    }
+    html + "</ul></details>\n"
+}
+
+/// A generation with the compressed cache; `None` when it says nothing that is shown here.
+pub(super) fn generation(generation: &serde_json::Value) -> Option<String> {
+    let get = |name: &str| generation.get(name).and_then(serde_json::Value::as_f64).filter(|v| v.is_finite());
+    let mib = |v: f64| format!("{} MiB", number(v / f64::from(1 << 20), 2));
+    let mut rows: Vec<(&str, String)> = Vec::new();
+    rows.extend(get("cache_bytes").map(|v| ("Cache", mib(v))));
+    rows.extend(get("full_cache_bytes").map(|v| ("Cache without compression", mib(v))));
+    if let (Some(a), Some(b)) = (get("cache_bytes").filter(|a| *a > 0.0), get("full_cache_bytes")) {
+        rows.push(("Size ratio", format!("{}x", number(b / a, 1))));
+    }
+    rows.extend(get("kept_fraction").map(|v| ("Slots kept", percent(v))));
+    rows.extend(get("decode_tokens_per_sec").map(|v| ("Decoding", format!("{} tokens per second", number(v, 1)))));
+    (!rows.is_empty()).then(|| facts(&rows))
+}

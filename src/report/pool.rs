@@ -1,0 +1,132 @@
+//! Numbers of the analysis put together for figures and text. Unknown values stay `None`; nothing becomes 0.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+use crate::analyze::Analysis;
+use crate::analyze::DatasetAnalysis;
+use crate::analyze::StateSimilarity;
+use crate::dump::State;
+use crate::math::Interval;
+use crate::math::quantile_sorted;
+
+/// Layer and KV head.
+pub(super) type Head = (usize, usize);
+
+/// The value if it is a number.
+pub(super) fn known(value: Option<f64>) -> Option<f64> {
+    value.filter(|v| v.is_finite())
+}
+
+/// Mean of the known values.
+pub(super) fn mean(values: impl IntoIterator<Item = Option<f64>>) -> Option<f64> {
+    let known: Vec<f64> = values.into_iter().filter_map(known).collect();
+    crate::math::mean(&known)
+}
+
+/// Quantile of the values that are numbers.
+pub(super) fn quantile(values: impl IntoIterator<Item = f64>, q: f64) -> Option<f64> {
+    let mut values: Vec<f32> = values.into_iter().filter(|v| v.is_finite()).map(|v| v as f32).collect();
+    values.sort_by(f32::total_cmp);
+    quantile_sorted(&values, q)
+}
+
+/// The interval if its estimate is a number, without ends that are none.
+pub(super) fn known_interval(interval: Option<Interval>) -> Option<Interval> {
+    let interval = interval.filter(|i| i.estimate.is_finite())?;
+    Some(Interval { low: known(interval.low), high: known(interval.high), ..interval })
+}
+
+/// States with vectors that at least one data set has, in the order of [`State::VECTORS`].
+pub(super) fn states(analysis: &Analysis) -> Vec<State> {
+    let has = |state: &State| analysis.datasets.iter().any(|d| of_state(d, *state).is_some());
+    State::VECTORS.into_iter().filter(has).collect()
+}
+
+/// A data set's similarity of one state.
+pub(super) fn of_state(dataset: &DatasetAnalysis, state: State) -> Option<&StateSimilarity> {
+    dataset.similarity.iter().find(|s| s.state == state)
+}
+
+/// Mean neighbour cosine of every head, over all data sets, each weighing as many pairs as it has.
+pub(super) fn neighbour_means(analysis: &Analysis, state: State) -> BTreeMap<Head, Option<f64>> {
+    let mut sums: BTreeMap<Head, (f64, f64)> = BTreeMap::new();
+    for head in analysis.datasets.iter().filter_map(|d| of_state(d, state)).flat_map(|s| &s.heads) {
+        let sum = sums.entry((head.layer, head.kv_head)).or_default();
+        if let Some(mean) = known(head.neighbours.mean) {
+            let n = head.neighbours.n as f64;
+            *sum = (sum.0 + mean * n, sum.1 + n);
+        }
+    }
+    sums.into_iter().map(|(head, (sum, n))| (head, (n > 0.0).then(|| sum / n))).collect()
+}
+
+/// A figure of a head's merging sets by threshold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Measure {
+    /// Sets per unprotected token.
+    SetRatio,
+    /// Slots kept per token seen.
+    Kept,
+}
+
+/// One data set's value of every head at a threshold of the grid.
+pub(super) fn at_eps(dataset: &DatasetAnalysis, measure: Measure, eps: usize) -> BTreeMap<Head, Option<f64>> {
+    let value = |h: &crate::analyze::HeadSparsity| {
+        let curve = match measure {
+            Measure::SetRatio => &h.set_ratio,
+            Measure::Kept => &h.kept_fraction,
+        };
+        known(curve.get(eps).copied().flatten())
+    };
+    dataset.sparsity.iter().map(|h| ((h.layer, h.kv_head), value(h))).collect()
+}
+
+/// The same over all data sets, each weighing the same.
+pub(super) fn pooled_at_eps(analysis: &Analysis, measure: Measure, eps: usize) -> BTreeMap<Head, Option<f64>> {
+    let mut all: BTreeMap<Head, Vec<Option<f64>>> = BTreeMap::new();
+    for dataset in &analysis.datasets {
+        for (head, value) in at_eps(dataset, measure, eps) {
+            all.entry(head).or_default().push(value);
+        }
+    }
+    all.into_iter().map(|(head, values)| (head, mean(values))).collect()
+}
+
+/// The reference threshold, if the grid has it.
+pub(super) fn reference_eps(analysis: &Analysis) -> Option<f32> {
+    analysis.eps_grid.get(analysis.reference_eps).copied().filter(|eps| eps.is_finite())
+}
+
+/// Layers and KV heads that figures of heads show: all that were analysed, and any that a table names.
+pub(super) fn layers_and_heads(analysis: &Analysis) -> (Vec<usize>, Vec<usize>) {
+    let mut layers: BTreeSet<usize> = analysis.layers.iter().copied().collect();
+    let mut heads = BTreeSet::new();
+    for dataset in &analysis.datasets {
+        let similar = dataset.similarity.iter().flat_map(|s| &s.heads).map(|h| (h.layer, h.kv_head));
+        for (layer, head) in similar.chain(dataset.sparsity.iter().map(|h| (h.layer, h.kv_head))) {
+            layers.insert(layer);
+            heads.insert(head);
+        }
+    }
+    (layers.into_iter().collect(), heads.into_iter().collect())
+}
+
+/// Values by layer, then head, in the order given.
+pub(super) fn grid(values: &BTreeMap<Head, Option<f64>>, layers: &[usize], heads: &[usize]) -> Vec<Option<f64>> {
+    let value = |layer: usize, head: usize| values.get(&(layer, head)).copied().flatten();
+    layers.iter().flat_map(|layer| heads.iter().map(move |head| value(*layer, *head))).collect()
+}
+
+/// "SmolLM2-135M · 30 layers x 3 KV heads · 2 data sets".
+pub(super) fn subtitle(analysis: &Analysis) -> String {
+    let (layers, heads) = layers_and_heads(analysis);
+    let n = analysis.datasets.len();
+    let datasets = if n == 1 { "1 data set".into() } else { format!("{n} data sets") };
+    format!(
+        "{} · {} × {} · {datasets}",
+        analysis.model.name,
+        crate::report::theme::count(layers.len(), "layer"),
+        crate::report::theme::count(heads.len(), "KV head"),
+    )
+}

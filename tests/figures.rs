@@ -1,0 +1,359 @@
+//! Figures and the HTML file from a made-up analysis: present, correct, repeatable, and safe against hostile names.
+
+mod synthetic;
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use base64::Engine;
+use kvscope::dump::State;
+use kvscope::math::Interval;
+use kvscope::report::FIGURES;
+use kvscope::report::ReportError;
+use kvscope::report::ReportInput;
+use kvscope::report::Written;
+use kvscope::report::write;
+use synthetic::add_map;
+use synthetic::input;
+use synthetic::with_gaps;
+
+fn report(input: &ReportInput, dir: &Path, only: Option<&[&str]>) -> Result<Written, ReportError> {
+    let only: Option<Vec<String>> = only.map(|names| names.iter().map(|n| n.to_string()).collect());
+    write(input, &dir.join("figures"), &dir.join("report.html"), only.as_deref(), &mut |_| {})
+}
+
+fn html(input: &ReportInput, dir: &Path) -> String {
+    report(input, dir, None).unwrap();
+    std::fs::read_to_string(dir.join("report.html")).unwrap()
+}
+
+fn svg(dir: &Path, name: &str) -> String {
+    std::fs::read_to_string(dir.join(format!("figures/{name}.svg"))).unwrap()
+}
+
+/// Width, height and number of different colours of a PNG.
+fn png(path: &Path) -> (u32, u32, usize) {
+    let mut reader = png::Decoder::new(std::fs::File::open(path).unwrap()).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size()];
+    let info = reader.next_frame(&mut pixels).unwrap();
+    let colors: HashSet<&[u8]> = pixels.chunks_exact(3).collect();
+    (info.width, info.height, colors.len())
+}
+
+/// Numbers of points of the polylines of one colour.
+fn polylines(svg: &str, color: &str) -> Vec<usize> {
+    let mark = format!("stroke=\"{color}\"");
+    svg.lines()
+        .filter(|l| l.starts_with("<polyline") && l.contains(&mark))
+        .map(|l| l.split("points=\"").nth(1).unwrap().matches(',').count())
+        .collect()
+}
+
+#[test]
+fn the_table_of_figures_is_in_order() {
+    let mut names: Vec<&str> = FIGURES.iter().map(|f| f.name).collect();
+    for figure in FIGURES {
+        assert!(figure.name.chars().all(|c| c.is_ascii_lowercase() || c == '-'), "{}", figure.name);
+        let file = format!("src/report/figure/{}.rs", figure.name.replace('-', "_"));
+        assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(&file).is_file(), "{file}");
+        assert!(figure.question.ends_with('?') && figure.reading.ends_with('.'), "{}", figure.name);
+    }
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), FIGURES.len());
+}
+
+#[test]
+fn every_figure_is_drawn_as_png_and_svg() {
+    let dir = tempfile::tempdir().unwrap();
+    let written = report(&input(5, 2, &["news", "code"], dir.path()), dir.path(), None).unwrap();
+    assert!(written.skipped.is_empty());
+    for figure in FIGURES {
+        let path = dir.path().join(format!("figures/{}.png", figure.name));
+        assert!(written.files.iter().any(|f| f.path == path && !f.shows.is_empty()), "{}", figure.name);
+        let (width, height, colors) = png(&path);
+        assert!(width == 1920 && height > 300 && colors > 100, "{}: {width} x {height}, {colors} colours", figure.name);
+        let svg = svg(dir.path(), figure.name);
+        assert!(svg.starts_with("<svg xmlns=") && svg.trim_end().ends_with("</svg>"), "{}", figure.name);
+        assert!(svg.contains("SmolLM2-135M") && svg.contains("<title>"), "{}", figure.name);
+        for tag in ["svg", "text", "title", "desc"] {
+            let (open, close) = (svg.matches(&format!("<{tag}")).count(), svg.matches(&format!("</{tag}>")).count());
+            assert_eq!(open, close, "{tag} in {}", figure.name);
+        }
+    }
+    assert_eq!(written.files.last().unwrap().path, dir.path().join("report.html"));
+    assert!(written.files.iter().all(|f| f.path.is_file()));
+}
+
+#[test]
+fn svgs_hold_the_series_and_the_labels() {
+    let dir = tempfile::tempdir().unwrap();
+    report(&input(5, 2, &["news", "code", "dialogue"], dir.path()), dir.path(), None).unwrap();
+    let eps = svg(dir.path(), "sparsity-eps");
+    // One curve over the 11 thresholds in each of the first three colours, and none in the fourth.
+    for color in ["#0072B2", "#D55E00", "#009E73"] {
+        assert_eq!(polylines(&eps, color).iter().filter(|n| **n == 11).count(), 1, "{color}");
+    }
+    assert!(polylines(&eps, "#CC79A7").is_empty());
+    let locality = svg(dir.path(), "locality");
+    assert_eq!(polylines(&locality, "#D55E00").iter().filter(|n| **n == 16).count(), 1);
+    let layers = svg(dir.path(), "sparsity-layers");
+    assert_eq!(polylines(&layers, "#0072B2").iter().filter(|n| **n == 5).count(), 1);
+    for label in ["news", "code", "dialogue", "Layer", "Sets per unprotected token", "threshold 0.75"] {
+        assert!(layers.contains(label), "{label}");
+    }
+    let datasets = svg(dir.path(), "datasets");
+    // Spearman's rho of the three pairs, each on both sides of the diagonal.
+    for rho in ["0.89", "0.78", "0.84"] {
+        assert_eq!(datasets.lines().filter(|l| l.trim() == rho).count(), 2, "{rho}");
+    }
+    let quality = svg(dir.path(), "profile-quality");
+    for label in ["evict (control)", "scaled (in the profile)", "0.126", "0.133", "held-out samples", "no data"] {
+        assert!(quality.contains(label), "{label}");
+    }
+    let map = svg(dir.path(), "similarity-map-1-layer-4-head-1-k");
+    assert_eq!(map.matches("<image").count(), 1);
+    assert!(map.contains("301 tokens") && map.contains("news, sample 17") && map.contains("Token position"));
+    assert_eq!(svg(dir.path(), "similarity-map").matches("<image").count(), 2);
+}
+
+#[test]
+fn equal_inputs_give_equal_bytes() {
+    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let input = with_gaps(input(30, 3, &["news", "code", "dialogue"], a.path()));
+    let (first, second) = (report(&input, a.path(), None).unwrap(), report(&input, b.path(), None).unwrap());
+    assert_eq!(first.files.len(), second.files.len());
+    for (x, y) in first.files.iter().zip(&second.files) {
+        assert!(std::fs::read(&x.path).unwrap() == std::fs::read(&y.path).unwrap(), "{}", x.path.display());
+    }
+}
+
+#[test]
+fn hostile_names_stay_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let names =
+        ["</script><script>alert(1)</script>", "\"><img src=x onerror=alert(2)>", "a'b\u{0}\u{1b}[31m\u{202e}&lt;\n"];
+    let mut input = input(3, 2, &names, dir.path());
+    input.analysis.model.name = "</title></svg><script>alert(3)</script>".into();
+    input.analysis.maps[0].id = "]]><script>alert(4)</script>".into();
+    input.analysis.provenance.options = serde_json::json!({ "</pre><script>": "<b>\u{8}" });
+    let profile = input.profile.as_mut().unwrap();
+    profile.verdict = "<script>alert(5)</script>".into();
+    profile.policy = "\" onmouseover=\"alert(6)".into();
+    profile.model.name = "<svg onload=alert(7)>".into();
+    profile.quality[0].rule = "<script>alert(8)</script>".into();
+    let html = html(&input, dir.path());
+    assert_eq!(html.matches("<script").count(), 1);
+    assert_eq!(html.matches("</script").count(), 1);
+    assert_eq!(html.matches("</title").count(), 1);
+    assert_eq!(html.matches("</pre").count(), 2);
+    for bad in ["<img", "<b>", "\" onmouseover", "<svg onload", "\u{0}", "\u{1b}", "\u{8}", "\u{202e}"] {
+        assert!(!html.contains(bad), "{bad:?}");
+    }
+    assert!(html.contains("&lt;/script&gt;&lt;script&gt;alert(1)&lt;/script&gt;"));
+    // The name that looks like an entity is shown as it was written.
+    assert!(html.contains("&amp;lt;"));
+    for entry in std::fs::read_dir(dir.path().join("figures")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "svg") {
+            let svg = std::fs::read_to_string(&path).unwrap();
+            assert!(!svg.contains("<script") && !svg.contains("<img"), "{}", path.display());
+            assert_eq!(svg.matches("<svg").count(), 1);
+            assert!(svg.chars().all(|c| c == '\n' || !c.is_control()), "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_page_needs_no_network_and_runs_only_its_own_script() {
+    let dir = tempfile::tempdir().unwrap();
+    let html = html(&input(5, 2, &["news", "code"], dir.path()), dir.path());
+    for bad in ["http:", "https:", "src=", "url(", "@import", "<link", "<iframe"] {
+        assert!(!html.contains(bad), "{bad}");
+    }
+    for target in html.split("href=\"").skip(1) {
+        assert!(target.starts_with('#') || target.starts_with("data:image/png;base64,"), "{:.40}", target);
+    }
+    let script = html.split("<script>").nth(1).unwrap().split("</script>").next().unwrap();
+    let digest = kvscope::files::sha256_bytes(script.as_bytes());
+    let bytes: Vec<u8> = (0..32).map(|i| u8::from_str_radix(&digest[2 * i..2 * i + 2], 16).unwrap()).collect();
+    let hash = base64::engine::general_purpose::STANDARD.encode(bytes);
+    assert!(html.contains(&format!("script-src 'sha256-{hash}'")));
+    // Every link of the contents leads somewhere, once.
+    for target in html.split("href=\"#").skip(1).map(|t| t.split('"').next().unwrap()) {
+        assert_eq!(html.matches(&format!("id=\"{target}\"")).count(), 1, "{target}");
+    }
+    // As many rows as heads, sorted by layer, and every figure described for those who cannot see it.
+    let heads = html.split("id=\"heads\"").nth(1).unwrap().split("</section>").next().unwrap();
+    assert_eq!(heads.matches("<tr>").count(), 1 + 5 * 2);
+    assert_eq!(html.matches("<svg").count(), html.matches("role=\"img\" aria-label=\"").count());
+}
+
+#[test]
+fn the_summary_states_what_the_data_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut input = input(4, 2, &["news", "code"], dir.path());
+    let interval = |estimate| Some(Interval { estimate, low: None, high: None, n: 1 });
+    input.analysis.kept_fraction = vec![interval(0.41), interval(0.472)];
+    for dataset in &mut input.analysis.datasets {
+        for head in &mut dataset.sparsity {
+            // Layer 2 merges most, layer 0 least, head 1 always more than head 0.
+            let ratio = [0.9, 0.7, 0.3, 0.5][head.layer] - 0.02 * head.kv_head as f64;
+            head.set_ratio[5] = Some(ratio);
+        }
+        for head in &mut dataset.similarity[0].heads {
+            head.neighbours.mean = Some(0.5);
+        }
+        for head in &mut dataset.similarity[1].heads {
+            head.neighbours.mean = Some(if head.layer == 0 { 0.4 } else { 0.8 });
+        }
+    }
+    let html = html(&input, dir.path()).replace('\u{a0}', " ");
+    // (41.0 + 47.2) / 2 = 44.1; 1 / 0.441 = 2.268.
+    assert!(html.contains("At threshold 0.75 the cache of SmolLM2-135M keeps 44.1 % of its slots (news 41.0 %, code 47.2 %): 2.27 tokens per slot"));
+    assert!(html.contains("Layer 2 merges most (0.29 sets per unprotected token; 1 would mean that nothing merges) and layer 0 least (0.89)"));
+    assert!(html.contains(
+        "the KV head that merges most is head 1 of layer 2 (0.28), the one that merges least head 0 of layer 0 (0.90)"
+    ));
+    // (2 · 0.4 + 6 · 0.8) / 8 = 0.7.
+    assert!(html.contains("more alike before RoPE than after it: mean cosine 0.70 before, 0.50 after; before RoPE is higher in 6 of 8 heads"));
+    assert!(
+        html.contains("The data sets agree on which heads are compressible: Spearman&#39;s ρ of news and code is 0.89")
+    );
+    assert!(html.contains("errs by 0.244 in the attention output, evicting by 0.133: merging does worse"));
+    assert!(html.contains("2.0x") && html.contains("17.2 tokens per second") && !html.contains("ignored"));
+    input.analysis.kept_fraction = vec![interval(0.998), interval(1.0)];
+    input.profile.as_mut().unwrap().model.fingerprint = "other".into();
+    let html = self::html(&input, dir.path());
+    assert!(html.contains("next to nothing merges") && html.contains("tuned for another model"));
+}
+
+#[test]
+fn missing_values_are_shown_as_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let html = html(&with_gaps(input(30, 3, &["news", "code", "dialogue"], dir.path())), dir.path());
+    for name in [
+        "similarity-heads",
+        "sparsity-layers",
+        "sparsity-eps",
+        "locality",
+        "datasets",
+        "neighbour-histogram",
+        "profile-thresholds",
+        "profile-quality",
+    ] {
+        assert!(svg(dir.path(), name).contains("no data"), "{name}");
+    }
+    assert!(html.contains("class=\"n none\""));
+    // Images in base64 may hold any letters.
+    let shown: String = html.split("base64,").map(|part| part.split_once('"').map_or(part, |p| p.1)).collect();
+    assert!(!shown.contains("NaN") && !shown.contains(">inf") && !shown.contains(" inf"));
+    // Layer 11 of news is gone: its line has two pieces, of 11 and 18 layers.
+    let pieces = polylines(&svg(dir.path(), "sparsity-layers"), "#0072B2");
+    assert!(pieces.contains(&11) && pieces.contains(&18) && !pieces.contains(&30), "{pieces:?}");
+}
+
+#[test]
+fn an_analysis_that_holds_nothing_gives_a_page_that_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut input = input(2, 1, &["news"], dir.path());
+    input.analysis.maps.clear();
+    input.analysis.datasets.clear();
+    input.analysis.kept_fraction.clear();
+    input.profile = None;
+    input.generation = Some(serde_json::json!("not an object"));
+    let written = report(&input, dir.path(), None).unwrap();
+    assert_eq!((written.files.len(), written.skipped.len()), (1, FIGURES.len()));
+    let html = std::fs::read_to_string(dir.path().join("report.html")).unwrap();
+    assert!(
+        html.contains("nothing can be said") && html.contains("needs a profile") && !html.contains("id=\"generation\"")
+    );
+}
+
+#[test]
+fn damaged_files_are_drawn_or_refused_but_never_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut input = input(3, 2, &["news", "code"], dir.path());
+    let analysis = &mut input.analysis;
+    analysis.reference_eps = 99;
+    analysis.lags = vec![0, 1, 1, usize::MAX];
+    analysis.eps_grid.truncate(3);
+    analysis.eps_grid[1] = f32::NAN;
+    analysis.kept_fraction.truncate(1);
+    analysis.datasets[0].sparsity[0].layer = usize::MAX;
+    analysis.datasets[0].sparsity[1].kept_fraction = vec![Some(1e300), Some(-1e300)];
+    analysis.datasets[0].similarity[0].histogram = vec![u64::MAX; 3];
+    analysis.datasets[1].similarity[0].heads[0].locality.clear();
+    analysis.datasets[1].similarity[1].heads[0].neighbours.n = usize::MAX;
+    analysis.datasets[1].n_tokens = usize::MAX;
+    input.profile.as_mut().unwrap().heads[0].layer = usize::MAX;
+    report(&input, dir.path(), None).unwrap();
+    input.analysis.datasets[1].dataset = "news".into();
+    assert!(matches!(report(&input, dir.path(), None), Err(ReportError::Damaged(_))));
+    input.analysis.datasets.truncate(1);
+    let head = input.analysis.datasets[0].sparsity[0].clone();
+    input.analysis.datasets[0].sparsity =
+        (0..300).map(|i| kvscope::analyze::HeadSparsity { layer: i, kv_head: i, ..head.clone() }).collect();
+    assert!(report(&input, dir.path(), None).unwrap_err().to_string().contains("300 layers of 300 KV heads"));
+    std::fs::remove_file(dir.path().join(&input.analysis.maps[1].file)).unwrap();
+    input.analysis.datasets[0].sparsity.clear();
+    assert!(report(&input, dir.path(), None).unwrap_err().to_string().contains("map-1.safetensors"));
+}
+
+#[test]
+fn figures_can_be_chosen_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut input = input(3, 2, &["news", "code"], dir.path());
+    let written = report(&input, dir.path(), Some(&["locality", "datasets"])).unwrap();
+    let names: Vec<_> = written.files.iter().map(|f| f.path.file_name().unwrap().to_str().unwrap()).collect();
+    assert_eq!(names, ["locality.png", "locality.svg", "datasets.png", "datasets.svg", "report.html"]);
+    let error = report(&input, dir.path(), Some(&["localty"])).unwrap_err();
+    assert!(error.hint().is_some());
+    let error = error.to_string();
+    assert!(error.contains("localty") && FIGURES.iter().all(|f| error.contains(f.name)), "{error}");
+    input.profile = None;
+    let error = report(&input, dir.path(), Some(&["profile-quality"])).unwrap_err().to_string();
+    assert!(error.contains("profile-quality") && error.contains("needs a profile"), "{error}");
+}
+
+#[test]
+fn large_runs_stay_small_enough_to_carry() {
+    let dir = tempfile::tempdir().unwrap();
+    let names: Vec<String> = (0..12).map(|i| format!("a-data-set-with-quite-a-long-name-number-{i}")).collect();
+    let mut input = input(80, 32, &names.iter().map(String::as_str).collect::<Vec<_>>(), dir.path());
+    for i in 0..6 {
+        add_map(&mut input.analysis, dir.path(), 900, (i, i), State::K);
+    }
+    let html = html(&input, dir.path());
+    assert!(html.len() < 8 << 20, "{} bytes", html.len());
+    assert!(svg(dir.path(), "sparsity-layers").contains('…'));
+}
+
+/// Renders one of several made-up runs for people to look at.
+#[test]
+#[ignore = "needs eyes: set KVSCOPE_LOOK to a folder and KVSCOPE_CASE to small, usual, large or gaps"]
+fn look_at_the_figures() {
+    let dir = std::path::PathBuf::from(std::env::var("KVSCOPE_LOOK").unwrap());
+    std::fs::create_dir_all(&dir).unwrap();
+    let input = match std::env::var("KVSCOPE_CASE").unwrap().as_str() {
+        "small" => input(1, 1, &["news"], &dir),
+        "large" => {
+            let names: Vec<String> = (0..12)
+                .map(|i| format!("corpus-{i:02}{}", ["", "-with-a-very-long-name-about-legal-proceedings-2024"][i % 2]))
+                .collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let mut input = input(80, 32, &names, &dir);
+            add_map(&mut input.analysis, &dir, 2200, (40, 7), State::V);
+            input
+        }
+        "gaps" => with_gaps(input(30, 3, &["news", "code", "dialogue"], &dir)),
+        _ => {
+            let mut input = input(30, 3, &["news", "code", "dialogue", "wikipedia"], &dir);
+            add_map(&mut input.analysis, &dir, 1500, (14, 1), State::V);
+            input
+        }
+    };
+    let started = std::time::Instant::now();
+    report(&input, &dir, None).unwrap();
+    println!("{:?}", started.elapsed());
+}

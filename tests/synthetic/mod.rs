@@ -1,0 +1,323 @@
+//! A made-up analysis and profile of any size, with uneven numbers that are always the same.
+
+use std::path::Path;
+
+use half::f16;
+use kvscope::analyze::Agreement;
+use kvscope::analyze::Analysis;
+use kvscope::analyze::DatasetAnalysis;
+use kvscope::analyze::HeadSimilarity;
+use kvscope::analyze::HeadSparsity;
+use kvscope::analyze::MapEntry;
+use kvscope::analyze::Neighbours;
+use kvscope::analyze::StateSimilarity;
+use kvscope::dump::State;
+use kvscope::files::Document;
+use kvscope::files::InputHash;
+use kvscope::files::ModelIdentity;
+use kvscope::files::Provenance;
+use kvscope::math::Interval;
+use kvscope::merge::Shares;
+use kvscope::profile::CurvePoint;
+use kvscope::profile::HeadProfile;
+use kvscope::profile::MergeRule;
+use kvscope::profile::Profile;
+use kvscope::profile::Quality;
+use kvscope::profile::UsedSample;
+use kvscope::report::ReportInput;
+
+/// A number in [0, 1) that looks random and is always the same.
+pub fn noise(seed: &[usize]) -> f64 {
+    let mut x: u64 = 0x9e37_79b9_7f4a_7c15;
+    for s in seed {
+        x = (x ^ *s as u64).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x ^= x >> 29;
+    }
+    (x >> 11) as f64 / (1u64 << 53) as f64
+}
+
+pub fn model(name: &str, n_layers: usize, n_kv_heads: usize) -> ModelIdentity {
+    ModelIdentity {
+        name: name.into(),
+        architecture: "LlamaForCausalLM".into(),
+        fingerprint: "5e4f".repeat(16),
+        tokenizer_sha256: Some("a1b2".repeat(16)),
+        n_layers,
+        n_q_heads: 3 * n_kv_heads,
+        n_kv_heads,
+        head_dim: 64,
+        rope_theta: 10000.0,
+        max_positions: 8192,
+    }
+}
+
+fn provenance(command: &str) -> Provenance {
+    let options = serde_json::json!({ "recent": 0.17, "heavy": 0.12, "bridge": false, "states": ["k", "v"] });
+    let inputs = vec![InputHash { name: "manifest.json".into(), sha256: "0c".repeat(32) }];
+    Provenance::new(command, 7, options, inputs)
+}
+
+/// Share kept by a head at a threshold: falls with similarity, higher layers merge more.
+fn kept(dataset: usize, layer: usize, head: usize, n_layers: usize, eps: f64) -> f64 {
+    let depth = (layer as f64 + 0.5) / n_layers as f64;
+    let pull = 0.25 + 0.45 * depth + 0.2 * noise(&[layer, head]) + 0.05 * noise(&[dataset, layer, head, 9]);
+    let joined = pull / (1.0 + ((eps - 0.72) * 9.0).exp());
+    (1.0 - joined + 0.02 * dataset as f64).clamp(0.29, 1.0)
+}
+
+fn dataset(
+    index: usize,
+    name: &str,
+    n_layers: usize,
+    n_heads: usize,
+    lags: &[usize],
+    eps_grid: &[f32],
+) -> DatasetAnalysis {
+    let all = || (0..n_layers).flat_map(move |l| (0..n_heads).map(move |h| (l, h)));
+    let similarity = State::VECTORS
+        .into_iter()
+        .enumerate()
+        .map(|(s, state)| {
+            let base = [0.62, 0.74, 0.21][s];
+            let mean = |l: usize, h: usize| {
+                base + 0.25 * ((l as f64 + 1.0) / n_layers as f64 - 0.5)
+                    + 0.2 * (noise(&[s, l, h]) - 0.5)
+                    + 0.02 * index as f64
+            };
+            let heads = all()
+                .map(|(layer, kv_head)| {
+                    let m = mean(layer, kv_head).clamp(-1.0, 1.0);
+                    HeadSimilarity {
+                        layer,
+                        kv_head,
+                        neighbours: Neighbours {
+                            n: 900 + 37 * index,
+                            mean: Some(m),
+                            quantiles: Some([m - 0.3, m - 0.1, m + 0.01, m + 0.1, (m + 0.2).min(1.0)]),
+                        },
+                        locality: lags
+                            .iter()
+                            .map(|lag| Some(m * (0.55 + 0.45 / (*lag as f64).powf(0.4 + 0.1 * s as f64))))
+                            .collect(),
+                    }
+                })
+                .collect();
+            let histogram = (0..40)
+                .map(|b| {
+                    let x = -1.0 + (b as f64 + 0.5) / 20.0;
+                    let z = (x - base - 0.03 * index as f64) / 0.19;
+                    (12_000.0 * (-0.5 * z * z).exp() * if x > 0.98 { 0.3 } else { 1.0 }) as u64
+                })
+                .collect();
+            StateSimilarity { state, histogram, heads }
+        })
+        .collect();
+    let sparsity = all()
+        .map(|(layer, kv_head)| {
+            let kept: Vec<f64> =
+                eps_grid.iter().map(|e| kept(index, layer, kv_head, n_layers, f64::from(*e))).collect();
+            HeadSparsity {
+                layer,
+                kv_head,
+                set_ratio: kept.iter().map(|k| Some(((k - 0.29) / 0.71).max(0.01))).collect(),
+                kept_fraction: kept.iter().map(|k| Some(*k)).collect(),
+                largest_set: kept.iter().map(|k| (30.0 * (1.0 - k)) as usize + 1).collect(),
+            }
+        })
+        .collect();
+    DatasetAnalysis {
+        dataset: name.into(),
+        n_samples: 3 + 2 * index,
+        n_tokens: 2711 + 1009 * index,
+        similarity,
+        sparsity,
+    }
+}
+
+pub fn analysis(n_layers: usize, n_heads: usize, names: &[&str]) -> Analysis {
+    let lags = vec![1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256];
+    let eps_grid: Vec<f32> = (0..11).map(|i| 0.5 + 0.05 * i as f32).collect();
+    let datasets: Vec<_> =
+        names.iter().enumerate().map(|(i, name)| dataset(i, name, n_layers, n_heads, &lags, &eps_grid)).collect();
+    let kept_fraction = datasets
+        .iter()
+        .map(|d| {
+            let values: Vec<f64> = d.sparsity.iter().map(|h| h.kept_fraction[5].unwrap()).collect();
+            let estimate = values.iter().sum::<f64>() / values.len() as f64;
+            let half = 0.04 / (d.n_samples as f64).sqrt();
+            Some(Interval { estimate, low: Some(estimate - half), high: Some(estimate + 1.3 * half), n: d.n_samples })
+        })
+        .collect();
+    let mut agreement = Vec::new();
+    for (i, a) in names.iter().enumerate() {
+        for (j, b) in names.iter().enumerate().skip(i + 1) {
+            let rho = 1.0 - 0.11 * (j - i) as f64 - 0.05 * i as f64;
+            agreement.push(Agreement { a: a.to_string(), b: b.to_string(), spearman: Some(rho) });
+        }
+    }
+    Analysis {
+        schema: Analysis::schema_id(),
+        provenance: provenance("analyze"),
+        model: model("SmolLM2-135M", n_layers, n_heads),
+        layers: (0..n_layers).collect(),
+        lags,
+        eps_grid,
+        reference_eps: 5,
+        shares: Shares { recent: 0.17, heavy: 0.12 },
+        bridge: false,
+        datasets,
+        kept_fraction,
+        agreement,
+        maps: Vec::new(),
+    }
+}
+
+pub fn profile(n_layers: usize, n_heads: usize) -> Profile {
+    let interval =
+        |estimate: f64, half: f64, n| Interval { estimate, low: Some(estimate - half), high: Some(estimate + half), n };
+    let quality = |rule: &str, a: f64, b: Option<f64>| Quality {
+        rule: rule.into(),
+        calibration: interval(a, 0.008, 8),
+        held_out: b.map(|b| interval(b, 0.014, 4)),
+    };
+    let sample = |i: usize| UsedSample {
+        dataset: "news".into(),
+        id: format!("{i}"),
+        sha256: "77".repeat(32),
+        kept_fraction: 0.49 + 0.004 * i as f64,
+    };
+    Profile {
+        schema: Profile::schema_id(),
+        provenance: provenance("tune"),
+        model: model("SmolLM2-135M", n_layers, n_heads),
+        policy: "kvmerger".into(),
+        rule: MergeRule::default(),
+        shares: Shares { recent: 0.17, heavy: 0.12 },
+        target_kept_fraction: 0.5,
+        calibration_kept_fraction: interval(0.497, 0.01, 8),
+        held_out_kept_fraction: Some(interval(0.512, 0.02, 4)),
+        quality: vec![
+            quality("scaled", 0.231, Some(0.244)),
+            quality("convex", 0.142, Some(0.151)),
+            quality("log-count", 0.097, Some(0.108)),
+            quality("mass", 0.088, None),
+            quality("evict", 0.126, Some(0.133)),
+        ],
+        verdict: "At 50 % of the slots, log-count merging errs 19 % less than evicting the same tokens.".into(),
+        calibration: (0..8).map(sample).collect(),
+        held_out: (8..12).map(sample).collect(),
+        heads: (0..n_layers)
+            .flat_map(|l| (0..n_heads).map(move |h| (l, h)))
+            .map(|(layer, kv_head)| HeadProfile {
+                layer,
+                kv_head,
+                eps: (0.55 + 0.35 * noise(&[layer, kv_head, 3])) as f32,
+                kept_fraction: kept(0, layer, kv_head, n_layers, 0.7),
+                curve: vec![CurvePoint { eps: 0.7, kept_fraction: 0.5 }],
+            })
+            .collect(),
+    }
+}
+
+/// Writes a pyramid of a made-up text's cosines, with one token that has none, and lists it in the analysis.
+pub fn add_map(analysis: &mut Analysis, dir: &Path, n: usize, (layer, kv_head): (usize, usize), state: State) {
+    let topic = |i: usize| (noise(&[i / 37, layer]) * 5.0) as usize;
+    let cosine = |i: usize, j: usize| -> f64 {
+        if i == 5 || j == 5 {
+            return f64::NAN;
+        }
+        let (a, b) = (i.min(j), i.max(j));
+        let near = 0.6 * (-((b - a) as f64) / 40.0).exp();
+        let same = if topic(a) == topic(b) { 0.25 } else { 0.0 };
+        if a == b { 1.0 } else { (0.2 + near + same + 0.08 * noise(&[a, b, kv_head])).min(1.0) }
+    };
+    let mut level: Vec<f64> = (0..n * n).map(|at| cosine(at / n, at % n)).collect();
+    let (mut side, mut data) = (n, Vec::new());
+    loop {
+        let bytes: Vec<u8> = level.iter().flat_map(|v| f16::from_f64(*v).to_le_bytes()).collect();
+        data.push((side, bytes));
+        if side <= 64 {
+            break;
+        }
+        let half = side.div_ceil(2);
+        level = (0..half * half)
+            .map(|at| {
+                let (i, j) = (2 * (at / half), 2 * (at % half));
+                let cells: Vec<f64> = [(i, j), (i, j + 1), (i + 1, j), (i + 1, j + 1)]
+                    .into_iter()
+                    .filter(|(i, j)| *i < side && *j < side)
+                    .map(|(i, j)| level[i * side + j])
+                    .collect();
+                cells.iter().sum::<f64>() / cells.len() as f64
+            })
+            .collect();
+        side = half;
+    }
+    let file = format!("map-{}.safetensors", analysis.maps.len());
+    let views: Vec<_> = data
+        .iter()
+        .enumerate()
+        .map(|(i, (side, bytes))| {
+            let shape = vec![*side, *side];
+            let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F16, shape, bytes).unwrap();
+            (format!("level.{i}"), view)
+        })
+        .collect();
+    std::fs::write(dir.join(&file), safetensors::serialize(views, None).unwrap()).unwrap();
+    analysis.maps.push(MapEntry {
+        file,
+        dataset: analysis.datasets[0].dataset.clone(),
+        id: "17".into(),
+        state,
+        layer,
+        kv_head,
+        n_tokens: n,
+        n_levels: data.len(),
+    });
+}
+
+pub fn input(n_layers: usize, n_heads: usize, names: &[&str], dir: &Path) -> ReportInput {
+    let mut analysis = analysis(n_layers, n_heads, names);
+    add_map(&mut analysis, dir, 301, (n_layers - 1, n_heads - 1), State::K);
+    add_map(&mut analysis, dir, 150, (0, 0), State::KPreRope);
+    ReportInput {
+        analysis,
+        analysis_dir: dir.into(),
+        profile: Some(profile(n_layers, n_heads)),
+        generation: Some(serde_json::json!({
+            "cache_bytes": 11_534_336u64, "full_cache_bytes": 23_068_672u64, "kept_fraction": 0.5,
+            "decode_tokens_per_sec": 17.25, "text": "ignored"
+        })),
+    }
+}
+
+/// Takes values away in every way that files can lack them.
+pub fn with_gaps(mut input: ReportInput) -> ReportInput {
+    let analysis = &mut input.analysis;
+    analysis.datasets[0].sparsity.retain(|h| h.layer != 11);
+    analysis.datasets[1].sparsity.clear();
+    analysis.kept_fraction[1] = None;
+    analysis.kept_fraction[2] = Some(Interval { estimate: 0.61, low: None, high: None, n: 1 });
+    analysis.agreement[0].spearman = None;
+    for dataset in &mut analysis.datasets {
+        dataset.similarity[0].heads.retain(|h| (h.layer, h.kv_head) != (3, 1));
+        for head in &mut dataset.similarity[1].heads {
+            head.locality[13..].fill(None);
+            head.locality[4] = Some(f64::NAN);
+            if head.layer == 7 {
+                head.neighbours.mean = Some(f64::INFINITY);
+            }
+        }
+        for head in &mut dataset.sparsity {
+            head.set_ratio[3] = Some(f64::NAN);
+            head.kept_fraction[3] = None;
+        }
+    }
+    analysis.datasets[2].similarity[2].histogram.fill(0);
+    if let Some(profile) = &mut input.profile {
+        profile.heads[4].kept_fraction = f64::NAN;
+        profile.quality[2].calibration.estimate = f64::NAN;
+        profile.held_out_kept_fraction = None;
+    }
+    input
+}
