@@ -329,31 +329,26 @@ fn large_runs_stay_small_enough_to_carry() {
     assert!(svg(dir.path(), "sparsity-layers").contains('…'));
 }
 
-/// Renders one of several made-up runs for people to look at.
+/// Renders made-up runs of all kinds below `target/tmp/look/`.
 #[test]
-#[ignore = "needs eyes: set KVSCOPE_LOOK to a folder and KVSCOPE_CASE to small, usual, large or gaps"]
+#[ignore = "needs eyes"]
 fn look_at_the_figures() {
-    let dir = std::path::PathBuf::from(std::env::var("KVSCOPE_LOOK").unwrap());
-    std::fs::create_dir_all(&dir).unwrap();
-    let input = match std::env::var("KVSCOPE_CASE").unwrap().as_str() {
-        "small" => input(1, 1, &["news"], &dir),
-        "large" => {
-            let names: Vec<String> = (0..12)
-                .map(|i| format!("corpus-{i:02}{}", ["", "-with-a-very-long-name-about-legal-proceedings-2024"][i % 2]))
-                .collect();
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            let mut input = input(80, 32, &names, &dir);
-            add_map(&mut input.analysis, &dir, 2200, (40, 7), State::V);
-            input
-        }
-        "gaps" => with_gaps(input(30, 3, &["news", "code", "dialogue"], &dir)),
-        _ => {
-            let mut input = input(30, 3, &["news", "code", "dialogue", "wikipedia"], &dir);
+    let long: Vec<String> = (0..12)
+        .map(|i| format!("corpus-{i:02}{}", ["", "-with-a-very-long-name-about-legal-proceedings-2024"][i % 2]))
+        .collect();
+    let long: Vec<&str> = long.iter().map(String::as_str).collect();
+    for case in ["small", "usual", "large", "gaps"] {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("look").join(case);
+        std::fs::create_dir_all(&dir).unwrap();
+        let mut input = match case {
+            "small" => input(1, 1, &["news"], &dir),
+            "large" => input(80, 32, &long, &dir),
+            "gaps" => with_gaps(input(30, 3, &["news", "code", "dialogue"], &dir)),
+            _ => input(30, 3, &["news", "code", "dialogue", "wikipedia"], &dir),
+        };
+        if case == "usual" || case == "large" {
             add_map(&mut input.analysis, &dir, 1500, (14, 1), State::V);
-            input
         }
-    };
-    let started = std::time::Instant::now();
-    report(&input, &dir, None).unwrap();
-    println!("{:?}", started.elapsed());
+        report(&input, &dir, None).unwrap();
+    }
 }

@@ -53,8 +53,20 @@ pub(super) fn band(canvas: &mut Canvas<'_>, frame: &Frame, band: &Band, color: R
     Ok(())
 }
 
-/// Draws a curve: line, marks where they have room, crosses at the foot for missing values.
-pub(super) fn curve(canvas: &mut Canvas<'_>, frame: &Frame, curve: &Curve) -> Result<(), ReportError> {
+/// Draws curves, with the crosses of each on a line of its own.
+pub(super) fn curves(canvas: &mut Canvas<'_>, frame: &Frame, curves: &[Curve]) -> Result<(), ReportError> {
+    let with_gaps = curves.iter().filter(|c| c.has_gaps());
+    for (i, curve) in with_gaps.enumerate() {
+        let y = frame.area.y1 - 7.0 - 9.0 * (i % 6) as f64;
+        for (x, _) in curve.points.iter().filter(|p| p.1.is_none()) {
+            theme::cross(canvas, (frame.px(*x), y), curve.look.color)?;
+        }
+    }
+    curves.iter().try_for_each(|one| curve(canvas, frame, one))
+}
+
+/// Line, and marks where they have room.
+fn curve(canvas: &mut Canvas<'_>, frame: &Frame, curve: &Curve) -> Result<(), ReportError> {
     let Look { color, .. } = curve.look;
     let room = frame.area.width() / curve.points.len().max(1) as f64;
     let every = (20.0 / room.max(0.1)).ceil().max(1.0) as usize;
@@ -63,11 +75,6 @@ pub(super) fn curve(canvas: &mut Canvas<'_>, frame: &Frame, curve: &Curve) -> Re
         canvas.path(&points, color, 2.0)?;
         for point in points.iter().step_by(every) {
             theme::mark(canvas, *point, curve.look, if room > 16.0 { 3.8 } else { 2.8 }, true)?;
-        }
-    }
-    for (x, y) in &curve.points {
-        if y.is_none() {
-            theme::cross(canvas, (frame.px(*x), frame.area.y1 - 7.0), color)?;
         }
     }
     Ok(())

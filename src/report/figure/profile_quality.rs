@@ -27,7 +27,7 @@ pub(super) const ENTRY: FigureEntry = FigureEntry {
     title: "Error of the attention output, by merging rule",
     question: "Is merging better than throwing the same tokens away, and does it hold on samples that were not tuned on?",
     reading: "Relative error of the attention output at the profile's thresholds, mean over heads; left is better. \
-              `evict` keeps the same pivots and drops the other tokens: a rule that is not left of it gains nothing by \
+              The control, evict, keeps the same pivots and drops the other tokens: a rule that is not left of it gains nothing by \
               merging.",
     needs: "a profile that was tuned on a dump with queries",
     build,

@@ -23,7 +23,7 @@ pub(super) const ENTRY: FigureEntry = FigureEntry {
     question: "Where does the profile merge boldly, and where does it hold back?",
     reading: "Left: the cosine above which neighbours are joined, by head; a low threshold merges more. Right: the slots \
               that remain on the calibration samples. Heads with a low threshold that still keep much have little to merge.",
-    needs: "a profile (`kvscope tune`)",
+    needs: "a profile (kvscope tune)",
     build,
 };
 

@@ -1,5 +1,7 @@
 //! Cosine of every token with every other, for the heads that maps were asked for.
 
+use std::sync::Arc;
+
 use plotters::style::RGBAColor;
 
 use crate::analyze::MapEntry;
@@ -34,14 +36,15 @@ pub(super) const ENTRY: FigureEntry = FigureEntry {
     reading: "Row and column are token positions of one sample. A bright band along the diagonal means that neighbours \
               are alike; bright blocks are stretches of text whose vectors hardly differ; stripes are single tokens \
               that resemble none or all. All maps share one scale.",
-    needs: "similarity maps, which `kvscope analyze` writes when asked for them",
+    needs: "similarity maps, which kvscope analyze writes when asked for them",
     build,
 };
 
 /// Most panels in the overview.
 const MAX_PANELS: usize = 12;
+/// About as many values of each map go into the common scale.
+const SAMPLED: usize = 16_384;
 
-#[derive(Clone)]
 struct Map {
     raster: Raster,
     /// Tokens of the sample, and tokens that the raster's sides stand for.
@@ -56,14 +59,20 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     if entries.is_empty() {
         return Ok(Vec::new());
     }
-    let levels: Vec<map_file::Level> =
-        entries.iter().map(|e| map_file::read(&input.analysis_dir, e, RASTER_SIDE)).collect::<Result<_, _>>()?;
+    let read = |entry| map_file::read(&input.analysis_dir, entry, RASTER_SIDE);
+    // Twice, for the common scale and for the cells: all levels at once could fill the memory.
+    let mut sampled: Vec<f64> = Vec::new();
+    for entry in entries {
+        let values = read(entry)?.values;
+        sampled.extend(values.iter().step_by((values.len() / SAMPLED).max(1)).map(|v| f64::from(*v)));
+    }
     // From the first percentile: single outliers would dim everything else.
-    let sampled = levels.iter().flat_map(|l| l.values.iter().step_by((l.values.len() / 65_536).max(1)));
-    let sampled: Vec<f64> = sampled.map(|v| f64::from(*v)).collect();
     let ends = pool::quantile(sampled.iter().copied(), 0.01).zip(pool::quantile(sampled.iter().copied(), 0.999));
     let range = rounded(ends, (-1.0, 1.0), 6);
-    let maps: Vec<Map> = entries.iter().zip(levels).map(|(entry, level)| map(entry, level, range)).collect();
+    let maps: Vec<Arc<Map>> = entries
+        .iter()
+        .map(|entry| Ok(Arc::new(map(entry, read(entry)?, range))))
+        .collect::<Result<_, ReportError>>()?;
     let mut drawings = Vec::with_capacity(maps.len() + 1);
     if maps.len() > 1 {
         drawings.push(overview(&input.analysis.model.name, &maps, range));
@@ -75,7 +84,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
             let state = entry.state.name().replace('_', "-");
             format!("{}-{}-layer-{}-head-{}-{state}", ENTRY.name, i + 1, entry.layer, entry.kv_head)
         };
-        drawings.push(single(name, &input.analysis.model.name, map.clone(), range));
+        drawings.push(single(name, &input.analysis.model.name, Arc::clone(map), range));
     }
     Ok(drawings)
 }
@@ -91,7 +100,7 @@ fn map(entry: &MapEntry, level: map_file::Level, range: (f64, f64)) -> Map {
     }
 }
 
-fn single(name: String, model: &str, map: Map, range: (f64, f64)) -> Drawing {
+fn single(name: String, model: &str, map: Arc<Map>, range: (f64, f64)) -> Drawing {
     const SIDE: f64 = 760.0;
     let title = format!("{}: {}", ENTRY.title, map.head);
     let subtitle = format!("{model} · {} · {}", map.sample, count(map.n_tokens, "token"));
@@ -118,7 +127,7 @@ fn single(name: String, model: &str, map: Map, range: (f64, f64)) -> Drawing {
     .map(scale)
 }
 
-fn overview(model: &str, maps: &[Map], range: (f64, f64)) -> Drawing {
+fn overview(model: &str, maps: &[Arc<Map>], range: (f64, f64)) -> Drawing {
     let shown = maps.len().min(MAX_PANELS);
     let columns = if shown <= 4 { 2 } else { 3 };
     let rows = shown.div_ceil(columns);

@@ -85,7 +85,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
             let x = frame.px(f64::from(eps));
             canvas.dashed((x, frame.area.y0), (x, frame.area.y1), theme::INK, 1.5)?;
         }
-        curves.iter().try_for_each(|curve| lines::curve(canvas, &frame, curve))
+        lines::curves(canvas, &frame, &curves)
     });
     Ok(vec![drawing.alt(alt)])
 }

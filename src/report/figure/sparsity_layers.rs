@@ -81,7 +81,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
                 lines::band(canvas, &frame, band, theme::faint(curve.look.color, 0.14))?;
             }
         }
-        curves.iter().try_for_each(|curve| lines::curve(canvas, &frame, curve))
+        lines::curves(canvas, &frame, &curves)
     });
     Ok(vec![drawing.alt(alt)])
 }
