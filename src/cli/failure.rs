@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
+use crate::analyze::AnalyzeError;
 use crate::capture::CaptureError;
 use crate::cli::options::Common;
 use crate::cli::output::Style;
@@ -13,6 +14,7 @@ use crate::model::ModelError;
 use crate::policy::PolicyError;
 use crate::profile::ProfileError;
 use crate::prompts::PromptError;
+use crate::report::ReportError;
 use crate::runtime::RuntimeError;
 use crate::tune::TuneError;
 
@@ -61,6 +63,19 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             |e: &(dyn std::error::Error + 'static)| None$(.or_else(|| e.downcast_ref::<$kind>()?.hint()))+
         };
     }
-    let find = of!(CaptureError, DumpError, FileError, HubError, ModelError, PolicyError, ProfileError, PromptError, RuntimeError, TuneError);
+    let find = of!(
+        AnalyzeError,
+        CaptureError,
+        DumpError,
+        FileError,
+        HubError,
+        ModelError,
+        PolicyError,
+        ProfileError,
+        PromptError,
+        ReportError,
+        RuntimeError,
+        TuneError
+    );
     error.chain().find_map(|e| e.downcast_ref::<Usage>().map(|usage| usage.hint.clone()).or_else(|| find(e)))
 }

@@ -1,13 +1,16 @@
 //! The command line: one file per subcommand. The only module that chooses paths and touches environment and streams.
 
+mod analyze;
 mod capture;
 mod completions;
+mod demo;
 mod failure;
 mod generate;
 mod inspect;
 mod options;
 mod output;
 mod pull;
+mod report;
 mod tune;
 
 use std::process::ExitCode;
@@ -30,9 +33,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::Args),
     Pull(pull::Args),
     Capture(capture::Args),
+    Analyze(analyze::Args),
     Tune(tune::Args),
+    Report(report::Args),
     Generate(generate::Args),
     Inspect(inspect::Args),
     Completions(completions::CompletionsArgs),
@@ -69,8 +75,11 @@ pub fn main() -> ExitCode {
         return failure::report(&error, common);
     }
     let result = match &cli.command {
+        Command::Demo(args) => demo::run(args, common),
         Command::Pull(args) => pull::run(args, common),
         Command::Capture(args) => capture::run(args, common),
+        Command::Analyze(args) => analyze::run(args, common),
+        Command::Report(args) => report::run(args, common),
         Command::Tune(args) => tune::run(args, common),
         Command::Generate(args) => generate::run(args, common),
         Command::Inspect(args) => inspect::run(args, common),

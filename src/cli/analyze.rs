@@ -1,0 +1,147 @@
+//! `kvscope analyze`: similarity, merging sets and sparsity, from dumps.
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::analyze;
+use crate::analyze::Analysis;
+use crate::analyze::AnalyzeOptions;
+use crate::analyze::MapRequest;
+use crate::cli::Outcome;
+use crate::cli::failure::Usage;
+use crate::cli::options::Common;
+use crate::cli::options::out_dir;
+use crate::cli::options::run_name;
+use crate::cli::output::bar;
+use crate::cli::output::emit;
+use crate::cli::output::emit_json;
+use crate::cli::output::note;
+use crate::dump::Dump;
+use crate::dump::State;
+use crate::merge::Shares;
+
+/// Measure similarity, merging sets and sparsity of dumps
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Dumps of one model
+    #[arg(value_name = "DUMP", required = true)]
+    dumps: Vec<PathBuf>,
+    /// Thresholds of the sparsity figures
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    eps: Vec<f32>,
+    /// Threshold of the grid that single figures are given for
+    #[arg(long, value_name = "EPS", default_value_t = 0.75)]
+    reference_eps: f32,
+    /// Token-level maps to write, as LAYER:HEAD[:STATE] with k, k_pre_rope or v
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    maps: Vec<String>,
+    /// Samples of each data set that maps are written of
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    map_samples: usize,
+    /// Share of the tokens protected as recent
+    #[arg(long, value_name = "X", default_value_t = 0.17)]
+    recent: f64,
+    /// Share of the tokens protected for their attention mass
+    #[arg(long, value_name = "X", default_value_t = 0.12)]
+    heavy: f64,
+    /// Let chains run on across protected tokens
+    #[arg(long)]
+    bridge: bool,
+    /// Seed of the intervals
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Folder of the analysis [default: reports/RUN of the first dump]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
+    let dumps = args.dumps.iter().map(|dir| Dump::open(dir)).collect::<Result<Vec<_>, _>>()?;
+    let mut options = AnalyzeOptions {
+        reference_eps: args.reference_eps,
+        maps: args.maps.iter().map(|text| parse_map(text)).collect::<anyhow::Result<_>>()?,
+        map_samples: args.map_samples,
+        shares: Shares { recent: args.recent, heavy: args.heavy },
+        bridge: args.bridge,
+        seed: args.seed,
+        ..AnalyzeOptions::default()
+    };
+    if !args.eps.is_empty() {
+        options.eps_grid.clone_from(&args.eps);
+    }
+    if !options.eps_grid.contains(&options.reference_eps) {
+        options.eps_grid.push(options.reference_eps);
+        options.eps_grid.sort_by(f32::total_cmp);
+    }
+    let dir = out_dir(args.out.as_ref(), "reports", &run_name(&args.dumps[0]));
+    let analysis = analyze_into(&dumps, &options, &dir, common)?;
+    if common.json {
+        emit_json(&json!({
+            "schema": "kvscope.analyze/1",
+            "analysis": dir.join("analysis.json"),
+            "table": dir.join("stats.parquet"),
+            "maps": analysis.maps,
+            "datasets": analysis.datasets.iter().map(|d| &d.dataset).collect::<Vec<_>>(),
+            "kept_fraction": analysis.kept_fraction,
+        }))?;
+    } else {
+        emit(&format!("{}\n", dir.join("analysis.json").display()))?;
+        emit(&analyze::summary_table(&analysis))?;
+        note(common, &format!("next: kvscope tune {} --budget 0.5", args.dumps[0].display()));
+        note(common, &format!("  or: kvscope report {}", dir.display()));
+    }
+    Ok(Outcome::Done)
+}
+
+/// Analyses with a bar; shared with the demo.
+pub(crate) fn analyze_into(
+    dumps: &[Dump],
+    options: &AnalyzeOptions,
+    dir: &Path,
+    common: &Common,
+) -> anyhow::Result<Analysis> {
+    let bar = bar(common, 0, "steps");
+    bar.set_message("analyze");
+    let analysis = analyze::analyze(dumps, options, dir, &mut |done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    })?;
+    bar.finish_and_clear();
+    Ok(analysis)
+}
+
+fn parse_map(text: &str) -> anyhow::Result<MapRequest> {
+    let bad = || {
+        Usage::error(
+            format!("{text:?} names no map"),
+            "write LAYER:HEAD or LAYER:HEAD:STATE, for example 12:0 or 12:0:v (states: k, k_pre_rope, v)",
+        )
+    };
+    let parts: Vec<&str> = text.trim().split(':').collect();
+    let (layer, kv_head, state) = match parts[..] {
+        [layer, head] => (layer, head, "k"),
+        [layer, head, state] => (layer, head, state),
+        _ => return Err(bad()),
+    };
+    Ok(MapRequest {
+        layer: layer.parse().map_err(|_| bad())?,
+        kv_head: kv_head.parse().map_err(|_| bad())?,
+        state: State::from_name(state).filter(|state| State::VECTORS.contains(state)).ok_or_else(bad)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_as_people_write_them() {
+        assert_eq!(parse_map("3:1").unwrap(), MapRequest { layer: 3, kv_head: 1, state: State::K });
+        assert_eq!(parse_map("0:2:v").unwrap().state, State::V);
+        for bad in ["3", "3:1:q", "x:1", "3:1:v:2", ""] {
+            assert!(parse_map(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! `kvscope demo`: the whole pipeline on a small real model and built-in prompts.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::analyze::AnalyzeOptions;
+use crate::analyze::MapRequest;
+use crate::analyze::summary_table;
+use crate::capture::CaptureOptions;
+use crate::cli::Outcome;
+use crate::cli::analyze::analyze_into;
+use crate::cli::capture::capture_into;
+use crate::cli::capture::encode;
+use crate::cli::generate::CompressionArgs;
+use crate::cli::generate::encode_prompt;
+use crate::cli::generate::generate_and_report;
+use crate::cli::options::Common;
+use crate::cli::options::load_model;
+use crate::cli::output::Style;
+use crate::cli::output::emit;
+use crate::cli::output::emit_json;
+use crate::cli::output::note;
+use crate::cli::pull::Bar;
+use crate::cli::report::report_into;
+use crate::cli::tune::tune_into;
+use crate::dump::Dump;
+use crate::dump::ElementType;
+use crate::dump::State;
+use crate::files::FileError;
+use crate::files::write_atomic;
+use crate::hub;
+use crate::hub::HubSettings;
+use crate::hub::PullOptions;
+use crate::merge::Shares;
+use crate::model::Model;
+use crate::profile::MergeRule;
+use crate::prompts;
+use crate::prompts::Prompt;
+use crate::runtime::GenerateOptions;
+use crate::tune::TuneOptions;
+
+/// The demo model's name.
+const MODEL: &str = "smollm2-135m";
+/// Tokens of each prompt, so that the demo takes minutes.
+const MAX_TOKENS: usize = 1024;
+const BUDGET: f64 = 0.5;
+
+/// Run the whole pipeline on a small real model and built-in prompts of five kinds
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Model to use instead of the demo model
+    #[arg(long, value_name = "PATH|NAME", default_value = MODEL)]
+    model: String,
+    /// Folder that dumps, reports and figures go below
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    out: PathBuf,
+}
+
+pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
+    let started = Instant::now();
+    let style = Style::stderr(common);
+    let step = |n: usize, what: &str| note(common, &style.bold(&format!("[{n}/6] {what}")));
+    let folder = |parent: &str| args.out.join(parent).join("demo");
+    let (dump_dir, report_dir, figure_dir) = (folder("dumps"), folder("reports"), folder("figures"));
+
+    step(1, "the model");
+    if hub::resolve(&args.model, &HubSettings::from_env()).is_err() {
+        hub::pull(&args.model, &PullOptions::new(HubSettings::from_env()), &mut Bar::new(common))?;
+    }
+    let model = load_model(&args.model, common)?;
+
+    step(2, "capture: run 15 texts of five kinds and write down keys, values, queries and attention mass");
+    let texts = prompts::demo();
+    let dump = captured(&model, &texts, &dump_dir, common)?;
+
+    step(3, "analyze: how alike are neighbours, and how many sets would merge");
+    let middle = model.config().n_layers / 2;
+    let map = |layer, state| MapRequest { layer, kv_head: 0, state };
+    let options = AnalyzeOptions {
+        maps: vec![map(middle, State::K), map(middle, State::KPreRope), map(middle, State::V)],
+        ..AnalyzeOptions::default()
+    };
+    let analysis = analyze_into(std::slice::from_ref(&dump), &options, &report_dir, common)?;
+    if !common.json {
+        emit(&summary_table(&analysis))?;
+    }
+
+    step(4, "tune: a threshold for every head, so that half of the cache stays");
+    let options = TuneOptions {
+        budget: BUDGET,
+        search: "per-head".into(),
+        shares: Some(Shares::of_paper(BUDGET)),
+        rule: MergeRule::default(),
+        hold_out: 0.34,
+        seed: 0,
+    };
+    let (profile, tuned) = tune_into(&[dump], &options, &report_dir, false, common)?;
+    note(common, &tuned.profile.verdict);
+
+    step(5, "generate: the same question with the compressed and with the full cache");
+    let generation = generated(&model, &texts, &profile, &report_dir, common)?;
+
+    step(6, "report: figures and one page");
+    let written = report_into(&report_dir, Some(&profile), Some(&generation), &figure_dir, None, common)?;
+
+    let page = report_dir.join("report.html");
+    let secs = started.elapsed().as_secs_f64();
+    if common.json {
+        emit_json(&json!({
+            "schema": "kvscope.demo/1",
+            "dump": dump_dir,
+            "analysis": report_dir.join("analysis.json"),
+            "profile": profile,
+            "generation": generation,
+            "report": page,
+            "figures": figure_dir,
+            "elapsed_secs": secs,
+        }))?;
+    } else {
+        let lines = [
+            ("Look at", page.display().to_string()),
+            ("figures", format!("{}  ({} files)", figure_dir.display(), written.files.len() - 1)),
+            ("profile", profile.display().to_string()),
+            ("numbers", format!("{} and stats.parquet beside it", report_dir.join("analysis.json").display())),
+            ("states", dump_dir.display().to_string()),
+            ("try", format!("kvscope generate --model {} --profile {} --prompt-file FILE --compare", args.model, profile.display())),
+        ];
+        emit(&format!("\nDone in {secs:.0} s.\n"))?;
+        for (what, place) in lines {
+            emit(&format!("  {what:8} {place}\n"))?;
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+fn captured(model: &Model, texts: &[Prompt], dir: &Path, common: &Common) -> anyhow::Result<Dump> {
+    let max_tokens = MAX_TOKENS.min(model.config().max_positions);
+    let inputs = encode(model, texts, Some(max_tokens))?;
+    let options = CaptureOptions {
+        states: State::ALL.into_iter().collect(),
+        layers: (0..model.config().n_layers).collect(),
+        dtype: ElementType::F16,
+        n_queries: 64,
+        window_tokens: 32,
+        chunk_tokens: 0,
+        seed: 0,
+    };
+    // A demo that was run before, or interrupted, starts over.
+    if dir.join("manifest.json").exists() {
+        std::fs::remove_dir_all(dir).map_err(|e| FileError::io("replace the folder", dir, e))?;
+    }
+    capture_into(model, &inputs, &[], &options, (dir, false), common)?;
+    Ok(Dump::open(dir)?)
+}
+
+/// Asks about one of the texts, and writes the run down for the report.
+fn generated(
+    model: &Model,
+    texts: &[Prompt],
+    profile: &Path,
+    dir: &Path,
+    common: &Common,
+) -> anyhow::Result<PathBuf> {
+    let article = texts.iter().find(|text| text.dataset == "demo_article").unwrap_or(&texts[0]);
+    let question = "In one short paragraph, what is the text above about?";
+    let prompt = encode_prompt(model, &format!("{}\n\n{question}", article.text), false)?;
+    note(common, &format!("{question} ({} tokens, {})", prompt.len(), article.id));
+    let options = GenerateOptions {
+        max_new_tokens: 96,
+        stop_tokens: model.tokenizer()?.eos().to_vec(),
+        ..GenerateOptions::default()
+    };
+    let compression = CompressionArgs::with_profile(profile.into());
+    let report = generate_and_report(model, &prompt, &compression, &options, true, common)?;
+    let path = dir.join("generate.json");
+    write_atomic(&path, format!("{}\n", serde_json::to_string_pretty(&report)?).as_bytes())?;
+    Ok(path)
+}

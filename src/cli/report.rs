@@ -1,0 +1,118 @@
+//! `kvscope report`: figures and one offline HTML file, from saved files only.
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::analyze::Analysis;
+use crate::cli::Outcome;
+use crate::cli::failure::Usage;
+use crate::cli::options::Common;
+use crate::cli::options::out_dir;
+use crate::cli::options::run_name;
+use crate::cli::output::bar;
+use crate::cli::output::emit;
+use crate::cli::output::emit_json;
+use crate::files::FileError;
+use crate::files::read_json;
+use crate::profile::Profile;
+use crate::report;
+use crate::report::ReportInput;
+use crate::report::Written;
+
+/// Draw figures and an offline HTML report from an analysis
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Folder of an analysis, as `kvscope analyze` wrote it
+    #[arg(value_name = "DIR")]
+    analysis: PathBuf,
+    /// Profile to show [default: the only *.profile.json in DIR, if there is one]
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
+    /// A run of `kvscope generate --json` to show [default: generate.json in DIR, if it is there]
+    #[arg(long, value_name = "FILE")]
+    generation: Option<PathBuf>,
+    /// Figures to draw [default: all that there is data for]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    figure: Vec<String>,
+    /// Folder of the figures [default: figures/RUN]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
+    let dir = &args.analysis;
+    let profile = match &args.profile {
+        Some(path) => Some(path.clone()),
+        None => the_only_profile(dir)?,
+    };
+    let generation = args.generation.clone().or_else(|| Some(dir.join("generate.json")).filter(|path| path.exists()));
+    let figures = out_dir(args.out.as_ref(), "figures", &run_name(dir));
+    let only = (!args.figure.is_empty()).then_some(args.figure.as_slice());
+    let written = report_into(dir, profile.as_deref(), generation.as_deref(), &figures, only, common)?;
+    if common.json {
+        let files: Vec<Value> =
+            written.files.iter().map(|file| json!({ "path": file.path, "shows": file.shows })).collect();
+        emit_json(&json!({ "schema": "kvscope.report/1", "files": files }))?;
+    } else {
+        for file in &written.files {
+            emit(&format!("{}  {}\n", file.path.display(), file.shows))?;
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+/// Draws with a bar; shared with the demo.
+pub(crate) fn report_into(
+    dir: &Path,
+    profile: Option<&Path>,
+    generation: Option<&Path>,
+    figures: &Path,
+    only: Option<&[String]>,
+    common: &Common,
+) -> anyhow::Result<Written> {
+    let input = ReportInput {
+        analysis: read_json::<Analysis>(&dir.join("analysis.json"))?,
+        analysis_dir: dir.into(),
+        profile: profile.map(read_checked).transpose()?,
+        generation: generation.map(read_generation).transpose()?,
+    };
+    if let Some(profile) = &input.profile {
+        profile.check_model(&input.analysis.model)?;
+    }
+    let bar = bar(common, report::FIGURES.len() as u64, "figures");
+    let written = report::write(&input, figures, &dir.join("report.html"), only, &mut |what| {
+        bar.set_message(what.to_string());
+        bar.inc(1);
+    })?;
+    bar.finish_and_clear();
+    Ok(written)
+}
+
+fn read_checked(path: &Path) -> anyhow::Result<Profile> {
+    let profile: Profile = read_json(path)?;
+    profile.check().with_context(|| format!("cannot use {}", path.display()))?;
+    Ok(profile)
+}
+
+fn read_generation(path: &Path) -> anyhow::Result<Value> {
+    let text = std::fs::read(path).map_err(|e| FileError::io("read", path, e))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", path.display()))
+}
+
+fn the_only_profile(dir: &Path) -> anyhow::Result<Option<PathBuf>> {
+    let entries = std::fs::read_dir(dir).map_err(|e| FileError::io("read the folder", dir, e))?;
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.to_string_lossy().ends_with(".profile.json"))
+        .collect();
+    found.sort();
+    match found.len() {
+        0 => Ok(None),
+        1 => Ok(found.pop()),
+        n => Err(Usage::error(format!("{} holds {n} profiles", dir.display()), "name one with --profile FILE")),
+    }
+}
