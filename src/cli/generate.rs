@@ -325,8 +325,10 @@ fn summarise(name: &str, generation: &Generation, cache: &RaggedCache, is_compre
     eprintln!("{} {name}", style.bold("policy"));
     let kept = cache.kept_fraction().map_or("-".into(), |x| format!("{:.1} %", 100.0 * x));
     let full = cache.full_bytes();
-    eprintln!("  cache    {} of {} in full ({kept} of the slots)", size(cache.bytes()), size(full));
-    if is_compressed {
+    if !is_compressed {
+        eprintln!("  cache    {}", size(cache.bytes()));
+    } else {
+        eprintln!("  cache    {} of {} in full ({kept} of the slots)", size(cache.bytes()), size(full));
         let counters = cache.counters();
         eprintln!(
             "  slots    {} seen, {} kept, {} merged, {} evicted at the end of the prompt",

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
@@ -174,6 +175,11 @@ pub(crate) fn out_dir(typed: Option<&PathBuf>, parent: &str, run: &str) -> PathB
 
 /// A flag that Ctrl-C sets; a second Ctrl-C ends the process at once.
 pub(crate) fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
+    // The handler can be set once per process, and the demo has two stages that listen.
+    static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+    if let Some(flag) = FLAG.get() {
+        return Ok(Arc::clone(flag));
+    }
     let flag = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&flag);
     ctrlc::set_handler(move || {
@@ -182,7 +188,7 @@ pub(crate) fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
         }
     })
     .context("cannot listen for Ctrl-C")?;
-    Ok(flag)
+    Ok(Arc::clone(FLAG.get_or_init(|| flag)))
 }
 
 #[cfg(test)]
