@@ -250,6 +250,13 @@ fn unknown_kinds_are_named() {
 }
 
 #[test]
+fn tokens_named_as_ends_are_special_whatever_their_type() {
+    let tokenizer = replaced("bpe.gguf", "tokenizer.ggml.token_type", "tokenizer.ggml.token_typo").unwrap();
+    assert_eq!(tokenizer.encode("<|endoftext|><|im_end|>", AddSpecial::No).unwrap(), [0, 2]);
+    assert!(tokenizer.encode("<|im_start|>", AddSpecial::No).unwrap().len() > 1);
+}
+
+#[test]
 fn merges_that_give_no_token_are_refused_in_either_file() {
     let message = replaced("bpe.gguf", "i ng", "i nq").unwrap_err().to_string();
     assert!(message.contains("\"nq\" is not a token"), "{message}");
