@@ -225,6 +225,9 @@ fn a_file_on_disk_is_mapped() {
     let path = dir.path().join("m.gguf");
     std::fs::write(&path, small().bytes()).unwrap();
     assert_eq!(Gguf::open(&path).unwrap().tensor_bytes("b").unwrap(), [0x00, 0x3e, 0x00, 0xc0]);
+    std::fs::write(dir.path().join("empty.gguf"), b"").unwrap();
+    assert!(matches!(Gguf::open(&dir.path().join("empty.gguf")), Err(GgufError::NotGguf { .. })));
+    assert!(matches!(Gguf::open(dir.path()), Err(GgufError::File(_))));
     let missing = Gguf::open(&dir.path().join("other.gguf")).unwrap_err().to_string();
     assert!(missing.contains("other.gguf"), "{missing}");
 }

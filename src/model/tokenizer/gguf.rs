@@ -43,7 +43,17 @@ pub(super) fn from_gguf(gguf: &Gguf) -> Result<Tokenizer, TokenizerError> {
     let need = |field: &str| gguf.missing(&key(field));
     let model = gguf.str_of(&key("model"))?.ok_or_else(|| need("model"))?;
     let tokens = gguf.strings_of(&key("tokens"))?.ok_or_else(|| need("tokens"))?;
-    let kinds = kinds(gguf, &name, tokens.len())?;
+    let mut kinds = kinds(gguf, &name, tokens.len())?;
+    for field in ["bos_token_id", "eos_token_id", "eot_token_id"] {
+        let id = gguf.u64_of(&key(field))?.and_then(|id| usize::try_from(id).ok());
+        // Old converters call every token ordinary, even those they name as the ends of a text.
+        if let Some(id) =
+            id.filter(|id| tokens.get(*id).is_some_and(|token| token.starts_with('<') && token.ends_with('>')))
+            && kinds[id] == Kind::Normal
+        {
+            kinds[id] = Kind::Control;
+        }
+    }
     let (engine, identity, default_bos) = match model {
         "gpt2" => byte_level(gguf, &name, tokens, &kinds)?,
         "llama" => sentencepiece(gguf, &name, tokens, &kinds)?,

@@ -3,8 +3,6 @@
 //! Source: `normalizer.cc` of the SentencePiece project for the order of the rules; the table is a double-array trie as
 //! described for the Darts-clone library, followed by NUL-terminated replacements.
 
-use std::borrow::Cow;
-
 use crate::model::tokenizer::TokenizerError;
 use crate::model::tokenizer::matcher::Matcher;
 
@@ -44,7 +42,7 @@ impl Normalizer {
         let mut after_space = self.remove_extra_whitespaces;
         while !rest.is_empty() {
             let (piece, used) = self.step(rest, verbatim);
-            let piece = if after_space { piece.trim_start_matches(' ') } else { &piece };
+            let piece = if after_space { piece.trim_start_matches(' ') } else { piece };
             out.extend(piece.chars().map(|c| if c == ' ' { space } else { c }));
             if !piece.is_empty() {
                 after_space = self.remove_extra_whitespaces && piece.ends_with(' ');
@@ -58,15 +56,15 @@ impl Normalizer {
     }
 
     /// What the beginning of `text` is rewritten to, and how many of its bytes that covers (at least one character).
-    fn step<'a>(&'a self, text: &'a str, verbatim: &Matcher) -> (Cow<'a, str>, usize) {
+    fn step<'a>(&'a self, text: &'a str, verbatim: &Matcher) -> (&'a str, usize) {
         if let Some((used, _)) = verbatim.longest_at(text) {
-            return (Cow::Borrowed(&text[..used]), used);
+            return (&text[..used], used);
         }
         if let Some((used, replacement)) = self.charsmap.as_ref().and_then(|map| map.longest_at(text)) {
-            return (Cow::Borrowed(replacement), used);
+            return (replacement, used);
         }
         let used = text.chars().next().map_or(0, char::len_utf8);
-        (Cow::Borrowed(&text[..used]), used)
+        (&text[..used], used)
     }
 }
 

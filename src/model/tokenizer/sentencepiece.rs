@@ -343,3 +343,75 @@ impl<'a> Merge<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build(pieces: &[(&str, f32, Kind)]) -> Result<SentencePiece, TokenizerError> {
+        let pieces =
+            pieces.iter().map(|(text, score, kind)| Piece { text: text.to_string(), score: *score, kind: *kind });
+        let normalizer = Normalizer {
+            charsmap: None,
+            add_dummy_prefix: false,
+            remove_extra_whitespaces: false,
+            escape_whitespaces: true,
+        };
+        SentencePiece::new("m", pieces.collect(), normalizer, Prefix::First, "?".into())
+    }
+
+    /// `<unk>`, a, b, c, then the given pieces from id 4.
+    fn encode(more: &[(&str, f32, Kind)], text: &str) -> Vec<u32> {
+        let letters = [("<unk>", 0.0, Kind::Unknown), ("a", -9.0, Kind::Normal), ("b", -9.0, Kind::Normal)];
+        let pieces = [&letters[..], &[("c", -9.0, Kind::Normal)], more].concat();
+        let mut ids = Vec::new();
+        build(&pieces).unwrap().encode(text, &mut ids);
+        ids
+    }
+
+    #[test]
+    fn best_score_first_then_leftmost() {
+        let equal = [("ab", -1.0, Kind::Normal), ("bc", -1.0, Kind::Normal)];
+        assert_eq!(encode(&equal, "abc"), [4, 3]);
+        let right = [("ab", -1.0, Kind::Normal), ("bc", -0.5, Kind::Normal)];
+        assert_eq!(encode(&right, "abc"), [1, 5]);
+        assert_eq!(encode(&right, "abcab"), [1, 5, 4]);
+        // 0 and -0 are the same score.
+        let zeros = [("ab", -0.0, Kind::Normal), ("bc", 0.0, Kind::Normal)];
+        assert_eq!(encode(&zeros, "abc"), [4, 3]);
+    }
+
+    #[test]
+    fn merges_build_on_merges_only() {
+        // abc cannot be reached without ab or bc.
+        assert_eq!(encode(&[("abc", 0.0, Kind::Normal)], "abc"), [1, 2, 3]);
+        assert_eq!(encode(&[("abc", 0.0, Kind::Normal), ("bc", -2.0, Kind::Normal)], "abcabc"), [4, 4]);
+    }
+
+    #[test]
+    fn unused_pieces_are_steps_on_the_way() {
+        let pieces = [("ab", -1.0, Kind::Unused), ("abc", -2.0, Kind::Normal)];
+        assert_eq!(encode(&pieces, "abc"), [5]);
+        assert_eq!(encode(&pieces, "abab"), [1, 2, 1, 2]);
+    }
+
+    #[test]
+    fn user_defined_pieces_are_taken_whole() {
+        let pieces = [("bc", -1.0, Kind::UserDefined), ("ab", 0.0, Kind::Normal)];
+        assert_eq!(encode(&pieces, "abcab"), [1, 4, 5]);
+    }
+
+    #[test]
+    fn runs_of_unknown_characters_are_one_token() {
+        assert_eq!(encode(&[], "axyzb\u{e9}"), [1, 0, 2, 0]);
+        assert_eq!(encode(&[], ""), [] as [u32; 0]);
+    }
+
+    #[test]
+    fn impossible_vocabularies_are_errors() {
+        let message = |piece| build(&[piece]).unwrap_err().to_string();
+        assert!(message(("a", f32::NAN, Kind::Normal)).contains("piece 0 has the score NaN"));
+        assert!(message(("<0xZZ>", 0.0, Kind::Byte)).contains("byte piece 0"));
+        assert!(message(("<0x0A>", 0.0, Kind::Byte)).contains("1 byte pieces, not 256"));
+    }
+}
