@@ -33,7 +33,7 @@ const KV_HEADS: usize = 2;
 const DIM: usize = 4;
 const NONE_PROTECTED: Shares = Shares { recent: 0.0, heavy: 0.0 };
 
-/// The vector of a token in a head: data set number, layer, KV head, token.
+/// The vector of a state, layer, KV head and token.
 type Vectors<'a> = &'a dyn Fn(State, usize, usize, usize) -> [f32; DIM];
 
 struct Planted<'a> {
