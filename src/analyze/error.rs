@@ -95,7 +95,7 @@ pub enum AnalyzeError {
     TooManyHeads {
         /// The dump.
         path: PathBuf,
-        /// Captured layers.
+        /// Layers of the model.
         n_layers: usize,
         /// KV heads of a layer.
         n_kv_heads: usize,

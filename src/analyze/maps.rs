@@ -144,7 +144,7 @@ fn mirror(map: &mut [f16], n: usize) {
     }
 }
 
-/// Means over 2 x 2 cells of those that are there and defined; NaN where none is.
+/// Means over 2 x 2 cells of those that are there and defined; NaN where none is. Every level is rounded to f16.
 ///
 /// - Shape: `[W, W]` → `[⌈W/2⌉, ⌈W/2⌉]`; a cell at an odd edge is the mean of two, or of one
 fn coarser(level: &[f16], width: usize) -> Vec<f16> {

@@ -15,7 +15,7 @@ use crate::dump::State;
 use crate::files::InputHash;
 use crate::files::sha256_file;
 
-/// Most heads over all layers; each has counters of about 100 KB. The largest published models have under 6,000.
+/// Most heads over all layers of a model; each has counters of about 100 KB. The largest published models have under 6,000.
 const MAX_HEADS: usize = 1 << 14;
 
 /// One data set's samples.
@@ -48,10 +48,10 @@ impl RunPlan {
         };
         let model = &first.manifest().model;
         let layers = sorted_layers(first);
-        if layers.len().saturating_mul(model.n_kv_heads) > MAX_HEADS {
+        if model.n_layers.saturating_mul(model.n_kv_heads) > MAX_HEADS {
             return Err(AnalyzeError::TooManyHeads {
                 path: first.dir().into(),
-                n_layers: layers.len(),
+                n_layers: model.n_layers,
                 n_kv_heads: model.n_kv_heads,
                 limit: MAX_HEADS,
             });

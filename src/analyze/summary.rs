@@ -9,8 +9,10 @@ use crate::math::mean;
 
 /// Layers shown at either end.
 const SHOWN_LAYERS: usize = 3;
-/// Widest name of a data set or model.
+/// Widest name of a data set.
 const NAME_WIDTH: usize = 24;
+/// Widest name of the model, which has the title's line to itself.
+const MODEL_WIDTH: usize = 40;
 
 /// Per data set its size, similarity and sparsity at the reference threshold; then the most and least mergeable layers.
 ///
@@ -21,7 +23,7 @@ pub fn summary_table(analysis: &Analysis) -> String {
     let eps = analysis.eps_grid.get(analysis.reference_eps).map_or_else(|| "-".into(), f32::to_string);
     let mut text = format!(
         "{}: {} of {} layers, {} KV heads each; sets at eps {eps}\n\n",
-        short(&analysis.model.name),
+        short(&analysis.model.name, MODEL_WIDTH),
         analysis.layers.len(),
         analysis.model.n_layers,
         analysis.model.n_kv_heads
@@ -33,7 +35,7 @@ pub fn summary_table(analysis: &Analysis) -> String {
         line(
             &mut text,
             [
-                &short(&dataset.dataset),
+                &short(&dataset.dataset, NAME_WIDTH),
                 &dataset.n_samples.to_string(),
                 &dataset.n_tokens.to_string(),
                 &number(mean_cosine(dataset, State::K)),
@@ -94,11 +96,11 @@ fn set_ratio(dataset: &DatasetAnalysis, eps: usize, layer: Option<usize>) -> Opt
     mean(&ratios)
 }
 
-/// A name from a file, cut to its column and without characters that steer a terminal.
-fn short(name: &str) -> String {
+/// A name from a file, cut to `width` and without characters that steer a terminal.
+fn short(name: &str, width: usize) -> String {
     let clean = |c: char| if c.is_control() { '?' } else { c };
-    if name.chars().count() <= NAME_WIDTH {
+    if name.chars().count() <= width {
         return name.chars().map(clean).collect();
     }
-    name.chars().take(NAME_WIDTH - 1).map(clean).chain(['…']).collect()
+    name.chars().take(width - 1).map(clean).chain(['…']).collect()
 }

@@ -1,0 +1,469 @@
+//! Analysis of small dumps whose figures are known by hand.
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use kvscope::analyze::Analysis;
+use kvscope::analyze::AnalyzeError;
+use kvscope::analyze::AnalyzeOptions;
+use kvscope::analyze::MapRequest;
+use kvscope::analyze::analyze;
+use kvscope::analyze::summary_table;
+use kvscope::dump::Dump;
+use kvscope::dump::DumpError;
+use kvscope::dump::ElementType;
+use kvscope::dump::Manifest;
+use kvscope::dump::SampleEntry;
+use kvscope::dump::SampleWriter;
+use kvscope::dump::State;
+use kvscope::dump::TensorSpec;
+use kvscope::files::Document;
+use kvscope::files::ModelIdentity;
+use kvscope::files::Provenance;
+use kvscope::files::read_json;
+use kvscope::files::sha256_file;
+use kvscope::files::write_json;
+use kvscope::merge::Shares;
+use parquet::file::reader::FileReader;
+use parquet::file::serialized_reader::SerializedFileReader;
+use parquet::record::Field;
+
+const LAYERS: [usize; 2] = [1, 3];
+const KV_HEADS: usize = 2;
+const DIM: usize = 4;
+const NONE_PROTECTED: Shares = Shares { recent: 0.0, heavy: 0.0 };
+
+/// The vector of a state, layer, KV head and token.
+type Vectors<'a> = &'a dyn Fn(State, usize, usize, usize) -> [f32; DIM];
+
+struct Planted<'a> {
+    dataset: &'a str,
+    id: &'a str,
+    n_tokens: usize,
+    heavy: Option<usize>,
+    vectors: Vectors<'a>,
+}
+
+fn write_dump(dir: &Path, fingerprint: &str, states: &[State], samples: &[Planted<'_>]) -> Dump {
+    std::fs::create_dir_all(dir).unwrap();
+    let mut entries = Vec::new();
+    for (number, sample) in samples.iter().enumerate() {
+        let n_tokens = sample.n_tokens;
+        let spec = |name: String, element, shape: Vec<usize>| TensorSpec { name, element, shape };
+        let mut specs = vec![spec("token_ids".into(), ElementType::I64, vec![n_tokens])];
+        for layer in LAYERS {
+            for state in states {
+                let name = Manifest::tensor_name(layer, *state);
+                if *state == State::Mass {
+                    specs.push(spec(name.clone(), ElementType::F32, vec![KV_HEADS, n_tokens]));
+                    specs.push(spec(format!("{name}_window"), ElementType::F32, vec![KV_HEADS, n_tokens]));
+                } else {
+                    specs.push(spec(name, ElementType::F32, vec![KV_HEADS, n_tokens, DIM]));
+                }
+            }
+        }
+        let file = format!("{number}.safetensors");
+        let mut writer = SampleWriter::create(&dir.join(&file), specs, &[]).unwrap();
+        writer.write_i64("token_ids", (0..n_tokens).map(|i| i as i64)).unwrap();
+        for layer in LAYERS {
+            for state in states {
+                let name = Manifest::tensor_name(layer, *state);
+                if *state == State::Mass {
+                    let mass: Vec<f32> = (0..KV_HEADS * n_tokens)
+                        .map(|i| if Some(i % n_tokens) == sample.heavy { 9.0 } else { 0.1 })
+                        .collect();
+                    writer.write_f32(&name, &mass).unwrap();
+                    writer.write_f32(&format!("{name}_window"), &mass).unwrap();
+                } else {
+                    let rows: Vec<f32> = (0..KV_HEADS)
+                        .flat_map(|head| (0..n_tokens).map(move |token| (head, token)))
+                        .flat_map(|(head, token)| (sample.vectors)(*state, layer, head, token))
+                        .collect();
+                    writer.write_f32(&name, &rows).unwrap();
+                }
+            }
+        }
+        let (sha256, bytes) = writer.finish().unwrap();
+        entries.push(SampleEntry {
+            dataset: sample.dataset.into(),
+            id: sample.id.into(),
+            n_tokens,
+            n_tokens_full: n_tokens,
+            file,
+            bytes,
+            sha256,
+        });
+    }
+    let manifest = Manifest {
+        schema: Manifest::schema_id(),
+        provenance: Provenance::new("capture", 0, serde_json::json!({}), vec![]),
+        model: ModelIdentity {
+            name: "toy".into(),
+            architecture: "LlamaForCausalLM".into(),
+            fingerprint: fingerprint.into(),
+            tokenizer_sha256: None,
+            n_layers: 4,
+            n_q_heads: 4,
+            n_kv_heads: KV_HEADS,
+            head_dim: DIM,
+            rope_theta: 1e4,
+            max_positions: 1024,
+        },
+        states: states.to_vec(),
+        layers: LAYERS.to_vec(),
+        dtype: ElementType::F32,
+        window_tokens: 32,
+        planned_samples: samples.len() + 1,
+        samples: entries,
+    };
+    write_json(&dir.join("manifest.json"), &manifest).unwrap();
+    Dump::open(dir).unwrap()
+}
+
+/// A multiple of the unit vector of that index; `None` is zero.
+fn axis(index: Option<usize>, length: f32) -> [f32; DIM] {
+    let mut vector = [0.0; DIM];
+    if let Some(index) = index {
+        vector[index] = length;
+    }
+    vector
+}
+
+/// The first `run` tokens alike, every later one at right angles to the one before.
+fn run_of(run: usize, token: usize) -> [f32; DIM] {
+    if token < run { axis(Some(0), 1.0 + token as f32) } else { axis(Some(1 + (token - run) % 3), 2.0) }
+}
+
+fn run(dumps: &[Dump], options: &AnalyzeOptions, out: &Path) -> Result<Analysis, AnalyzeError> {
+    analyze(dumps, options, out, &mut |_, _| {})
+}
+
+fn close(got: Option<f64>, expected: f64) -> bool {
+    got.is_some_and(|got| (got - expected).abs() < 1e-6)
+}
+
+#[test]
+fn planted_runs_give_their_sets_and_a_zero_key_joins_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    // Tokens: a a a b H b b 0 r r, H heavy, r recent. The cosines of neighbours: 1 1 0 0 0 1 - - 1.
+    let pattern = [Some(0), Some(0), Some(0), Some(1), Some(2), Some(1), Some(1), None, Some(3), Some(3)];
+    let vectors = |_: State, _: usize, _: usize, token: usize| axis(pattern[token], 1.0 + token as f32);
+    let sample = Planted { dataset: "d", id: "7", n_tokens: 10, heavy: Some(4), vectors: &vectors };
+    let dump = write_dump(&dir.path().join("run"), "f", &[State::K, State::Mass], &[sample]);
+    let options = AnalyzeOptions {
+        shares: Shares { recent: 0.2, heavy: 0.1 },
+        lags: vec![1, 2, 9, 10],
+        ..AnalyzeOptions::default()
+    };
+    let dumps = [dump];
+    let plain = run(&dumps, &options, &dir.path().join("plain")).unwrap();
+    let dataset = &plain.datasets[0];
+    assert_eq!((dataset.n_samples, dataset.n_tokens, dataset.sparsity.len()), (1, 10, 4));
+    for (head, place) in dataset.sparsity.iter().zip([(1, 0), (1, 1), (3, 0), (3, 1)]) {
+        assert_eq!((head.layer, head.kv_head), place);
+        // {0 1 2} {3} {5 6} {7} of 7 unprotected tokens, at every threshold; 3 tokens are protected.
+        assert!(head.set_ratio.iter().all(|ratio| *ratio == Some(4.0 / 7.0)), "{head:?}");
+        assert!(head.kept_fraction.iter().all(|kept| *kept == Some(0.7)));
+        assert!(head.largest_set.iter().all(|largest| *largest == 3));
+    }
+    let head = &dataset.similarity[0].heads[0];
+    assert_eq!((head.neighbours.n, head.neighbours.mean), (7, Some(4.0 / 7.0)));
+    // Lag 2 pairs without the zero: 02 13 24 35 46 68: 1 0 0 1 0 0; lag 9: tokens 0 and 9.
+    assert!(close(head.locality[1], 2.0 / 6.0), "{:?}", head.locality);
+    assert_eq!((head.locality[2], head.locality[3]), (Some(0.0), None));
+    let histogram = &dataset.similarity[0].histogram;
+    assert_eq!((histogram[20], histogram[39], histogram.iter().sum::<u64>()), (12, 16, 28));
+    assert_eq!(plain.kept_fraction[0].unwrap().estimate, 0.7);
+    assert_eq!(plain.kept_fraction[0].unwrap().low, None);
+
+    let bridged = run(&dumps, &AnalyzeOptions { bridge: true, ..options }, &dir.path().join("bridged")).unwrap();
+    // The chain runs on across the heavy token: {3 5 6}.
+    assert_eq!(bridged.datasets[0].sparsity[0].set_ratio[9], Some(3.0 / 7.0));
+    assert!(bridged.bridge);
+}
+
+#[test]
+fn lags_of_turning_vectors_and_samples_of_uneven_length() {
+    let dir = tempfile::tempdir().unwrap();
+    // Values turn by 20° a token, pre-rotary keys by 50° in the first sample and 10° in the second.
+    let turning = |step: f32, token: usize| {
+        let angle = (step * token as f32).to_radians();
+        [3.0 * angle.cos(), 3.0 * angle.sin(), 0.0, 0.0]
+    };
+    let first =
+        |state: State, _: usize, _: usize, token: usize| turning(if state == State::V { 20.0 } else { 50.0 }, token);
+    let second =
+        |state: State, _: usize, _: usize, token: usize| turning(if state == State::V { 20.0 } else { 10.0 }, token);
+    let samples = [
+        Planted { dataset: "d", id: "0", n_tokens: 10, heavy: None, vectors: &first },
+        Planted { dataset: "d", id: "1", n_tokens: 6, heavy: None, vectors: &second },
+    ];
+    let dump = write_dump(&dir.path().join("run"), "f", &[State::V, State::KPreRope], &samples);
+    let options = AnalyzeOptions { lags: vec![1, 3, 8], ..AnalyzeOptions::default() };
+    let analysis = run(&[dump], &options, &dir.path().join("out")).unwrap();
+    let cos = |degrees: f64| degrees.to_radians().cos();
+    let dataset = &analysis.datasets[0];
+    assert_eq!(dataset.similarity.iter().map(|s| s.state).collect::<Vec<_>>(), [State::KPreRope, State::V]);
+    for head in &dataset.similarity[1].heads {
+        assert!(close(head.locality[0], cos(20.0)) && close(head.locality[1], cos(60.0)), "{head:?}");
+        assert!(close(head.locality[2], cos(160.0)));
+        assert!(head.neighbours.quantiles.unwrap().iter().all(|q| close(Some(*q), cos(20.0))));
+    }
+    for head in &dataset.similarity[0].heads {
+        // 9 pairs of the first and 5 of the second; at lag 3, 7 and 3; at lag 8 the first only.
+        assert!(close(head.neighbours.mean, (9.0 * cos(50.0) + 5.0 * cos(10.0)) / 14.0));
+        assert!(close(head.locality[1], (7.0 * cos(150.0) + 3.0 * cos(30.0)) / 10.0));
+        assert!(close(head.locality[2], cos(400.0)));
+    }
+    // No masses: no sets, no interval, and the table for people says so.
+    assert_eq!((dataset.sparsity.len(), analysis.kept_fraction[0]), (0, None));
+    let table = summary_table(&analysis);
+    let row: Vec<&str> = table.lines().find(|line| line.starts_with("d ")).unwrap().split_whitespace().collect();
+    assert_eq!(row, ["d", "2", "16", "-", "0.765", "0.940", "-", "-", "-"]);
+    assert!(table.contains("most mergeable layers:  -\n"), "{table}");
+}
+
+/// Four data sets of one sample of 8 tokens, whose heads have runs of the given lengths.
+fn four_datasets(dir: &Path) -> Dump {
+    let keys = |runs: [usize; 4]| {
+        move |_: State, layer: usize, head: usize, token: usize| run_of(runs[(layer / 2) * 2 + head], token)
+    };
+    let runs = [keys([1, 2, 3, 4]), keys([4, 3, 2, 1]), keys([1, 3, 2, 4]), keys([2, 2, 2, 2])];
+    let samples: Vec<Planted<'_>> = ["rising", "falling", "mixed", "equal"]
+        .iter()
+        .zip(&runs)
+        .map(|(dataset, vectors)| Planted { dataset, id: "0", n_tokens: 8, heavy: None, vectors })
+        .collect();
+    write_dump(dir, "f", &[State::K, State::Mass], &samples)
+}
+
+#[test]
+fn heads_of_data_sets_agree_as_planted() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = AnalyzeOptions { shares: NONE_PROTECTED, ..AnalyzeOptions::default() };
+    let analysis = run(&[four_datasets(&dir.path().join("run"))], &options, &dir.path().join("out")).unwrap();
+    let ratios = |dataset: usize| -> Vec<f64> {
+        analysis.datasets[dataset].sparsity.iter().map(|head| head.set_ratio[9].unwrap()).collect()
+    };
+    // A run of r among 8 tokens leaves 9 - r sets.
+    assert_eq!(ratios(0), [1.0, 0.875, 0.75, 0.625]);
+    assert_eq!(ratios(2), [1.0, 0.75, 0.875, 0.625]);
+    let found: Vec<(&str, &str, Option<f64>)> =
+        analysis.agreement.iter().map(|pair| (pair.a.as_str(), pair.b.as_str(), pair.spearman)).collect();
+    let expected = [
+        ("rising", "falling", Some(-1.0)),
+        ("rising", "mixed", Some(0.8)),
+        ("rising", "equal", None),
+        ("falling", "mixed", Some(-0.8)),
+        ("falling", "equal", None),
+        ("mixed", "equal", None),
+    ];
+    assert_eq!(found, expected);
+    assert_eq!(analysis.kept_fraction[0].unwrap().estimate, 0.8125);
+    // Set ratios by layer over data sets: (0.9375 + 0.6875 + 0.875 + 0.875) / 4, (0.6875 + 0.9375 + 0.75 + 0.875) / 4.
+    let table = summary_table(&analysis);
+    assert!(table.contains("most mergeable layers:  3 (sets 0.812), 1 (sets 0.844)"), "{table}");
+    assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
+}
+
+#[test]
+fn a_data_set_may_come_in_parts_and_its_interval_is_over_samples() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = |run| move |_: State, _: usize, _: usize, token: usize| run_of(run, token);
+    let (two, five) = (keys(2), keys(5));
+    let part = |name: &str, id, vectors: Vectors<'_>| {
+        let sample = Planted { dataset: "d", id, n_tokens: 10, heavy: None, vectors };
+        write_dump(&dir.path().join(name), "f", &[State::K, State::Mass], &[sample])
+    };
+    let dumps = [part("part-0", "0", &two), part("part-1", "1", &five)];
+    let options = AnalyzeOptions { shares: NONE_PROTECTED, ..AnalyzeOptions::default() };
+    let out = dir.path().join("out");
+    let mut steps = Vec::new();
+    let analysis = analyze(&dumps, &options, &out, &mut |done, total| steps.push((done, total))).unwrap();
+    assert_eq!(steps, [(1, 2), (2, 2)]);
+    // Kept: 9 and 6 of 10. Resampled means of two are 0.6, 0.75 or 0.9.
+    let interval = analysis.kept_fraction[0].unwrap();
+    assert!((interval.estimate - 0.75).abs() < 1e-12 && interval.n == 2, "{interval:?}");
+    assert!(close(interval.low, 0.6) && close(interval.high, 0.9), "{interval:?}");
+    assert_eq!(analysis.datasets[0].n_samples, 2);
+    assert_eq!(analysis.datasets[0].sparsity[3].largest_set[0], 5);
+    assert!(close(analysis.datasets[0].sparsity[3].set_ratio[0], 0.75));
+
+    let inputs: Vec<&str> = analysis.provenance.inputs.iter().map(|input| input.name.as_str()).collect();
+    assert_eq!(inputs, ["part-0/manifest.json", "part-1/manifest.json"]);
+    assert_eq!(analysis.provenance.inputs[1].sha256, sha256_file(&dir.path().join("part-1/manifest.json")).unwrap());
+    let found = &analysis.provenance.options["dumps"][1];
+    assert_eq!((found["planned_samples"].as_u64(), found["found_samples"].as_u64()), (Some(2), Some(1)));
+    assert_eq!(read_json::<Analysis>(&out.join("analysis.json")).unwrap(), analysis);
+
+    let same = Dump::open(&dir.path().join("part-0")).unwrap();
+    let error = run(&[dumps.into_iter().next().unwrap(), same], &options, &out).unwrap_err();
+    assert!(matches!(&error, AnalyzeError::Duplicate { id, .. } if id == "0"), "{error}");
+}
+
+#[test]
+fn the_table_has_a_row_per_figure_and_nulls_where_nothing_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let dump = four_datasets(&dir.path().join("run"));
+    // Everything protected: no set ratio.
+    let options = AnalyzeOptions {
+        shares: Shares { recent: 1.0, heavy: 0.0 },
+        eps_grid: vec![0.5, 0.75],
+        ..AnalyzeOptions::default()
+    };
+    let out = dir.path().join("out");
+    run(&[dump], &options, &out).unwrap();
+    let reader = SerializedFileReader::try_from(out.join("stats.parquet").as_path()).unwrap();
+    let rows: Vec<Vec<Field>> = reader
+        .into_iter()
+        .map(|row| row.unwrap().get_column_iter().map(|(_, field)| field.clone()).collect())
+        .collect();
+    // 4 data sets x 4 heads x (2 figures of neighbours + 2 thresholds x 3 figures of sets).
+    assert_eq!(rows.len(), 4 * 4 * 8);
+    let text = |text: &str| Field::Str(text.into());
+    let head = |metric: &str, eps, value| {
+        let (layer, kv_head) = (Field::Int(1), Field::Int(1));
+        vec![text("rising"), text("0"), Field::Long(8), layer, kv_head, text("k"), text(metric), eps, value]
+    };
+    // The second head of `rising` has a run of two: one pair of 7 has cosine 1, the others 0.
+    assert_eq!(rows[8], head("neighbour_cosine_mean", Field::Null, Field::Double(1.0 / 7.0)));
+    assert_eq!(rows[9], head("neighbour_pairs", Field::Null, Field::Double(7.0)));
+    assert_eq!(rows[10], head("set_ratio", Field::Float(0.5), Field::Null));
+    assert_eq!(rows[14], head("kept_fraction", Field::Float(0.75), Field::Double(1.0)));
+    assert_eq!(rows[15], head("largest_set", Field::Float(0.75), Field::Double(0.0)));
+    let reader = SerializedFileReader::try_from(out.join("stats.parquet").as_path()).unwrap();
+    let notes = reader.metadata().file_metadata().key_value_metadata().unwrap();
+    assert!(notes.iter().any(|note| note.key == "schema" && note.value.as_deref() == Some("kvscope.stats/1")));
+}
+
+#[test]
+fn maps_are_safetensors_with_their_levels() {
+    let dir = tempfile::tempdir().unwrap();
+    let (options, out) = (map_options(), dir.path().join("out"));
+    let analysis = run(&[uneven_dump(&dir.path().join("run"))], &options, &out).unwrap();
+    let files: Vec<&str> = analysis.maps.iter().map(|map| map.file.as_str()).collect();
+    let expected = ["maps/0-a_b-0-layer3-head1-k.safetensors", "maps/0-a_b-1-layer3-head1-k.safetensors"];
+    assert_eq!(files, expected);
+    assert_eq!(analysis.maps.iter().map(|m| (m.n_tokens, m.n_levels)).collect::<Vec<_>>(), [(515, 3), (9, 1)]);
+    let bytes = std::fs::read(out.join(files[0])).unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let notes = header.metadata().as_ref().unwrap();
+    assert_eq!((notes["dataset"].as_str(), notes["id"].as_str(), notes["state"].as_str()), ("a/b", "0", "k"));
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    for (level, width) in [515, 258, 129].into_iter().enumerate() {
+        let tensor = tensors.tensor(&format!("level.{level}")).unwrap();
+        assert_eq!((tensor.dtype(), tensor.shape()), (safetensors::Dtype::F16, &[width, width][..]));
+    }
+    let map = tensors.tensor("level.0").unwrap();
+    let cell = |i: usize, j: usize| half::f16::from_le_bytes(map.data().as_chunks::<2>().0[i * 515 + j]).to_f32();
+    let expected = kvscope::math::cosine(&wave(3, 1, 500), &wave(3, 1, 3)).unwrap();
+    assert!((cell(500, 3) - expected).abs() < 5e-4, "{} for {expected}", cell(500, 3));
+    assert_eq!((cell(3, 500), cell(514, 514)), (cell(500, 3), 1.0));
+}
+
+#[test]
+fn one_thread_and_two_give_equal_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let run_dir = dir.path().join("run");
+    uneven_dump(&run_dir);
+    let bytes = |threads: usize| -> Vec<Vec<u8>> {
+        let out = dir.path().join(format!("out-{threads}"));
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let analysis = pool.install(|| run(&[Dump::open(&run_dir).unwrap()], &map_options(), &out)).unwrap();
+        let mut files: Vec<PathBuf> = analysis.maps.iter().map(|map| out.join(&map.file)).collect();
+        files.extend([out.join("analysis.json"), out.join("stats.parquet")]);
+        files.iter().map(|file| std::fs::read(file).unwrap()).collect()
+    };
+    assert_eq!(bytes(1), bytes(2));
+}
+
+fn map_options() -> AnalyzeOptions {
+    let map = MapRequest { layer: 3, kv_head: 1, state: State::K };
+    AnalyzeOptions { maps: vec![map], map_samples: 2, ..AnalyzeOptions::default() }
+}
+
+fn wave(layer: usize, head: usize, token: usize) -> [f32; DIM] {
+    let x = (token * 7 + layer * 3 + head) as f32;
+    [x.sin(), (0.3 * x).cos(), (0.01 * x).sin() + 0.5, 0.7]
+}
+
+fn uneven_dump(dir: &Path) -> Dump {
+    let vectors = |_: State, layer: usize, head: usize, token: usize| wave(layer, head, token);
+    let samples = [("0", 515), ("1", 9), ("2", 33)].map(|(id, n_tokens)| Planted {
+        dataset: "a/b",
+        id,
+        n_tokens,
+        heavy: Some(2),
+        vectors: &vectors,
+    });
+    write_dump(dir, "f", &[State::K, State::V, State::Mass], &samples)
+}
+
+#[test]
+fn dumps_that_do_not_belong_together_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let vectors = |_: State, _: usize, _: usize, token: usize| run_of(2, token);
+    let dump = |name: &str, fingerprint: &str, states: &[State]| {
+        let sample = Planted { dataset: "d", id: name, n_tokens: 5, heavy: None, vectors: &vectors };
+        write_dump(&dir.path().join(name), fingerprint, states, &[sample])
+    };
+    let (options, out) = (AnalyzeOptions::default(), dir.path().join("out"));
+    let error = run(&[dump("a", "f", &[State::K]), dump("b", "g", &[State::K])], &options, &out).unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, AnalyzeError::DifferentModels { .. }));
+    assert!(text.contains("toy (g)") && text.contains("toy (f)"), "{text}");
+    assert!(error.hint().is_some());
+    let error = run(&[dump("c", "f", &[State::Mass])], &options, &out).unwrap_err();
+    assert!(matches!(&error, AnalyzeError::NoVectors { found, .. } if found == "mass"), "{error}");
+    assert!(matches!(run(&[], &options, &out), Err(AnalyzeError::NoSamples { n_dumps: 0 })));
+    for request in [
+        MapRequest { layer: 2, kv_head: 0, state: State::K },
+        MapRequest { layer: 1, kv_head: 2, state: State::K },
+        MapRequest { layer: 1, kv_head: 0, state: State::V },
+    ] {
+        let options = AnalyzeOptions { maps: vec![request], ..AnalyzeOptions::default() };
+        let error = run(&[Dump::open(&dir.path().join("a")).unwrap()], &options, &out).unwrap_err();
+        assert!(matches!(error, AnalyzeError::NoMap { .. }), "{error}");
+    }
+    let mut manifest: Manifest = read_json(&dir.path().join("b/manifest.json")).unwrap();
+    manifest.model.fingerprint = "f".into();
+    manifest.layers = vec![1];
+    write_json(&dir.path().join("b/manifest.json"), &manifest).unwrap();
+    let dumps = ["a", "b"].map(|name| Dump::open(&dir.path().join(name)).unwrap());
+    let error = run(&dumps, &options, &out).unwrap_err();
+    assert!(matches!(&error, AnalyzeError::DifferentLayers { got, .. } if got == "[1]"), "{error}");
+    assert!(!out.exists(), "nothing is written before the checks are done");
+}
+
+#[test]
+fn manifests_that_claim_too_much_are_refused_before_anything_is_allocated() {
+    let dir = tempfile::tempdir().unwrap();
+    let dump = four_datasets(dir.path());
+    let path = dir.path().join("manifest.json");
+    let (options, out) = (AnalyzeOptions::default(), dir.path().join("out"));
+    let mut manifest = dump.manifest().clone();
+    manifest.model.n_kv_heads = 1 << 50;
+    manifest.model.n_q_heads = 1 << 50;
+    write_json(&path, &manifest).unwrap();
+    let error = run(&[Dump::open(dir.path()).unwrap()], &options, &out).unwrap_err();
+    assert!(matches!(error, AnalyzeError::TooManyHeads { .. }), "{error}");
+    let mut manifest = dump.manifest().clone();
+    manifest.samples[1].n_tokens = 0;
+    write_json(&path, &manifest).unwrap();
+    let error = run(&[Dump::open(dir.path()).unwrap()], &options, &out).unwrap_err();
+    assert!(matches!(error, AnalyzeError::EmptySample { .. }), "{error}");
+}
+
+#[test]
+fn a_truncated_sample_is_named_and_leaves_no_results() {
+    let dir = tempfile::tempdir().unwrap();
+    let dump = four_datasets(&dir.path().join("run"));
+    let path = dir.path().join("run/2.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    let out = dir.path().join("out");
+    let error = run(&[dump], &AnalyzeOptions::default(), &out).unwrap_err();
+    assert!(matches!(error, AnalyzeError::Dump(DumpError::Inconsistent { .. })), "{error}");
+    assert!(error.to_string().contains("2.safetensors"), "{error}");
+    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0);
+}
