@@ -12,6 +12,9 @@
 //!              └───▶ runtime ◀── profile ◀──── reports/*/*.profile.json ─────────┘
 //! ```
 
+// Tests and benches fail by panicking; the library may not.
+#![deny(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used)]
+
 pub mod analyze;
 pub mod capture;
 pub mod cli;

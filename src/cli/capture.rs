@@ -126,7 +126,8 @@ pub(crate) fn capture_into(
 ) -> anyhow::Result<Manifest> {
     let n_tokens: usize = inputs.iter().map(|input| input.tokens.len()).sum();
     let bytes = capture::estimated_bytes(model.identity(), options, inputs);
-    let plan = format!("capture: {} samples, {n_tokens} tokens, {} to write to {}", inputs.len(), size(bytes), dir.display());
+    let plan =
+        format!("capture: {} samples, {n_tokens} tokens, {} to write to {}", inputs.len(), size(bytes), dir.display());
     note(common, &plan);
     let stop = stop_flag()?;
     let bar = bar(common, n_tokens as u64, "tokens");

@@ -32,10 +32,9 @@ pub(crate) fn run_man(args: &ManArgs) -> anyhow::Result<Outcome> {
     top.build();
     let chosen = match &args.subcommand {
         None => top,
-        Some(name) => top
-            .find_subcommand(name)
-            .cloned()
-            .ok_or_else(|| crate::cli::failure::Usage::error(format!("there is no command {name:?}"), "see kvscope --help"))?,
+        Some(name) => top.find_subcommand(name).cloned().ok_or_else(|| {
+            crate::cli::failure::Usage::error(format!("there is no command {name:?}"), "see kvscope --help")
+        })?,
     };
     let mut text = Vec::new();
     clap_mangen::Man::new(chosen).render(&mut text)?;

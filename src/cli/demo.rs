@@ -126,7 +126,14 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
             ("profile", profile.display().to_string()),
             ("numbers", format!("{} and stats.parquet beside it", report_dir.join("analysis.json").display())),
             ("states", dump_dir.display().to_string()),
-            ("try", format!("kvscope generate --model {} --profile {} --prompt-file FILE --compare", args.model, profile.display())),
+            (
+                "try",
+                format!(
+                    "kvscope generate --model {} --profile {} --prompt-file FILE --compare",
+                    args.model,
+                    profile.display()
+                ),
+            ),
         ];
         emit(&format!("\nDone in {secs:.0} s.\n"))?;
         for (what, place) in lines {
@@ -157,13 +164,7 @@ fn captured(model: &Model, texts: &[Prompt], dir: &Path, common: &Common) -> any
 }
 
 /// Asks about one of the texts, and writes the run down for the report.
-fn generated(
-    model: &Model,
-    texts: &[Prompt],
-    profile: &Path,
-    dir: &Path,
-    common: &Common,
-) -> anyhow::Result<PathBuf> {
+fn generated(model: &Model, texts: &[Prompt], profile: &Path, dir: &Path, common: &Common) -> anyhow::Result<PathBuf> {
     let article = texts.iter().find(|text| text.dataset == "demo_article").unwrap_or(&texts[0]);
     let question = "In one short paragraph, what is the text above about?";
     let prompt = encode_prompt(model, &format!("{}\n\n{question}", article.text), false)?;

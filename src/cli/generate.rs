@@ -141,7 +141,8 @@ impl CompressionArgs {
             if !self.force {
                 profile.check_model(model.identity())?;
             } else if profile.heads.len() != model.config().n_layers * model.config().n_kv_heads {
-                let what = format!("{} has {} heads, another number than the model", path.display(), profile.heads.len());
+                let what =
+                    format!("{} has {} heads, another number than the model", path.display(), profile.heads.len());
                 return Err(Usage::error(what, "tune a profile for this model"));
             }
             return Ok(Some(Compression {
@@ -155,7 +156,10 @@ impl CompressionArgs {
         let (entry, policy) = policy::parse(spec)?;
         if entry.name == "full" {
             if self.policy.is_none() && self.kept_fraction.is_some() {
-                return Err(Usage::error("--kept-fraction needs a policy that compresses", "add --policy kvmerger, or another"));
+                return Err(Usage::error(
+                    "--kept-fraction needs a policy that compresses",
+                    "add --policy kvmerger, or another",
+                ));
             }
             return Ok(None);
         }
@@ -260,8 +264,7 @@ pub(crate) fn generate_and_report(
         // Both caches are fed the full cache's text, so that every distribution is compared on the same tokens.
         let mut full = RaggedCache::new(model.config(), kind, None);
         let mut compressed = RaggedCache::new(model.config(), kind, compression.build(model)?);
-        let comparison =
-            compare(model, prompt, &reference.tokens, &mut full, &mut compressed, options.chunk_tokens)?;
+        let comparison = compare(model, prompt, &reference.tokens, &mut full, &mut compressed, options.chunk_tokens)?;
         summarise_comparison(&reference, &reference_text, differs.then_some(same), &comparison, common);
         report["full"] = json!({
             "text": reference_text,

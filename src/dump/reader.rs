@@ -36,7 +36,7 @@ impl Dump {
         let manifest: Manifest = read_json(&path)?;
         let fault = |what: String| Err(DumpError::inconsistent(&path, what));
         let model = &manifest.model;
-        if model.n_kv_heads == 0 || model.head_dim == 0 || model.n_q_heads % model.n_kv_heads != 0 {
+        if model.n_kv_heads == 0 || model.head_dim == 0 || !model.n_q_heads.is_multiple_of(model.n_kv_heads) {
             return fault(format!(
                 "{} query heads, {} KV heads of dimension {} cannot be",
                 model.n_q_heads, model.n_kv_heads, model.head_dim

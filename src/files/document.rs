@@ -44,7 +44,8 @@ pub fn parse_json<T: Document>(text: &[u8], path: &Path) -> Result<T, FileError>
     // The schema is read on its own first, so that a newer file is called "too new" and not "bad JSON".
     let head: Head = serde_json::from_slice(text).map_err(json)?;
     let schema = head.schema.ok_or_else(|| wrong("no schema id".into()))?;
-    let version = schema.strip_prefix(T::NAME).and_then(|rest| rest.strip_prefix('/')).and_then(|v| v.parse::<u32>().ok());
+    let version =
+        schema.strip_prefix(T::NAME).and_then(|rest| rest.strip_prefix('/')).and_then(|v| v.parse::<u32>().ok());
     match version {
         None => Err(wrong(format!("schema {schema:?}"))),
         Some(found) if found > T::VERSION => {
@@ -56,8 +57,11 @@ pub fn parse_json<T: Document>(text: &[u8], path: &Path) -> Result<T, FileError>
 
 /// Writes a document: indented, sorted as declared, one trailing newline, in one step.
 pub fn write_json<T: Document>(path: &Path, document: &T) -> Result<(), FileError> {
-    let mut text = serde_json::to_vec_pretty(document)
-        .map_err(|source| FileError::Json { path: path.into(), expected: T::NAME, source })?;
+    let mut text = serde_json::to_vec_pretty(document).map_err(|source| FileError::Json {
+        path: path.into(),
+        expected: T::NAME,
+        source,
+    })?;
     text.push(b'\n');
     write_atomic(path, &text)
 }

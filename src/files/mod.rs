@@ -99,10 +99,12 @@ impl FileError {
         match self {
             Self::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::NotFound => Some("check the path for a typing error".into()),
-                std::io::ErrorKind::StorageFull => {
-                    Some("free some space or choose another folder with --out; what was finished before is intact".into())
+                std::io::ErrorKind::StorageFull => Some(
+                    "free some space or choose another folder with --out; what was finished before is intact".into(),
+                ),
+                std::io::ErrorKind::PermissionDenied => {
+                    Some("check the permissions, or choose another folder with --out".into())
                 }
-                std::io::ErrorKind::PermissionDenied => Some("check the permissions, or choose another folder with --out".into()),
                 _ => None,
             },
             Self::TooNew { .. } => Some("update kvscope".into()),

@@ -54,7 +54,7 @@ impl Weights {
                 tensors.load(name, &Device::Cpu)?.to_dtype(DType::F32)?
             }
         };
-        check_shape(name, found.dims(), shape)?;
+        check_shape(name, found.shape().dims(), shape)?;
         Ok(found)
     }
 
@@ -157,7 +157,7 @@ fn heads_of(name: &str, config: &Config) -> Option<usize> {
 fn half_split(tensor: &Tensor, n_heads: usize) -> Result<Tensor, ModelError> {
     let shape = tensor.shape().clone();
     let rows = *shape.dims().first().unwrap_or(&0);
-    if n_heads == 0 || rows % (2 * n_heads) != 0 {
+    if n_heads == 0 || !rows.is_multiple_of(2 * n_heads) {
         return Err(ModelError::Shape {
             name: "q or k projection".into(),
             found: shape.dims().to_vec(),

@@ -17,7 +17,7 @@ pub(super) const ENTRY: PolicyEntry = PolicyEntry {
     source: "Li et al. 2024, arXiv 2404.14469",
     build: |params| {
         let snapkv: SnapKv = params.read()?;
-        if snapkv.window == 0 || snapkv.pool % 2 == 0 {
+        if snapkv.window == 0 || snapkv.pool.is_multiple_of(2) {
             return Err(params.bad("window must be at least 1 and pool odd"));
         }
         Ok(Box::new(snapkv))

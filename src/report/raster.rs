@@ -72,7 +72,7 @@ impl Raster {
                             }
                         }
                     }
-                    cells.push(if n == 0 { NO_DATA } else { ((sum + n / 2) / n) as u8 });
+                    cells.push((sum + n / 2).checked_div(n).map_or(NO_DATA, |mean| mean as u8));
                 }
             }
             raster = Self { width, height, cells };

@@ -48,7 +48,8 @@ mod tests {
     #[test]
     fn size_falls_with_eps() {
         // Unit keys at 0°, 10°, 40° and 41°, no token protected: cosines of 10°, 30° and 1°.
-        let keys: Vec<f32> = [0f32, 10.0, 40.0, 41.0].iter().flat_map(|a| [a.to_radians().cos(), a.to_radians().sin()]).collect();
+        let keys: Vec<f32> =
+            [0f32, 10.0, 40.0, 41.0].iter().flat_map(|a| [a.to_radians().cos(), a.to_radians().sin()]).collect();
         let head = HeadLinks::new(&keys, 2, &[1.0; 4], Shares { recent: 0.0, heavy: 0.0 }, false);
         assert_eq!(head.kept_fraction(0.9999), 1.0);
         assert_eq!(head.kept_fraction(0.99), 0.75);

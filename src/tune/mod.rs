@@ -4,15 +4,15 @@
 
 mod links;
 mod quality;
+mod run;
 mod search;
 mod split;
-mod tune;
 
+pub use run::TuneOptions;
+pub use run::Tuned;
+pub use run::tune;
 pub use search::SEARCHES;
 pub use search::SearchEntry;
-pub use tune::TuneOptions;
-pub use tune::Tuned;
-pub use tune::tune;
 
 use crate::dump::DumpError;
 

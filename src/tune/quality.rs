@@ -37,7 +37,12 @@ struct Slots {
 ///
 /// - Unit: relative error, 0 when nothing changed
 /// - Cost: O(group · n_q · T · D)
-pub(super) fn output_error(states: HeadStates<'_>, full: &[Vec<f32>], plan: &HeadPlan, first_query: usize) -> Option<f64> {
+pub(super) fn output_error(
+    states: HeadStates<'_>,
+    full: &[Vec<f32>],
+    plan: &HeadPlan,
+    first_query: usize,
+) -> Option<f64> {
     let slots = Slots {
         keys: plan.fold_keys(states.keys, states.head_dim),
         values: plan.fold_values(states.values, states.head_dim),

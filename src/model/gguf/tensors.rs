@@ -206,7 +206,7 @@ impl Gguf {
         let bytes = self.tensor_bytes(name)?;
         // The library asserts the alignment of its blocks, at most 4 bytes; a file may promise less.
         let mut words = Vec::new();
-        let aligned = if bytes.as_ptr() as usize % 4 == 0 {
+        let aligned = if (bytes.as_ptr() as usize).is_multiple_of(4) {
             bytes
         } else {
             words.resize(bytes.len().div_ceil(4), 0u32);

@@ -185,5 +185,5 @@ fn sentencepiece(gguf: &Gguf, name: &str, tokens: &[String], kinds: &[Kind]) -> 
     let model = SentencePiece::new(name, pieces, normalizer, Prefix::Each, " \u{2047} ".into())?;
     let mut hash = Sha256::default();
     model.hash_into(&mut hash);
-    Ok((Engine::SentencePiece(model), hash, true))
+    Ok((Engine::SentencePiece(Box::new(model)), hash, true))
 }

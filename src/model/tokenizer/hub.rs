@@ -146,7 +146,7 @@ fn from_model(bytes: &[u8], name: &str, settings: Option<&Settings>) -> Result<T
     let chat = settings.and_then(|settings| settings.chat(name));
     let mut identity = Sha256::default();
     model.hash_into(&mut identity);
-    let engine = Engine::SentencePiece(model);
+    let engine = Engine::SentencePiece(Box::new(model));
     Ok(Tokenizer::assemble(Parts { name: name.to_string(), engine, identity, bos, eos, frame: Some(frame), chat }))
 }
 

@@ -1,11 +1,11 @@
 //! Finds the pieces that are taken from a text as they stand: special tokens and user-defined pieces.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// A set of texts, looked for at one place or along a whole text, the longest first.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Matcher {
-    by_first_byte: HashMap<u8, Vec<(String, u32)>>,
+    by_first_byte: BTreeMap<u8, Vec<(String, u32)>>,
 }
 
 /// A part of a text.
@@ -20,7 +20,7 @@ pub(super) enum Part<'a> {
 impl Matcher {
     /// A set of texts with their ids; empty texts are ignored.
     pub(super) fn new(entries: impl IntoIterator<Item = (String, u32)>) -> Self {
-        let mut by_first_byte: HashMap<u8, Vec<(String, u32)>> = HashMap::new();
+        let mut by_first_byte: BTreeMap<u8, Vec<(String, u32)>> = BTreeMap::new();
         for (text, id) in entries {
             if let Some(first) = text.bytes().next() {
                 by_first_byte.entry(first).or_default().push((text, id));

@@ -64,7 +64,7 @@ pub struct Tokenizer {
 #[derive(Debug)]
 enum Engine {
     Library(Box<tokenizers::Tokenizer>),
-    SentencePiece(SentencePiece),
+    SentencePiece(Box<SentencePiece>),
 }
 
 /// Which tokens are put around a text; absent where the library's own post-processor does it.

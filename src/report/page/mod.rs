@@ -33,11 +33,12 @@ pub(super) fn render(
 ) -> Result<String, ReportError> {
     let analysis = &input.analysis;
     let name = escape(&analysis.model.name);
-    let mut sections: Vec<(&str, &str, String)> = Vec::new();
-    sections.push(("summary", "Summary", summary(input)));
-    sections.push(("figures", "Figures", figures(drawn, skipped)?));
-    sections.push(("datasets", "Data sets", tables::datasets(input)));
-    sections.push(("heads", "Heads", tables::heads(input)));
+    let mut sections: Vec<(&str, &str, String)> = vec![
+        ("summary", "Summary", summary(input)),
+        ("figures", "Figures", figures(drawn, skipped)?),
+        ("datasets", "Data sets", tables::datasets(input)),
+        ("heads", "Heads", tables::heads(input)),
+    ];
     if let Some(profile) = &input.profile {
         sections.push(("profile", "Profile", profile_section(input, profile)));
     }

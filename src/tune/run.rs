@@ -84,7 +84,10 @@ fn candidates(base: MergeRule) -> Vec<Candidate> {
     };
     let mut all = Vec::from(merged(Kernel::Gaussian, ""));
     all.extend(merged(Kernel::KeyFixed, "key-fixed "));
-    all.push(Candidate { name: "evict".into(), rule: MergeRule { kernel: Kernel::Pivot, variant: ValueRule::Convex, ..base } });
+    all.push(Candidate {
+        name: "evict".into(),
+        rule: MergeRule { kernel: Kernel::Pivot, variant: ValueRule::Convex, ..base },
+    });
     all
 }
 
@@ -143,11 +146,11 @@ pub fn tune(dumps: &[Dump], options: &TuneOptions, progress: &mut dyn FnMut(usiz
             })
         })
         .collect();
-    let best = (0..quality.len()).min_by(|a, b| quality[*a].calibration.estimate.total_cmp(&quality[*b].calibration.estimate));
+    let best =
+        (0..quality.len()).min_by(|a, b| quality[*a].calibration.estimate.total_cmp(&quality[*b].calibration.estimate));
 
-    let kept_of = |s: usize| {
-        links[s].iter().zip(&eps).map(|(head, eps)| head.kept_fraction(*eps)).sum::<f64>() / n_heads as f64
-    };
+    let kept_of =
+        |s: usize| links[s].iter().zip(&eps).map(|(head, eps)| head.kept_fraction(*eps)).sum::<f64>() / n_heads as f64;
     let used = |split: &[usize]| -> Vec<UsedSample> {
         split
             .iter()
@@ -222,7 +225,12 @@ fn for_heads<T: Send>(
         .collect()
 }
 
-fn head_links(sample: &Sample<'_>, model: &ModelIdentity, shares: Shares, bridge: bool) -> Result<Vec<HeadLinks>, DumpError> {
+fn head_links(
+    sample: &Sample<'_>,
+    model: &ModelIdentity,
+    shares: Shares,
+    bridge: bool,
+) -> Result<Vec<HeadLinks>, DumpError> {
     for_heads(model, |layer, head| {
         let keys = sample.vectors(layer, State::K, head)?;
         Ok(HeadLinks::new(&keys, model.head_dim, &sample.mass(layer, head)?, shares, bridge))
@@ -341,11 +349,13 @@ fn verdict(
         ));
     }
     let (Some(best), Some(evict), Some(gain)) = (best, evict, gain) else {
-        return words + "The dumps keep no query among the recent tokens, so quality was not measured and pivots are kept unmerged.";
+        return words
+            + "The dumps keep no query among the recent tokens, so quality was not measured and pivots are kept unmerged.";
     };
     let place = if held_out { "held-out" } else { "calibration (no sample was held out)" };
     if best.rule == "evict" {
-        return words + "Merging does not help: keeping each set's pivot and dropping the rest has the smallest attention-output error.";
+        return words
+            + "Merging does not help: keeping each set's pivot and dropping the rest has the smallest attention-output error.";
     }
     let error = |quality: &Quality| 100.0 * quality.held_out.unwrap_or(quality.calibration).estimate;
     let points = |x: f64| format!("{:+.2}", 100.0 * x);
