@@ -91,8 +91,7 @@ impl Errors {
     }
 }
 
-const HEADER: &str =
-    "model                                 k          v k_pre_rope       mass     window     logits";
+const HEADER: &str = "model                                 k          v k_pre_rope       mass     window     logits";
 
 #[test]
 fn every_reference_model_is_in_the_table() {
