@@ -229,8 +229,8 @@ impl Compression {
         let before = self.skip_layers.iter().filter(|skipped| **skipped < layer).count();
         let rank = head - before * n_kv_heads;
         let share = rest / (n_layers - n_skipped) as f64 * n_tokens as f64;
-        // A whole number of slots must not be lost to the last bit of a product.
-        let up_to = |n: usize| (share * n as f64 + 1e-6).floor() as usize;
+        // Shares are summed before they are rounded, so that no head's rounding adds to another's.
+        let up_to = |n: usize| (share * n as f64).round() as usize;
         Ok((up_to(rank + 1) - up_to(rank)).clamp(1, n_tokens.max(1)))
     }
 }
