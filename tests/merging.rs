@@ -3,6 +3,7 @@
 mod common;
 
 use common::noise;
+use common::property_cases;
 use common::shape;
 use common::widened;
 use kvscope::merge::Kernel;
@@ -291,7 +292,7 @@ fn close(found: f32, expected: f64, largest: f64) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(property_cases(400))]
 
     #[test]
     fn protected_tokens_are_the_recent_and_then_the_heaviest(head in heads(), recent in 0usize..70, heavy in 0usize..70) {

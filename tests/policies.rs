@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use common::Layer;
 use common::noise;
+use common::property_cases;
 use common::shape;
 use common::widened;
 use half::bf16;
@@ -369,6 +370,8 @@ mod reference {
 }
 
 proptest! {
+    #![proptest_config(property_cases(400))]
+
     #[test]
     fn baselines_select_as_their_papers_say(
         mass in prop::collection::vec(prop_oneof![0u64..4, 0u64..5000], 1..200),

@@ -18,6 +18,8 @@ use kvscope::model::RopeScaling;
 use kvscope::model::SlotVectors;
 use kvscope::model::StoreError;
 use kvscope::model::StoreNeeds;
+use proptest::test_runner::Config as ProptestConfig;
+use proptest::test_runner::FileFailurePersistence;
 use rand::RngExt;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -203,6 +205,15 @@ pub fn shape(n_layers: usize, n_q_heads: usize, n_kv_heads: usize, head_dim: usi
         sliding_window: None,
         tied_output: true,
         qkv_bias: false,
+    }
+}
+
+/// Settings of property tests: what once failed is kept beside the test's source and tried first.
+pub fn property_cases(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        ..ProptestConfig::default()
     }
 }
 
