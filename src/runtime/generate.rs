@@ -104,16 +104,21 @@ pub(crate) fn prefill(
     cache: &mut RaggedCache,
     chunk_tokens: usize,
 ) -> Result<Vec<f32>, RuntimeError> {
-    let chunk = if chunk_tokens == 0 { prompt.len().max(1) } else { chunk_tokens };
+    // Known before any chunk runs, so that a long prompt does not cost a context's worth of work first.
+    let (n_tokens, max_positions) = (prompt.len(), model.config().max_positions);
+    if n_tokens == 0 {
+        return Err(ModelError::Empty.into());
+    }
+    if n_tokens > max_positions {
+        return Err(ModelError::TooLong { n_tokens, max_positions }.into());
+    }
+    let chunk = if chunk_tokens == 0 { n_tokens } else { chunk_tokens };
     cache.begin_prompt(prompt.len());
     let mut logits = Vec::new();
     for (i, part) in prompt.chunks(chunk).enumerate() {
         let last = (i + 1) * chunk >= prompt.len();
         let rows = if last { LogitRows::Last } else { LogitRows::None };
         logits = forward(model, part, i * chunk, cache, rows)?;
-    }
-    if prompt.is_empty() {
-        return Err(ModelError::Empty.into());
     }
     cache.end_prompt()?;
     Ok(logits)

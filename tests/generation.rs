@@ -1,0 +1,468 @@
+//! Generation with compressed caches: what is stored, what comes out, and what is refused.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::OnceLock;
+
+use common::Layer;
+use common::Reference;
+use common::demo_model;
+use common::fixture;
+use common::fixtures;
+use common::shape;
+use kvscope::merge::MergeError;
+use kvscope::model::Config;
+use kvscope::model::KvStore;
+use kvscope::model::Model;
+use kvscope::model::ModelError;
+use kvscope::model::tokenizer::AddSpecial;
+use kvscope::policy::POLICIES;
+use kvscope::policy::parse;
+use kvscope::prompts::demo;
+use kvscope::runtime::CacheType;
+use kvscope::runtime::Compression;
+use kvscope::runtime::GenerateOptions;
+use kvscope::runtime::Generation;
+use kvscope::runtime::RaggedCache;
+use kvscope::runtime::RuntimeError;
+use kvscope::runtime::Sampling;
+use kvscope::runtime::StopReason;
+use kvscope::runtime::generate;
+
+const TYPES: [CacheType; 3] = [CacheType::F32, CacheType::F16, CacheType::Bf16];
+
+fn compression(spec: &str, kept_fraction: f64, skip_layers: &[usize]) -> Option<Compression> {
+    let policy = parse(spec).unwrap_or_else(|error| panic!("{spec}: {error}")).1;
+    let name = spec.split(':').next().unwrap().to_string();
+    Some(Compression { name, policy, kept_fraction, skip_layers: skip_layers.iter().copied().collect() })
+}
+
+/// Every kernel, value rule and way to form chains of KVMerger.
+fn merger_variants() -> Vec<String> {
+    let mut specs = Vec::new();
+    for kernel in ["gaussian", "uniform", "attention", "pivot", "key-fixed"] {
+        for variant in ["scaled", "convex", "log-count", "mass"] {
+            for bridge in [false, true] {
+                specs.push(format!("kvmerger:kernel={kernel},variant={variant},bridge={bridge}"));
+            }
+        }
+    }
+    specs
+}
+
+/// Every policy that a budget rules, and every variant of KVMerger.
+fn budget_specs() -> Vec<String> {
+    let names = POLICIES.iter().map(|entry| entry.name).filter(|name| *name != "full");
+    names.map(String::from).chain(merger_variants()).collect()
+}
+
+fn prompt_of(name: &str) -> Vec<u32> {
+    Reference::read(&fixtures().join(name).join("reference.safetensors")).ids("token_ids").to_vec()
+}
+
+fn run(
+    model: &Model,
+    prompt: &[u32],
+    cache: &mut RaggedCache,
+    options: &GenerateOptions,
+) -> Result<Generation, RuntimeError> {
+    generate(model, prompt, cache, options, &mut |_| ControlFlow::Continue(()))
+}
+
+fn greedy(n: usize) -> GenerateOptions {
+    GenerateOptions { max_new_tokens: n, ..GenerateOptions::default() }
+}
+
+/// Puts a prompt of equal layers into a cache.
+fn feed(cache: &mut RaggedCache, config: &Config, layer: &Layer) -> Result<(), RuntimeError> {
+    cache.begin_prompt(layer.n_tokens);
+    for i in 0..config.n_layers {
+        let chunk = layer.chunk(i, 0);
+        let mass = layer.wanted_mass(cache.needs());
+        cache.append(&chunk).unwrap();
+        cache.attended(&chunk, mass).map_err(|error| *error.downcast::<RuntimeError>().unwrap())?;
+    }
+    cache.end_prompt()
+}
+
+/// Appends single tokens behind a prompt, as decode does.
+fn decode(cache: &mut RaggedCache, config: &Config, n_prompt: usize, n_tokens: usize) {
+    let token = Layer::new(config, 1, 99);
+    for t in 0..n_tokens {
+        for i in 0..config.n_layers {
+            let chunk = token.chunk(i, n_prompt + t);
+            let mass = token.wanted_mass(cache.needs());
+            cache.append(&chunk).unwrap();
+            cache.attended(&chunk, mass).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_budget_of_everything_changes_nothing() {
+    for name in ["llama-gqa", "llama-mha", "mistral-window", "qwen3"] {
+        let (model, prompt) = (fixture(name), prompt_of(name));
+        for kind in TYPES {
+            let mut full = RaggedCache::new(model.config(), kind, None);
+            let expected = run(&model, &prompt, &mut full, &greedy(64)).unwrap();
+            assert_eq!((expected.tokens.len(), expected.stop), (64, StopReason::MaxNewTokens));
+            for entry in POLICIES {
+                for chunk_tokens in [0, 7] {
+                    let mut cache = RaggedCache::new(model.config(), kind, compression(entry.name, 1.0, &[]));
+                    let options = GenerateOptions { chunk_tokens, ..greedy(64) };
+                    let found = run(&model, &prompt, &mut cache, &options).unwrap();
+                    assert_eq!(found.tokens, expected.tokens, "{name}, {kind:?}, {}", entry.name);
+                    assert_eq!(found.prompt_kept_fraction, Some(1.0));
+                    assert!(!cache.counters().did_something());
+                    assert_eq!(cache.n_slots(), full.n_slots());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn compressed_generation_runs_and_keeps_what_it_says() {
+    let (model, prompt) = (fixture("llama-gqa"), prompt_of("llama-gqa"));
+    let n_heads = model.config().n_layers * model.config().n_kv_heads;
+    for spec in budget_specs() {
+        for chunk_tokens in [0, 7] {
+            let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression(&spec, 0.5, &[]));
+            let options = GenerateOptions { chunk_tokens, ..greedy(64) };
+            let found = match run(&model, &prompt, &mut cache, &options) {
+                Ok(found) => found,
+                // Six heavy tokens in 48 may cut the chains to pieces; with bridges there is always a way.
+                Err(error @ RuntimeError::Unmeetable { .. }) => {
+                    assert!(!spec.contains("bridge=true"), "{spec}: {error}");
+                    assert!(spec.starts_with("kvmerger") || spec == "evict", "{spec}: {error}");
+                    continue;
+                }
+                Err(error) => panic!("{spec}: {error}"),
+            };
+            assert_eq!(found.tokens.len(), 64, "{spec}");
+            assert_eq!(found.decode_steps, 63, "{spec}");
+            assert_eq!(found.prompt_kept_fraction, Some(0.5), "{spec}");
+            assert_eq!(cache.n_slots(), (prompt.len() / 2 + 63) * n_heads, "{spec}");
+            assert_eq!(cache.n_seen(), prompt.len() + 63, "{spec}");
+        }
+    }
+}
+
+#[test]
+fn stored_bytes_are_the_kept_fraction_of_a_full_cache() {
+    const N_PROMPT: usize = 1500;
+    /// Decode steps after which bytes are compared: at the first growth, soon after it and long after it.
+    const STEPS: [usize; 4] = [0, 1, 30, 500];
+    const TYPES: [CacheType; 2] = [CacheType::F32, CacheType::F16];
+    let mut worst = [0f64; 2];
+    for head_dim in [64, 128] {
+        let config = shape(1, 9, 3, head_dim);
+        let layer = Layer::new(&config, N_PROMPT, 11);
+        for (i, kind) in TYPES.into_iter().enumerate() {
+            // Bytes really allocated at every step.
+            let allocated = |compression: Option<Compression>, what: &str| {
+                let mut cache = RaggedCache::new(&config, kind, compression);
+                feed(&mut cache, &config, &layer).unwrap_or_else(|error| panic!("{what}: {error}"));
+                let mut n_decoded = 0;
+                STEPS.map(|steps| {
+                    decode(&mut cache, &config, N_PROMPT + n_decoded, steps - n_decoded);
+                    n_decoded = steps;
+                    cache.bytes() as f64
+                })
+            };
+            let full = allocated(None, "full");
+            assert_eq!(full[0], (3 * N_PROMPT * (2 * head_dim * if i == 0 { 4 } else { 2 } + 4)) as f64);
+            let tolerance = if kind == CacheType::F32 { 0.02 } else { 0.05 };
+            for spec in budget_specs() {
+                for kept_fraction in [0.35, 0.5] {
+                    let what = format!("{spec}, {kind:?}, D = {head_dim}, {kept_fraction}");
+                    let found = allocated(compression(&spec, kept_fraction, &[]), &what);
+                    for (n_new, (found, full)) in STEPS.iter().zip(found.iter().zip(&full)) {
+                        // New tokens enter whole.
+                        let kept = (kept_fraction * N_PROMPT as f64 + *n_new as f64) / (N_PROMPT + n_new) as f64;
+                        let off = found / (kept * full) - 1.0;
+                        assert!(off.abs() <= tolerance, "{what}: {off:+.4} after {n_new} new tokens");
+                        worst[i] = worst[i].max(off.abs());
+                    }
+                }
+            }
+        }
+    }
+    println!("bytes off by at most {:.2?} % ({TYPES:?})", worst.map(|x| 100.0 * x));
+}
+
+#[test]
+fn slots_of_all_heads_sum_to_the_nearest_whole_share() {
+    for n_tokens in [7usize, 47, 101, 299] {
+        for (n_layers, n_kv_heads) in [(1, 1), (3, 2), (5, 3)] {
+            let config = shape(n_layers, n_kv_heads, n_kv_heads, 2);
+            let layer = Layer::new(&config, n_tokens, 3);
+            for kept_fraction in [0.2, 0.35, 0.5, 0.77] {
+                for skipped in [vec![], vec![0], vec![n_layers - 1]] {
+                    let whole = skipped.len() as f64 / n_layers as f64;
+                    let mut cache =
+                        RaggedCache::new(&config, CacheType::F32, compression("h2o", kept_fraction, &skipped));
+                    let fed = feed(&mut cache, &config, &layer);
+                    if whole >= kept_fraction {
+                        assert!(matches!(fed, Err(RuntimeError::SkippedTooMuch { .. })), "{fed:?}");
+                        continue;
+                    }
+                    fed.unwrap();
+                    let heads = |layer: usize| -> Vec<usize> {
+                        cache.heads(layer).iter().map(|head| head.positions.len()).collect()
+                    };
+                    for layer in &skipped {
+                        assert_eq!(heads(*layer), vec![n_tokens; n_kv_heads]);
+                    }
+                    let rest: Vec<usize> = (0..n_layers).filter(|l| !skipped.contains(l)).flat_map(heads).collect();
+                    let (low, high) = (rest.iter().min().unwrap(), rest.iter().max().unwrap());
+                    assert!(*high - *low <= 1, "{rest:?}");
+                    if *low > 1 {
+                        let exact = kept_fraction * (n_tokens * n_layers * n_kv_heads) as f64;
+                        let off = (cache.n_slots() as f64 - exact).abs();
+                        assert!(off <= 0.5 + 1e-6, "{n_tokens} tokens, {kept_fraction}, {skipped:?}: {off}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn skipped_layers_stay_whole_and_count_in_the_budget() {
+    let (model, prompt) = (fixture("llama-gqa"), prompt_of("llama-gqa"));
+    let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression("streaming", 0.75, &[1]));
+    run(&model, &prompt, &mut cache, &greedy(1)).unwrap();
+    // Of 2 layers one is whole; the other keeps half, so that both together keep three quarters.
+    let by_layer: Vec<usize> = cache.counters_by_layer().iter().map(|c| c.kept).collect();
+    assert_eq!(by_layer, [48, 96]);
+    // A layer that the model does not have changes nothing.
+    let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression("streaming", 0.75, &[9]));
+    run(&model, &prompt, &mut cache, &greedy(1)).unwrap();
+    assert_eq!(cache.n_slots(), 144);
+    let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression("streaming", 0.5, &[0]));
+    let error = run(&model, &prompt, &mut cache, &greedy(1)).unwrap_err();
+    assert!(matches!(error, RuntimeError::SkippedTooMuch { n_skipped: 1, n_layers: 2, .. }), "{error}");
+}
+
+#[test]
+fn merged_counts_sum_to_the_tokens_seen() {
+    let config = shape(2, 6, 3, 16);
+    let n_tokens = 400;
+    let layer = Layer::new(&config, n_tokens, 21);
+    for spec in merger_variants().iter().map(String::as_str).chain(["kvmerger:eps=0.75", "kvmerger:sigma=printed"]) {
+        let mut cache = RaggedCache::new(&config, CacheType::F32, compression(spec, 0.5, &[]));
+        feed(&mut cache, &config, &layer).unwrap_or_else(|error| panic!("{spec}: {error}"));
+        let mut represented = 0;
+        for i in 0..config.n_layers {
+            for h in 0..config.n_kv_heads {
+                let counts = cache.counts(i, h);
+                assert!(counts.iter().all(|count| *count >= 1), "{spec}");
+                represented += counts.iter().sum::<u32>() as usize;
+            }
+        }
+        let counters = cache.counters();
+        assert_eq!(counters.seen, n_tokens * 6, "{spec}");
+        // What weighs nothing in the kernel (far keys under a narrow one, or the pivot kernel) is evicted, and said to be.
+        assert_eq!(represented + counters.evicted, counters.seen, "{spec}");
+        assert_eq!(counters.merged, represented - counters.kept, "{spec}");
+        let merges = !spec.contains("kernel=pivot");
+        assert_eq!(counters.merged > 0, merges, "{spec}");
+        if merges && !spec.contains("printed") {
+            assert_eq!(counters.evicted, 0, "{spec}");
+        }
+        // New tokens stand for themselves.
+        decode(&mut cache, &config, n_tokens, 3);
+        let after: usize = cache.counts(1, 2).iter().sum::<u32>() as usize;
+        assert!(after >= 3 && cache.counts(1, 2).ends_with(&[1, 1, 1]), "{spec}");
+    }
+}
+
+#[test]
+fn a_compression_that_does_nothing_is_an_error() {
+    let (model, prompt) = (fixture("llama-gqa"), prompt_of("llama-gqa"));
+    let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression("kvmerger:eps=1.0", 0.5, &[]));
+    let error = run(&model, &prompt, &mut cache, &greedy(4)).unwrap_err();
+    assert!(matches!(error, RuntimeError::NothingCompressed { n_slots: 192, .. }), "{error}");
+    assert_eq!(error.to_string(), "policy kvmerger changed nothing: all 192 slots are still there");
+    assert!(error.hint().unwrap().contains("eps"));
+}
+
+#[test]
+fn a_share_that_is_none_is_refused() {
+    let (model, prompt) = (fixture("llama-gqa"), prompt_of("llama-gqa"));
+    for bad in [0.0, -0.5, 1.5, f64::NAN, f64::INFINITY] {
+        let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression("h2o", bad, &[]));
+        let error = run(&model, &prompt, &mut cache, &greedy(4)).unwrap_err();
+        assert!(matches!(error, RuntimeError::BadKeptFraction(_)), "{bad}: {error}");
+    }
+}
+
+#[test]
+fn a_head_that_cannot_meet_its_budget_is_named() {
+    let (model, prompt) = (fixture("llama-gqa"), prompt_of("llama-gqa"));
+    // 48 tokens: 24 recent and 14 heavy ones, but 24 may stay.
+    let spec = "kvmerger:recent=0.5,heavy=0.3";
+    let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression(spec, 0.5, &[]));
+    let error = run(&model, &prompt, &mut cache, &greedy(4)).unwrap_err();
+    let RuntimeError::Unmeetable { layer: 0, kv_head, budget_tokens: 24, n_tokens: 48, ref source } = error else {
+        panic!("{error}")
+    };
+    assert_eq!(*source, MergeError::ProtectedExceedBudget { protected: 38, budget_tokens: 24 });
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "layer 0, KV head {kv_head} cannot be compressed to 24 of 48 slots: \
+             38 tokens are protected but only 24 may be kept"
+        )
+    );
+    assert!(error.hint().unwrap().contains("heavy="));
+}
+
+#[test]
+fn prompts_that_cannot_be_run_are_refused() {
+    let model = fixture("llama-gqa");
+    let max_positions = model.config().max_positions;
+    assert_eq!(max_positions, 128);
+    for chunk_tokens in [0, 50] {
+        let options = GenerateOptions { chunk_tokens, ..greedy(4) };
+        let refused = |prompt: &[u32]| {
+            let mut cache = RaggedCache::new(model.config(), CacheType::F32, None);
+            let error = run(&model, prompt, &mut cache, &options).unwrap_err();
+            // The refusal comes before any work.
+            assert_eq!(cache.n_seen(), 0, "{error}");
+            error
+        };
+        let error = refused(&[1; 129]);
+        assert!(matches!(&error, RuntimeError::Model(ModelError::TooLong { n_tokens: 129, max_positions: 128 })));
+        assert_eq!(error.to_string(), "129 tokens exceed the model's context of 128");
+        let error = refused(&[]);
+        assert!(matches!(&error, RuntimeError::Model(ModelError::Empty)), "{error}");
+        let error = refused(&[3, 96, 4]);
+        assert!(matches!(&error, RuntimeError::Model(ModelError::BadToken { id: 96, vocab_size: 96 })), "{error}");
+    }
+}
+
+#[test]
+fn decode_stops_where_the_context_ends() {
+    let model = fixture("llama-gqa");
+    for (n_prompt, n_new) in [(128, 1), (127, 2), (100, 29)] {
+        for spec in ["full", "h2o"] {
+            let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression(spec, 0.5, &[]));
+            let found = run(&model, &vec![5; n_prompt], &mut cache, &greedy(60)).unwrap();
+            assert_eq!((found.tokens.len(), found.stop), (n_new, StopReason::ContextFull), "{n_prompt}, {spec}");
+        }
+    }
+    let mut cache = RaggedCache::new(model.config(), CacheType::F32, None);
+    let found = run(&model, &[5; 100], &mut cache, &greedy(29)).unwrap();
+    assert_eq!((found.tokens.len(), found.stop), (29, StopReason::MaxNewTokens));
+}
+
+#[test]
+fn generation_ends_when_told_to() {
+    let (model, prompt) = (fixture("llama-gqa"), prompt_of("llama-gqa"));
+    let fresh = || RaggedCache::new(model.config(), CacheType::F32, None);
+    let all = run(&model, &prompt, &mut fresh(), &greedy(20)).unwrap().tokens;
+    let stop = all[10];
+    let first = all.iter().position(|token| *token == stop).unwrap();
+    let options = GenerateOptions { stop_tokens: vec![stop], ..greedy(20) };
+    let found = run(&model, &prompt, &mut fresh(), &options).unwrap();
+    assert_eq!((found.tokens.as_slice(), found.stop), (&all[..first], StopReason::StopToken));
+    let mut left = 5;
+    let found = generate(&model, &prompt, &mut fresh(), &greedy(20), &mut |_| {
+        left -= 1;
+        if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })
+    .unwrap();
+    assert_eq!((found.tokens.as_slice(), found.stop), (&all[..5], StopReason::Interrupted));
+    let found = run(&model, &prompt, &mut fresh(), &greedy(0)).unwrap();
+    assert_eq!((found.tokens.len(), found.decode_steps), (0, 0));
+    assert_eq!(found.decode_tokens_per_sec(), None);
+}
+
+#[test]
+fn sampling_is_reproducible_by_its_seed() {
+    let (model, prompt) = (fixture("llama-gqa"), prompt_of("llama-gqa"));
+    let sampled = |sampling: Sampling| {
+        let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression("h2o", 0.5, &[]));
+        run(&model, &prompt, &mut cache, &GenerateOptions { sampling, ..greedy(40) }).unwrap().tokens
+    };
+    let greedy_tokens = sampled(Sampling::default());
+    for (top_k, top_p) in [(None, None), (Some(20), None), (None, Some(0.95)), (Some(20), Some(0.95))] {
+        let with = |seed: u64| Sampling { temperature: 1.5, top_k, top_p, seed };
+        let first = sampled(with(1));
+        assert_eq!(first, sampled(with(1)));
+        let others: BTreeSet<Vec<u32>> = (2..6).map(|seed| sampled(with(seed))).collect();
+        assert!(!others.contains(&first) && others.len() == 4, "{top_k:?} {top_p:?}: seeds do not matter");
+        assert_ne!(first, greedy_tokens);
+    }
+    // One candidate leaves no choice.
+    assert_eq!(sampled(Sampling { temperature: 1.5, top_k: Some(1), top_p: None, seed: 1 }), greedy_tokens);
+}
+
+const DEMO_SPECS: [&str; 11] = [
+    "evict",
+    "h2o",
+    "kvmerger:kernel=attention,variant=mass",
+    "kvmerger:kernel=key-fixed,variant=convex",
+    "kvmerger:variant=convex",
+    "kvmerger:variant=log-count",
+    "kvmerger:variant=mass",
+    "kvmerger:variant=paper",
+    "random",
+    "snapkv",
+    "streaming",
+];
+
+/// The demo model and 1,500 tokens of the built-in texts.
+fn demo_prompt() -> &'static (Model, Vec<u32>) {
+    static LOADED: OnceLock<(Model, Vec<u32>)> = OnceLock::new();
+    LOADED.get_or_init(|| {
+        let model = demo_model();
+        let text: Vec<String> = demo().into_iter().take(4).map(|prompt| prompt.text).collect();
+        let mut tokens = model.tokenizer().unwrap().encode(&text.join("\n\n"), AddSpecial::Yes).unwrap();
+        assert!(tokens.len() > 1500);
+        tokens.truncate(1500);
+        (model, tokens)
+    })
+}
+
+#[test]
+#[ignore = "needs the demo model: kvscope pull smollm2-135m"]
+fn demo_model_with_a_budget_of_everything_generates_the_same() {
+    let (model, prompt) = demo_prompt();
+    let mut full = RaggedCache::new(model.config(), CacheType::F32, None);
+    let options = GenerateOptions { chunk_tokens: 512, ..greedy(32) };
+    let expected = run(model, prompt, &mut full, &options).unwrap();
+    for entry in POLICIES {
+        let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression(entry.name, 1.0, &[]));
+        assert_eq!(run(model, prompt, &mut cache, &options).unwrap().tokens, expected.tokens, "{}", entry.name);
+    }
+}
+
+#[test]
+#[ignore = "needs the demo model: kvscope pull smollm2-135m"]
+fn demo_model_stores_the_kept_fraction_of_its_full_cache() {
+    let (model, prompt) = demo_prompt();
+    let n_heads = model.config().n_layers * model.config().n_kv_heads;
+    for (kind, kept_fraction, tolerance) in [(CacheType::F32, 0.35, 0.02), (CacheType::F16, 0.5, 0.05)] {
+        let mut full = RaggedCache::new(model.config(), kind, None);
+        let full_bytes = run(model, prompt, &mut full, &greedy(1)).unwrap().prompt_cache_bytes as f64;
+        // A prompt of this length takes seconds: half precision is tried on merging only.
+        for spec in DEMO_SPECS.into_iter().filter(|spec| kind == CacheType::F32 || spec.contains("variant")) {
+            let merges = spec.starts_with("kvmerger");
+            let mut cache = RaggedCache::new(model.config(), kind, compression(spec, kept_fraction, &[]));
+            let found = run(model, prompt, &mut cache, &greedy(8)).unwrap();
+            let off = found.prompt_cache_bytes as f64 / (kept_fraction * full_bytes) - 1.0;
+            println!("{spec:28} {kind:?} {kept_fraction}: {:+.2} %", 100.0 * off);
+            assert!(off.abs() <= tolerance, "{spec}, {kind:?}, {kept_fraction}: {off:+.4}");
+            let counters = cache.counters();
+            assert_eq!(counters.seen, prompt.len() * n_heads, "{spec}");
+            assert_eq!(counters.kept, (kept_fraction * (prompt.len() * n_heads) as f64).round() as usize, "{spec}");
+            assert_eq!(counters.kept + counters.merged + counters.evicted, counters.seen, "{spec}");
+            assert_eq!(counters.merged > 0, merges, "{spec}");
+        }
+    }
+}

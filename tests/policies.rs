@@ -1,0 +1,434 @@
+//! What every policy of the table must hold to, on every shape and storage type, and the baselines' selections beside
+//! second implementations.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::Layer;
+use common::noise;
+use common::property_cases;
+use common::shape;
+use common::widened;
+use half::bf16;
+use half::f16;
+use kvscope::merge::HeadPlan;
+use kvscope::merge::MergeError;
+use kvscope::model::Config;
+use kvscope::model::KvStore;
+use kvscope::policy::HeadView;
+use kvscope::policy::POLICIES;
+use kvscope::policy::Policy;
+use kvscope::policy::parse;
+use kvscope::runtime::CacheType;
+use kvscope::runtime::Compression;
+use kvscope::runtime::RaggedCache;
+use kvscope::runtime::RuntimeError;
+use proptest::prelude::*;
+
+/// What each policy is tried with beside its defaults.
+const VARIANTS: &[&str] = &[
+    "evict:bridge=true",
+    "evict:eps=0.5",
+    "h2o:recent=0",
+    "h2o:recent=1",
+    "kvmerger:bridge=true,heavy=0.1",
+    "kvmerger:eps=0.75",
+    "kvmerger:kernel=attention,variant=mass",
+    "kvmerger:kernel=key-fixed,variant=convex",
+    "kvmerger:kernel=pivot",
+    "kvmerger:kernel=uniform,variant=log-count",
+    "kvmerger:recent=0,heavy=0",
+    "kvmerger:sigma=fixed:5",
+    "kvmerger:sigma=printed",
+    "random:seed=7",
+    "snapkv:window=3,pool=1",
+    "streaming:sinks=0",
+    "streaming:sinks=20",
+];
+
+const TYPES: [CacheType; 3] = [CacheType::F32, CacheType::F16, CacheType::Bf16];
+/// GQA with groups of two, and as many KV heads as query heads.
+const HEADS: [(usize, usize); 2] = [(4, 2), (3, 3)];
+const LENGTHS: [usize; 3] = [1, 5, 300];
+/// Shares of which none, some and all are whole numbers of slots at those lengths.
+const FRACTIONS: [f64; 3] = [0.3623, 0.5, 0.8];
+
+fn every_spec() -> Vec<&'static str> {
+    POLICIES.iter().map(|entry| entry.name).chain(VARIANTS.iter().copied()).collect()
+}
+
+fn policy(spec: &str) -> Box<dyn Policy> {
+    parse(spec).unwrap_or_else(|error| panic!("{spec}: {error}")).1
+}
+
+fn pivots(plan: &HeadPlan) -> Vec<u32> {
+    plan.slots.iter().map(|slot| slot.pivot).collect()
+}
+
+/// A prompt through a compressed cache; the layers go in as one chunk each.
+fn compressed(
+    config: &Config,
+    kind: CacheType,
+    spec: &str,
+    kept_fraction: f64,
+    layers: &[Layer],
+) -> Result<RaggedCache, RuntimeError> {
+    let compression =
+        Compression { name: spec.into(), policy: policy(spec), kept_fraction, skip_layers: Default::default() };
+    let mut cache = RaggedCache::new(config, kind, Some(compression));
+    cache.begin_prompt(layers[0].n_tokens);
+    for (i, layer) in layers.iter().enumerate() {
+        let chunk = layer.chunk(i, 0);
+        let mass = layer.wanted_mass(cache.needs());
+        cache.append(&chunk).unwrap();
+        cache.attended(&chunk, mass).map_err(|error| *error.downcast::<RuntimeError>().unwrap())?;
+    }
+    Ok(cache)
+}
+
+/// Everything stored: positions, keys, values, biases and counts of every head.
+type Contents = Vec<(Vec<u32>, Vec<f32>, Vec<f32>, Vec<f32>, Vec<u32>)>;
+
+fn contents(cache: &RaggedCache, config: &Config) -> Contents {
+    (0..config.n_layers)
+        .flat_map(|layer| {
+            cache.heads(layer).into_iter().enumerate().map(move |(h, head)| {
+                let bias = head.logit_bias.map_or_else(|| vec![0.0; head.positions.len()], <[f32]>::to_vec);
+                let (keys, values) = (widened(head.keys), widened(head.values));
+                (head.positions.to_vec(), keys, values, bias, cache.counts(layer, h))
+            })
+        })
+        .collect()
+}
+
+fn stored_as(kind: CacheType, x: f32) -> f32 {
+    match kind {
+        CacheType::F32 => x,
+        CacheType::F16 => f16::from_f32(x).to_f32(),
+        CacheType::Bf16 => bf16::from_f32(x).to_f32(),
+    }
+}
+
+/// Runs `check` on every policy, head layout, storage type, length and share that can be met.
+fn for_every_case(mut check: impl FnMut(&'static str, &Config, CacheType, f64, &[Layer])) {
+    for spec in every_spec() {
+        for (n_q_heads, n_kv_heads) in HEADS {
+            let config = shape(2, n_q_heads, n_kv_heads, 8);
+            for n_tokens in LENGTHS {
+                let layers: Vec<Layer> = (0..2).map(|i| Layer::new(&config, n_tokens, 100 * i + 7)).collect();
+                for kind in TYPES {
+                    for kept_fraction in FRACTIONS {
+                        check(spec, &config, kind, kept_fraction, &layers);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_policy_of_the_table_has_a_variant_here() {
+    // `full` has no parameters.
+    for entry in POLICIES.iter().filter(|entry| entry.name != "full") {
+        let prefix = format!("{}:", entry.name);
+        assert!(VARIANTS.iter().any(|spec| spec.starts_with(&prefix)), "{} is tried with defaults only", entry.name);
+    }
+}
+
+#[test]
+fn caches_meet_the_budget_and_account_for_every_token() {
+    let mut met: BTreeMap<(&str, usize), usize> = BTreeMap::new();
+    for_every_case(|spec, config, kind, kept_fraction, layers| {
+        let n_tokens = layers[0].n_tokens;
+        let what = format!("{spec}, {kind:?}, {n_tokens} tokens, {kept_fraction}");
+        let n_heads = config.n_layers * config.n_kv_heads;
+        let cache = match compressed(config, kind, spec, kept_fraction, layers) {
+            Ok(cache) => cache,
+            // Chains that protected tokens cut to pieces cannot meet every budget; five tokens hardly make any chain.
+            Err(error @ RuntimeError::Unmeetable { .. }) => {
+                assert!(spec.starts_with("kvmerger") || spec.starts_with("evict"), "{what}: {error}");
+                assert!(n_tokens == 5 || !spec.contains("bridge"), "{what}: {error}");
+                return;
+            }
+            Err(error) => panic!("{what}: {error}"),
+        };
+        *met.entry((spec, n_tokens)).or_default() += 1;
+        let counters = cache.counters();
+        assert_eq!(counters.seen, n_tokens * n_heads, "{what}");
+        assert_eq!(counters.kept + counters.merged + counters.evicted, counters.seen, "{what}");
+        assert_eq!(counters.kept, cache.n_slots(), "{what}");
+        let exact = kept_fraction * (n_tokens * n_heads) as f64;
+        if spec == "full" {
+            assert_eq!(cache.n_slots(), n_tokens * n_heads, "{what}");
+        } else if !policy(spec).sets_own_size() && n_tokens > 1 {
+            assert!((cache.n_slots() as f64 - exact).abs() <= 0.5 + 1e-6, "{what}: {} slots", cache.n_slots());
+        }
+        for (h, (positions, keys, values, bias, counts)) in contents(&cache, config).into_iter().enumerate() {
+            let n = positions.len();
+            assert!(n >= 1 && n <= n_tokens, "{what}");
+            assert!(positions.windows(2).all(|w| w[0] < w[1]) && (positions[n - 1] as usize) < n_tokens, "{what}");
+            assert_eq!((keys.len(), values.len(), bias.len(), counts.len()), (n * 8, n * 8, n, n), "{what}");
+            assert!(keys.iter().chain(&values).chain(&bias).all(|x| x.is_finite()), "{what}");
+            if !policy(spec).sets_own_size() && n_tokens > 1 {
+                let share = kept_fraction * n_tokens as f64;
+                assert!((n as f64 - share).abs() < 1.0 || n == 1, "{what}: head {h} keeps {n}");
+            }
+            // Slots of one token are that token, as its storage type rounds it.
+            let layer = &layers[h / config.n_kv_heads];
+            for (slot, position) in positions.iter().enumerate().filter(|(slot, _)| counts[*slot] == 1) {
+                let at = (*position as usize * config.n_kv_heads + h % config.n_kv_heads) * 8;
+                for d in 0..8 {
+                    assert_eq!(keys[slot * 8 + d], stored_as(kind, layer.k[at + d]), "{what}");
+                    assert_eq!(values[slot * 8 + d], stored_as(kind, layer.v[at + d]), "{what}");
+                }
+            }
+        }
+    });
+    // Every policy runs on long prompts, whatever the share.
+    for spec in every_spec() {
+        assert_eq!(met.get(&(spec, 300)), Some(&(TYPES.len() * FRACTIONS.len() * HEADS.len())), "{spec}");
+        assert!(met.contains_key(&(spec, 1)), "{spec}");
+    }
+}
+
+#[test]
+fn equal_input_gives_equal_caches() {
+    for_every_case(|spec, config, kind, kept_fraction, layers| {
+        let run = || compressed(config, kind, spec, kept_fraction, layers).ok().map(|cache| contents(&cache, config));
+        assert_eq!(run(), run(), "{spec}, {kind:?}, {kept_fraction}");
+    });
+}
+
+#[test]
+fn heads_permuted_in_come_permuted_out() {
+    for spec in every_spec() {
+        for (n_q_heads, order) in [(4, vec![1usize, 0]), (3, vec![2, 0, 1])] {
+            let config = shape(1, n_q_heads, order.len(), 8);
+            let layer = Layer::new(&config, 300, 5);
+            // Half of 300 is whole, so that every head has the same budget.
+            let plain = compressed(&config, CacheType::F32, spec, 0.5, std::slice::from_ref(&layer)).unwrap();
+            let moved = compressed(&config, CacheType::F32, spec, 0.5, &[layer.permuted(&config, &order)]).unwrap();
+            let (plain, moved) = (contents(&plain, &config), contents(&moved, &config));
+            for (to, from) in order.iter().enumerate() {
+                if spec.starts_with("random") {
+                    // A random choice belongs to the place of the head, not to what it holds.
+                    assert_eq!(moved[to].0, plain[to].0, "{spec}");
+                } else {
+                    assert_eq!(moved[to], plain[*from], "{spec}, head {from} in the place of {to}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_policy_needs_is_all_that_it_reads() {
+    for spec in every_spec() {
+        let policy = policy(spec);
+        let needs = policy.needs();
+        for n in LENGTHS {
+            let (keys, mass, window) = (noise(n * 8, 3), noise(n, 4), noise(n, 5));
+            let everything = HeadView {
+                layer: 1,
+                kv_head: 1,
+                n_kv_heads: 3,
+                head_dim: 8,
+                keys: &keys,
+                mass: &mass,
+                mass_window: &window,
+                counts: None,
+            };
+            let asked = HeadView {
+                mass: if needs.mass { &mass } else { &[] },
+                mass_window: if needs.mass_window.is_some() { &window } else { &[] },
+                ..everything
+            };
+            for budget in [1, n.div_ceil(3), n.div_ceil(2), n, n + 9] {
+                let plan = policy.plan(&asked, budget);
+                assert_eq!(plan, policy.plan(&everything, budget), "{spec}");
+                match plan {
+                    Ok(plan) => {
+                        assert_eq!(plan.check(n), Ok(()), "{spec}: {budget} of {n}");
+                        if spec == "full" || (budget >= n && !policy.sets_own_size()) {
+                            assert_eq!(plan, HeadPlan::identity(n), "{spec}: {budget} of {n}");
+                        } else if !policy.sets_own_size() {
+                            assert_eq!(plan.slots.len(), budget, "{spec}: {budget} of {n}");
+                        }
+                    }
+                    Err(MergeError::ProtectedExceedBudget { protected, budget_tokens }) => {
+                        assert!(protected > budget_tokens && budget_tokens == budget, "{spec}");
+                    }
+                    Err(MergeError::BudgetUnreachable { reachable, budget_tokens }) => {
+                        assert!(reachable > budget_tokens && budget_tokens == budget, "{spec}");
+                    }
+                    Err(other) => panic!("{spec}: {other}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn parameters_survive_their_json_and_rebuild_the_policy() {
+    for spec in every_spec() {
+        let (entry, policy) = parse(spec).unwrap();
+        let params = policy.params();
+        let text = serde_json::to_string(&params).unwrap();
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), params, "{spec}");
+        // Written as key=value again, the parameters build the same policy.
+        let mut pairs: BTreeMap<String, String> = BTreeMap::new();
+        for (key, value) in params.as_object().unwrap() {
+            match value {
+                serde_json::Value::Object(fields) => {
+                    let own = fields.iter().map(|(k, v)| (k.clone(), v.to_string().trim_matches('"').to_string()));
+                    pairs.extend(own);
+                }
+                serde_json::Value::Null => {}
+                plain => drop(pairs.insert(key.clone(), plain.to_string().trim_matches('"').to_string())),
+            }
+        }
+        let pairs: Vec<String> = pairs.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let again = self::policy(&format!("{}:{}", entry.name, pairs.join(",")));
+        assert_eq!(again.params(), params, "{spec}");
+        assert_eq!((again.needs(), again.sets_own_size()), (policy.needs(), policy.sets_own_size()), "{spec}");
+        let (keys, mass) = (noise(120 * 8, 3), noise(120, 4));
+        let view = HeadView {
+            layer: 0,
+            kv_head: 0,
+            n_kv_heads: 1,
+            head_dim: 8,
+            keys: &keys,
+            mass: &mass,
+            mass_window: &mass,
+            counts: None,
+        };
+        assert_eq!(again.plan(&view, 60), policy.plan(&view, 60), "{spec}");
+    }
+}
+
+/// Second implementations of the baselines' selections; masses are whole numbers, so that no rounding decides.
+mod reference {
+    /// Takes the best of `from` one after the other; the first of equals.
+    fn best(score: &[u64], from: std::ops::Range<usize>, n: usize) -> Vec<usize> {
+        let mut taken: Vec<usize> = Vec::new();
+        for _ in 0..n {
+            let mut chosen: Option<usize> = None;
+            for i in from.clone() {
+                if !taken.contains(&i) && chosen.is_none_or(|c| score[i] > score[c]) {
+                    chosen = Some(i);
+                }
+            }
+            taken.extend(chosen);
+        }
+        taken
+    }
+
+    fn sorted(mut kept: Vec<usize>) -> Vec<u32> {
+        kept.sort_unstable();
+        kept.into_iter().map(|i| i as u32).collect()
+    }
+
+    /// The last share of the budget, and the rest of it by accumulated attention.
+    pub fn h2o(mass: &[u64], budget: usize, recent_percent: usize) -> Vec<u32> {
+        let (n, recent) = (mass.len(), budget * recent_percent / 100);
+        let mut kept = best(mass, 0..n - recent, budget - recent);
+        kept.extend(n - recent..n);
+        sorted(kept)
+    }
+
+    /// The last window, and the rest by the window's attention, summed over neighbours that are no window tokens.
+    pub fn snapkv(mass: &[u64], budget: usize, window: usize, pool: usize) -> Vec<u32> {
+        let n = mass.len();
+        let window = window.min(budget);
+        let older = n - window;
+        let mut score = vec![0; older];
+        for (i, score) in score.iter_mut().enumerate() {
+            for (j, mass) in mass.iter().enumerate().take(older) {
+                if i.abs_diff(j) <= pool / 2 {
+                    *score += mass;
+                }
+            }
+        }
+        let mut kept = best(&score, 0..older, budget - window);
+        kept.extend(older..n);
+        sorted(kept)
+    }
+
+    /// The first tokens and the last ones; the last one always.
+    pub fn streaming(n: usize, budget: usize, sinks: usize) -> Vec<u32> {
+        let mut kept = Vec::new();
+        for i in 0..n {
+            if kept.len() < sinks && kept.len() + 1 < budget {
+                kept.push(i);
+            }
+        }
+        let missing = budget - kept.len();
+        kept.extend(n - missing..n);
+        sorted(kept)
+    }
+}
+
+proptest! {
+    #![proptest_config(property_cases(400))]
+
+    #[test]
+    fn baselines_select_as_their_papers_say(
+        mass in prop::collection::vec(prop_oneof![0u64..4, 0u64..5000], 1..200),
+        share in 0.0f64..1.0,
+        recent_percent in prop::sample::select(vec![0usize, 25, 50, 75, 100]),
+        window in 1usize..50,
+        half_pool in 0usize..5,
+        sinks in 0usize..9,
+    ) {
+        let n = mass.len();
+        let budget = ((n as f64 * share) as usize).max(1);
+        let (keys, masses) = (vec![0f32; n], mass.iter().map(|x| *x as f32).collect::<Vec<f32>>());
+        let plan = |spec: &str, mass: &[f32], mass_window: &[f32]| {
+            let view = HeadView {
+                layer: 0, kv_head: 0, n_kv_heads: 1, head_dim: 1, keys: &keys, mass, mass_window, counts: None,
+            };
+            pivots(&policy(spec).plan(&view, budget).unwrap())
+        };
+        prop_assert_eq!(
+            plan(&format!("h2o:recent={}", recent_percent as f64 / 100.0), &masses, &[]),
+            reference::h2o(&mass, budget, recent_percent)
+        );
+        prop_assert_eq!(plan("h2o", &masses, &[]), reference::h2o(&mass, budget, 50));
+        let pool = 2 * half_pool + 1;
+        prop_assert_eq!(
+            plan(&format!("snapkv:window={window},pool={pool}"), &[], &masses),
+            reference::snapkv(&mass, budget, window, pool)
+        );
+        prop_assert_eq!(plan("snapkv", &[], &masses), reference::snapkv(&mass, budget, 32, 5));
+        prop_assert_eq!(plan(&format!("streaming:sinks={sinks}"), &[], &[]), reference::streaming(n, budget, sinks));
+        prop_assert_eq!(plan("streaming", &[], &[]), reference::streaming(n, budget, 4));
+        // Random: no reference can say which, but the recent share of KVMerger is in, and seeds and heads differ.
+        let random = plan("random", &[], &[]);
+        prop_assert_eq!(random.len(), budget);
+        prop_assert_eq!(random.last().copied(), Some(n as u32 - 1));
+    }
+}
+
+#[test]
+fn random_choices_differ_between_seeds_heads_and_layers() {
+    let keys = vec![0f32; 300];
+    let choice = |spec: &str, layer: usize, kv_head: usize| {
+        let view = HeadView {
+            layer,
+            kv_head,
+            n_kv_heads: 2,
+            head_dim: 1,
+            keys: &keys,
+            mass: &[],
+            mass_window: &[],
+            counts: None,
+        };
+        pivots(&policy(spec).plan(&view, 100).unwrap())
+    };
+    let first = choice("random", 0, 0);
+    for other in [choice("random:seed=1", 0, 0), choice("random", 0, 1), choice("random", 1, 0)] {
+        assert_ne!(first, other);
+    }
+    assert_eq!(first, choice("random:seed=0", 0, 0));
+}
