@@ -10,7 +10,9 @@ use crate::cli::output::Style;
 use crate::dump::DumpError;
 use crate::files::FileError;
 use crate::hub::HubError;
+use crate::files::io_hint;
 use crate::model::ModelError;
+use crate::model::gguf::GgufError;
 use crate::policy::PolicyError;
 use crate::profile::ProfileError;
 use crate::prompts::PromptError;
@@ -68,6 +70,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         CaptureError,
         DumpError,
         FileError,
+        GgufError,
         HubError,
         ModelError,
         PolicyError,
@@ -77,5 +80,10 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         RuntimeError,
         TuneError
     );
-    error.chain().find_map(|e| e.downcast_ref::<Usage>().map(|usage| usage.hint.clone()).or_else(|| find(e)))
+    let own = |e: &(dyn std::error::Error + 'static)| {
+        e.downcast_ref::<Usage>().map(|usage| usage.hint.clone()).or_else(|| find(e))
+    };
+    // Libraries wrap I/O errors in their own; a full disk is a full disk.
+    let io = |e: &(dyn std::error::Error + 'static)| io_hint(e.downcast_ref::<std::io::Error>()?.kind());
+    error.chain().find_map(own).or_else(|| error.chain().find_map(io))
 }

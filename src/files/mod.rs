@@ -25,6 +25,7 @@ pub use identity::Provenance;
 pub use identity::TOOL_VERSION;
 pub use space::free_bytes;
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -97,18 +98,22 @@ impl FileError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Io { source, .. } => match source.kind() {
-                std::io::ErrorKind::NotFound => Some("check the path for a typing error".into()),
-                std::io::ErrorKind::StorageFull => Some(
-                    "free some space or choose another folder with --out; what was finished before is intact".into(),
-                ),
-                std::io::ErrorKind::PermissionDenied => {
-                    Some("check the permissions, or choose another folder with --out".into())
-                }
-                _ => None,
-            },
+            Self::Io { source, .. } => io_hint(source.kind()),
             Self::TooNew { .. } => Some("update kvscope".into()),
             Self::WrongSchema { .. } | Self::Json { .. } | Self::TooLarge { .. } => None,
         }
     }
+}
+
+/// What the user can do about an I/O error of that kind.
+pub fn io_hint(kind: ErrorKind) -> Option<String> {
+    let hint = match kind {
+        ErrorKind::NotFound => "check the path for a typing error",
+        ErrorKind::StorageFull => {
+            "free some space or choose another folder with --out; what was finished before is intact"
+        }
+        ErrorKind::PermissionDenied => "check the permissions, or choose another folder with --out",
+        _ => return None,
+    };
+    Some(hint.into())
 }

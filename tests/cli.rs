@@ -1,0 +1,312 @@
+//! The program as a user meets it: the whole pipeline on a tiny model, and what it says when something is wrong.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Output;
+
+use serde_json::Value;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)
+}
+
+fn kvscope(dir: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_kvscope"))
+        .args(args)
+        .current_dir(dir)
+        .env("KVSCOPE_CACHE", dir.join("cache"))
+        .env("RUST_BACKTRACE", "1")
+        .output()
+        .unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn done(output: Output) -> String {
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    stdout(&output)
+}
+
+/// One clear error: exit 2, nothing on stdout, one `error:` line with every given word, a hint, no panic or trace.
+fn fails(output: &Output, words: &[&str]) {
+    let text = stderr(output);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert_eq!(stdout(output), "", "{text}");
+    let errors: Vec<&str> = text.lines().filter(|line| line.starts_with("error:")).collect();
+    assert_eq!(errors.len(), 1, "{text}");
+    for word in words {
+        assert!(text.contains(word), "{word:?} is missing in: {text}");
+    }
+    assert!(text.contains("hint:"), "no hint in: {text}");
+    for bad in ["panicked", "RUST_BACKTRACE", "stack backtrace", "candle_core::"] {
+        assert!(!text.contains(bad), "{text}");
+    }
+}
+
+/// Prompts that the tiny tokenizer can spell, of two data sets.
+fn write_prompts(dir: &Path) {
+    let text = |seed: usize| -> String {
+        let words = ["the ring", " and then", " in a stone", " on the shore", " another thing", " reeds", ", again."];
+        (0..14).map(|i| words[(i * seed + i / 3) % words.len()]).collect()
+    };
+    let rows: Vec<String> = (0..6)
+        .map(|i| {
+            let dataset = if i % 2 == 0 { "even" } else { "odd" };
+            serde_json::json!({ "input": "", "context": text(i + 2), "dataset": dataset, "_id": format!("row{i}") }).to_string()
+        })
+        .collect();
+    std::fs::write(dir.join("prompts.jsonl"), rows.join("\n")).unwrap();
+}
+
+#[test]
+fn the_pipeline_runs_from_prompts_to_compressed_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    write_prompts(dir);
+    let model = fixture("llama-gqa");
+    let model = model.to_str().unwrap();
+    let captured = done(kvscope(dir, &["capture", "--model", model, "--prompts", "prompts.jsonl", "--out", "dumps/run"]));
+    assert_eq!(captured, "dumps/run\n");
+    let analysed = done(kvscope(dir, &["analyze", "dumps/run", "--maps", "1:0,1:1:v"]));
+    assert!(analysed.starts_with("reports/run/analysis.json\n") && analysed.contains("even"), "{analysed}");
+    let tuned = kvscope(dir, &["--json", "tune", "dumps/run", "--budget", "0.6"]);
+    let tuned: Value = serde_json::from_str(&done(tuned)).unwrap();
+    assert_eq!(tuned["schema"], "kvscope.tune/1");
+    let kept = tuned["profiles"][0]["calibration_kept_fraction"]["estimate"].as_f64().unwrap();
+    assert!(kept <= 0.605, "{kept}");
+    let drawn = done(kvscope(dir, &["report", "reports/run"]));
+    assert!(drawn.contains("figures/run/profile-thresholds.png") && drawn.contains("reports/run/report.html"), "{drawn}");
+    let profile = tuned["profiles"][0]["profile"].as_str().unwrap();
+    let prompt = "the ring and then in a stone, another thing on the shore, again. the reeds and the ring";
+    let generate = |more: &[&str]| {
+        let fixed = ["--json", "generate", "--model", model, "--prompt", prompt, "--max-new-tokens", "12"];
+        let run: Value = serde_json::from_str(&done(kvscope(dir, &[&fixed[..], more].concat()))).unwrap();
+        assert_eq!(run["schema"], "kvscope.generate/1");
+        run
+    };
+    let full = generate(&[]);
+    assert!(full["counters"].is_null());
+    for more in [
+        &["--profile", profile][..],
+        &["--policy", "kvmerger", "--kept-fraction", "0.5"],
+        &["--policy", "h2o", "--kept-fraction", "0.5", "--cache-dtype", "f16"],
+        &["--policy", "streaming", "--kept-fraction", "0.5"],
+        &["--policy", "evict", "--kept-fraction", "0.5", "--compare"],
+    ] {
+        let run = generate(more);
+        let counters = &run["counters"];
+        let count = |key: &str| counters[key].as_u64().unwrap();
+        assert!(count("merged") + count("evicted") > 0, "{more:?}: {counters}");
+        assert_eq!(count("kept") + count("merged") + count("evicted"), count("seen"), "{more:?}");
+        assert!(run["cache_bytes"].as_u64().unwrap() < run["full_cache_bytes"].as_u64().unwrap(), "{more:?}");
+        assert!(run["prompt_kept_fraction"].as_f64().unwrap() < 0.8, "{more:?}");
+    }
+    let everything = generate(&["--policy", "h2o", "--kept-fraction", "1"]);
+    assert_eq!(everything["text"], full["text"]);
+    let facts = done(kvscope(dir, &["inspect", "dumps/run"]));
+    assert!(facts.contains("kvscope.dump/1") && facts.contains("row5"), "{facts}");
+    assert!(done(kvscope(dir, &["inspect", profile])).contains("verdict"));
+}
+
+#[test]
+fn the_same_command_gives_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    write_prompts(dir);
+    let model = fixture("llama-gqa");
+    let model = model.to_str().unwrap();
+    let mut runs = Vec::new();
+    for (run, threads) in [("a", "1"), ("b", "2")] {
+        let out = |parent: &str| format!("{run}/{parent}/run");
+        done(kvscope(dir, &["capture", "--threads", threads, "--model", model, "--prompts", "prompts.jsonl", "--out", &out("dumps")]));
+        done(kvscope(dir, &["analyze", "--threads", threads, &out("dumps"), "--out", &out("reports"), "--maps", "0:1"]));
+        done(kvscope(dir, &["tune", "--threads", threads, &out("dumps"), "--out", &out("reports"), "--budget", "0.6"]));
+        done(kvscope(dir, &["report", "--threads", threads, &out("reports"), "--out", &out("figures")]));
+        let mut files = Vec::new();
+        collect(&dir.join(run), &dir.join(run), &mut files);
+        files.sort();
+        assert!(files.len() > 20, "{files:?}");
+        runs.push(files);
+    }
+    assert_eq!(runs[0].len(), runs[1].len());
+    for (a, b) in runs[0].iter().zip(&runs[1]) {
+        assert_eq!(a.0, b.0);
+        assert!(a.1 == b.1, "{} differs between one and two threads", a.0);
+    }
+}
+
+fn collect(root: &Path, dir: &Path, files: &mut Vec<(String, Vec<u8>)>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(root, &path, files);
+        } else {
+            files.push((path.strip_prefix(root).unwrap().display().to_string(), std::fs::read(&path).unwrap()));
+        }
+    }
+}
+
+#[test]
+fn a_wrong_path_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    fails(&kvscope(dir, &["generate", "--model", "no/such.gguf", "--prompt", "x"]), &["no/such.gguf"]);
+    fails(&kvscope(dir, &["generate", "--model", "smollm2-135m", "--prompt", "x"]), &["kvscope pull smollm2-135m"]);
+    let model = fixture("llama-gqa");
+    let model = model.to_str().unwrap();
+    fails(&kvscope(dir, &["capture", "--model", model, "--prompts", "no/such.jsonl"]), &["no/such.jsonl"]);
+    fails(&kvscope(dir, &["generate", "--model", model, "--prompt-file", "no.txt"]), &["no.txt"]);
+    fails(&kvscope(dir, &["generate", "--model", model, "--prompt", "x", "--profile", "no.profile.json"]), &["no.profile.json"]);
+    fails(&kvscope(dir, &["analyze", "no/dump"]), &["no/dump"]);
+    fails(&kvscope(dir, &["analyze", "."]), &["not a dump"]);
+    fails(&kvscope(dir, &["tune", "no/dump"]), &["no/dump"]);
+    fails(&kvscope(dir, &["report", "no/reports"]), &["no/reports"]);
+    fails(&kvscope(dir, &["inspect", "no.gguf"]), &["no.gguf"]);
+}
+
+#[test]
+fn a_truncated_model_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = std::fs::read(fixture("llama-gqa-f32.gguf")).unwrap();
+    let path = dir.path().join("cut.gguf");
+    for keep in [whole.len() - 1000, 300, 10] {
+        std::fs::write(&path, &whole[..keep]).unwrap();
+        fails(&kvscope(dir.path(), &["generate", "--model", "cut.gguf", "--prompt", "x"]), &["cut.gguf"]);
+    }
+    let folder = dir.path().join("cut");
+    copy_folder(&fixture("llama-gqa"), &folder);
+    let weights = folder.join("model.safetensors");
+    let whole = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
+    fails(&kvscope(dir.path(), &["generate", "--model", "cut", "--prompt", "x"]), &["cut"]);
+}
+
+#[test]
+fn a_prompt_beyond_the_context_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = fixture("llama-gqa");
+    let model = model.to_str().unwrap();
+    std::fs::write(dir.path().join("long.txt"), "another stone in the reeds, ".repeat(40)).unwrap();
+    let generate = kvscope(dir.path(), &["generate", "--model", model, "--prompt-file", "long.txt"]);
+    fails(&generate, &["exceed the model's context of 128"]);
+    let capture = kvscope(dir.path(), &["capture", "--model", model, "--prompts", "long.txt"]);
+    fails(&capture, &["exceed the model's context of 128", "--max-tokens"]);
+    done(kvscope(dir.path(), &["capture", "--model", model, "--prompts", "long.txt", "--max-tokens", "100"]));
+}
+
+#[test]
+fn an_unknown_architecture_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("other");
+    copy_folder(&fixture("llama-gqa"), &folder);
+    let config = std::fs::read_to_string(folder.join("config.json")).unwrap();
+    std::fs::write(folder.join("config.json"), config.replace("LlamaForCausalLM", "MambaForCausalLM")).unwrap();
+    let output = kvscope(dir.path(), &["generate", "--model", "other", "--prompt", "x"]);
+    fails(&output, &["MambaForCausalLM", "LlamaForCausalLM"]);
+}
+
+/// Writes into a file system that is really full: a small tmpfs in a mount namespace of its own.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_is_named_and_leaves_what_was_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    write_prompts(dir);
+    let model = fixture("llama-gqa");
+    let small = dir.join("small");
+    std::fs::create_dir(&small).unwrap();
+    // Two samples fit, and the space that the run asks for looks free until another file takes it.
+    let script = r#"
+        set -e
+        mount -t tmpfs -o size=160k none small
+        "$KVSCOPE" capture --model "$MODEL" --prompts prompts.jsonl --samples 1 --out small/first >/dev/null 2>&1
+        if "$KVSCOPE" capture --model "$MODEL" --prompts prompts.jsonl --out small/all; then exit 90; else code=$?; fi
+        "$KVSCOPE" inspect small/first >/dev/null 2>&1 || exit 91
+        dd if=/dev/zero of=small/filler bs=1k 2>/dev/null || true
+        if "$KVSCOPE" analyze small/first --out small/reports; then exit 92; else second=$?; fi
+        [ "$code" = "$second" ] || exit 93
+        exit "$code"
+    "#;
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
+        .current_dir(dir)
+        .env("KVSCOPE", env!("CARGO_BIN_EXE_kvscope"))
+        .env("MODEL", model)
+        .output()
+        .unwrap();
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("bytes") && text.contains("free"), "{text}");
+    assert!(text.contains("No space left on device"), "{text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("error:")).count(), 2, "{text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("hint:")).count(), 2, "{text}");
+}
+
+#[test]
+fn contradictions_in_the_arguments_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = fixture("llama-gqa");
+    let model = model.to_str().unwrap();
+    let generate = |more: &[&str]| {
+        let fixed = ["generate", "--model", model, "--prompt", "the ring and the stone"];
+        kvscope(dir.path(), &[&fixed[..], more].concat())
+    };
+    fails(&generate(&["--policy", "h3o"]), &["h3o", "kvmerger"]);
+    fails(&generate(&["--policy", "kvmerger:epsilon=0.5"]), &["epsilon"]);
+    fails(&generate(&["--policy", "kvmerger:eps=0.5", "--kept-fraction", "0.5"]), &["--kept-fraction"]);
+    fails(&generate(&["--kept-fraction", "0.5"]), &["--policy"]);
+    fails(&generate(&["--compare"]), &["--compare"]);
+    fails(&generate(&["--policy", "kvmerger:eps=1"]), &["changed nothing"]);
+    fails(&generate(&["--device", "tpu"]), &["tpu"]);
+    fails(&kvscope(dir.path(), &["--threads", "0", "inspect", "x.gguf"]), &["--threads"]);
+}
+
+#[test]
+fn a_profile_for_another_model_needs_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    write_prompts(dir);
+    let model = fixture("llama-gqa");
+    let model = model.to_str().unwrap();
+    done(kvscope(dir, &["capture", "--model", model, "--prompts", "prompts.jsonl", "--out", "dumps/run"]));
+    done(kvscope(dir, &["tune", "dumps/run", "--budget", "0.6"]));
+    let profile = std::fs::read_to_string(dir.join("reports/run/llama-gqa.profile.json")).unwrap();
+    let digest = profile.split("\"fingerprint\": \"").nth(1).unwrap()[..64].to_string();
+    std::fs::write(dir.join("other.profile.json"), profile.replace(&digest, &"0".repeat(64))).unwrap();
+    let args = ["generate", "--model", model, "--prompt", "the ring and the stone in the reeds", "--profile", "other.profile.json"];
+    fails(&kvscope(dir, &args), &["tuned for llama-gqa", "--force"]);
+    done(kvscope(dir, &[&args[..], &["--force", "--max-new-tokens", "4"]].concat()));
+    std::fs::write(dir.join("new.profile.json"), profile.replace("kvscope.profile/1", "kvscope.profile/9")).unwrap();
+    let args = ["generate", "--model", model, "--prompt", "x", "--profile", "new.profile.json"];
+    fails(&kvscope(dir, &args), &["version 9", "up to version 1"]);
+}
+
+#[test]
+fn help_and_completions_go_to_stdout() {
+    let dir = tempfile::tempdir().unwrap();
+    let help = done(kvscope(dir.path(), &["--help"]));
+    for command in ["demo", "pull", "capture", "analyze", "tune", "report", "generate", "inspect"] {
+        assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command} is missing in {help}");
+        let own = done(kvscope(dir.path(), &[command, "--help"]));
+        assert!(own.contains("--json"), "{own}");
+    }
+    assert!(done(kvscope(dir.path(), &["completions", "bash"])).contains("_kvscope"));
+    assert!(done(kvscope(dir.path(), &["man", "capture"])).contains(".TH"));
+    assert!(done(kvscope(dir.path(), &["--version"])).starts_with("kvscope "));
+    assert_eq!(kvscope(dir.path(), &["--no-such-flag"]).status.code(), Some(2));
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
