@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::math::axpy;
 use crate::merge::Counters;
 use crate::merge::HeadPlan;
+use crate::merge::Member;
 use crate::model::AttnMass;
 use crate::model::ChunkStates;
 use crate::model::Config;
@@ -141,10 +142,10 @@ impl Vectors {
         axpy(weight, scratch, sum);
     }
 
-    /// Σ weight · vector for every slot of the plan; a slot of one whole member is copied bit for bit.
-    fn merged(&self, plan: &HeadPlan, head_dim: usize, weight: fn(&crate::merge::Member) -> f32) -> Self {
-        let mut out = Self::new(self.kind());
-        out.reserve(plan.slots.len() * head_dim, 0);
+    /// Replaced by Σ weight · vector for every slot of the plan, written to `out`, which is empty and has room for them.
+    ///
+    /// A slot of one whole member is copied bit for bit.
+    fn merge(&mut self, plan: &HeadPlan, head_dim: usize, mut out: Self, weight: fn(&Member) -> f32) {
         let range = |i: u32| i as usize * head_dim..(i as usize + 1) * head_dim;
         let (mut sum, mut scratch) = (vec![0f32; head_dim], vec![0f32; head_dim]);
         for slot in &plan.slots {
@@ -159,7 +160,7 @@ impl Vectors {
                 }
             }
         }
-        out
+        *self = out;
     }
 }
 
@@ -201,16 +202,25 @@ impl Head {
             + words(self.mass.capacity() + self.mass_window.capacity())
     }
 
-    fn apply(&mut self, plan: &HeadPlan, head_dim: usize) {
-        self.keys = self.keys.merged(plan, head_dim, |m| m.key_weight);
-        self.values = self.values.merged(plan, head_dim, |m| m.value_weight);
+    /// Empty vectors with room for a plan's keys and values.
+    fn room(&self, plan: &HeadPlan, head_dim: usize) -> [Vectors; 2] {
+        [(); 2].map(|()| {
+            let mut room = Vectors::new(self.keys.kind());
+            room.reserve(plan.slots.len() * head_dim, 0);
+            room
+        })
+    }
+
+    fn apply(&mut self, plan: &HeadPlan, head_dim: usize, [keys, values]: [Vectors; 2]) {
+        self.keys.merge(plan, head_dim, keys, |m| m.key_weight);
+        self.values.merge(plan, head_dim, values, |m| m.value_weight);
         self.positions = plan.slots.iter().map(|slot| self.positions[slot.pivot as usize]).collect();
         let count_of = |i: u32| self.counts.as_ref().and_then(|c| c.get(i as usize)).copied().unwrap_or(1);
         let counts: Vec<u32> = plan
             .slots
             .iter()
             .map(|slot| {
-                let weighs = |m: &&crate::merge::Member| m.key_weight != 0.0 || m.value_weight != 0.0;
+                let weighs = |m: &&Member| m.key_weight != 0.0 || m.value_weight != 0.0;
                 plan.members_of(slot).iter().filter(weighs).map(|m| count_of(m.source)).sum()
             })
             .collect();
@@ -386,7 +396,7 @@ impl RaggedCache {
                 counts.resize(head.positions.len(), 1);
             }
         }
-        // Widened on this thread: what worker threads allocate and free, the allocator keeps to itself.
+        // Large blocks come from this thread: what worker threads allocate, the allocator does not give back when freed.
         let keys: Vec<Cow<'_, [f32]>> = heads.iter().map(|head| head.keys.widened()).collect();
         let plans: Result<Vec<HeadPlan>, RuntimeError> = heads
             .par_iter()
@@ -427,8 +437,9 @@ impl RaggedCache {
         for (head, plan) in heads.iter().zip(&plans) {
             total.add(plan.counters(head.positions.len()));
         }
-        heads.par_iter_mut().zip(&plans).for_each(|(head, plan)| {
-            head.apply(plan, head_dim);
+        let rooms: Vec<[Vectors; 2]> = heads.iter().zip(&plans).map(|(head, plan)| head.room(plan, head_dim)).collect();
+        heads.par_iter_mut().zip(&plans).zip(rooms).for_each(|((head, plan), room)| {
+            head.apply(plan, head_dim, room);
             head.mass = Vec::new();
             head.mass_window = Vec::new();
         });
