@@ -12,6 +12,8 @@ use common::demo_model;
 use common::fixture;
 use common::fixtures;
 use common::shape;
+use common::stored_as;
+use common::widened;
 use kvscope::merge::MergeError;
 use kvscope::model::Config;
 use kvscope::model::KvStore;
@@ -273,10 +275,42 @@ fn merged_counts_sum_to_the_tokens_seen() {
         if merges && !spec.contains("printed") {
             assert_eq!(counters.evicted, 0, "{spec}");
         }
-        // New tokens stand for themselves.
-        decode(&mut cache, &config, n_tokens, 3);
-        let after: usize = cache.counts(1, 2).iter().sum::<u32>() as usize;
-        assert!(after >= 3 && cache.counts(1, 2).ends_with(&[1, 1, 1]), "{spec}");
+    }
+}
+
+#[test]
+fn new_tokens_enter_a_compressed_cache_unmerged() {
+    let config = shape(2, 6, 3, 16);
+    let layer = Layer::new(&config, 400, 21);
+    let token = Layer::new(&config, 1, 99);
+    for kind in TYPES {
+        for spec in budget_specs() {
+            let mut cache = RaggedCache::new(&config, kind, compression(&spec, 0.5, &[]));
+            feed(&mut cache, &config, &layer).unwrap_or_else(|error| panic!("{spec}: {error}"));
+            let slots = |cache: &RaggedCache, l: usize, h: usize| {
+                let head = cache.heads(l)[h];
+                let bias = head.logit_bias.map_or_else(|| vec![0.0; head.positions.len()], <[f32]>::to_vec);
+                (head.positions.to_vec(), widened(head.keys), widened(head.values), bias, cache.counts(l, h))
+            };
+            let heads: Vec<(usize, usize)> = (0..2).flat_map(|l| (0..3).map(move |h| (l, h))).collect();
+            let before: Vec<_> = heads.iter().map(|(l, h)| slots(&cache, *l, *h)).collect();
+            decode(&mut cache, &config, 400, 3);
+            for ((l, h), before) in heads.into_iter().zip(before) {
+                let (positions, keys, values, bias, counts) = slots(&cache, l, h);
+                let n = before.0.len();
+                let what = format!("{spec}, {kind:?}, layer {l}, head {h}");
+                assert_eq!((&positions[..n], &counts[..n]), (&before.0[..], &before.4[..]), "{what}");
+                assert_eq!((&keys[..n * 16], &values[..n * 16]), (&before.1[..], &before.2[..]), "{what}");
+                assert_eq!(&bias[..n], &before.3[..], "{what}");
+                assert_eq!((&positions[n..], &counts[n..]), (&[400, 401, 402][..], &[1, 1, 1][..]), "{what}");
+                assert_eq!(bias[n..], [0.0; 3], "{what}");
+                for t in 0..3 {
+                    let stored = |x: &[f32]| x[(n + t) * 16..][..16].to_vec();
+                    let given = |x: &[f32]| x[h * 16..][..16].iter().map(|x| stored_as(kind, *x)).collect::<Vec<f32>>();
+                    assert_eq!((stored(&keys), stored(&values)), (given(&token.k), given(&token.v)), "{what}");
+                }
+            }
+        }
     }
 }
 

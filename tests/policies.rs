@@ -9,9 +9,8 @@ use common::Layer;
 use common::noise;
 use common::property_cases;
 use common::shape;
+use common::stored_as;
 use common::widened;
-use half::bf16;
-use half::f16;
 use kvscope::merge::HeadPlan;
 use kvscope::merge::MergeError;
 use kvscope::model::Config;
@@ -100,14 +99,6 @@ fn contents(cache: &RaggedCache, config: &Config) -> Contents {
             })
         })
         .collect()
-}
-
-fn stored_as(kind: CacheType, x: f32) -> f32 {
-    match kind {
-        CacheType::F32 => x,
-        CacheType::F16 => f16::from_f32(x).to_f32(),
-        CacheType::Bf16 => bf16::from_f32(x).to_f32(),
-    }
 }
 
 /// Runs `check` on every policy, head layout, storage type, length and share that can be met.

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
 
+use half::bf16;
+use half::f16;
 use kvscope::hub::HubSettings;
 use kvscope::hub::resolve;
 use kvscope::model::ARCHITECTURES;
@@ -18,6 +20,7 @@ use kvscope::model::RopeScaling;
 use kvscope::model::SlotVectors;
 use kvscope::model::StoreError;
 use kvscope::model::StoreNeeds;
+use kvscope::runtime::CacheType;
 use proptest::test_runner::Config as ProptestConfig;
 use proptest::test_runner::FileFailurePersistence;
 use rand::RngExt;
@@ -287,5 +290,14 @@ pub fn widened(vectors: SlotVectors<'_>) -> Vec<f32> {
         SlotVectors::F32(x) => x.to_vec(),
         SlotVectors::F16(x) => x.iter().map(|x| x.to_f32()).collect(),
         SlotVectors::Bf16(x) => x.iter().map(|x| x.to_f32()).collect(),
+    }
+}
+
+/// A number as a cache of that type keeps it.
+pub fn stored_as(kind: CacheType, x: f32) -> f32 {
+    match kind {
+        CacheType::F32 => x,
+        CacheType::F16 => f16::from_f32(x).to_f32(),
+        CacheType::Bf16 => bf16::from_f32(x).to_f32(),
     }
 }
