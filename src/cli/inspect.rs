@@ -80,7 +80,14 @@ fn of_dump(path: &Path) -> anyhow::Result<Value> {
     let mut samples = Vec::new();
     for (i, entry) in manifest.samples.iter().enumerate() {
         dump.sample(i)?;
-        samples.push(format!("{}  {} {}  {} tokens  {}", entry.file, entry.dataset, entry.id, entry.n_tokens, size(entry.bytes)));
+        samples.push(format!(
+            "{}  {} {}  {} tokens  {}",
+            entry.file,
+            entry.dataset,
+            entry.id,
+            entry.n_tokens,
+            size(entry.bytes)
+        ));
     }
     Ok(json!({
         "schema": manifest.schema,
@@ -125,11 +132,14 @@ fn of_safetensors(path: &Path) -> anyhow::Result<Value> {
     let file = std::fs::File::open(path).map_err(|e| crate::files::FileError::io("open", path, e))?;
     #[expect(unsafe_code, reason = "mapping a file; the reader checks every offset against its length")]
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| crate::files::FileError::io("map", path, e))?;
-    let tensors = safetensors::SafeTensors::deserialize(&map).with_context(|| format!("{} is damaged", path.display()))?;
+    let tensors =
+        safetensors::SafeTensors::deserialize(&map).with_context(|| format!("{} is damaged", path.display()))?;
     let mut lines: Vec<String> = tensors
         .tensors()
         .iter()
-        .map(|(name, view)| format!("{name}  {:?} {:?}  {}", view.dtype(), view.shape(), size(view.data().len() as u64)))
+        .map(|(name, view)| {
+            format!("{name}  {:?} {:?}  {}", view.dtype(), view.shape(), size(view.data().len() as u64))
+        })
         .collect();
     lines.sort();
     Ok(json!({ "format": "safetensors", "tensors": lines }))
