@@ -85,9 +85,11 @@ fn write_dump(dir: &Path, fingerprint: &str, states: &[State], samples: &[Plante
         }
         let (sha256, bytes) = writer.finish().unwrap();
         entries.push(SampleEntry {
+            index: number,
             dataset: sample.dataset.into(),
             id: sample.id.into(),
             n_tokens,
+            n_prompt_tokens: n_tokens,
             n_tokens_full: n_tokens,
             file,
             bytes,
@@ -113,6 +115,7 @@ fn write_dump(dir: &Path, fingerprint: &str, states: &[State], samples: &[Plante
         layers: LAYERS.to_vec(),
         dtype: ElementType::F32,
         window_tokens: 32,
+        shard: None,
         planned_samples: samples.len() + 1,
         samples: entries,
     };

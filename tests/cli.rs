@@ -59,7 +59,8 @@ fn write_prompts(dir: &Path) {
     let rows: Vec<String> = (0..6)
         .map(|i| {
             let dataset = if i % 2 == 0 { "even" } else { "odd" };
-            serde_json::json!({ "input": "", "context": text(i + 2), "dataset": dataset, "_id": format!("row{i}") }).to_string()
+            serde_json::json!({ "input": "", "context": text(i + 2), "dataset": dataset, "_id": format!("row{i}") })
+                .to_string()
         })
         .collect();
     std::fs::write(dir.join("prompts.jsonl"), rows.join("\n")).unwrap();
@@ -72,7 +73,8 @@ fn the_pipeline_runs_from_prompts_to_compressed_text() {
     write_prompts(dir);
     let model = fixture("llama-gqa");
     let model = model.to_str().unwrap();
-    let captured = done(kvscope(dir, &["capture", "--model", model, "--prompts", "prompts.jsonl", "--out", "dumps/run"]));
+    let captured =
+        done(kvscope(dir, &["capture", "--model", model, "--prompts", "prompts.jsonl", "--out", "dumps/run"]));
     assert_eq!(captured, "dumps/run\n");
     let analysed = done(kvscope(dir, &["analyze", "dumps/run", "--maps", "1:0,1:1:v"]));
     assert!(analysed.starts_with("reports/run/analysis.json\n") && analysed.contains("even"), "{analysed}");
@@ -82,7 +84,10 @@ fn the_pipeline_runs_from_prompts_to_compressed_text() {
     let kept = tuned["profiles"][0]["calibration_kept_fraction"]["estimate"].as_f64().unwrap();
     assert!(kept <= 0.605, "{kept}");
     let drawn = done(kvscope(dir, &["report", "reports/run"]));
-    assert!(drawn.contains("figures/run/profile-thresholds.png") && drawn.contains("reports/run/report.html"), "{drawn}");
+    assert!(
+        drawn.contains("figures/run/profile-thresholds.png") && drawn.contains("reports/run/report.html"),
+        "{drawn}"
+    );
     let profile = tuned["profiles"][0]["profile"].as_str().unwrap();
     let prompt = "the ring and then in a stone, another thing on the shore, again. the reeds and the ring";
     let generate = |more: &[&str]| {
@@ -125,8 +130,14 @@ fn the_same_command_gives_the_same_bytes() {
     let mut runs = Vec::new();
     for (run, threads) in [("a", "1"), ("b", "2")] {
         let out = |parent: &str| format!("{run}/{parent}/run");
-        done(kvscope(dir, &["capture", "--threads", threads, "--model", model, "--prompts", "prompts.jsonl", "--out", &out("dumps")]));
-        done(kvscope(dir, &["analyze", "--threads", threads, &out("dumps"), "--out", &out("reports"), "--maps", "0:1"]));
+        done(kvscope(
+            dir,
+            &["capture", "--threads", threads, "--model", model, "--prompts", "prompts.jsonl", "--out", &out("dumps")],
+        ));
+        done(kvscope(
+            dir,
+            &["analyze", "--threads", threads, &out("dumps"), "--out", &out("reports"), "--maps", "0:1"],
+        ));
         done(kvscope(dir, &["tune", "--threads", threads, &out("dumps"), "--out", &out("reports"), "--budget", "0.6"]));
         done(kvscope(dir, &["report", "--threads", threads, &out("reports"), "--out", &out("figures")]));
         let mut files = Vec::new();
@@ -163,7 +174,10 @@ fn a_wrong_path_is_named() {
     let model = model.to_str().unwrap();
     fails(&kvscope(dir, &["capture", "--model", model, "--prompts", "no/such.jsonl"]), &["no/such.jsonl"]);
     fails(&kvscope(dir, &["generate", "--model", model, "--prompt-file", "no.txt"]), &["no.txt"]);
-    fails(&kvscope(dir, &["generate", "--model", model, "--prompt", "x", "--profile", "no.profile.json"]), &["no.profile.json"]);
+    fails(
+        &kvscope(dir, &["generate", "--model", model, "--prompt", "x", "--profile", "no.profile.json"]),
+        &["no.profile.json"],
+    );
     fails(&kvscope(dir, &["analyze", "no/dump"]), &["no/dump"]);
     fails(&kvscope(dir, &["analyze", "."]), &["not a dump"]);
     fails(&kvscope(dir, &["tune", "no/dump"]), &["no/dump"]);
@@ -280,7 +294,15 @@ fn a_profile_for_another_model_needs_force() {
     let profile = std::fs::read_to_string(dir.join("reports/run/llama-gqa.profile.json")).unwrap();
     let digest = profile.split("\"fingerprint\": \"").nth(1).unwrap()[..64].to_string();
     std::fs::write(dir.join("other.profile.json"), profile.replace(&digest, &"0".repeat(64))).unwrap();
-    let args = ["generate", "--model", model, "--prompt", "the ring and the stone in the reeds", "--profile", "other.profile.json"];
+    let args = [
+        "generate",
+        "--model",
+        model,
+        "--prompt",
+        "the ring and the stone in the reeds",
+        "--profile",
+        "other.profile.json",
+    ];
     fails(&kvscope(dir, &args), &["tuned for llama-gqa", "--force"]);
     done(kvscope(dir, &[&args[..], &["--force", "--max-new-tokens", "4"]].concat()));
     std::fs::write(dir.join("new.profile.json"), profile.replace("kvscope.profile/1", "kvscope.profile/9")).unwrap();

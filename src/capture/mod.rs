@@ -1,13 +1,20 @@
 //! Model in, dump out: runs prompts and writes their states, layer by layer.
 //!
-//! Never sees an analysis. One layer's states are in memory at a time when the prompt passes in one chunk.
+//! Never sees an analysis. The prompt passes through one layer after the other, in chunks, so that one layer's states
+//! and one chunk's activations are in memory at a time.
 
+mod memory;
+mod plan;
 mod recorder;
 mod run;
 
-pub use run::CaptureOptions;
-pub use run::SampleInput;
-pub use run::estimated_bytes;
+pub use memory::MemoryEstimate;
+pub use memory::memory_estimate;
+pub use memory::memory_of_machine;
+pub use plan::CaptureOptions;
+pub use plan::SampleInput;
+pub use plan::Target;
+pub use plan::estimated_bytes;
 pub use run::run;
 
 use std::path::PathBuf;
@@ -57,6 +64,23 @@ pub enum CaptureError {
         /// Bytes free.
         free: u64,
     },
+    /// The memory limit is too low.
+    #[error(
+        "{n_tokens} tokens need {} of memory at {chunk_tokens} tokens a chunk ({} weights, {} states, {} activations, {} \
+         the rest); the limit is {}",
+        megabytes(needed.total()), megabytes(needed.weights), megabytes(needed.states),
+        megabytes(needed.activations), megabytes(needed.overhead), megabytes(*limit)
+    )]
+    Memory {
+        /// Bytes allowed.
+        limit: u64,
+        /// Tokens of the longest sample, generated ones included.
+        n_tokens: usize,
+        /// Tokens per chunk of the estimate: the fewest that are tried.
+        chunk_tokens: usize,
+        /// The estimate.
+        needed: MemoryEstimate,
+    },
     /// The user asked to stop.
     #[error("interrupted after {done} of {planned} samples; the dump is valid")]
     Interrupted {
@@ -65,9 +89,22 @@ pub enum CaptureError {
         /// Samples of the run.
         planned: usize,
     },
+    /// A shard that cannot be.
+    #[error("there is no shard {number} of {count}")]
+    Shard {
+        /// Which was asked for, counted from 1.
+        number: usize,
+        /// Shards of the run.
+        count: usize,
+    },
     /// Nothing to capture.
     #[error("there is nothing to capture: {0}")]
     Nothing(&'static str),
+}
+
+/// Rounded up, so that the number is enough when it is typed back.
+fn megabytes(bytes: u64) -> String {
+    format!("{} MB", bytes.div_ceil(1_000_000))
 }
 
 impl From<FileError> for CaptureError {
@@ -89,6 +126,11 @@ impl CaptureError {
             Self::NoSpace { .. } => {
                 Some("free some space, capture fewer samples, tokens, layers or states, or choose another --out".into())
             }
+            Self::Memory { needed, .. } => Some(format!(
+                "raise --memory-limit to {} or more, or cut the prompts with --max-tokens",
+                megabytes(needed.total())
+            )),
+            Self::Shard { .. } => Some("shards are counted from 1: 1/4, 2/4, 3/4 and 4/4".into()),
             Self::Interrupted { .. } => Some("run the same command with --resume to go on".into()),
             Self::Nothing(_) => None,
         }

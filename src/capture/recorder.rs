@@ -1,15 +1,15 @@
 //! A key/value store that writes what passes through it.
 
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
 use crate::capture::CaptureOptions;
+use crate::capture::plan::tensor_specs;
 use crate::dump::DumpError;
-use crate::dump::ElementType;
 use crate::dump::Manifest;
 use crate::dump::SampleWriter;
 use crate::dump::State;
-use crate::dump::TensorSpec;
 use crate::files::ModelIdentity;
 use crate::math::axpy;
 use crate::model::AttnMass;
@@ -19,35 +19,6 @@ use crate::model::KvStore;
 use crate::model::SlotVectors;
 use crate::model::StoreError;
 use crate::model::StoreNeeds;
-
-/// The tensors of one sample, in the order in which they are written: integers first, so that every tensor is aligned.
-pub(super) fn tensor_specs(
-    model: &ModelIdentity,
-    options: &CaptureOptions,
-    n_tokens: usize,
-    n_queries: usize,
-) -> Vec<TensorSpec> {
-    let spec = |name: String, element, shape: &[usize]| TensorSpec { name, element, shape: shape.to_vec() };
-    let mut specs = vec![spec("token_ids".into(), ElementType::I64, &[n_tokens])];
-    if options.states.contains(&State::Q) {
-        let positions = |layer: &usize| spec(format!("layers.{layer}.q_positions"), ElementType::I64, &[n_queries]);
-        specs.extend(options.layers.iter().map(positions));
-    }
-    for layer in &options.layers {
-        for state in &options.states {
-            let name = Manifest::tensor_name(*layer, *state);
-            match state {
-                State::Q => specs.push(spec(name, options.dtype, &[model.n_q_heads, n_queries, model.head_dim])),
-                State::Mass => {
-                    specs.push(spec(name.clone(), ElementType::F32, &[model.n_kv_heads, n_tokens]));
-                    specs.push(spec(format!("{name}_window"), ElementType::F32, &[model.n_kv_heads, n_tokens]));
-                }
-                _ => specs.push(spec(name, options.dtype, &[model.n_kv_heads, n_tokens, model.head_dim])),
-            }
-        }
-    }
-    specs
-}
 
 /// One layer's states by head, until they are written.
 #[derive(Default)]
@@ -61,14 +32,24 @@ struct LayerBuffer {
     mass_window: Vec<Vec<f32>>,
 }
 
-/// Holds each layer until the prompt's last token has passed it, then writes it and lets go.
+/// Where a sample goes.
+pub(super) struct SampleOutput {
+    pub(super) path: PathBuf,
+    pub(super) metadata: [(&'static str, String); 3],
+    /// Tokens of the prompt and those to be generated.
+    pub(super) n_tokens: usize,
+    pub(super) query_positions: Vec<usize>,
+}
+
+/// Holds each layer until the sample's last token has passed it, then writes it and lets go.
 pub(super) struct Recorder<'a> {
     model: &'a ModelIdentity,
     options: &'a CaptureOptions,
-    writer: SampleWriter,
+    output: SampleOutput,
+    /// Opened when the last token is known, as the tokens come first in the file.
+    writer: Option<SampleWriter>,
     buffers: Vec<LayerBuffer>,
-    n_tokens: usize,
-    query_positions: &'a [usize],
+    tokens: Vec<u32>,
     stop: &'a AtomicBool,
 }
 
@@ -81,24 +62,38 @@ impl<'a> Recorder<'a> {
     pub(super) fn new(
         model: &'a ModelIdentity,
         options: &'a CaptureOptions,
-        mut writer: SampleWriter,
-        tokens: &[u32],
-        query_positions: &'a [usize],
+        output: SampleOutput,
+        prompt: &[u32],
         stop: &'a AtomicBool,
-    ) -> Result<Self, DumpError> {
-        writer.write_i64("token_ids", tokens.iter().map(|id| i64::from(*id)))?;
-        if options.states.contains(&State::Q) {
-            for layer in &options.layers {
+    ) -> Self {
+        let buffers = (0..model.n_layers).map(|_| LayerBuffer::default()).collect();
+        Self { model, options, output, writer: None, buffers, tokens: prompt.to_vec(), stop }
+    }
+
+    /// Tells of a generated token before it is run.
+    pub(super) fn push_token(&mut self, token: u32) {
+        self.tokens.push(token);
+    }
+
+    pub(super) fn finish(mut self) -> Result<(String, u64), DumpError> {
+        match self.writer.take() {
+            Some(writer) => writer.finish(),
+            None => self.open()?.finish(),
+        }
+    }
+
+    fn open(&self) -> Result<SampleWriter, DumpError> {
+        let SampleOutput { path, metadata, n_tokens, query_positions } = &self.output;
+        let specs = tensor_specs(self.model, self.options, *n_tokens, query_positions.len());
+        let mut writer = SampleWriter::create(path, specs, metadata)?;
+        writer.write_i64("token_ids", self.tokens.iter().map(|id| i64::from(*id)))?;
+        if self.options.states.contains(&State::Q) {
+            for layer in &self.options.layers {
                 let positions = query_positions.iter().map(|p| *p as i64);
                 writer.write_i64(&format!("layers.{layer}.q_positions"), positions)?;
             }
         }
-        let buffers = (0..model.n_layers).map(|_| LayerBuffer::default()).collect();
-        Ok(Self { model, options, writer, buffers, n_tokens: tokens.len(), query_positions, stop })
-    }
-
-    pub(super) fn finish(self) -> Result<(String, u64), DumpError> {
-        self.writer.finish()
+        Ok(writer)
     }
 
     fn write_layer(&mut self, layer: usize) -> Result<(), DumpError> {
@@ -106,28 +101,34 @@ impl<'a> Recorder<'a> {
         if !self.options.layers.contains(&layer) {
             return Ok(());
         }
+        let mut writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => self.open()?,
+        };
         for state in &self.options.states {
             let name = Manifest::tensor_name(layer, *state);
             match state {
-                State::K => self.writer.write_f32(&name, &buffer.k.concat())?,
-                State::V => self.writer.write_f32(&name, &buffer.v.concat())?,
-                State::KPreRope => self.writer.write_f32(&name, &buffer.k_pre_rope.concat())?,
-                State::Q => self.writer.write_f32(&name, &buffer.q.concat())?,
+                State::K => writer.write_f32_parts(&name, &buffer.k)?,
+                State::V => writer.write_f32_parts(&name, &buffer.v)?,
+                State::KPreRope => writer.write_f32_parts(&name, &buffer.k_pre_rope)?,
+                State::Q => writer.write_f32_parts(&name, &buffer.q)?,
                 State::Mass => {
-                    self.writer.write_f32(&name, &buffer.mass.concat())?;
-                    self.writer.write_f32(&format!("{name}_window"), &buffer.mass_window.concat())?;
+                    writer.write_f32_parts(&name, &buffer.mass)?;
+                    writer.write_f32_parts(&format!("{name}_window"), &buffer.mass_window)?;
                 }
             }
         }
+        self.writer = Some(writer);
         Ok(())
     }
 }
 
-/// Appends `[T, heads, D]` to one growing `[n, D]` per head.
-fn split_heads(x: &[f32], n_heads: usize, head_dim: usize, into: &mut Vec<Vec<f32>>) {
-    into.resize(n_heads, Vec::new());
+/// Appends `[T, heads, D]` to one growing `[n, D]` per head, for which `n_tokens` rows are set aside at the first call.
+fn split_heads(x: &[f32], [n_heads, head_dim, n_tokens]: [usize; 3], into: &mut Vec<Vec<f32>>) {
+    if into.is_empty() {
+        into.resize_with(n_heads, || Vec::with_capacity(n_tokens * head_dim));
+    }
     for (head, vectors) in into.iter_mut().enumerate() {
-        vectors.reserve_exact(x.len() / n_heads);
         for token in x.chunks_exact(n_heads * head_dim) {
             vectors.extend_from_slice(&token[head * head_dim..][..head_dim]);
         }
@@ -140,7 +141,7 @@ impl KvStore for Recorder<'_> {
         StoreNeeds {
             k_pre_rope: self.options.states.contains(&State::KPreRope),
             mass,
-            mass_from_position: mass.then(|| self.n_tokens.saturating_sub(self.options.window_tokens)),
+            mass_from_position: mass.then(|| self.output.n_tokens.saturating_sub(self.options.window_tokens)),
         }
     }
 
@@ -149,18 +150,21 @@ impl KvStore for Recorder<'_> {
             return Err(Stopped.into());
         }
         let ModelIdentity { n_q_heads, n_kv_heads, head_dim, .. } = *self.model;
+        let SampleOutput { n_tokens, query_positions, .. } = &self.output;
+        let is_wanted = self.options.layers.contains(&chunk.layer);
         let buffer = &mut self.buffers[chunk.layer];
-        split_heads(chunk.k, n_kv_heads, head_dim, &mut buffer.k);
-        split_heads(chunk.v, n_kv_heads, head_dim, &mut buffer.v);
-        if !chunk.k_pre_rope.is_empty() {
-            split_heads(chunk.k_pre_rope, n_kv_heads, head_dim, &mut buffer.k_pre_rope);
+        let shape = [n_kv_heads, head_dim, *n_tokens];
+        split_heads(chunk.k, shape, &mut buffer.k);
+        split_heads(chunk.v, shape, &mut buffer.v);
+        if is_wanted && !chunk.k_pre_rope.is_empty() {
+            split_heads(chunk.k_pre_rope, shape, &mut buffer.k_pre_rope);
         }
-        if self.options.states.contains(&State::Q) {
-            let width = n_q_heads * head_dim;
+        if is_wanted && self.options.states.contains(&State::Q) {
+            let shape = [n_q_heads, head_dim, query_positions.len()];
             let end = chunk.first_position + chunk.n_tokens;
-            for position in self.query_positions.iter().filter(|p| (chunk.first_position..end).contains(p)) {
-                let row = &chunk.q[(position - chunk.first_position) * width..][..width];
-                split_heads(row, n_q_heads, head_dim, &mut buffer.q);
+            for position in query_positions.iter().filter(|p| (chunk.first_position..end).contains(p)) {
+                let width = n_q_heads * head_dim;
+                split_heads(&chunk.q[(position - chunk.first_position) * width..][..width], shape, &mut buffer.q);
             }
         }
         buffer.positions.extend((chunk.first_position..chunk.first_position + chunk.n_tokens).map(|p| p as u32));
@@ -182,12 +186,13 @@ impl KvStore for Recorder<'_> {
         let buffer = &mut self.buffers[chunk.layer];
         for (sums, new) in [(&mut buffer.mass, &mass.all), (&mut buffer.mass_window, &mass.window)] {
             sums.resize(new.len(), Vec::new());
+            // Slots that came after an earlier chunk had no mass then.
             for (sum, new) in sums.iter_mut().zip(new) {
                 sum.resize(new.len(), 0.0);
                 axpy(1.0, new, sum);
             }
         }
-        if chunk.first_position + chunk.n_tokens == self.n_tokens {
+        if chunk.first_position + chunk.n_tokens == self.output.n_tokens {
             self.write_layer(chunk.layer)?;
         }
         Ok(())

@@ -9,8 +9,10 @@ use anyhow::Context;
 use serde_json::json;
 
 use crate::capture;
+use crate::capture::CaptureError;
 use crate::capture::CaptureOptions;
 use crate::capture::SampleInput;
+use crate::capture::Target;
 use crate::cli::Outcome;
 use crate::cli::failure::Usage;
 use crate::cli::options::Common;
@@ -71,9 +73,12 @@ pub(crate) struct Args {
     /// Last queries that the windowed attention mass counts
     #[arg(long, value_name = "N", default_value_t = 32)]
     window: usize,
-    /// Prompt tokens per forward pass; 0 for all at once, which holds one layer's states at a time
+    /// Prompt tokens that pass through a layer at a time; 0 for all at once
     #[arg(long, value_name = "N", default_value_t = 0)]
     chunk: usize,
+    /// Generate this many tokens after each prompt, greedily, and capture their states too
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    decode: usize,
     /// Seed of the drawn queries
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -85,6 +90,12 @@ pub(crate) struct Args {
     /// Go on with an interrupted capture
     #[arg(long)]
     resume: bool,
+    /// Capture the I-th of N shards of the samples, counted from 1; `kvscope merge` joins them
+    #[arg(long, value_name = "I/N", value_parser = parse_shard)]
+    shard: Option<(usize, usize)>,
+    /// Stay below this much memory, such as 2GB, 1.5GiB or 50%, or refuse; picks the chunk unless --chunk is given
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    memory_limit: Option<u64>,
 }
 
 pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
@@ -98,7 +109,14 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     }
     let (prompts, hashes) = read_prompts(args, common)?;
     let model = load_model(&args.model, common)?;
-    let inputs = encode(&model, &prompts, args.max_tokens)?;
+    let max_positions = model.config().max_positions;
+    if args.decode >= max_positions {
+        return Err(Usage::error(
+            format!("--decode {} leaves no room for a prompt in the model's context of {max_positions}", args.decode),
+            "generate fewer tokens",
+        ));
+    }
+    let inputs = encode_for(&model, &prompts, args.max_tokens, max_positions - args.decode)?;
     let options = CaptureOptions {
         states,
         layers: parse_layers(&args.layers, model.config().n_layers)?,
@@ -106,11 +124,15 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
         n_queries: args.queries,
         window_tokens: args.window,
         chunk_tokens: args.chunk,
+        decode_tokens: args.decode,
         seed: args.seed,
     };
     let run = format!("{}-{}", prompts_name(&args.prompts), slug(&model.identity().name));
+    let run = args.shard.map_or(run.clone(), |(number, count)| format!("{run}-{number}-of-{count}"));
     let dir = out_dir(args.out.as_ref(), "dumps", &run);
-    let manifest = capture_into(&model, &inputs, &hashes, &options, (&dir, args.resume), common)?;
+    let target = Target { dir: &dir, resume: args.resume, shard: args.shard, memory_limit: args.memory_limit };
+    let manifest = capture_into(&model, &inputs, &hashes, &options, &target, common)
+        .map_err(|error| with_resume_command(error, args))?;
     summarise(&manifest, &dir, common)?;
     Ok(Outcome::Done)
 }
@@ -121,22 +143,83 @@ pub(crate) fn capture_into(
     inputs: &[SampleInput],
     hashes: &[InputHash],
     options: &CaptureOptions,
-    (dir, resume): (&Path, bool),
+    target: &Target<'_>,
     common: &Common,
 ) -> anyhow::Result<Manifest> {
-    let n_tokens: usize = inputs.iter().map(|input| input.tokens.len()).sum();
-    let bytes = capture::estimated_bytes(model.identity(), options, inputs);
-    let plan =
-        format!("capture: {} samples, {n_tokens} tokens, {} to write to {}", inputs.len(), size(bytes), dir.display());
+    let chosen = target.select(inputs);
+    let n_tokens: usize = chosen.iter().map(|(_, input)| input.tokens.len() + options.decode_tokens).sum();
+    let bytes = capture::estimated_bytes(model.identity(), options, chosen.iter().map(|(_, input)| *input));
+    let what = target.shard.map_or_else(String::new, |(number, count)| format!(" (shard {number} of {count})"));
+    let plan = format!(
+        "capture: {} samples{what}, {n_tokens} tokens, {} to write to {}",
+        chosen.len(),
+        size(bytes),
+        target.dir.display()
+    );
     note(common, &plan);
     let stop = stop_flag()?;
     let bar = bar(common, n_tokens as u64, "tokens");
     bar.set_message("capture");
-    let manifest = capture::run(model, inputs, hashes, options, (dir, resume), &stop, &mut |entry| {
+    let manifest = capture::run(model, inputs, hashes, options, target, &stop, &mut |entry| {
         bar.inc(entry.n_tokens as u64);
     })?;
     bar.finish_and_clear();
     Ok(manifest)
+}
+
+/// Tells someone who interrupted the capture what to type to go on.
+fn with_resume_command(error: anyhow::Error, args: &Args) -> anyhow::Error {
+    if !matches!(error.downcast_ref::<CaptureError>(), Some(CaptureError::Interrupted { .. })) {
+        return error;
+    }
+    let mut words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    if !args.resume {
+        words.push("--resume".into());
+    }
+    let command: Vec<String> = words.iter().map(|word| shell_quoted(word)).collect();
+    let from_stdin = args.prompts.iter().any(|path| path.as_os_str() == "-");
+    let input = if from_stdin { ", with the same standard input" } else { "" };
+    Usage::error(error.to_string(), format!("to go on, run{input}:\n  {}", command.join(" ")))
+}
+
+/// The word as a POSIX shell reads it back.
+fn shell_quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.into();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+/// `2/8` as the second of eight shards.
+fn parse_shard(text: &str) -> Result<(usize, usize), String> {
+    let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    parts
+        .filter(|(number, count)| (1..=*count).contains(number))
+        .ok_or_else(|| "write I/N with I from 1 to N, such as 1/4".into())
+}
+
+/// Bytes of `2GB`, `1.5GiB`, `800000000`, or `50%` of the machine's memory.
+fn parse_memory(text: &str) -> Result<u64, String> {
+    let wrong = || "write a size such as 2GB or 1.5GiB, or a share such as 50%".to_string();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number: f64 = text[..digits].parse().map_err(|_| wrong())?;
+    let unit = match text[digits..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "tb" => 1e12,
+        "kib" => 1024.0,
+        "mib" => 1024f64.powi(2),
+        "gib" => 1024f64.powi(3),
+        "tib" => 1024f64.powi(4),
+        "%" if number <= 100.0 => {
+            capture::memory_of_machine().ok_or("this system does not tell how much memory it has")? as f64 / 100.0
+        }
+        _ => return Err(wrong()),
+    };
+    Ok((number * unit) as u64)
 }
 
 fn summarise(manifest: &Manifest, dir: &Path, common: &Common) -> anyhow::Result<()> {
@@ -183,11 +266,22 @@ fn read_prompts(args: &Args, common: &Common) -> anyhow::Result<(Vec<Prompt>, Ve
 
 /// Tokens of every prompt, cut in the middle when a limit is given.
 pub(crate) fn encode(model: &Model, prompts: &[Prompt], max_tokens: Option<usize>) -> anyhow::Result<Vec<SampleInput>> {
+    encode_for(model, prompts, max_tokens, model.config().max_positions)
+}
+
+/// As [`encode`], for prompts that may take `max_positions` of the model's context.
+fn encode_for(
+    model: &Model,
+    prompts: &[Prompt],
+    max_tokens: Option<usize>,
+    max_positions: usize,
+) -> anyhow::Result<Vec<SampleInput>> {
     let tokenizer = model.tokenizer()?;
-    let max_positions = model.config().max_positions;
     if let Some(max_tokens) = max_tokens.filter(|max| *max > max_positions || *max == 0) {
         return Err(Usage::error(
-            format!("--max-tokens {max_tokens} does not fit the model's context of {max_positions}"),
+            format!(
+                "--max-tokens {max_tokens} does not fit the {max_positions} tokens that the model's context leaves"
+            ),
             format!("give a number from 1 to {max_positions}"),
         ));
     }
@@ -213,5 +307,36 @@ fn prompts_name(paths: &[PathBuf]) -> String {
         [one] if one.as_os_str() == "-" => "stdin".into(),
         [one] => run_name(&one.with_extension("")),
         many => format!("{}-and-{}-more", run_name(&many[0].with_extension("")), many.len() - 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_for_a_shell() {
+        assert_eq!(shell_quoted("--max-tokens=64"), "--max-tokens=64");
+        assert_eq!(shell_quoted("a b$c"), "'a b$c'");
+        assert_eq!(shell_quoted("it's"), r"'it'\''s'");
+        assert_eq!(shell_quoted(""), "''");
+    }
+
+    #[test]
+    fn shards_are_counted_from_one() {
+        assert_eq!(parse_shard("2/8"), Ok((2, 8)));
+        for bad in ["0/2", "3/2", "1", "a/b", "1/0", "-1/2", ""] {
+            assert!(parse_shard(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_as_people_write_them() {
+        assert_eq!(parse_memory("800000000"), Ok(800_000_000));
+        assert_eq!(parse_memory("2GB"), Ok(2_000_000_000));
+        assert_eq!(parse_memory("1.5 GiB"), Ok(1_610_612_736));
+        for bad in ["", "GB", "2 apples", "-1GB", "101%", "1.2.3"] {
+            assert!(parse_memory(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -10,6 +10,7 @@ use crate::analyze::AnalyzeOptions;
 use crate::analyze::MapRequest;
 use crate::analyze::summary_table;
 use crate::capture::CaptureOptions;
+use crate::capture::Target;
 use crate::cli::Outcome;
 use crate::cli::analyze::analyze_into;
 use crate::cli::capture::capture_into;
@@ -153,13 +154,14 @@ fn captured(model: &Model, texts: &[Prompt], dir: &Path, common: &Common) -> any
         n_queries: 64,
         window_tokens: 32,
         chunk_tokens: 0,
+        decode_tokens: 0,
         seed: 0,
     };
     // A demo that was run before, or interrupted, starts over.
     if dir.join("manifest.json").exists() {
         std::fs::remove_dir_all(dir).map_err(|e| FileError::io("replace the folder", dir, e))?;
     }
-    capture_into(model, &inputs, &[], &options, (dir, false), common)?;
+    capture_into(model, &inputs, &[], &options, &Target::new(dir), common)?;
     Ok(Dump::open(dir)?)
 }
 

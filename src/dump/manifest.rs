@@ -47,15 +47,45 @@ impl State {
     }
 }
 
+/// Which part of a run's samples a dump holds: every `count`-th, starting at `number - 1`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shard {
+    /// This shard, counted from 1.
+    pub number: usize,
+    /// Shards of the run.
+    pub count: usize,
+    /// Samples of the whole run.
+    pub total_samples: usize,
+}
+
+impl Shard {
+    /// Whether the sample of that index within the whole run belongs here.
+    pub fn holds(&self, index: usize) -> bool {
+        index < self.total_samples && self.count > 0 && index % self.count + 1 == self.number
+    }
+
+    /// Samples that belong here.
+    pub fn n_samples(&self) -> usize {
+        match self.number.checked_sub(1) {
+            Some(before) => self.total_samples.saturating_sub(before).div_ceil(self.count.max(1)),
+            None => 0,
+        }
+    }
+}
+
 /// One captured sample.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SampleEntry {
+    /// Index within the whole run, from 0; shards of a run share the numbering.
+    pub index: usize,
     /// Data set that the prompt came from.
     pub dataset: String,
     /// Row id within it.
     pub id: String,
-    /// Tokens captured.
+    /// Tokens captured: the prompt's, then the generated ones.
     pub n_tokens: usize,
+    /// Tokens of them that are the prompt's.
+    pub n_prompt_tokens: usize,
     /// Tokens of the whole prompt, before any truncation.
     pub n_tokens_full: usize,
     /// File name within the dump's folder.
@@ -83,9 +113,12 @@ pub struct Manifest {
     pub dtype: ElementType,
     /// Queries in the observation window of `attn_mass_window`.
     pub window_tokens: usize,
-    /// Samples that the run will have when complete.
+    /// Set where the dump holds a part of a run's samples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Shard>,
+    /// Samples that the dump will have when complete.
     pub planned_samples: usize,
-    /// Finished samples in order.
+    /// Finished samples by rising index.
     pub samples: Vec<SampleEntry>,
 }
 
@@ -117,5 +150,29 @@ impl Manifest {
             State::Mass => format!("layers.{layer}.attn_mass"),
             _ => format!("layers.{layer}.{}", state.name()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_part_the_samples() {
+        for total_samples in [0, 1, 2, 7, 9] {
+            for count in 1..5 {
+                let shards: Vec<Shard> = (1..=count).map(|number| Shard { number, count, total_samples }).collect();
+                for index in 0..total_samples {
+                    assert_eq!(shards.iter().filter(|shard| shard.holds(index)).count(), 1, "{index}");
+                }
+                for shard in shards {
+                    let held = (0..total_samples + 3).filter(|index| shard.holds(*index)).count();
+                    assert_eq!(shard.n_samples(), held, "{shard:?}");
+                }
+            }
+        }
+        // What a stranger's manifest may claim.
+        let odd = Shard { number: 0, count: 0, total_samples: 3 };
+        assert!(!odd.holds(0) && odd.n_samples() == 0);
     }
 }

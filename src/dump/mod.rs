@@ -8,6 +8,7 @@ mod writer;
 
 pub use manifest::Manifest;
 pub use manifest::SampleEntry;
+pub use manifest::Shard;
 pub use manifest::State;
 pub use reader::Dump;
 pub use reader::Sample;

@@ -1,7 +1,9 @@
 //! Reads a dump. Sample files are mapped; one head of one layer at a time becomes f32.
 
+use std::collections::BTreeMap;
 use std::collections::HashSet;
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -10,7 +12,9 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use memmap2::Mmap;
 use safetensors::Dtype;
+use safetensors::SafeTensorError;
 use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 
 use crate::dump::DumpError;
 use crate::dump::Manifest;
@@ -82,10 +86,30 @@ impl Dump {
             let what = format!("has {} bytes where the manifest says {}", map.len(), entry.bytes);
             return Err(DumpError::inconsistent(&path, what));
         }
-        let sample = Sample { manifest: &self.manifest, entry, path, map };
+        let tensors = places(&map).map_err(|source| DumpError::Damaged { path: path.clone(), source })?;
+        let sample = Sample { manifest: &self.manifest, entry, path, map, tensors };
         sample.check()?;
         Ok(sample)
     }
+}
+
+/// Where a tensor lies in its file.
+#[derive(Debug)]
+struct Place {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Range<usize>,
+}
+
+/// Every tensor of a mapped file. The header is parsed once: it has some hundred lines, and readers come head by head.
+fn places(map: &[u8]) -> Result<BTreeMap<String, Place>, SafeTensorError> {
+    let start = map.as_ptr() as usize;
+    let place = |view: TensorView<'_>| {
+        // The views lie within the map, as the format's reader has checked.
+        let first = view.data().as_ptr() as usize - start;
+        Place { dtype: view.dtype(), shape: view.shape().to_vec(), bytes: first..first + view.data().len() }
+    };
+    Ok(SafeTensors::deserialize(map)?.tensors().into_iter().map(|(name, view)| (name, place(view))).collect())
 }
 
 /// One mapped sample.
@@ -95,6 +119,7 @@ pub struct Sample<'a> {
     entry: &'a SampleEntry,
     path: PathBuf,
     map: Mmap,
+    tensors: BTreeMap<String, Place>,
 }
 
 impl Sample<'_> {
@@ -145,19 +170,16 @@ impl Sample<'_> {
 
     /// Checks that every tensor the manifest promises is there with its shape.
     fn check(&self) -> Result<(), DumpError> {
-        let tensors = self.tensors()?;
         let model = &self.manifest.model;
         let n_tokens = self.entry.n_tokens;
         let expect = |name: &str, shape: &[Option<usize>]| {
-            let found = tensors
-                .tensor(name)
-                .map_err(|_| DumpError::MissingTensor { path: self.path.clone(), name: name.into() })?;
-            let fits = found.shape().len() == shape.len()
-                && found.shape().iter().zip(shape).all(|(got, want)| want.is_none_or(|w| w == *got));
+            let found = &self.place(name)?.shape;
+            let fits =
+                found.len() == shape.len() && found.iter().zip(shape).all(|(got, want)| want.is_none_or(|w| w == *got));
             if fits {
                 return Ok(());
             }
-            let what = format!("{name} has shape {:?}, which does not fit the manifest", found.shape());
+            let what = format!("{name} has shape {found:?}, which does not fit the manifest");
             Err(DumpError::inconsistent(&self.path, what))
         };
         expect("token_ids", &[Some(n_tokens)])?;
@@ -180,22 +202,19 @@ impl Sample<'_> {
         Ok(())
     }
 
-    fn tensors(&self) -> Result<SafeTensors<'_>, DumpError> {
-        SafeTensors::deserialize(&self.map).map_err(|source| DumpError::Damaged { path: self.path.clone(), source })
+    fn place(&self, name: &str) -> Result<&Place, DumpError> {
+        self.tensors.get(name).ok_or_else(|| DumpError::MissingTensor { path: self.path.clone(), name: name.into() })
     }
 
     fn head(&self, name: &str, head: usize) -> Result<Vec<f32>, DumpError> {
-        let tensors = self.tensors()?;
-        let tensor = tensors
-            .tensor(name)
-            .map_err(|_| DumpError::MissingTensor { path: self.path.clone(), name: name.into() })?;
-        let n_heads = tensor.shape().first().copied().unwrap_or(0);
+        let place = self.place(name)?;
+        let n_heads = place.shape.first().copied().unwrap_or(0);
         if head >= n_heads {
             return Err(DumpError::inconsistent(&self.path, format!("head {head} of {name}, which has {n_heads}")));
         }
-        let bytes_per_head = tensor.data().len() / n_heads;
-        let bytes = &tensor.data()[head * bytes_per_head..][..bytes_per_head];
-        match tensor.dtype() {
+        let bytes_per_head = place.bytes.len() / n_heads;
+        let bytes = &self.map[place.bytes.start + head * bytes_per_head..][..bytes_per_head];
+        match place.dtype {
             Dtype::F32 => Ok(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
             Dtype::F16 => Ok(match bytemuck::try_cast_slice::<u8, f16>(bytes) {
                 Ok(halves) => halves.to_f32_vec(),
@@ -207,12 +226,10 @@ impl Sample<'_> {
     }
 
     fn integers(&self, name: &str) -> Result<Vec<i64>, DumpError> {
-        let tensors = self.tensors()?;
-        let tensor = tensors
-            .tensor(name)
-            .map_err(|_| DumpError::MissingTensor { path: self.path.clone(), name: name.into() })?;
-        match tensor.dtype() {
-            Dtype::I64 => Ok(tensor.data().as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect()),
+        let place = self.place(name)?;
+        let bytes = &self.map[place.bytes.clone()];
+        match place.dtype {
+            Dtype::I64 => Ok(bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect()),
             other => Err(DumpError::inconsistent(&self.path, format!("{name} has element type {other:?}, not I64"))),
         }
     }
@@ -265,11 +282,14 @@ mod tests {
             layers: vec![1],
             dtype,
             window_tokens: 32,
+            shard: None,
             planned_samples: 1,
             samples: vec![SampleEntry {
+                index: 0,
                 dataset: "d".into(),
                 id: "0".into(),
                 n_tokens: 3,
+                n_prompt_tokens: 3,
                 n_tokens_full: 5,
                 file: "a.safetensors".into(),
                 bytes,

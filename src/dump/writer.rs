@@ -5,6 +5,7 @@ use std::path::Path;
 
 use half::bf16;
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use serde::Deserialize;
 use serde::Serialize;
 use serde_json::Map;
@@ -14,6 +15,9 @@ use crate::dump::DumpError;
 use crate::files::AtomicFile;
 use crate::files::FileError;
 use crate::files::HashingWriter;
+
+/// Values that are converted at a time: enough for long writes, little beside a layer.
+const VALUES_AT_ONCE: usize = 1 << 16;
 
 /// Element type of a stored tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,26 +112,34 @@ impl SampleWriter {
 
     /// Writes the next declared tensor from f32 values, converting to its element type.
     pub fn write_f32(&mut self, name: &str, values: &[f32]) -> Result<(), DumpError> {
-        let spec = self.next_spec(name, values.len())?;
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let mut result = Ok(());
-        for part in values.chunks(1 << 18) {
-            buffer.clear();
+        self.write_f32_parts(name, &[values])
+    }
+
+    /// As [`SampleWriter::write_f32`], from parts that follow each other, such as one slice per head.
+    pub fn write_f32_parts<P: AsRef<[f32]>>(&mut self, name: &str, parts: &[P]) -> Result<(), DumpError> {
+        let n_values = parts.iter().map(|part| part.as_ref().len()).sum();
+        let spec = self.next_spec(name, n_values)?;
+        for part in parts.iter().flat_map(|part| part.as_ref().chunks(VALUES_AT_ONCE)) {
+            self.buffer.clear();
             match spec.element {
-                ElementType::F16 => buffer.extend(part.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes())),
-                ElementType::Bf16 => buffer.extend(part.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes())),
-                ElementType::F32 => buffer.extend(part.iter().flat_map(|x| x.to_le_bytes())),
+                ElementType::F16 => {
+                    let mut halves = vec![f16::ZERO; part.len()];
+                    halves.convert_from_f32_slice(part);
+                    self.buffer.extend(halves.iter().flat_map(|x| x.to_le_bytes()));
+                }
+                ElementType::Bf16 => {
+                    let mut halves = vec![bf16::ZERO; part.len()];
+                    halves.convert_from_f32_slice(part);
+                    self.buffer.extend(halves.iter().flat_map(|x| x.to_le_bytes()));
+                }
+                ElementType::F32 => self.buffer.extend(part.iter().flat_map(|x| x.to_le_bytes())),
                 ElementType::I64 => {
-                    result = Err(DumpError::inconsistent(&self.target, format!("{name} is declared as integers")));
+                    return Err(DumpError::inconsistent(&self.target, format!("{name} is declared as integers")));
                 }
             }
-            result = result.and_then(|()| self.put(&buffer));
-            if result.is_err() {
-                break;
-            }
+            self.put_buffer()?;
         }
-        self.buffer = buffer;
-        result
+        Ok(())
     }
 
     /// Writes the next declared tensor, which must be f16, as it is.
@@ -136,18 +148,12 @@ impl SampleWriter {
         if spec.element != ElementType::F16 {
             return Err(DumpError::inconsistent(&self.target, format!("{name} is not declared as f16")));
         }
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let mut result = Ok(());
-        for part in values.chunks(1 << 18) {
-            buffer.clear();
-            buffer.extend(part.iter().flat_map(|x| x.to_le_bytes()));
-            result = self.put(&buffer);
-            if result.is_err() {
-                break;
-            }
+        for part in values.chunks(VALUES_AT_ONCE) {
+            self.buffer.clear();
+            self.buffer.extend(part.iter().flat_map(|x| x.to_le_bytes()));
+            self.put_buffer()?;
         }
-        self.buffer = buffer;
-        result
+        Ok(())
     }
 
     /// Writes the next declared tensor from integers.
@@ -181,6 +187,10 @@ impl SampleWriter {
             }
             _ => Err(DumpError::OutOfTurn { path: self.target.clone(), expected, got: name.into() }),
         }
+    }
+
+    fn put_buffer(&mut self) -> Result<(), DumpError> {
+        self.out.write_all(&self.buffer).map_err(|e| FileError::io("write", &self.target, e).into())
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), DumpError> {

@@ -190,6 +190,21 @@ impl Model {
         store: &mut dyn KvStore,
         rows: LogitRows,
     ) -> Result<Vec<f32>, ModelError> {
+        self.forward_by_layer(tokens, first_position, tokens.len(), store, rows)
+    }
+
+    /// As [`Model::forward`], with each layer passing over all tokens, `chunk_tokens` at a time, before the next begins.
+    ///
+    /// A layer's keys and values are complete before the next layer's come, so a store need never hold two layers; the
+    /// activations are those of one chunk, beside the residual stream of all tokens.
+    pub fn forward_by_layer(
+        &self,
+        tokens: &[u32],
+        first_position: usize,
+        chunk_tokens: usize,
+        store: &mut dyn KvStore,
+        rows: LogitRows,
+    ) -> Result<Vec<f32>, ModelError> {
         let c = &self.config;
         if tokens.is_empty() {
             return Err(ModelError::Empty);
@@ -198,12 +213,15 @@ impl Model {
             let n_tokens = first_position + tokens.len();
             return Err(ModelError::TooLong { n_tokens, max_positions: c.max_positions });
         }
+        let chunk_tokens = chunk_tokens.clamp(1, tokens.len());
         let mut x = self.embed(tokens)?;
         for (i, layer) in self.layers.iter().enumerate() {
-            self.attention_block(i, layer, &mut x, first_position, store)?;
-            let h = self.normed(&x, &layer.ffn_norm)?;
-            let inner = gated(&layer.gate.forward(&h)?, &layer.up.forward(&h)?)?;
-            add(&mut x, &layer.down.forward(&inner)?)?;
+            for (chunk, x) in x.chunks_mut(chunk_tokens * c.hidden_size).enumerate() {
+                self.attention_block(i, layer, x, first_position + chunk * chunk_tokens, store)?;
+                let h = self.normed(x, &layer.ffn_norm)?;
+                let inner = gated(&layer.gate.forward(&h)?, &layer.up.forward(&h)?)?;
+                add(x, &layer.down.forward(&inner)?)?;
+            }
         }
         let x = match rows {
             LogitRows::None => return Ok(Vec::new()),

@@ -1,0 +1,230 @@
+//! What a run captures, and where it puts it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use rand::SeedableRng;
+use rand::seq::index::sample as sample_indices;
+use rand_chacha::ChaCha8Rng;
+use serde_json::json;
+
+use crate::dump::ElementType;
+use crate::dump::Manifest;
+use crate::dump::Shard;
+use crate::dump::State;
+use crate::dump::TensorSpec;
+use crate::files::Document;
+use crate::files::InputHash;
+use crate::files::ModelIdentity;
+use crate::files::Provenance;
+
+/// What is captured of every sample.
+#[derive(Clone, Debug)]
+pub struct CaptureOptions {
+    /// States to write.
+    pub states: BTreeSet<State>,
+    /// Layers to write, rising.
+    pub layers: Vec<usize>,
+    /// Element type of keys, values and queries.
+    pub dtype: ElementType,
+    /// Queries kept per sample: half of them the last ones, the others a seeded sample of the rest.
+    pub n_queries: usize,
+    /// Queries in the observation window.
+    pub window_tokens: usize,
+    /// Prompt tokens that pass through a layer at a time; 0 for all at once.
+    pub chunk_tokens: usize,
+    /// Tokens to generate greedily after the prompt, whose states are captured too.
+    pub decode_tokens: usize,
+    /// Seed of the query sample.
+    pub seed: u64,
+}
+
+/// One prompt, as tokens.
+#[derive(Clone, Debug)]
+pub struct SampleInput {
+    /// Data set.
+    pub dataset: String,
+    /// Row id.
+    pub id: String,
+    /// Tokens to run.
+    pub tokens: Vec<u32>,
+    /// Tokens of the prompt before truncation.
+    pub n_tokens_full: usize,
+}
+
+/// Where a run writes, and under which limits.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// Folder of the dump.
+    pub dir: &'a Path,
+    /// Whether to go on with the dump that the folder holds.
+    pub resume: bool,
+    /// `(number from 1, count)`: capture one shard of the samples only.
+    pub shard: Option<(usize, usize)>,
+    /// Bytes of memory that the process may take.
+    pub memory_limit: Option<u64>,
+}
+
+impl<'a> Target<'a> {
+    /// A new folder, all samples, no limit.
+    pub fn new(dir: &'a Path) -> Self {
+        Self { dir, resume: false, shard: None, memory_limit: None }
+    }
+
+    /// The samples that the run takes, with their index within all of them.
+    pub fn select<'i>(&self, inputs: &'i [SampleInput]) -> Vec<(usize, &'i SampleInput)> {
+        let shard = self.shard_of(inputs.len());
+        inputs.iter().enumerate().filter(|(index, _)| shard.is_none_or(|shard| shard.holds(*index))).collect()
+    }
+
+    pub(super) fn shard_of(&self, total_samples: usize) -> Option<Shard> {
+        self.shard.map(|(number, count)| Shard { number, count, total_samples })
+    }
+}
+
+/// Bytes that a run will write for these samples, headers left out.
+pub fn estimated_bytes<'i>(
+    model: &ModelIdentity,
+    options: &CaptureOptions,
+    inputs: impl IntoIterator<Item = &'i SampleInput>,
+) -> u64 {
+    let of_sample = |input: &SampleInput| {
+        let n = input.tokens.len() + options.decode_tokens;
+        tensor_specs(model, options, n, options.n_queries.min(n)).iter().map(TensorSpec::bytes).sum::<u64>()
+    };
+    inputs.into_iter().map(of_sample).sum()
+}
+
+/// The tensors of one sample, in the order in which they are written: integers first, so that every tensor is aligned.
+pub(super) fn tensor_specs(
+    model: &ModelIdentity,
+    options: &CaptureOptions,
+    n_tokens: usize,
+    n_queries: usize,
+) -> Vec<TensorSpec> {
+    let spec = |name: String, element, shape: &[usize]| TensorSpec { name, element, shape: shape.to_vec() };
+    let mut specs = vec![spec("token_ids".into(), ElementType::I64, &[n_tokens])];
+    if options.states.contains(&State::Q) {
+        let positions = |layer: &usize| spec(format!("layers.{layer}.q_positions"), ElementType::I64, &[n_queries]);
+        specs.extend(options.layers.iter().map(positions));
+    }
+    for layer in &options.layers {
+        for state in &options.states {
+            let name = Manifest::tensor_name(*layer, *state);
+            match state {
+                State::Q => specs.push(spec(name, options.dtype, &[model.n_q_heads, n_queries, model.head_dim])),
+                State::Mass => {
+                    specs.push(spec(name.clone(), ElementType::F32, &[model.n_kv_heads, n_tokens]));
+                    specs.push(spec(format!("{name}_window"), ElementType::F32, &[model.n_kv_heads, n_tokens]));
+                }
+                _ => specs.push(spec(name, options.dtype, &[model.n_kv_heads, n_tokens, model.head_dim])),
+            }
+        }
+    }
+    specs
+}
+
+/// `00007-qasper.safetensors`; characters that a file system may mind become `_`.
+pub(super) fn file_name(index: usize, dataset: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+    let name: String = dataset.chars().take(40).map(plain).collect();
+    format!("{index:05}-{name}.safetensors")
+}
+
+/// The last half of the wanted number, and a seeded sample of the positions before; rising.
+///
+/// `index` is the sample's within the whole run, so that a shard draws what the whole run draws.
+pub(super) fn query_positions(n_tokens: usize, options: &CaptureOptions, index: usize) -> Vec<usize> {
+    let wanted = options.n_queries.min(n_tokens);
+    let n_last = wanted.div_ceil(2);
+    let first_last = n_tokens - n_last;
+    let mut random = ChaCha8Rng::seed_from_u64(options.seed);
+    random.set_stream(index as u64);
+    let mut positions = sample_indices(&mut random, first_last, wanted - n_last).into_vec();
+    positions.sort_unstable();
+    positions.extend(first_last..n_tokens);
+    positions
+}
+
+/// The manifest of a run that has not begun.
+pub(super) fn new_manifest(
+    model: &ModelIdentity,
+    inputs: &[SampleInput],
+    input_hashes: &[InputHash],
+    options: &CaptureOptions,
+    shard: Option<Shard>,
+) -> Manifest {
+    let settings = json!({
+        "n_queries": options.n_queries,
+        "chunk_tokens": options.chunk_tokens,
+        "decode_tokens": options.decode_tokens,
+        "samples": inputs.iter().map(|input| json!([input.dataset, input.id, input.tokens.len()])).collect::<Vec<_>>(),
+    });
+    Manifest {
+        schema: Manifest::schema_id(),
+        provenance: Provenance::new("capture", options.seed, settings, input_hashes.to_vec()),
+        model: model.clone(),
+        states: options.states.iter().copied().collect(),
+        layers: options.layers.clone(),
+        dtype: options.dtype,
+        window_tokens: options.window_tokens,
+        shard,
+        planned_samples: shard.map_or(inputs.len(), |shard| shard.n_samples()),
+        samples: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(n_queries: usize) -> CaptureOptions {
+        CaptureOptions {
+            states: State::ALL.into_iter().collect(),
+            layers: vec![0],
+            dtype: ElementType::F16,
+            n_queries,
+            window_tokens: 32,
+            chunk_tokens: 0,
+            decode_tokens: 0,
+            seed: 3,
+        }
+    }
+
+    #[test]
+    fn queries_are_the_last_half_and_a_sample_of_the_rest() {
+        let positions = query_positions(100, &options(7), 0);
+        assert_eq!(positions.len(), 7);
+        assert_eq!(positions[3..], [96, 97, 98, 99]);
+        assert!(positions.windows(2).all(|w| w[0] < w[1]));
+        assert_eq!(query_positions(100, &options(7), 0), positions);
+        assert_ne!(query_positions(100, &options(7), 1), positions);
+        assert_eq!(query_positions(3, &options(7), 0), [0, 1, 2]);
+        assert_eq!(query_positions(0, &options(7), 0), [0; 0]);
+    }
+
+    #[test]
+    fn file_names_are_plain() {
+        assert_eq!(file_name(7, "a/b ..\u{e9}"), "00007-a_b____.safetensors");
+    }
+
+    #[test]
+    fn bytes_of_a_sample_by_hand() {
+        let model = ModelIdentity {
+            name: "toy".into(),
+            architecture: "LlamaForCausalLM".into(),
+            fingerprint: String::new(),
+            tokenizer_sha256: None,
+            n_layers: 2,
+            n_q_heads: 4,
+            n_kv_heads: 2,
+            head_dim: 8,
+            rope_theta: 1e4,
+            max_positions: 128,
+        };
+        let input = SampleInput { dataset: "d".into(), id: "0".into(), tokens: vec![1; 7], n_tokens_full: 9 };
+        let options = CaptureOptions { decode_tokens: 3, ..options(4) };
+        // 10 tokens: ids 80 B; one layer: 3 states of 2 x 10 x 8 f16, q 4 x 4 x 8 f16 at 4 positions, 2 x 2 x 10 f32.
+        assert_eq!(estimated_bytes(&model, &options, [&input]), 80 + 3 * 320 + 256 + 32 + 160);
+    }
+}
