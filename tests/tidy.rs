@@ -118,7 +118,7 @@ fn formats_document_names_every_schema() {
         let source = fs::read_to_string(&file).unwrap();
         for part in source.split("\"kvscope.").skip(1) {
             let name: String = part.chars().take_while(|c| c.is_alphanumeric() || "_-".contains(*c)).collect();
-            if name == "toy" {
+            if name.starts_with("toy") {
                 continue;
             }
             found += 1;
