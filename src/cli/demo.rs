@@ -80,10 +80,8 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     step(3, "analyze: how alike are neighbours, and how many sets would merge");
     let middle = model.config().n_layers / 2;
     let map = |layer, state| MapRequest { layer, kv_head: 0, state };
-    let options = AnalyzeOptions {
-        maps: vec![map(middle, State::K), map(middle, State::KPreRope), map(middle, State::V)],
-        ..AnalyzeOptions::default()
-    };
+    let options =
+        AnalyzeOptions { maps: vec![map(middle, State::K), map(middle, State::V)], ..AnalyzeOptions::default() };
     let analysis = analyze_into(std::slice::from_ref(&dump), &options, &report_dir, common)?;
     if !common.json {
         emit(&summary_table(&analysis))?;
