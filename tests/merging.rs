@@ -58,10 +58,7 @@ mod reference {
     /// Step 1: the last `n_recent`, then one after the other the heaviest that is left.
     pub fn protected(mass: &[f32], n_recent: usize, n_heavy: usize) -> Vec<bool> {
         let n = mass.len();
-        let mut protected = vec![false; n];
-        for i in 0..n {
-            protected[i] = i + n_recent >= n;
-        }
+        let mut protected: Vec<bool> = (0..n).map(|i| i + n_recent >= n).collect();
         for _ in 0..n_heavy {
             let mut best: Option<usize> = None;
             for i in 0..n {
