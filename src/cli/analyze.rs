@@ -34,7 +34,7 @@ pub(crate) struct Args {
     /// Threshold of the grid that single figures are given for
     #[arg(long, value_name = "EPS", default_value_t = 0.75)]
     reference_eps: f32,
-    /// Token-level maps to write, as LAYER:HEAD[:STATE] with k, k_pre_rope or v
+    /// Token-level maps to write, as LAYER:HEAD or LAYER:HEAD:STATE with k, k_pre_rope or v
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     maps: Vec<String>,
     /// Samples of each data set that maps are written of

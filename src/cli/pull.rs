@@ -18,7 +18,7 @@ use crate::hub::PullOptions;
 /// Get a model into the cache
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// `smollm2-135m`, the demo model, or a hub id: org/name[@revision][:file.gguf]
+    /// `smollm2-135m`, the demo model, or a hub id: org/name, org/name@revision or org/name:file.gguf
     #[arg(value_name = "NAME")]
     name: String,
     /// Hash files that are already there, and replace damaged ones
