@@ -127,13 +127,13 @@ fn summary(path: &Path, tuned: &Tuned, common: &Common) -> anyhow::Result<Value>
         };
         let mut row = |name: &str, a: Option<Interval>, b: Option<Interval>| {
             let ([a, al, ah], [b, bl, bh]) = (cells(a), cells(b));
-            text.push_str(&format!("  {name:24} {a:>7} [{al:>6}, {ah:>6}]   {b:>7} [{bl:>6}, {bh:>6}]\n"));
+            text.push_str(&format!("  {name:30} {a:>7} [{al:>6}, {ah:>6}]   {b:>7} [{bl:>6}, {bh:>6}]\n"));
         };
         row("kept, % of slots", Some(profile.calibration_kept_fraction), profile.held_out_kept_fraction);
         for quality in &profile.quality {
             row(&format!("error {}, %", quality.rule), Some(quality.calibration), quality.held_out);
         }
-        let head = format!("  {:24} {:^24}   {:^24}\n", "", "calibration", "held out");
+        let head = format!("  {:30} {:^24}   {:^24}\n", "", "calibration", "held out");
         let at = text.find('\n').map_or(0, |i| i + 1);
         text.insert_str(at, &head);
         emit(&text)?;

@@ -34,6 +34,10 @@ impl Policy for Full {
         true
     }
 
+    fn compresses(&self) -> bool {
+        false
+    }
+
     fn plan(&self, view: &HeadView<'_>, _: usize) -> Result<HeadPlan, MergeError> {
         Ok(HeadPlan::identity(view.n_slots()))
     }

@@ -46,7 +46,9 @@ enum Threshold {
 #[derive(Clone, Debug)]
 pub struct KvMerger {
     rule: MergeRule,
-    shares: Option<Shares>,
+    /// Protected shares; what is `None` is the paper's at the budget.
+    recent: Option<f64>,
+    heavy: Option<f64>,
     threshold: Threshold,
 }
 
@@ -70,37 +72,32 @@ impl KvMerger {
         if let Some(eps) = typed.eps.filter(|eps| !(-1.0..=1.0).contains(eps)) {
             return Err(params.bad(format!("eps is a cosine in [-1, 1], not {eps}")));
         }
-        let shares = match (typed.recent, typed.heavy) {
-            (None, None) => None,
-            (recent, heavy) => {
-                let paper = Shares::of_paper(0.5);
-                let shares = Shares { recent: recent.unwrap_or(paper.recent), heavy: heavy.unwrap_or(paper.heavy) };
-                if !(shares.recent >= 0.0 && shares.heavy >= 0.0 && shares.recent + shares.heavy <= 1.0) {
-                    return Err(params.bad(format!(
-                        "recent = {} and heavy = {} are shares of the tokens and sum to at most 1",
-                        shares.recent, shares.heavy
-                    )));
-                }
-                Some(shares)
-            }
-        };
+        let (recent, heavy) = (typed.recent.unwrap_or(0.0), typed.heavy.unwrap_or(0.0));
+        if !(recent >= 0.0 && heavy >= 0.0 && recent + heavy <= 1.0) {
+            return Err(params.bad(format!(
+                "recent = {recent} and heavy = {heavy} are shares of the tokens and sum to at most 1"
+            )));
+        }
         Ok(Self {
             rule: MergeRule { kernel: typed.kernel, sigma: typed.sigma, variant: typed.variant, bridge: typed.bridge },
-            shares,
+            recent: typed.recent,
+            heavy: typed.heavy,
             threshold: typed.eps.map_or(Threshold::Budget, Threshold::Fixed),
         })
     }
 
     /// One eps for all heads.
     pub fn with_eps(rule: MergeRule, shares: Shares, eps: f32) -> Self {
-        Self { rule, shares: Some(shares), threshold: Threshold::Fixed(eps) }
+        let Shares { recent, heavy } = shares;
+        Self { rule, recent: Some(recent), heavy: Some(heavy), threshold: Threshold::Fixed(eps) }
     }
 
     /// The policy that a tuned profile describes.
     pub fn from_profile(profile: &Profile) -> Self {
         Self {
             rule: profile.rule,
-            shares: Some(profile.shares),
+            recent: Some(profile.shares.recent),
+            heavy: Some(profile.shares.heavy),
             threshold: Threshold::PerHead(profile.heads.iter().map(|head| head.eps).collect()),
         }
     }
@@ -126,7 +123,9 @@ impl Policy for KvMerger {
             return Ok(HeadPlan::identity(n));
         }
         let kept_fraction = if by_budget { budget_tokens as f64 / n as f64 } else { 0.5 };
-        let (n_recent, n_heavy) = self.shares.unwrap_or_else(|| Shares::of_paper(kept_fraction)).counts(n);
+        let paper = Shares::of_paper(kept_fraction);
+        let shares = Shares { recent: self.recent.unwrap_or(paper.recent), heavy: self.heavy.unwrap_or(paper.heavy) };
+        let (n_recent, n_heavy) = shares.counts(n);
         let protected = protect(view.mass, n_recent, n_heavy);
         let (tokens, found) = links(view.keys, view.head_dim, &protected, self.rule.bridge);
         let eps = match &self.threshold {
@@ -169,10 +168,12 @@ impl Policy for KvMerger {
     fn params(&self) -> serde_json::Value {
         serde_json::json!({
             "rule": self.rule,
-            "shares": self.shares,
+            "recent": self.recent,
+            "heavy": self.heavy,
             "eps": match &self.threshold {
                 Threshold::Budget => serde_json::Value::Null,
-                Threshold::Fixed(eps) => serde_json::json!(eps),
+                // As typed: the shortest decimal that reads back as this f32.
+                Threshold::Fixed(eps) => serde_json::json!(eps.to_string().parse::<f64>().ok()),
                 Threshold::PerHead(_) => serde_json::json!("profile"),
             },
         })

@@ -67,6 +67,11 @@ pub trait Policy: Debug + Send + Sync {
         false
     }
 
+    /// Whether it is meant to change anything.
+    fn compresses(&self) -> bool {
+        true
+    }
+
     /// Plans one head under a budget of slots, at least 1. A budget of T or more gives the identity.
     fn plan(&self, view: &HeadView<'_>, budget_tokens: usize) -> Result<HeadPlan, MergeError>;
 

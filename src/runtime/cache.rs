@@ -277,8 +277,8 @@ impl RaggedCache {
         self.prompt_tokens = None;
         let Some(compression) = &self.compression else { return Ok(()) };
         let total = self.counters();
-        let asked_for_all =
-            compression.name == "full" || (!compression.policy.sets_own_size() && compression.kept_fraction >= 1.0);
+        let policy = &compression.policy;
+        let asked_for_all = !policy.compresses() || (!policy.sets_own_size() && compression.kept_fraction >= 1.0);
         if !asked_for_all && !total.did_something() {
             return Err(RuntimeError::NothingCompressed { policy: compression.name.clone(), n_slots: total.seen });
         }
