@@ -7,6 +7,8 @@ mod demo;
 mod failure;
 mod generate;
 mod inspect;
+mod merge;
+mod merge;
 mod options;
 mod output;
 mod pull;
@@ -36,11 +38,13 @@ enum Command {
     Demo(demo::Args),
     Pull(pull::Args),
     Capture(capture::Args),
+    Merge(merge::Args),
     Analyze(analyze::Args),
     Tune(tune::Args),
     Report(report::Args),
     Generate(generate::Args),
     Inspect(inspect::Args),
+    Merge(merge::Args),
     Completions(completions::CompletionsArgs),
     Man(completions::ManArgs),
 }
@@ -78,11 +82,13 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args, common),
         Command::Pull(args) => pull::run(args, common),
         Command::Capture(args) => capture::run(args, common),
+        Command::Merge(args) => merge::run(args, common),
         Command::Analyze(args) => analyze::run(args, common),
         Command::Report(args) => report::run(args, common),
         Command::Tune(args) => tune::run(args, common),
         Command::Generate(args) => generate::run(args, common),
         Command::Inspect(args) => inspect::run(args, common),
+        Command::Merge(args) => merge::run(args, common),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => completions::run_man(args),
     };
