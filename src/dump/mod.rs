@@ -2,11 +2,14 @@
 //!
 //! A leaf: knows the file format and nothing of models or analyses. Layout in `docs/FORMATS.md`.
 
+mod check;
 mod manifest;
 mod merge;
 mod reader;
 mod writer;
 
+pub use check::manifest_faults;
+pub use check::sample_faults;
 pub use join::join;
 pub use manifest::Manifest;
 pub use manifest::SampleEntry;
