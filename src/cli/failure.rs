@@ -8,6 +8,7 @@ use crate::capture::CaptureError;
 use crate::cli::options::Common;
 use crate::cli::output::Style;
 use crate::dump::DumpError;
+use crate::dump::MergeError;
 use crate::files::FileError;
 use crate::files::io_hint;
 use crate::hub::HubError;
@@ -72,6 +73,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         FileError,
         GgufError,
         HubError,
+        MergeError,
         ModelError,
         PolicyError,
         ProfileError,

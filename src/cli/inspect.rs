@@ -14,8 +14,14 @@ use crate::cli::output::emit;
 use crate::cli::output::emit_json;
 use crate::cli::output::size;
 use crate::dump::Dump;
+use crate::dump::Manifest;
+use crate::dump::Sample;
+use crate::dump::State;
 use crate::model::gguf::Gguf;
 use crate::profile::Profile;
+
+/// Samples are measured until this much was read: statistics of a large dump need not take minutes.
+const MEASURED_BYTES: u64 = 256 << 20;
 
 /// Show what a dump, profile, GGUF or safetensors file holds
 #[derive(Debug, clap::Args)]
@@ -78,26 +84,100 @@ fn of_dump(path: &Path) -> anyhow::Result<Value> {
     let dump = Dump::open(path)?;
     let manifest = dump.manifest();
     let mut samples = Vec::new();
+    let mut statistics: Vec<Statistics> = vec![Statistics::default(); manifest.states.len()];
+    let (mut bytes, mut n_measured) = (0, 0);
     for (i, entry) in manifest.samples.iter().enumerate() {
-        dump.sample(i)?;
+        let sample = dump.sample(i)?;
+        let generated = match entry.n_tokens.saturating_sub(entry.n_prompt_tokens) {
+            0 => String::new(),
+            n => format!(", {n} of them generated"),
+        };
         samples.push(format!(
-            "{}  {} {}  {} tokens  {}",
+            "{}  {} {}  {} tokens{generated}  {}",
             entry.file,
             entry.dataset,
             entry.id,
             entry.n_tokens,
             size(entry.bytes)
         ));
+        if bytes < MEASURED_BYTES {
+            bytes += entry.bytes;
+            n_measured += 1;
+            for (state, statistics) in manifest.states.iter().zip(&mut statistics) {
+                measure(&sample, manifest, *state, statistics)?;
+            }
+        }
     }
+    let values: serde_json::Map<String, Value> = manifest
+        .states
+        .iter()
+        .zip(statistics)
+        .filter(|(_, statistics)| statistics.n > 0)
+        .map(|(state, statistics)| (state.name().to_string(), Value::String(statistics.line())))
+        .collect();
     Ok(json!({
         "schema": manifest.schema,
+        "tool": manifest.provenance.tool,
         "model": manifest.model,
         "states": manifest.states.iter().map(|s| s.name()).collect::<Vec<_>>(),
+        "values": values,
+        "samples_measured": n_measured,
         "layers": manifest.layers.len(),
         "dtype": manifest.dtype,
+        "shard": manifest.shard,
+        "planned_samples": manifest.planned_samples,
         "complete": manifest.is_complete(),
         "samples": samples,
     }))
+}
+
+/// Range, mean and root mean square of many values.
+#[derive(Clone, Copy, Debug, Default)]
+struct Statistics {
+    n: u64,
+    n_infinite: u64,
+    min: f32,
+    max: f32,
+    sum: f64,
+    sum_of_squares: f64,
+}
+
+impl Statistics {
+    fn add(&mut self, values: &[f32]) {
+        for value in values {
+            if !value.is_finite() {
+                self.n_infinite += 1;
+                continue;
+            }
+            (self.min, self.max) =
+                if self.n == 0 { (*value, *value) } else { (self.min.min(*value), self.max.max(*value)) };
+            self.n += 1;
+            self.sum += f64::from(*value);
+            self.sum_of_squares += f64::from(*value).powi(2);
+        }
+    }
+
+    fn line(&self) -> String {
+        let n = self.n.max(1) as f64;
+        let (mean, rms) = (self.sum / n, (self.sum_of_squares / n).sqrt());
+        let mut line = format!("min {:.4}  mean {mean:.4}  max {:.4}  rms {rms:.4}", self.min, self.max);
+        if self.n_infinite > 0 {
+            line.push_str(&format!("  {} not finite", self.n_infinite));
+        }
+        line
+    }
+}
+
+fn measure(sample: &Sample<'_>, manifest: &Manifest, state: State, statistics: &mut Statistics) -> anyhow::Result<()> {
+    let n_heads = if state == State::Q { manifest.model.n_q_heads } else { manifest.model.n_kv_heads };
+    for layer in &manifest.layers {
+        for head in 0..n_heads {
+            let values =
+                if state == State::Mass { sample.mass(*layer, head)? } else { sample.vectors(*layer, state, head)? };
+            statistics.add(&values);
+        }
+    }
+    Ok(())
 }
 
 fn of_profile(path: &Path) -> anyhow::Result<Value> {
@@ -143,4 +223,18 @@ fn of_safetensors(path: &Path) -> anyhow::Result<Value> {
         .collect();
     lines.sort();
     Ok(json!({ "format": "safetensors", "tensors": lines }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statistics_by_hand() {
+        let mut statistics = Statistics::default();
+        statistics.add(&[3.0, f32::NAN]);
+        statistics.add(&[-1.0, 2.0, 4.0]);
+        // Mean 8 / 4, mean square 30 / 4.
+        assert_eq!(statistics.line(), "min -1.0000  mean 2.0000  max 4.0000  rms 2.7386  1 not finite");
+    }
 }

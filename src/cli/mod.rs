@@ -7,11 +7,15 @@ mod demo;
 mod failure;
 mod generate;
 mod inspect;
+mod merge;
+mod merge;
 mod options;
 mod output;
 mod pull;
 mod report;
 mod tune;
+mod verify;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -36,11 +40,15 @@ enum Command {
     Demo(demo::Args),
     Pull(pull::Args),
     Capture(capture::Args),
+    Merge(merge::Args),
     Analyze(analyze::Args),
     Tune(tune::Args),
     Report(report::Args),
     Generate(generate::Args),
     Inspect(inspect::Args),
+    Verify(verify::Args),
+    Merge(merge::Args),
+    Verify(verify::Args),
     Completions(completions::CompletionsArgs),
     Man(completions::ManArgs),
 }
@@ -78,11 +86,15 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args, common),
         Command::Pull(args) => pull::run(args, common),
         Command::Capture(args) => capture::run(args, common),
+        Command::Merge(args) => merge::run(args, common),
         Command::Analyze(args) => analyze::run(args, common),
         Command::Report(args) => report::run(args, common),
         Command::Tune(args) => tune::run(args, common),
         Command::Generate(args) => generate::run(args, common),
         Command::Inspect(args) => inspect::run(args, common),
+        Command::Verify(args) => verify::run(args, common),
+        Command::Merge(args) => merge::run(args, common),
+        Command::Verify(args) => verify::run(args, common),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => completions::run_man(args),
     };

@@ -2,16 +2,24 @@
 //!
 //! A leaf: knows the file format and nothing of models or analyses. Layout in `docs/FORMATS.md`.
 
+mod check;
 mod manifest;
+mod merge;
 mod reader;
 mod writer;
 
+pub use check::manifest_faults;
+pub use check::sample_faults;
+pub use join::join;
 pub use manifest::Manifest;
 pub use manifest::SampleEntry;
 pub use manifest::Shard;
 pub use manifest::State;
+pub use merge::MergeError;
+pub use merge::merge;
 pub use reader::Dump;
 pub use reader::Sample;
+pub use verify::verify;
 pub use writer::ElementType;
 pub use writer::SampleWriter;
 pub use writer::TensorSpec;
@@ -58,6 +66,14 @@ pub enum DumpError {
         /// Tensor name.
         name: String,
     },
+    /// Dumps that are not the shards of one run.
+    #[error("{} {what}", path.display())]
+    NotJoinable {
+        /// The dump that does not fit, or the folder to write to.
+        path: PathBuf,
+        /// Why not.
+        what: String,
+    },
     /// A tensor was written out of turn, a defect of the writer's caller.
     #[error("{}: tensor {got} was written where {expected} was due", path.display())]
     OutOfTurn {
@@ -84,6 +100,9 @@ impl DumpError {
             Self::MissingTensor { name, .. } => {
                 let state = name.rsplit('.').next().unwrap_or(name);
                 Some(format!("capture again with {state} among --states"))
+            }
+            Self::NotJoinable { .. } => {
+                Some("give every shard of one capture once, and a new folder with --out".into())
             }
             Self::Inconsistent { .. } | Self::OutOfTurn { .. } => None,
         }

@@ -168,6 +168,26 @@ impl Sample<'_> {
             .collect()
     }
 
+    /// Numbers in one head's vector.
+    pub(super) fn head_dim(&self) -> usize {
+        self.manifest.model.head_dim
+    }
+
+    /// Element type of a tensor, as the format names it.
+    pub(super) fn element_type(&self, name: &str) -> Result<String, DumpError> {
+        Ok(format!("{:?}", self.place(name)?.dtype))
+    }
+
+    /// Element type of a tensor in the file.
+    pub(super) fn element_type(&self, name: &str) -> Option<Dtype> {
+        self.tensors.get(name).map(|place| place.dtype)
+    }
+
+    /// Shape of a tensor in the file.
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|place| place.shape.as_slice())
+    }
+
     /// Checks that every tensor the manifest promises is there with its shape.
     fn check(&self) -> Result<(), DumpError> {
         let model = &self.manifest.model;

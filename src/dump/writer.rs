@@ -43,7 +43,7 @@ impl ElementType {
         }
     }
 
-    fn safetensors_name(self) -> &'static str {
+    pub(super) fn safetensors_name(self) -> &'static str {
         match self {
             Self::F16 => "F16",
             Self::Bf16 => "BF16",

@@ -1,0 +1,48 @@
+//! `kvscope merge`: joins the shards of a capture.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::cli::Outcome;
+use crate::cli::options::Common;
+use crate::cli::output::bar;
+use crate::cli::output::emit;
+use crate::cli::output::emit_json;
+use crate::cli::output::note;
+use crate::cli::output::size;
+use crate::dump;
+
+/// Join the dumps that `capture --shard` wrote into one
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Every shard's folder, in any order
+    #[arg(value_name = "DUMP", required = true)]
+    dumps: Vec<PathBuf>,
+    /// Folder of the joined dump
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
+    let bar = bar(common, 0, "bytes");
+    bar.set_message("merge");
+    let manifest = dump::join(&args.dumps, &args.out, &mut |entry| {
+        bar.inc_length(entry.bytes);
+        bar.inc(entry.bytes);
+    })?;
+    bar.finish_and_clear();
+    let bytes: u64 = manifest.samples.iter().map(|sample| sample.bytes).sum();
+    if common.json {
+        emit_json(&json!({
+            "schema": "kvscope.merge/1",
+            "dump": args.out,
+            "samples": manifest.samples.len(),
+            "bytes": bytes,
+        }))?;
+    } else {
+        emit(&format!("{}\n", args.out.display()))?;
+        note(common, &format!("{} samples, {}", manifest.samples.len(), size(bytes)));
+    }
+    Ok(Outcome::Done)
+}
