@@ -29,6 +29,7 @@ pub use simd::scale;
 pub use simd::squared_distance;
 pub use stats::Interval;
 pub use stats::bootstrap_mean;
+pub use stats::centred_interval;
 pub use stats::mean;
 pub use stats::quantile_sorted;
 pub use stats::standard_deviation;
