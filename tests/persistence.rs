@@ -132,7 +132,7 @@ fn write_dump(dir: &Path, samples: &[Planted]) -> Dump {
         }
         let file = format!("{number}.safetensors");
         let mut writer = SampleWriter::create(&dir.join(&file), specs, &[]).unwrap();
-        writer.write_i64("token_ids", 0..n_tokens as i64).unwrap();
+        writer.write_i64("token_ids", (0..n_tokens).map(|i| i as i64)).unwrap();
         for (layer, ratios) in sample.ratios.chunks(KV_HEADS).enumerate() {
             let mass = Manifest::tensor_name(layer, State::Mass);
             let rows: Vec<f32> = ratios.iter().flat_map(|ratio| keys(n_tokens, *ratio)).collect();
