@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::analyze::Persistence;
 use crate::dump::State;
 use crate::files::Document;
 use crate::files::ModelIdentity;
@@ -134,6 +135,9 @@ pub struct Analysis {
     pub kept_fraction: Vec<Option<Interval>>,
     /// Every pair of data sets.
     pub agreement: Vec<Agreement>,
+    /// Whether sparsity persists over data sets; `None` in files of earlier versions.
+    #[serde(default)]
+    pub persistence: Option<Persistence>,
     /// Maps that were asked for.
     pub maps: Vec<MapEntry>,
 }

@@ -35,7 +35,9 @@ pub struct AnalyzeOptions {
     pub maps: Vec<MapRequest>,
     /// Samples of each data set, from its first, that every map is made of.
     pub map_samples: usize,
-    /// Seed of the bootstrap.
+    /// Largest distance of a data set's mean set ratio from a head's mean at which the head counts as persistent.
+    pub tolerance: f64,
+    /// Seed of the bootstrap and the permutations.
     pub seed: u64,
 }
 
@@ -50,6 +52,7 @@ impl Default for AnalyzeOptions {
             bridge: false,
             maps: Vec::new(),
             map_samples: 1,
+            tolerance: 0.05,
             seed: 0,
         }
     }
@@ -76,6 +79,9 @@ impl AnalyzeOptions {
                 return fault(option, format!("{share} is not in [0, 1]"));
             }
         }
+        if !(0.0..=1.0).contains(&self.tolerance) {
+            return fault("tolerance", format!("{} is not in [0, 1]", self.tolerance));
+        }
         if !self.maps.is_empty() && self.map_samples == 0 {
             return fault("map_samples", "0 samples leave no map to draw".into());
         }
@@ -92,6 +98,7 @@ impl AnalyzeOptions {
             "bridge": self.bridge,
             "maps": self.maps,
             "map_samples": self.map_samples,
+            "tolerance": self.tolerance,
             "dumps": dumps,
         })
     }
@@ -129,6 +136,7 @@ mod tests {
         assert!(refused(&|o| o.lags = vec![0, 1]).starts_with("lags"));
         assert!(refused(&|o| o.lags = vec![]).starts_with("lags"));
         assert!(refused(&|o| o.shares.heavy = 1.5).starts_with("shares.heavy"));
+        assert!(refused(&|o| o.tolerance = f64::NAN).starts_with("tolerance"));
         let map = MapRequest { layer: 0, kv_head: 0, state: State::K };
         assert!(
             refused(&|o| {

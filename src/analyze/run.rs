@@ -13,6 +13,9 @@ use crate::analyze::DatasetAnalysis;
 use crate::analyze::HeadSimilarity;
 use crate::analyze::StateSimilarity;
 use crate::analyze::maps::MapFile;
+use crate::analyze::persistence::PersistenceOptions;
+use crate::analyze::persistence::SampleRatios;
+use crate::analyze::persistence::persistence;
 use crate::analyze::plan::DatasetPlan;
 use crate::analyze::plan::RunPlan;
 use crate::analyze::plan::entry;
@@ -45,7 +48,8 @@ const RESAMPLES: usize = 10_000;
 /// samples have it. Incomplete dumps are analysed as they are: the provenance says how many samples were planned and
 /// how many were found. `progress` is told the samples and maps that are done, and their total.
 ///
-/// - Memory: per thread one head's states, `[T, D]` in f32; about 100 KB of counters per head of one data set
+/// - Memory: per thread one head's states, `[T, D]` in f32; about 100 KB of counters per head of one data set; 8 bytes per
+///   sample and head
 /// - Cost:   O(T·D·lags) per head, state and sample; O(T²·D) per map
 /// - Errors: dumps of different models or layers, dumps without keys and values, damaged files, unusable options
 pub fn analyze(
@@ -72,13 +76,16 @@ pub fn analyze(
     };
 
     let (mut datasets, mut kept_fraction, mut maps) = (Vec::new(), Vec::new(), Vec::new());
+    let mut ratios: Vec<SampleRatios> = Vec::new();
     for (index, dataset) in plan.datasets.iter().enumerate() {
-        let mut run = DatasetRun::new(&plan, dataset, options);
+        let mut run = DatasetRun::new(&plan, dataset, options, reference_eps);
         for sample in &dataset.samples {
             run.add(&dumps[sample.0].sample(sample.1)?, &mut table)?;
             step();
         }
         kept_fraction.push(bootstrap_mean(&run.kept_fractions[reference_eps], RESAMPLES, options.seed));
+        let in_dataset = std::mem::take(&mut run.ratios).into_iter();
+        ratios.extend(in_dataset.map(|(n_tokens, ratios)| SampleRatios { dataset: index, n_tokens, ratios }));
         datasets.push(run.finish(dataset, dumps));
         for (number, sample) in dataset.samples.iter().take(options.map_samples).enumerate() {
             let sample = dumps[sample.0].sample(sample.1)?;
@@ -91,6 +98,16 @@ pub fn analyze(
     }
     table.finish()?;
 
+    let heads: Vec<(usize, usize)> =
+        plan.layers.iter().flat_map(|layer| (0..plan.n_kv_heads).map(move |head| (*layer, head))).collect();
+    let persistence_options = PersistenceOptions {
+        eps_grid: &options.eps_grid,
+        reference_eps,
+        tolerance: options.tolerance,
+        seed: options.seed,
+        heads: &heads,
+    };
+    let persistence = persistence(&ratios, &datasets, persistence_options);
     let options_json = options.to_json(plan.dumps);
     let analysis = Analysis {
         schema: Analysis::schema_id(),
@@ -105,6 +122,7 @@ pub fn analyze(
         agreement: agreement(&datasets, reference_eps),
         datasets,
         kept_fraction,
+        persistence: Some(persistence),
         maps,
     };
     // Last, so that whoever finds it finds the files that it names.
@@ -135,12 +153,15 @@ struct DatasetRun<'a> {
     has_sets: bool,
     options: &'a AnalyzeOptions,
     heads: Vec<HeadRun>,
+    reference_eps: usize,
     /// Per threshold: every sample's mean over its heads.
     kept_fractions: Vec<Vec<f64>>,
+    /// Tokens and set ratios at the reference threshold of every sample with unprotected tokens.
+    ratios: Vec<(usize, Vec<f64>)>,
 }
 
 impl<'a> DatasetRun<'a> {
-    fn new(plan: &RunPlan, dataset: &'a DatasetPlan, options: &'a AnalyzeOptions) -> Self {
+    fn new(plan: &RunPlan, dataset: &'a DatasetPlan, options: &'a AnalyzeOptions, reference_eps: usize) -> Self {
         let head = |layer, kv_head| HeadRun {
             layer,
             kv_head,
@@ -149,7 +170,15 @@ impl<'a> DatasetRun<'a> {
         };
         let heads = plan.layers.iter().flat_map(|layer| (0..plan.n_kv_heads).map(move |h| head(*layer, h))).collect();
         let kept_fractions = vec![Vec::new(); options.eps_grid.len()];
-        Self { states: &dataset.states, has_sets: dataset.has_sets, options, heads, kept_fractions }
+        Self {
+            states: &dataset.states,
+            has_sets: dataset.has_sets,
+            options,
+            heads,
+            reference_eps,
+            kept_fractions,
+            ratios: Vec::new(),
+        }
     }
 
     fn add(&mut self, sample: &Sample<'_>, table: &mut StatsTable) -> Result<(), AnalyzeError> {
@@ -165,6 +194,11 @@ impl<'a> DatasetRun<'a> {
                     found.iter().filter_map(|h| h.sets.as_ref()).map(|s| s.kept_fraction[index]).collect();
                 units.extend(mean(&kept));
             }
+        }
+        // Protected tokens are as many in every head, so that all have a ratio or none has.
+        let at_reference = |head: &HeadSample| head.sets.as_ref()?.set_ratio[self.reference_eps];
+        if let Some(ratios) = found.iter().map(at_reference).collect::<Option<Vec<f64>>>() {
+            self.ratios.push((sample.entry().n_tokens, ratios));
         }
         found.iter().try_for_each(|head| self.tabulate(sample, head, table))
     }

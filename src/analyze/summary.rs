@@ -9,6 +9,8 @@ use crate::math::mean;
 
 /// Layers shown at either end.
 const SHOWN_LAYERS: usize = 3;
+/// Widest line.
+const LINE_WIDTH: usize = 100;
 /// Widest name of a data set.
 const NAME_WIDTH: usize = 24;
 /// Widest name of the model, which has the title's line to itself.
@@ -58,7 +60,29 @@ pub fn summary_table(analysis: &Analysis) -> String {
     layers.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     let _ = writeln!(text, "most mergeable layers:  {}", listed(layers.iter().take(SHOWN_LAYERS)));
     let _ = writeln!(text, "least mergeable layers: {}", listed(layers.iter().rev().take(SHOWN_LAYERS)));
+    if let Some(persistence) = &analysis.persistence {
+        text.push('\n');
+        wrap(&mut text, &persistence.verdict);
+    }
     text
+}
+
+/// Words in lines of at most [`LINE_WIDTH`] columns.
+fn wrap(text: &mut String, words: &str) {
+    let mut column = 0;
+    for word in words.split_whitespace() {
+        let width = word.chars().count();
+        if column > 0 && column + 1 + width > LINE_WIDTH {
+            text.push('\n');
+            column = 0;
+        } else if column > 0 {
+            text.push(' ');
+            column += 1;
+        }
+        text.push_str(word);
+        column += width;
+    }
+    text.push('\n');
 }
 
 fn line(text: &mut String, [name, samples, tokens, k, pre, v, sets, kept, interval]: [&str; 9]) {

@@ -49,7 +49,10 @@ pub(crate) struct Args {
     /// Let chains run on across protected tokens
     #[arg(long)]
     bridge: bool,
-    /// Seed of the intervals
+    /// Distance from its mean within which a head's sets per token persist over data sets
+    #[arg(long, value_name = "X", default_value_t = 0.05)]
+    tolerance: f64,
+    /// Seed of the intervals and permutations
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Folder of the analysis [default: reports/RUN of the first dump]
@@ -65,6 +68,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
         map_samples: args.map_samples,
         shares: Shares { recent: args.recent, heavy: args.heavy },
         bridge: args.bridge,
+        tolerance: args.tolerance,
         seed: args.seed,
         ..AnalyzeOptions::default()
     };
@@ -85,6 +89,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
             "maps": analysis.maps,
             "datasets": analysis.datasets.iter().map(|d| &d.dataset).collect::<Vec<_>>(),
             "kept_fraction": analysis.kept_fraction,
+            "persistence": analysis.persistence.as_ref().map(|persistence| &persistence.verdict),
         }))?;
     } else {
         emit(&format!("{}\n", dir.join("analysis.json").display()))?;

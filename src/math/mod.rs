@@ -1,9 +1,20 @@
 //! Pure numerics on slices: vector kernels, order statistics, bootstrap. No tensor library, no I/O, no clock.
 
+mod concordance;
+mod groups;
 mod rank;
 mod simd;
 mod stats;
+mod variance;
 
+pub use concordance::kendall_w;
+pub use concordance::mean_spearman;
+pub use concordance::spearman_brown;
+pub use groups::CovariateFit;
+pub use groups::KruskalWallis;
+pub use groups::benjamini_hochberg;
+pub use groups::covariate_fit;
+pub use groups::kruskal_wallis;
 pub use rank::ranks;
 pub use rank::spearman;
 pub use simd::add_weighted_rows;
@@ -18,6 +29,13 @@ pub use simd::scale;
 pub use simd::squared_distance;
 pub use stats::Interval;
 pub use stats::bootstrap_mean;
+pub use stats::centred_interval;
 pub use stats::mean;
 pub use stats::quantile_sorted;
 pub use stats::standard_deviation;
+pub use variance::Icc;
+pub use variance::VarianceComponents;
+pub use variance::group_means;
+pub use variance::group_sizes;
+pub use variance::intraclass_correlation;
+pub use variance::variance_components;

@@ -168,6 +168,7 @@ pub fn analysis(n_layers: usize, n_heads: usize, names: &[&str]) -> Analysis {
         datasets,
         kept_fraction,
         agreement,
+        persistence: None,
         maps: Vec::new(),
     }
 }

@@ -1,0 +1,380 @@
+//! Is sparsity a property of the model or of the data? Evidence over samples grouped by data set.
+//!
+//! The unit is the sample; the measure is a head's sets per unprotected token at the reference threshold. Every sample
+//! measures every head, so that the table of samples and heads is complete, while data sets may differ in size.
+
+mod resample;
+mod verdict;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::analyze::DatasetAnalysis;
+use crate::math::CovariateFit;
+use crate::math::Interval;
+use crate::math::benjamini_hochberg;
+use crate::math::covariate_fit;
+use crate::math::group_means;
+use crate::math::group_sizes;
+use crate::math::intraclass_correlation;
+use crate::math::kendall_w;
+use crate::math::kruskal_wallis;
+use crate::math::mean;
+use crate::math::mean_spearman;
+use crate::math::spearman;
+use crate::math::spearman_brown;
+
+/// Permutations of every null distribution; the lowest p value is one over one more.
+pub(crate) const PERMUTATIONS: usize = 999;
+/// False discovery rate at which a head counts as affected by the data set.
+pub(crate) const FALSE_DISCOVERY_RATE: f64 = 0.05;
+
+/// Whether the heads' sparsity persists over data sets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Persistence {
+    /// Largest distance of a data set's mean set ratio from the head's mean at which the head counts as persistent.
+    pub tolerance: f64,
+    /// The outcome in words, with its numbers.
+    pub verdict: String,
+    /// Data sets without two samples that have sets.
+    pub left_out: Vec<String>,
+    /// The numbers; `None` when fewer than two data sets remain, or a model has one head only.
+    pub evidence: Option<Evidence>,
+}
+
+/// Shares of the variance of the set ratio, from variance components; they sum to 1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VarianceShares {
+    /// Heads that differ alike in all data sets.
+    pub head: Interval,
+    /// Data sets that shift all heads alike.
+    pub dataset: Interval,
+    /// Data sets that shift single heads.
+    pub interaction: Interval,
+    /// Samples of a data set that shift all heads alike.
+    pub sample: Interval,
+    /// Samples of a data set that differ in single heads.
+    pub residual: Interval,
+}
+
+/// A permutation test of whether data sets rank the heads alike.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RankNull {
+    /// Permutations of the heads, independent in every data set.
+    pub n_permutations: usize,
+    /// Mean of W over them: what chance gives.
+    pub mean_w: f64,
+    /// (1 + permutations with W as high) / (1 + permutations).
+    pub p: f64,
+}
+
+/// A permutation test of whether data sets differ more than samples of one data set do.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DatasetTest {
+    /// Permutations of the samples' data sets.
+    pub n_permutations: usize,
+    /// Mean square between data sets over mean square within, summed over heads (pseudo-F of Anderson 2001).
+    pub pseudo_f: f64,
+    /// (1 + permutations with an F as high) / (1 + permutations).
+    pub p: f64,
+}
+
+/// How the set ratio depends on the prompt's length, beside the data set. Shares are of the squares about the heads' means.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LengthDependence {
+    /// Mean over heads of the slope on ln T within data sets; `None` when lengths differ between data sets only.
+    pub slope: Option<f64>,
+    /// Explained by length alone.
+    pub length: f64,
+    /// Explained by the data set alone.
+    pub dataset: f64,
+    /// Explained by length once the data set is known.
+    pub length_after_dataset: f64,
+    /// Explained by the data set once length is known. What both could explain is in neither of these two.
+    pub dataset_after_length: f64,
+    /// Permutation test of the length's part, lengths permuted within data sets.
+    pub p: Option<f64>,
+}
+
+/// Kruskal and Wallis' test of one head over data sets.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeadTest {
+    /// H, corrected for ties.
+    pub statistic: f64,
+    /// Its p value by chi-squared.
+    pub p: f64,
+    /// Benjamini and Hochberg's adjusted p value over heads.
+    pub q: f64,
+    /// Effect size, 0 to 1.
+    pub epsilon_squared: f64,
+}
+
+/// One head.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeadPersistence {
+    /// Layer.
+    pub layer: usize,
+    /// KV head within the layer.
+    pub kv_head: usize,
+    /// Set ratio, mean of the data sets' means.
+    pub mean: f64,
+    /// Largest distance of a data set's mean from it.
+    pub deviation: f64,
+    /// Whether that is within the tolerance.
+    pub persistent: bool,
+    /// Whether data sets differ; `None` when all samples are equal.
+    pub test: Option<HeadTest>,
+    /// Slope of the set ratio on ln T within data sets.
+    pub length_slope: Option<f64>,
+}
+
+/// The same figures at another threshold, without intervals.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EpsPersistence {
+    /// Threshold.
+    pub eps: f32,
+    /// ICC(A,1).
+    pub icc_absolute: Option<f64>,
+    /// ICC(C,1).
+    pub icc_consistency: Option<f64>,
+    /// Kendall's W.
+    pub kendall_w: Option<f64>,
+    /// Share of heads within the tolerance.
+    pub persistent_share: Option<f64>,
+}
+
+/// The numbers behind a verdict. Intervals are over samples, drawn anew within each data set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// Threshold of all but `by_eps`.
+    pub eps: f32,
+    /// Data sets used.
+    pub datasets: Vec<String>,
+    /// Their samples.
+    pub n_samples: usize,
+    /// Where the variance of the set ratio comes from; `None` when nothing varies.
+    pub variance: Option<VarianceShares>,
+    /// ICC(A,1) of heads as targets and data sets as raters, from data set means: absolute agreement.
+    pub icc_absolute: Option<Interval>,
+    /// ICC(C,1) of the same: consistency, a data set's shift of all heads left out.
+    pub icc_consistency: Option<Interval>,
+    /// Kendall's W of data sets ranking heads, corrected for ties.
+    pub kendall_w: Option<Interval>,
+    /// Mean Spearman correlation over pairs of data sets.
+    pub mean_spearman: Option<Interval>,
+    /// Share of heads within the tolerance.
+    pub persistent_share: Option<Interval>,
+    /// Do data sets rank heads alike beyond chance?
+    pub rank_null: Option<RankNull>,
+    /// Do data sets differ beyond the samples of one?
+    pub dataset_test: Option<DatasetTest>,
+    /// Reliability of a data set's ranking of heads, from its odd against its even samples (Spearman-Brown), mean over data
+    /// sets: the ceiling of `mean_spearman`.
+    pub split_half: Option<f64>,
+    /// Dependence on the prompt's length; `None` when all samples are equally long.
+    pub length: Option<LengthDependence>,
+    /// Every head, by layer and head.
+    pub heads: Vec<HeadPersistence>,
+    /// Every threshold of the grid.
+    pub by_eps: Vec<EpsPersistence>,
+}
+
+/// One sample's set ratios at the reference threshold.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SampleRatios {
+    /// Number of its data set.
+    pub(crate) dataset: usize,
+    pub(crate) n_tokens: usize,
+    /// Of every head, by layer and head.
+    pub(crate) ratios: Vec<f64>,
+}
+
+/// Samples of the data sets that can be used, in which every group has at least two.
+struct Table<'a> {
+    rows: Vec<&'a [f64]>,
+    groups: Vec<usize>,
+    log_lengths: Vec<f64>,
+    means: Vec<Vec<f64>>,
+}
+
+/// What is said about what, and how.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PersistenceOptions<'a> {
+    pub(crate) eps_grid: &'a [f32],
+    pub(crate) reference_eps: usize,
+    pub(crate) tolerance: f64,
+    pub(crate) seed: u64,
+    /// Layer and KV head of every column.
+    pub(crate) heads: &'a [(usize, usize)],
+}
+
+/// - Cost: O(resamples · samples · heads), deterministic in the seed at any number of threads
+pub(crate) fn persistence(
+    samples: &[SampleRatios],
+    datasets: &[DatasetAnalysis],
+    options: PersistenceOptions<'_>,
+) -> Persistence {
+    let n_of = |dataset: usize| samples.iter().filter(|sample| sample.dataset == dataset).count();
+    let (used, few): (Vec<usize>, Vec<usize>) = (0..datasets.len()).partition(|dataset| n_of(*dataset) >= 2);
+    let name = |dataset: &usize| datasets[*dataset].dataset.clone();
+    let left_out: Vec<String> = few.iter().map(name).collect();
+    let evidence = Table::new(samples, &used)
+        .filter(|table| table.means.len() >= 2 && options.heads.len() >= 2)
+        .map(|table| table.evidence(datasets, &used, options));
+    let verdict = match &evidence {
+        Some(evidence) => verdict::verdict(evidence, options.tolerance),
+        None => verdict::too_few(used.len(), left_out.len(), options.heads.len()),
+    };
+    Persistence { tolerance: options.tolerance, verdict, left_out, evidence }
+}
+
+impl<'a> Table<'a> {
+    fn new(samples: &'a [SampleRatios], used: &[usize]) -> Option<Self> {
+        let (mut rows, mut groups, mut log_lengths) = (Vec::new(), Vec::new(), Vec::new());
+        for sample in samples {
+            if let Some(group) = used.iter().position(|dataset| *dataset == sample.dataset) {
+                rows.push(sample.ratios.as_slice());
+                groups.push(group);
+                log_lengths.push((sample.n_tokens as f64).ln());
+            }
+        }
+        let means = group_means(&rows, &groups)?;
+        Some(Self { rows, groups, log_lengths, means })
+    }
+
+    fn column(&self, head: usize) -> Vec<f64> {
+        self.rows.iter().map(|row| row[head]).collect()
+    }
+
+    fn evidence(&self, datasets: &[DatasetAnalysis], used: &[usize], options: PersistenceOptions<'_>) -> Evidence {
+        let n_samples = self.rows.len();
+        let intervals = self.intervals(options.tolerance, options.seed);
+        let fits: Vec<Option<CovariateFit>> = (0..options.heads.len())
+            .map(|head| covariate_fit(&self.column(head), &self.log_lengths, &self.groups))
+            .collect();
+        Evidence {
+            eps: options.eps_grid[options.reference_eps],
+            datasets: used.iter().map(|dataset| datasets[*dataset].dataset.clone()).collect(),
+            n_samples,
+            variance: intervals.variance,
+            icc_absolute: intervals.icc_absolute,
+            icc_consistency: intervals.icc_consistency,
+            kendall_w: intervals.kendall_w,
+            mean_spearman: intervals.mean_spearman,
+            persistent_share: intervals.persistent_share,
+            rank_null: self.rank_null(options.seed),
+            dataset_test: self.dataset_test(options.seed),
+            split_half: self.split_half(),
+            length: self.length(&fits, options.seed),
+            heads: self.heads(&fits, options),
+            by_eps: by_eps(datasets, used, options),
+        }
+    }
+
+    fn heads(&self, fits: &[Option<CovariateFit>], options: PersistenceOptions<'_>) -> Vec<HeadPersistence> {
+        let tests: Vec<_> =
+            (0..options.heads.len()).map(|head| kruskal_wallis(&self.column(head), &self.groups)).collect();
+        let p: Vec<f64> = tests.iter().flatten().map(|test| test.p).collect();
+        let mut adjusted = benjamini_hochberg(&p).into_iter();
+        let deviations = deviations(&self.means);
+        let mut heads = Vec::with_capacity(options.heads.len());
+        for (index, (layer, kv_head)) in options.heads.iter().copied().enumerate() {
+            let (mean, deviation) = deviations[index];
+            let test = tests[index].zip(tests[index].and_then(|_| adjusted.next())).map(|(test, q)| HeadTest {
+                statistic: test.statistic,
+                p: test.p,
+                q,
+                epsilon_squared: test.epsilon_squared,
+            });
+            let persistent = deviation <= options.tolerance;
+            let length_slope = fits[index].and_then(|fit| fit.slope);
+            heads.push(HeadPersistence { layer, kv_head, mean, deviation, persistent, test, length_slope });
+        }
+        heads
+    }
+
+    /// Odd against even samples of each data set. Of an odd number the last one sits out, and the correction extrapolates
+    /// to all.
+    fn split_half(&self) -> Option<f64> {
+        let sizes = group_sizes(&self.groups);
+        let mut found = Vec::new();
+        for (group, size) in sizes.iter().enumerate() {
+            let rows: Vec<&[f64]> =
+                self.rows.iter().zip(&self.groups).filter(|(_, g)| **g == group).map(|(row, _)| *row).collect();
+            let half = size / 2;
+            let halves: Vec<usize> = (0..2 * half).map(|i| i % 2).collect();
+            let Some(means) = group_means(&rows[..2 * half], &halves) else { continue };
+            // Halves that contradict each other have no reliability at all.
+            let r = spearman(&means[0], &means[1]).map(|r| r.max(0.0));
+            found.extend(r.and_then(|r| spearman_brown(r, *size as f64 / half as f64)));
+        }
+        mean(&found)
+    }
+
+    fn length(&self, fits: &[Option<CovariateFit>], seed: u64) -> Option<LengthDependence> {
+        let fits: Vec<CovariateFit> = fits.iter().copied().collect::<Option<_>>()?;
+        let total: f64 = fits.iter().map(|fit| fit.total).sum();
+        if total <= 0.0 {
+            return None;
+        }
+        let share = |part: &dyn Fn(&CovariateFit) -> f64| fits.iter().map(part).sum::<f64>() / total;
+        let slopes: Vec<f64> = fits.iter().filter_map(|fit| fit.slope).collect();
+        let within = share(&|fit| fit.within);
+        Some(LengthDependence {
+            slope: mean(&slopes),
+            length: share(&|fit| fit.alone),
+            dataset: share(&|fit| fit.group),
+            length_after_dataset: within,
+            dataset_after_length: share(&CovariateFit::group_after),
+            p: (!slopes.is_empty()).then(|| self.length_p(within * total, seed)),
+        })
+    }
+}
+
+/// Every head's mean over data sets, and the largest distance of a data set's from it.
+fn deviations(means: &[Vec<f64>]) -> Vec<(f64, f64)> {
+    let n_heads = means.first().map_or(0, Vec::len);
+    (0..n_heads)
+        .map(|head| {
+            let center = means.iter().map(|m| m[head]).sum::<f64>() / means.len() as f64;
+            (center, means.iter().map(|m| (m[head] - center).abs()).fold(0.0, f64::max))
+        })
+        .collect()
+}
+
+/// Share of heads whose data sets all lie within the tolerance.
+fn persistent_share(means: &[Vec<f64>], tolerance: f64) -> f64 {
+    let deviations = deviations(means);
+    deviations.iter().filter(|(_, deviation)| *deviation <= tolerance).count() as f64 / deviations.len() as f64
+}
+
+fn by_eps(datasets: &[DatasetAnalysis], used: &[usize], options: PersistenceOptions<'_>) -> Vec<EpsPersistence> {
+    let at = |index: usize, eps: f32| {
+        let of_dataset = |dataset: &usize| -> Option<Vec<f64>> {
+            datasets[*dataset].sparsity.iter().map(|head| head.set_ratio[index]).collect()
+        };
+        let means: Option<Vec<Vec<f64>>> = used.iter().map(of_dataset).collect();
+        let means = means.unwrap_or_default();
+        let icc = intraclass_correlation(&means);
+        EpsPersistence {
+            eps,
+            icc_absolute: icc.map(|icc| icc.absolute),
+            icc_consistency: icc.map(|icc| icc.consistency),
+            kendall_w: kendall_w(&means),
+            persistent_share: (!means.is_empty()).then(|| persistent_share(&means, options.tolerance)),
+        }
+    };
+    options.eps_grid.iter().enumerate().map(|(index, eps)| at(index, *eps)).collect()
+}
+
+/// Agreement figures of data set means.
+fn agreement(means: &[Vec<f64>], tolerance: f64) -> [Option<f64>; 5] {
+    let icc = intraclass_correlation(means);
+    [
+        icc.map(|icc| icc.absolute),
+        icc.map(|icc| icc.consistency),
+        kendall_w(means),
+        mean_spearman(means),
+        Some(persistent_share(means, tolerance)),
+    ]
+}
