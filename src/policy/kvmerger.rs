@@ -74,9 +74,8 @@ impl KvMerger {
         }
         let (recent, heavy) = (typed.recent.unwrap_or(0.0), typed.heavy.unwrap_or(0.0));
         if !(recent >= 0.0 && heavy >= 0.0 && recent + heavy <= 1.0) {
-            return Err(params.bad(format!(
-                "recent = {recent} and heavy = {heavy} are shares of the tokens and sum to at most 1"
-            )));
+            return Err(params
+                .bad(format!("recent = {recent} and heavy = {heavy} are shares of the tokens and sum to at most 1")));
         }
         Ok(Self {
             rule: MergeRule { kernel: typed.kernel, sigma: typed.sigma, variant: typed.variant, bridge: typed.bridge },
