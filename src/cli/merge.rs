@@ -12,6 +12,7 @@ use crate::cli::output::emit_json;
 use crate::cli::output::note;
 use crate::cli::output::size;
 use crate::dump;
+use crate::dump::Dump;
 
 /// Join the dumps that `capture --shard` wrote into one
 #[derive(Debug, clap::Args)]
@@ -19,18 +20,17 @@ pub(crate) struct Args {
     /// Every shard's folder, in any order
     #[arg(value_name = "DUMP", required = true)]
     dumps: Vec<PathBuf>,
-    /// Folder of the joined dump
+    /// Folder of the joined dump, which must not exist
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }
 
 pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
-    let bar = bar(common, 0, "bytes");
+    let dumps = args.dumps.iter().map(|dir| Dump::open(dir)).collect::<Result<Vec<_>, _>>()?;
+    let total = dumps.iter().flat_map(|dump| &dump.manifest().samples).map(|sample| sample.bytes).sum();
+    let bar = bar(common, total, "bytes");
     bar.set_message("merge");
-    let manifest = dump::join(&args.dumps, &args.out, &mut |entry| {
-        bar.inc_length(entry.bytes);
-        bar.inc(entry.bytes);
-    })?;
+    let manifest = dump::merge(&dumps, &args.out, &mut |entry| bar.inc(entry.bytes))?;
     bar.finish_and_clear();
     let bytes: u64 = manifest.samples.iter().map(|sample| sample.bytes).sum();
     if common.json {

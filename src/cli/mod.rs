@@ -8,13 +8,11 @@ mod failure;
 mod generate;
 mod inspect;
 mod merge;
-mod merge;
 mod options;
 mod output;
 mod pull;
 mod report;
 mod tune;
-mod verify;
 mod verify;
 
 use std::process::ExitCode;
@@ -46,8 +44,6 @@ enum Command {
     Report(report::Args),
     Generate(generate::Args),
     Inspect(inspect::Args),
-    Verify(verify::Args),
-    Merge(merge::Args),
     Verify(verify::Args),
     Completions(completions::CompletionsArgs),
     Man(completions::ManArgs),
@@ -92,8 +88,6 @@ pub fn main() -> ExitCode {
         Command::Tune(args) => tune::run(args, common),
         Command::Generate(args) => generate::run(args, common),
         Command::Inspect(args) => inspect::run(args, common),
-        Command::Verify(args) => verify::run(args, common),
-        Command::Merge(args) => merge::run(args, common),
         Command::Verify(args) => verify::run(args, common),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => completions::run_man(args),

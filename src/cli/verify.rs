@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::path::PathBuf;
 
-use serde_json::Value;
 use serde_json::json;
 
 use crate::analyze::Analysis;
@@ -13,9 +12,11 @@ use crate::cli::failure::Usage;
 use crate::cli::options::Common;
 use crate::cli::output::emit;
 use crate::cli::output::emit_json;
-use crate::cli::output::size;
-use crate::dump;
+use crate::cli::output::note;
 use crate::dump::Dump;
+use crate::dump::DumpError;
+use crate::dump::manifest_faults;
+use crate::dump::sample_faults;
 use crate::files::FileError;
 use crate::files::read_json;
 use crate::profile::Profile;
@@ -31,44 +32,43 @@ pub(crate) struct Args {
     paths: Vec<PathBuf>,
 }
 
-/// What was found out about one file or folder.
-struct Finding {
-    path: PathBuf,
-    kind: String,
-    faults: Vec<String>,
-}
-
 pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
-    let mut findings = Vec::new();
+    let (mut n_checked, mut faults) = (0, Vec::new());
     for path in &args.paths {
-        look_at(path, &mut findings)?;
+        look_at(path, &mut n_checked, &mut faults)?;
     }
     if common.json {
-        let lines: Vec<Value> = findings
-            .iter()
-            .map(|finding| json!({ "path": finding.path, "kind": finding.kind, "faults": finding.faults }))
-            .collect();
-        emit_json(&json!({ "schema": "kvscope.verify/1", "paths": lines }))?;
+        emit_json(&json!({ "schema": "kvscope.verify/1", "checked": n_checked, "faults": faults }))?;
     } else {
-        for Finding { path, kind, faults } in &findings {
-            if faults.is_empty() {
-                emit(&format!("{}: ok, {kind}\n", path.display()))?;
-            }
-            for fault in faults {
-                emit(&format!("{}: {fault}\n", path.display()))?;
-            }
+        for fault in &faults {
+            emit(&format!("{fault}\n"))?;
         }
+        let count = if faults.is_empty() { "no fault".into() } else { format!("faults: {}", faults.len()) };
+        note(common, &format!("{n_checked} checked, {count}"));
     }
-    let all_well = findings.iter().all(|finding| finding.faults.is_empty());
-    Ok(if all_well { Outcome::Done } else { Outcome::GateNotMet })
+    Ok(if faults.is_empty() { Outcome::Done } else { Outcome::GateNotMet })
 }
 
-fn look_at(path: &Path, findings: &mut Vec<Finding>) -> anyhow::Result<()> {
-    let add = |kind: String, faults| Finding { path: path.into(), kind, faults };
+fn look_at(path: &Path, n_checked: &mut usize, faults: &mut Vec<String>) -> anyhow::Result<()> {
+    if !path.exists() {
+        return Err(Usage::error(
+            format!("{} does not exist", path.display()),
+            "give a folder of a dump or report, a .profile.json file, or an analysis.json",
+        ));
+    }
+    let mut add = |file: &Path, what: String| faults.push(format!("{}: {what}", file.display()));
     if path.join("manifest.json").exists() {
-        let faults = dump::verify(path)?;
-        let kind = if faults.is_empty() { of_dump(path)? } else { "dump".into() };
-        findings.push(add(kind, faults));
+        *n_checked += 1;
+        match Dump::open(path) {
+            Ok(dump) => {
+                manifest_faults(dump.manifest()).into_iter().for_each(|what| add(&path.join("manifest.json"), what));
+                for (i, entry) in dump.manifest().samples.iter().enumerate() {
+                    sample_faults(&dump, i).into_iter().for_each(|what| add(&path.join(&entry.file), what));
+                }
+            }
+            Err(DumpError::Inconsistent { path, what }) => add(&path, what),
+            Err(other) => return Err(other.into()),
+        }
         return Ok(());
     }
     if path.is_dir() {
@@ -79,36 +79,36 @@ fn look_at(path: &Path, findings: &mut Vec<Finding>) -> anyhow::Result<()> {
                 "give a folder with a manifest.json or an analysis.json",
             ));
         }
-        return files.iter().try_for_each(|file| look_at(file, findings));
+        return files.iter().try_for_each(|file| look_at(file, n_checked, faults));
     }
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let finding = if name.ends_with(".profile.json") {
-        let profile: Profile = read_json(path)?;
-        let faults = profile.check().err().map(|fault| fault.to_string());
-        add(format!("profile of {} heads", profile.heads.len()), faults.into_iter().collect())
+    if name.ends_with(".profile.json") {
+        of_profile(&read_json(path)?).into_iter().for_each(|what| add(path, what));
     } else if name.ends_with(".json") {
         let analysis: Analysis = read_json(path)?;
-        let kind = format!("analysis of {} data sets, {} maps", analysis.datasets.len(), analysis.maps.len());
-        add(kind, of_analysis(&analysis, path.parent().unwrap_or(Path::new("."))))
+        of_analysis(&analysis, path.parent().unwrap_or(Path::new(""))).into_iter().for_each(|what| add(path, what));
     } else {
-        // A file that is not there is said to be so, before its name is doubted.
-        std::fs::metadata(path).map_err(|e| FileError::io("read", path, e))?;
         return Err(Usage::error(
             format!("{} is of no kind that verify knows", path.display()),
             "give a folder of a dump or report, a .profile.json file, or an analysis.json",
         ));
-    };
-    findings.push(finding);
+    }
+    *n_checked += 1;
     Ok(())
 }
 
-fn of_dump(path: &Path) -> anyhow::Result<String> {
-    let dump = Dump::open(path)?;
-    let manifest = dump.manifest();
-    let bytes: u64 = manifest.samples.iter().map(|sample| sample.bytes).sum();
-    let (have, planned) = (manifest.samples.len(), manifest.planned_samples);
-    let count = if have == planned { format!("{have}") } else { format!("{have} of {planned}") };
-    Ok(format!("dump of {count} samples, {}", size(bytes)))
+fn of_profile(profile: &Profile) -> Vec<String> {
+    let mut faults: Vec<String> = profile.check().err().map(|fault| fault.to_string()).into_iter().collect();
+    for head in &profile.heads {
+        let shares = std::iter::once(head.kept_fraction).chain(head.curve.iter().map(|point| point.kept_fraction));
+        for share in shares.filter(|share| !(0.0..=1.0).contains(share)) {
+            faults.push(format!("kept_fraction of layer {} head {} is {share}", head.layer, head.kv_head));
+        }
+        if !head.curve.is_sorted_by(|a, b| a.eps < b.eps) {
+            faults.push(format!("the curve of layer {} head {} does not rise in eps", head.layer, head.kv_head));
+        }
+    }
+    faults
 }
 
 /// The analysis and the profiles in a report's folder.
@@ -136,7 +136,11 @@ fn of_analysis(analysis: &Analysis, dir: &Path) -> Vec<String> {
         faults.push("the lags or the thresholds do not rise".into());
     }
     if analysis.reference_eps >= analysis.eps_grid.len() {
-        faults.push(format!("reference_eps is {} of {} thresholds", analysis.reference_eps, analysis.eps_grid.len()));
+        faults.push(format!(
+            "reference_eps is threshold number {} of {}",
+            analysis.reference_eps,
+            analysis.eps_grid.len()
+        ));
     }
     if analysis.kept_fraction.len() != n_datasets {
         faults.push(format!("{} kept fractions for {n_datasets} data sets", analysis.kept_fraction.len()));
@@ -166,7 +170,7 @@ fn of_analysis(analysis: &Analysis, dir: &Path) -> Vec<String> {
             let in_bins: u64 = similarity.histogram.iter().sum();
             let in_heads: u64 = similarity.heads.iter().map(|head| head.neighbours.n as u64).sum();
             if in_bins != in_heads {
-                faults.push(format!("{name}, {state}: the histogram counts {in_bins} pairs, the heads {in_heads}"));
+                faults.push(format!("{name}, {state}: {in_bins} pairs in the histogram, {in_heads} in the heads"));
             }
         }
         for head in &dataset.sparsity {
@@ -188,29 +192,29 @@ fn of_analysis(analysis: &Analysis, dir: &Path) -> Vec<String> {
 }
 
 fn of_map(map: &MapEntry, dir: &Path) -> Option<String> {
-    let fault = |what: String| Some(format!("map {}: {what}", map.file));
-    if Path::new(&map.file).components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
-        return fault("the name leads out of the folder".into());
-    }
     let path = dir.join(&map.file);
-    match std::fs::metadata(&path) {
-        Err(error) => return fault(error.to_string()),
-        Ok(file) if file.len() > MAX_MAP_BYTES => return fault(format!("{} bytes are too many", file.len())),
-        Ok(_) => {}
+    let fault = |what: String| Some(format!("the map {} {what}", map.file));
+    // A name from a stranger must not lead out of the folder.
+    let is_inside = Path::new(&map.file).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    let Some(file) = std::fs::metadata(&path).ok().filter(|file| is_inside && file.is_file()) else {
+        return fault("is not there".into());
+    };
+    if file.len() > MAX_MAP_BYTES {
+        return fault(format!("has {} bytes, more than are read", file.len()));
     }
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
-        Err(error) => return fault(error.to_string()),
+        Err(error) => return fault(format!("cannot be read: {error}")),
     };
     let tensors = match safetensors::SafeTensors::deserialize(&bytes) {
         Ok(tensors) => tensors,
-        Err(error) => return fault(error.to_string()),
+        Err(error) => return fault(format!("is damaged: {error}")),
     };
     let mut side = map.n_tokens;
     for level in 0..map.n_levels {
         let name = format!("level.{level}");
         if !tensors.tensor(&name).is_ok_and(|view| view.shape() == [side, side]) {
-            return fault(format!("{name} is not there with {side} x {side} values"));
+            return fault(format!("has no {name} of {side} x {side} values"));
         }
         side = side.div_ceil(2);
     }

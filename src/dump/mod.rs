@@ -10,7 +10,6 @@ mod writer;
 
 pub use check::manifest_faults;
 pub use check::sample_faults;
-pub use join::join;
 pub use manifest::Manifest;
 pub use manifest::SampleEntry;
 pub use manifest::Shard;
@@ -19,7 +18,6 @@ pub use merge::MergeError;
 pub use merge::merge;
 pub use reader::Dump;
 pub use reader::Sample;
-pub use verify::verify;
 pub use writer::ElementType;
 pub use writer::SampleWriter;
 pub use writer::TensorSpec;
@@ -66,14 +64,6 @@ pub enum DumpError {
         /// Tensor name.
         name: String,
     },
-    /// Dumps that are not the shards of one run.
-    #[error("{} {what}", path.display())]
-    NotJoinable {
-        /// The dump that does not fit, or the folder to write to.
-        path: PathBuf,
-        /// Why not.
-        what: String,
-    },
     /// A tensor was written out of turn, a defect of the writer's caller.
     #[error("{}: tensor {got} was written where {expected} was due", path.display())]
     OutOfTurn {
@@ -100,9 +90,6 @@ impl DumpError {
             Self::MissingTensor { name, .. } => {
                 let state = name.rsplit('.').next().unwrap_or(name);
                 Some(format!("capture again with {state} among --states"))
-            }
-            Self::NotJoinable { .. } => {
-                Some("give every shard of one capture once, and a new folder with --out".into())
             }
             Self::Inconsistent { .. } | Self::OutOfTurn { .. } => None,
         }

@@ -178,16 +178,6 @@ impl Sample<'_> {
         Ok(format!("{:?}", self.place(name)?.dtype))
     }
 
-    /// Element type of a tensor in the file.
-    pub(super) fn element_type(&self, name: &str) -> Option<Dtype> {
-        self.tensors.get(name).map(|place| place.dtype)
-    }
-
-    /// Shape of a tensor in the file.
-    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.tensors.get(name).map(|place| place.shape.as_slice())
-    }
-
     /// Checks that every tensor the manifest promises is there with its shape.
     fn check(&self) -> Result<(), DumpError> {
         let model = &self.manifest.model;
