@@ -142,7 +142,17 @@ fn write_dump(dir: &Path, samples: &[Planted]) -> Dump {
         }
         let (sha256, bytes) = writer.finish().unwrap();
         let (dataset, id) = (format!("set {}", sample.dataset), number.to_string());
-        entries.push(SampleEntry { dataset, id, n_tokens, n_tokens_full: n_tokens, file, bytes, sha256 });
+        entries.push(SampleEntry {
+            index: entries.len(),
+            dataset,
+            id,
+            n_tokens,
+            n_prompt_tokens: n_tokens,
+            n_tokens_full: n_tokens,
+            file,
+            bytes,
+            sha256,
+        });
     }
     let manifest = Manifest {
         schema: Manifest::schema_id(),
@@ -163,6 +173,7 @@ fn write_dump(dir: &Path, samples: &[Planted]) -> Dump {
         layers: (0..LAYERS).collect(),
         dtype: ElementType::F32,
         window_tokens: 32,
+        shard: None,
         planned_samples: samples.len(),
         samples: entries,
     };
