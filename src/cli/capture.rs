@@ -40,6 +40,9 @@ use crate::prompts::Prompt;
 use crate::prompts::ReadOptions;
 use crate::prompts::Source;
 
+/// Large enough for full-speed products, small enough that attention's partial masses stay small at any length.
+const DEFAULT_CHUNK_TOKENS: usize = 1024;
+
 /// Run a model over prompts and dump its KV states per layer
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -73,9 +76,9 @@ pub(crate) struct Args {
     /// Last queries that the windowed attention mass counts
     #[arg(long, value_name = "N", default_value_t = 32)]
     window: usize,
-    /// Prompt tokens that pass through a layer at a time; 0 for all at once
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    chunk: usize,
+    /// Prompt tokens that pass through a layer at a time; 0 for all at once [default: 1024]
+    #[arg(long, value_name = "N")]
+    chunk: Option<usize>,
     /// Generate this many tokens after each prompt, greedily, and capture their states too
     #[arg(long, value_name = "N", default_value_t = 0)]
     decode: usize,
@@ -123,7 +126,8 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
         dtype: args.dtype.into(),
         n_queries: args.queries,
         window_tokens: args.window,
-        chunk_tokens: args.chunk,
+        // A memory limit chooses by itself what it is not told.
+        chunk_tokens: args.chunk.unwrap_or(if args.memory_limit.is_some() { 0 } else { DEFAULT_CHUNK_TOKENS }),
         decode_tokens: args.decode,
         seed: args.seed,
     };
