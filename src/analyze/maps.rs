@@ -18,6 +18,8 @@ use crate::dump::SampleWriter;
 use crate::dump::TensorSpec;
 use crate::files::ModelIdentity;
 use crate::files::TOOL_VERSION;
+use crate::math::Rhs;
+use crate::math::product;
 
 /// Longest sample of which a map is made; it takes 2·T² bytes of memory, 512 MiB.
 pub(crate) const MAX_MAP_TOKENS: usize = 1 << 14;
@@ -105,7 +107,8 @@ fn similarity_map(directions: &Directions) -> Vec<f16> {
             for j in (i..n).step_by(TILE) {
                 let width = TILE.min(n - j);
                 let tile = &mut tile[..height * width];
-                product(directions.rows(i, i + height), directions.rows(j, j + width), (height, width), tile);
+                let (lhs, rhs) = (directions.rows(i, i + height), directions.rows(j, j + width));
+                product(lhs, rhs, tile, [height, width, lhs.len() / height], Rhs::Transposed);
                 for (row, (cosines, out)) in tile.chunks_exact_mut(width).zip(rows.chunks_exact_mut(n)).enumerate() {
                     for (column, cosine) in cosines.iter_mut().enumerate() {
                         let defined = directions.is_defined(i + row) && directions.is_defined(j + column);
@@ -163,39 +166,6 @@ fn coarser(level: &[f16], width: usize) -> Vec<f16> {
         }
     });
     out
-}
-
-/// `out = lhs · rhsᵀ`.
-///
-/// - Shape: lhs `[m, D]`, rhs `[n, D]`, out `[m, n]`
-fn product(lhs: &[f32], rhs: &[f32], (m, n): (usize, usize), out: &mut [f32]) {
-    let k = lhs.len() / m.max(1);
-    assert!(lhs.len() == m * k && rhs.len() == n * k && out.len() == m * n);
-    let row = k as isize;
-    #[expect(unsafe_code, reason = "the product takes pointers; the lengths are checked just above")]
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            n as isize,
-            false,
-            lhs.as_ptr(),
-            1,
-            row,
-            rhs.as_ptr(),
-            row,
-            1,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
 }
 
 /// A data set's name as part of a file name.

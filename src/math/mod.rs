@@ -2,6 +2,7 @@
 
 mod concordance;
 mod groups;
+mod product;
 mod rank;
 mod simd;
 mod stats;
@@ -15,6 +16,8 @@ pub use groups::KruskalWallis;
 pub use groups::benjamini_hochberg;
 pub use groups::covariate_fit;
 pub use groups::kruskal_wallis;
+pub use product::Rhs;
+pub use product::product;
 pub use rank::ranks;
 pub use rank::spearman;
 pub use simd::add_weighted_rows;

@@ -132,6 +132,11 @@ impl HeadPlan {
         plan
     }
 
+    /// Keeps the old slots that are marked, and drops the rest.
+    pub fn keep_marked(marked: &[bool]) -> Self {
+        Self::keep((0..marked.len() as u32).filter(|source| marked[*source as usize]).collect())
+    }
+
     /// Keeps all of `n_tokens`.
     pub fn identity(n_tokens: usize) -> Self {
         Self::keep((0..n_tokens as u32).collect())

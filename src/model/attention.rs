@@ -9,11 +9,13 @@ use std::borrow::Cow;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
+use crate::math::Rhs;
 use crate::math::add_weighted_rows;
 use crate::math::axpy;
 use crate::math::dot_rows;
 use crate::math::exp_shifted_sum;
 use crate::math::max;
+use crate::math::product;
 use crate::math::scale;
 use crate::model::store::AttnMass;
 use crate::model::store::HeadSlots;
@@ -286,44 +288,6 @@ fn widen(vectors: SlotVectors<'_>) -> Cow<'_, [f32]> {
         SlotVectors::F32(x) => Cow::Borrowed(x),
         SlotVectors::F16(x) => Cow::Owned(x.to_f32_vec()),
         SlotVectors::Bf16(x) => Cow::Owned(x.to_f32_vec()),
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Rhs {
-    /// `[k, n]`.
-    Plain,
-    /// `[n, k]`.
-    Transposed,
-}
-
-/// `out[m, n] = lhs[m, k] · rhs`, on the calling thread.
-fn product(lhs: &[f32], rhs: &[f32], out: &mut [f32], [m, n, k]: [usize; 3], layout: Rhs) {
-    assert!(lhs.len() >= m * k && rhs.len() >= n * k && out.len() >= m * n, "matrix product out of bounds");
-    let (rhs_cs, rhs_rs) = if layout == Rhs::Plain { (1, n as isize) } else { (k as isize, 1) };
-    #[expect(unsafe_code, reason = "the product takes pointers; the lengths are checked just above")]
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            n as isize,
-            false,
-            lhs.as_ptr(),
-            1,
-            k as isize,
-            rhs.as_ptr(),
-            rhs_cs,
-            rhs_rs,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
     }
 }
 

@@ -49,7 +49,7 @@ impl Policy for H2o {
         }
         let recent = (budget_tokens as f64 * self.recent) as usize;
         let kept = protect(view.mass, recent, budget_tokens - recent);
-        Ok(HeadPlan::keep((0..n as u32).filter(|i| kept[*i as usize]).collect()))
+        Ok(HeadPlan::keep_marked(&kept))
     }
 
     fn params(&self) -> serde_json::Value {

@@ -144,7 +144,7 @@ impl Policy for KvMerger {
                 .ok_or(MergeError::ProtectedExceedBudget { protected: n_protected, budget_tokens })?;
             sets_for_budget(tokens, &found, n_sets, n_protected)?
         };
-        let mut plan = HeadPlan::keep((0..n as u32).filter(|i| protected[*i as usize]).collect());
+        let mut plan = HeadPlan::keep_marked(&protected);
         let how = (self.rule.kernel, self.rule.sigma, self.rule.variant);
         for set in sets.iter() {
             let weights = set_weights(view.keys, view.head_dim, set, view.mass, view.counts, how);

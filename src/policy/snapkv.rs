@@ -51,7 +51,7 @@ impl Policy for SnapKv {
         let mut scores = pooled(&view.mass_window[..n - window], self.pool);
         scores.resize(n, 0.0);
         let kept = protect(&scores, window, budget_tokens - window);
-        Ok(HeadPlan::keep((0..n as u32).filter(|i| kept[*i as usize]).collect()))
+        Ok(HeadPlan::keep_marked(&kept))
     }
 
     fn params(&self) -> serde_json::Value {
