@@ -6,6 +6,7 @@
 mod kernel;
 mod plan;
 mod protect;
+mod quality;
 mod sets;
 
 pub use kernel::Kernel;
@@ -19,9 +20,12 @@ pub use plan::HeadPlan;
 pub use plan::Member;
 pub use plan::PlanFault;
 pub use plan::Slot;
+pub use plan::merge_sets;
 pub use protect::Shares;
 pub use protect::heaviest;
 pub use protect::protect;
+pub use quality::HeadStates;
+pub use quality::OutputProbe;
 pub use sets::Link;
 pub use sets::MergingSets;
 pub use sets::links;

@@ -6,6 +6,12 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::math::axpy;
+use crate::merge::Kernel;
+use crate::merge::MergingSets;
+use crate::merge::Sigma;
+use crate::merge::ValueRule;
+use crate::merge::pivot;
+use crate::merge::set_weights;
 
 /// One token's share in a slot.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -221,6 +227,34 @@ impl HeadPlan {
         }
         Ok(())
     }
+}
+
+/// The plan that keeps the protected tokens and folds every set onto its pivot.
+///
+/// - Shape: keys `[T, D]`; mass and counts `[T]`, counts `None` when each slot stands for one token; protected `[T]`
+/// - Cost:  O(T·D)
+/// - Source: arXiv 2407.08454 algorithm 2
+pub fn merge_sets(
+    keys: &[f32],
+    head_dim: usize,
+    (mass, counts): (&[f32], Option<&[u32]>),
+    protected: &[bool],
+    sets: &MergingSets,
+    how: (Kernel, Sigma, ValueRule),
+) -> HeadPlan {
+    let mut plan = HeadPlan::keep_marked(protected);
+    for set in sets.iter() {
+        let weights = set_weights(keys, head_dim, set, mass, counts, how);
+        let members = set.iter().zip(weights.key.iter().zip(&weights.value));
+        plan.push(
+            set[pivot(set, mass)],
+            members.map(|(source, (key, value))| Member { source: *source, key_weight: *key, value_weight: *value }),
+            weights.logit_bias,
+        );
+    }
+    plan.sort();
+    plan.lowest_joined = sets.lowest_joined;
+    plan
 }
 
 #[cfg(test)]

@@ -4,15 +4,13 @@ use serde::Deserialize;
 
 use crate::merge::HeadPlan;
 use crate::merge::Kernel;
-use crate::merge::Member;
 use crate::merge::MergeError;
 use crate::merge::Shares;
 use crate::merge::Sigma;
 use crate::merge::ValueRule;
 use crate::merge::links;
-use crate::merge::pivot;
+use crate::merge::merge_sets;
 use crate::merge::protect;
-use crate::merge::set_weights;
 use crate::merge::sets_above;
 use crate::merge::sets_for_budget;
 use crate::policy::HeadView;
@@ -144,24 +142,8 @@ impl Policy for KvMerger {
                 .ok_or(MergeError::ProtectedExceedBudget { protected: n_protected, budget_tokens })?;
             sets_for_budget(tokens, &found, n_sets, n_protected)?
         };
-        let mut plan = HeadPlan::keep_marked(&protected);
         let how = (self.rule.kernel, self.rule.sigma, self.rule.variant);
-        for set in sets.iter() {
-            let weights = set_weights(view.keys, view.head_dim, set, view.mass, view.counts, how);
-            let members = set.iter().zip(weights.key.iter().zip(&weights.value));
-            plan.push(
-                set[pivot(set, view.mass)],
-                members.map(|(source, (key, value))| Member {
-                    source: *source,
-                    key_weight: *key,
-                    value_weight: *value,
-                }),
-                weights.logit_bias,
-            );
-        }
-        plan.sort();
-        plan.lowest_joined = sets.lowest_joined;
-        Ok(plan)
+        Ok(merge_sets(view.keys, view.head_dim, (view.mass, view.counts), &protected, &sets, how))
     }
 
     fn params(&self) -> serde_json::Value {

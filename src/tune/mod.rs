@@ -3,7 +3,6 @@
 //! Never sees the runtime: what a threshold does to a head is computed from the dump with the same plans.
 
 mod links;
-mod quality;
 mod run;
 mod search;
 mod split;

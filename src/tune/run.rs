@@ -13,8 +13,10 @@ use crate::files::ModelIdentity;
 use crate::files::Provenance;
 use crate::math::Interval;
 use crate::math::bootstrap_mean;
+use crate::merge::HeadStates;
 use crate::merge::Kernel;
 use crate::merge::MergeError;
+use crate::merge::OutputProbe;
 use crate::merge::Shares;
 use crate::merge::ValueRule;
 use crate::policy::HeadView;
@@ -29,9 +31,6 @@ use crate::profile::UsedSample;
 use crate::tune::SEARCHES;
 use crate::tune::TuneError;
 use crate::tune::links::HeadLinks;
-use crate::tune::quality::HeadStates;
-use crate::tune::quality::full_outputs;
-use crate::tune::quality::output_error;
 use crate::tune::split::split;
 
 /// Resamples of every bootstrap interval.
@@ -272,17 +271,17 @@ fn sample_errors(
             mass_window: &[],
             counts: None,
         };
-        let full = full_outputs(states, first_query);
+        let Some(probe) = OutputProbe::new(states, first_query) else { return Ok(None) };
         let eps = eps[layer * model.n_kv_heads + head];
-        let errors: Result<Option<Vec<f64>>, MergeError> = candidates
+        let errors: Result<Vec<f64>, MergeError> = candidates
             .iter()
             .map(|candidate| {
                 let plan = KvMerger::with_eps(candidate.rule, shares, eps).plan(&view, n_tokens)?;
-                Ok(output_error(states, &full, &plan, first_query))
+                Ok(probe.error(&keys, &values, &plan))
             })
             .collect();
         // A fixed threshold has no budget to miss, so planning cannot fail.
-        Ok(errors.unwrap_or_default())
+        Ok(errors.ok())
     })?;
     let measured: Vec<&Vec<f64>> = heads.iter().flatten().collect();
     if measured.is_empty() {
