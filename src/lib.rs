@@ -15,12 +15,11 @@
 //! ```no_run
 //! use kvscope::model::Model;
 //! use kvscope::model::tokenizer::{AddSpecial, SkipSpecial};
-//! use kvscope::runtime::{CacheType, Compression, GenerateOptions, RaggedCache, generate};
+//! use kvscope::runtime::{Budget, CacheType, Compression, GenerateOptions, RaggedCache, generate};
 //!
 //! let model = Model::load("model.gguf".as_ref())?;
 //! let prompt = model.tokenizer()?.encode("Once upon a time", AddSpecial::Yes)?;
-//! let (_, policy) = kvscope::policy::parse("kvmerger:variant=log-count")?;
-//! let compression = Compression { name: "kvmerger".into(), policy, kept_fraction: 0.5, skip_layers: Default::default() };
+//! let compression = Compression::parse("kvmerger:variant=log-count", Budget::KeptFraction(0.5))?;
 //! let mut cache = RaggedCache::new(model.config(), CacheType::F32, Some(compression));
 //! let options = GenerateOptions { max_new_tokens: 64, ..Default::default() };
 //! let text = generate(&model, &prompt, &mut cache, &options, &mut |_| std::ops::ControlFlow::Continue(()))?;

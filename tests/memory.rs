@@ -9,7 +9,7 @@ use common::Layer;
 use common::shape;
 use kvscope::model::AttnMass;
 use kvscope::model::KvStore;
-use kvscope::policy::parse;
+use kvscope::runtime::Budget;
 use kvscope::runtime::CacheType;
 use kvscope::runtime::Compression;
 use kvscope::runtime::RaggedCache;
@@ -37,8 +37,7 @@ fn a_smaller_cache_is_a_smaller_process() {
         ("kvmerger:variant=log-count", CacheType::F32, 0.5),
         ("snapkv", CacheType::F16, 0.35),
     ] {
-        let policy = parse(spec).unwrap().1;
-        let compression = Compression { name: spec.into(), policy, kept_fraction, skip_layers: Default::default() };
+        let compression = Compression::parse(spec, Budget::KeptFraction(kept_fraction)).unwrap();
         let mut cache = RaggedCache::new(&config, kind, Some(compression));
         cache.begin_prompt(n_tokens);
         for i in 0..N_CHUNKS {

@@ -21,6 +21,7 @@ use kvscope::model::ChunkStates;
 use kvscope::model::KvStore;
 use kvscope::policy::HeadView;
 use kvscope::policy::parse;
+use kvscope::runtime::Budget;
 use kvscope::runtime::CacheType;
 use kvscope::runtime::Compression;
 use kvscope::runtime::RaggedCache;
@@ -428,14 +429,13 @@ proptest! {
         let policy = parse(&spec).unwrap().1;
         let (keys, values) = (head.flat_keys(), head.values.concat());
         let view = HeadView {
-            layer: 0, kv_head: 0, n_kv_heads: 1, head_dim: head.head_dim(), keys: &keys, mass: &head.mass,
-            mass_window: &[], counts: None,
+            layer: 0, kv_head: 0, n_kv_heads: 1, head_dim: head.head_dim(), n_seen: n, keys: &keys,
+            mass: &head.mass, mass_window: &[], counts: None, logit_bias: None,
         };
         let plan = policy.plan(&view, kept);
         prop_assert_eq!(plan.is_ok(), expected.is_some(), "{}", &spec);
         let config = shape(1, 1, 1, head.head_dim());
-        let compression =
-            Compression { name: spec.clone(), policy, kept_fraction: kept as f64 / n as f64, skip_layers: [].into() };
+        let compression = Compression::new(spec.clone(), policy, Budget::KeptFraction(kept as f64 / n as f64));
         let mut cache = RaggedCache::new(&config, CacheType::F32, Some(compression));
         let chunk =
             ChunkStates { layer: 0, first_position: 0, n_tokens: n, q: &[], k: &keys, k_pre_rope: &[], v: &values };

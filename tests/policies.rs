@@ -19,6 +19,7 @@ use kvscope::policy::HeadView;
 use kvscope::policy::POLICIES;
 use kvscope::policy::Policy;
 use kvscope::policy::parse;
+use kvscope::runtime::Budget;
 use kvscope::runtime::CacheType;
 use kvscope::runtime::Compression;
 use kvscope::runtime::RaggedCache;
@@ -73,8 +74,7 @@ fn compressed(
     kept_fraction: f64,
     layers: &[Layer],
 ) -> Result<RaggedCache, RuntimeError> {
-    let compression =
-        Compression { name: spec.into(), policy: policy(spec), kept_fraction, skip_layers: Default::default() };
+    let compression = Compression::parse(spec, Budget::KeptFraction(kept_fraction)).unwrap();
     let mut cache = RaggedCache::new(config, kind, Some(compression));
     cache.begin_prompt(layers[0].n_tokens);
     for (i, layer) in layers.iter().enumerate() {
@@ -225,10 +225,12 @@ fn what_a_policy_needs_is_all_that_it_reads() {
                 kv_head: 1,
                 n_kv_heads: 3,
                 head_dim: 8,
+                n_seen: n,
                 keys: &keys,
                 mass: &mass,
                 mass_window: &window,
                 counts: None,
+                logit_bias: None,
             };
             let asked = HeadView {
                 mass: if needs.mass { &mass } else { &[] },
@@ -289,10 +291,12 @@ fn parameters_survive_their_json_and_rebuild_the_policy() {
             kv_head: 0,
             n_kv_heads: 1,
             head_dim: 8,
+            n_seen: 120,
             keys: &keys,
             mass: &mass,
             mass_window: &mass,
             counts: None,
+            logit_bias: None,
         };
         assert_eq!(again.plan(&view, 60), policy.plan(&view, 60), "{spec}");
     }
@@ -377,7 +381,8 @@ proptest! {
         let (keys, masses) = (vec![0f32; n], mass.iter().map(|x| *x as f32).collect::<Vec<f32>>());
         let plan = |spec: &str, mass: &[f32], mass_window: &[f32]| {
             let view = HeadView {
-                layer: 0, kv_head: 0, n_kv_heads: 1, head_dim: 1, keys: &keys, mass, mass_window, counts: None,
+                layer: 0, kv_head: 0, n_kv_heads: 1, head_dim: 1, n_seen: n, keys: &keys, mass, mass_window,
+                counts: None, logit_bias: None,
             };
             pivots(&policy(spec).plan(&view, budget).unwrap())
         };
@@ -410,10 +415,12 @@ fn random_choices_differ_between_seeds_heads_and_layers() {
             kv_head,
             n_kv_heads: 2,
             head_dim: 1,
+            n_seen: 300,
             keys: &keys,
             mass: &[],
             mass_window: &[],
             counts: None,
+            logit_bias: None,
         };
         pivots(&policy(spec).plan(&view, 100).unwrap())
     };

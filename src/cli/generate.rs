@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
@@ -32,7 +33,9 @@ use crate::model::tokenizer::Message;
 use crate::model::tokenizer::SkipSpecial;
 use crate::policy;
 use crate::policy::KvMerger;
+use crate::policy::Policy;
 use crate::profile::Profile;
+use crate::runtime::Budget;
 use crate::runtime::CacheType;
 use crate::runtime::Comparison;
 use crate::runtime::Compression;
@@ -145,12 +148,10 @@ impl CompressionArgs {
                     format!("{} has {} heads, another number than the model", path.display(), profile.heads.len());
                 return Err(Usage::error(what, "tune a profile for this model"));
             }
-            return Ok(Some(Compression {
-                name: format!("profile {}", path.file_name().unwrap_or_default().to_string_lossy()),
-                policy: Box::new(KvMerger::from_profile(&profile)),
-                kept_fraction: profile.target_kept_fraction,
-                skip_layers,
-            }));
+            let name = format!("profile {}", path.file_name().unwrap_or_default().to_string_lossy());
+            let policy = Arc::new(KvMerger::from_profile(&profile));
+            let budget = Budget::KeptFraction(profile.target_kept_fraction);
+            return Ok(Some(Compression { skip_layers, ..Compression::new(name, policy as Arc<dyn Policy>, budget) }));
         }
         let spec = self.policy.as_deref().unwrap_or("full");
         let (entry, policy) = policy::parse(spec)?;
@@ -169,8 +170,8 @@ impl CompressionArgs {
                 "leave out eps= or --kept-fraction",
             ));
         }
-        let kept_fraction = self.kept_fraction.unwrap_or(0.5);
-        Ok(Some(Compression { name: spec.into(), policy, kept_fraction, skip_layers }))
+        let budget = Budget::KeptFraction(self.kept_fraction.unwrap_or(0.5));
+        Ok(Some(Compression { skip_layers, ..Compression::new(spec, policy, budget) }))
     }
 }
 
@@ -248,7 +249,7 @@ pub(crate) fn generate_and_report(
         "prompt_cache_bytes": generation.prompt_cache_bytes,
         "prompt_kept_fraction": generation.prompt_kept_fraction,
         "counters": is_compressed.then(|| cache.counters()),
-        "counters_by_layer": is_compressed.then(|| cache.counters_by_layer().to_vec()),
+        "counters_by_layer": is_compressed.then(|| cache.counters_by_layer()),
         "prefill_secs": generation.prefill.as_secs_f64(),
         "compress_secs": cache.compress_time().as_secs_f64(),
         "decode_tokens_per_sec": generation.decode_tokens_per_sec(),

@@ -70,10 +70,12 @@ mod tests {
             kv_head: 0,
             n_kv_heads: 1,
             head_dim: 1,
+            n_seen: 7,
             keys: &keys,
             mass: &mass,
             mass_window: &[],
             counts: None,
+            logit_bias: None,
         };
         let plan = H2o::default().plan(&view, 5).unwrap();
         // Recent 2: tokens 5 and 6. Heavy 3 of the rest: 1, 3, 4.

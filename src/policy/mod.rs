@@ -31,6 +31,8 @@ pub struct HeadView<'a> {
     pub n_kv_heads: usize,
     /// Numbers in a key.
     pub head_dim: usize,
+    /// Tokens that the head has seen; more than T where slots were merged or dropped before.
+    pub n_seen: usize,
     /// Keys after RoPE, `[T, D]`.
     pub keys: &'a [f32],
     /// Attention mass `[T]` over all queries so far; empty when the policy does not need it.
@@ -39,6 +41,8 @@ pub struct HeadView<'a> {
     pub mass_window: &'a [f32],
     /// Tokens that each slot stands for, `[T]`; `None` when all stand for one.
     pub counts: Option<&'a [u32]>,
+    /// Logit bias of each slot in nats, `[T]`; `None` when all are zero.
+    pub logit_bias: Option<&'a [f32]>,
 }
 
 impl HeadView<'_> {

@@ -81,10 +81,12 @@ mod tests {
             kv_head: 0,
             n_kv_heads: 1,
             head_dim: 1,
+            n_seen: 8,
             keys: &keys,
             mass: &[],
             mass_window: &mass,
             counts: None,
+            logit_bias: None,
         };
         let policy = SnapKv { window: 2, pool: 3 };
         // Pooled scores 0 3 3 3 1.67 1.67 for the six older tokens: 1, 2, 3 are in, then 4 before 5.

@@ -61,10 +61,12 @@ mod tests {
             kv_head: 0,
             n_kv_heads: 1,
             head_dim: 1,
+            n_seen: n,
             keys: &keys,
             mass: &[],
             mass_window: &[],
             counts: None,
+            logit_bias: None,
         };
         Streaming::default().plan(&view, budget).unwrap().slots.iter().map(|s| s.pivot).collect()
     }

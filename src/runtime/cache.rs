@@ -1,19 +1,11 @@
 //! The ragged cache: every KV head of every layer has its own number of slots, and memory is what is stored.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
-use std::fmt::Debug;
 use std::time::Duration;
 use std::time::Instant;
 
-use half::bf16;
-use half::f16;
-use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
-use serde::Deserialize;
-use serde::Serialize;
 
-use crate::math::axpy;
 use crate::merge::Counters;
 use crate::merge::HeadPlan;
 use crate::model::AttnMass;
@@ -21,217 +13,29 @@ use crate::model::ChunkStates;
 use crate::model::Config;
 use crate::model::HeadSlots;
 use crate::model::KvStore;
-use crate::model::SlotVectors;
 use crate::model::StoreError;
 use crate::model::StoreNeeds;
 use crate::policy::HeadView;
-use crate::policy::Policy;
+use crate::policy::Needs;
+use crate::runtime::Compression;
 use crate::runtime::RuntimeError;
+use crate::runtime::slots::CacheType;
+use crate::runtime::slots::Head;
 
-/// Element type of stored keys and values.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CacheType {
-    /// IEEE half precision.
-    F16,
-    /// The upper half of single precision.
-    Bf16,
-    /// Single precision.
-    #[default]
-    F32,
+/// Part of a prompt that is passing.
+#[derive(Clone, Copy, Debug)]
+struct Passing {
+    /// Position behind the prompt.
+    prompt_end: usize,
+    /// Position behind the part whose last token triggers compression.
+    part_end: usize,
 }
 
-/// Vectors `[n, D]` in their storage type.
-#[derive(Debug)]
-enum Vectors {
-    F32(Vec<f32>),
-    F16(Vec<f16>),
-    Bf16(Vec<bf16>),
-}
-
-/// Room that a head of `n_slots` makes when it is full: a 128th, so that slack stays under 1 % of the cache.
+/// Keys and values of all heads, compressed layer by layer as the last tokens of a prompt, or of a part of it, pass; and
+/// in decode, where a head has outgrown its budget.
 ///
-/// Amortised, a new slot has 128 old ones copied, fewer than the attention of its own token reads.
-fn growth(n_slots: usize) -> usize {
-    (n_slots / 128).max(4)
-}
-
-/// Makes room for `more` numbers, `step` at least.
-fn reserve<T>(values: &mut Vec<T>, more: usize, step: usize) {
-    if values.capacity() - values.len() < more {
-        values.reserve_exact(more.max(step));
-    }
-}
-
-impl Vectors {
-    fn new(kind: CacheType) -> Self {
-        match kind {
-            CacheType::F32 => Self::F32(Vec::new()),
-            CacheType::F16 => Self::F16(Vec::new()),
-            CacheType::Bf16 => Self::Bf16(Vec::new()),
-        }
-    }
-
-    fn kind(&self) -> CacheType {
-        match self {
-            Self::F32(_) => CacheType::F32,
-            Self::F16(_) => CacheType::F16,
-            Self::Bf16(_) => CacheType::Bf16,
-        }
-    }
-
-    fn reserve(&mut self, more: usize, step: usize) {
-        match self {
-            Self::F32(v) => reserve(v, more, step),
-            Self::F16(v) => reserve(v, more, step),
-            Self::Bf16(v) => reserve(v, more, step),
-        }
-    }
-
-    fn push(&mut self, x: &[f32]) {
-        match self {
-            Self::F32(v) => v.extend_from_slice(x),
-            Self::F16(v) => v.extend(x.iter().map(|x| f16::from_f32(*x))),
-            Self::Bf16(v) => v.extend(x.iter().map(|x| bf16::from_f32(*x))),
-        }
-    }
-
-    fn widened(&self) -> Cow<'_, [f32]> {
-        match self {
-            Self::F32(v) => v.into(),
-            Self::F16(v) => v.to_f32_vec().into(),
-            Self::Bf16(v) => v.to_f32_vec().into(),
-        }
-    }
-
-    fn slots(&self) -> SlotVectors<'_> {
-        match self {
-            Self::F32(v) => SlotVectors::F32(v),
-            Self::F16(v) => SlotVectors::F16(v),
-            Self::Bf16(v) => SlotVectors::Bf16(v),
-        }
-    }
-
-    fn bytes(&self) -> u64 {
-        (match self {
-            Self::F32(v) => v.capacity() * size_of::<f32>(),
-            Self::F16(v) => v.capacity() * size_of::<f16>(),
-            Self::Bf16(v) => v.capacity() * size_of::<bf16>(),
-        }) as u64
-    }
-
-    /// The same type of storage, holding exactly `x`.
-    fn replaced(&self, x: &[f32]) -> Self {
-        let mut new = Self::new(self.kind());
-        new.reserve(x.len(), 0);
-        new.push(x);
-        new
-    }
-}
-
-/// One KV head's slots.
-#[derive(Debug)]
-struct Head {
-    keys: Vectors,
-    values: Vectors,
-    positions: Vec<u32>,
-    /// Tokens that each of the first slots stands for, as compression left them; every slot behind them stands for one.
-    counts: Option<Vec<u32>>,
-    /// `None` while all are zero.
-    logit_bias: Option<Vec<f32>>,
-    /// Attention mass so far, kept during prefill only, for the policies that ask for it.
-    mass: Vec<f32>,
-    mass_window: Vec<f32>,
-}
-
-impl Head {
-    fn new(kind: CacheType) -> Self {
-        Self {
-            keys: Vectors::new(kind),
-            values: Vectors::new(kind),
-            positions: Vec::new(),
-            counts: None,
-            logit_bias: None,
-            mass: Vec::new(),
-            mass_window: Vec::new(),
-        }
-    }
-
-    fn bytes(&self) -> u64 {
-        let words = |n: usize| 4 * n as u64;
-        self.keys.bytes()
-            + self.values.bytes()
-            + words(self.positions.capacity())
-            + words(self.counts.as_ref().map_or(0, Vec::capacity))
-            + words(self.logit_bias.as_ref().map_or(0, Vec::capacity))
-            + words(self.mass.capacity() + self.mass_window.capacity())
-    }
-
-    fn apply(&mut self, plan: &HeadPlan, head_dim: usize) {
-        self.keys = self.keys.replaced(&plan.fold_keys(&self.keys.widened(), head_dim));
-        self.values = self.values.replaced(&plan.fold_values(&self.values.widened(), head_dim));
-        self.positions = plan.slots.iter().map(|slot| self.positions[slot.pivot as usize]).collect();
-        let count_of = |i: u32| self.counts.as_ref().and_then(|c| c.get(i as usize)).copied().unwrap_or(1);
-        let counts: Vec<u32> = plan
-            .slots
-            .iter()
-            .map(|slot| plan.members_of(slot).iter().filter(|m| m.weighs()).map(|m| count_of(m.source)).sum())
-            .collect();
-        let old_bias = self.logit_bias.take();
-        let bias: Vec<f32> = plan
-            .slots
-            .iter()
-            .map(|slot| match plan.members_of(slot) {
-                [only] => old_bias.as_ref().map_or(0.0, |b| b[only.source as usize]) + slot.logit_bias,
-                _ => slot.logit_bias,
-            })
-            .collect();
-        self.counts = counts.iter().any(|c| *c != 1).then_some(counts);
-        self.logit_bias = bias.iter().any(|b| *b != 0.0).then_some(bias);
-    }
-}
-
-/// How a cache is to be compressed.
-#[derive(Debug)]
-pub struct Compression {
-    /// Name for messages and artifacts.
-    pub name: String,
-    /// The policy.
-    pub policy: Box<dyn Policy>,
-    /// Slots kept per token seen, over all layers and heads; ignored by policies that set their own size.
-    pub kept_fraction: f64,
-    /// Layers left whole; they count in the budget.
-    pub skip_layers: BTreeSet<usize>,
-}
-
-impl Compression {
-    /// Slots that every compressed head of a layer may keep of `n_tokens`.
-    ///
-    /// Shares that are no whole number are rounded up for some heads and down for others, so that the total is the
-    /// nearest to kept_fraction · tokens · heads.
-    fn budget(&self, n_layers: usize, n_kv_heads: usize, head: usize, n_tokens: usize) -> Result<usize, RuntimeError> {
-        let kept_fraction = self.kept_fraction;
-        if !(kept_fraction > 0.0 && kept_fraction <= 1.0) {
-            return Err(RuntimeError::BadKeptFraction(kept_fraction));
-        }
-        let n_skipped = self.skip_layers.iter().filter(|layer| **layer < n_layers).count();
-        let rest = kept_fraction * n_layers as f64 - n_skipped as f64;
-        if rest <= 0.0 || n_skipped == n_layers {
-            return Err(RuntimeError::SkippedTooMuch { n_skipped, n_layers, kept_fraction });
-        }
-        let layer = head / n_kv_heads;
-        let before = self.skip_layers.iter().filter(|skipped| **skipped < layer).count();
-        let rank = head - before * n_kv_heads;
-        let share = rest / (n_layers - n_skipped) as f64 * n_tokens as f64;
-        // Shares are summed before they are rounded, so that no head's rounding adds to another's.
-        let up_to = |n: usize| (share * n as f64).round() as usize;
-        Ok((up_to(rank + 1) - up_to(rank)).clamp(1, n_tokens.max(1)))
-    }
-}
-
-/// Keys and values of all heads, compressed layer by layer as the last chunk of the prompt passes.
-///
-/// With one chunk no more than one layer is ever whole. Allocated bytes are those of the slots, plus at most a 128th (or four slots).
+/// When a prompt passes in one chunk, no more than one layer is ever whole. Allocated bytes are those of the slots, plus
+/// at most a 256th (or four slots).
 #[derive(Debug)]
 pub struct RaggedCache {
     n_layers: usize,
@@ -240,9 +44,16 @@ pub struct RaggedCache {
     kind: CacheType,
     heads: Vec<Head>,
     compression: Option<Compression>,
-    /// Tokens of the prompt while it passes; `None` before and after.
-    prompt_tokens: Option<usize>,
-    counters: Vec<Counters>,
+    /// What is recorded for compressions to come.
+    needs: Needs,
+    /// `None` between prompts and in decode.
+    passing: Option<Passing>,
+    /// Slots of each head when it was last compressed.
+    settled: Vec<usize>,
+    /// Slots merged and evicted so far in each layer.
+    gone: Vec<Counters>,
+    /// Whether any head was asked to drop a slot.
+    asked: bool,
     compress_time: Duration,
     n_seen: usize,
 }
@@ -250,23 +61,107 @@ pub struct RaggedCache {
 impl RaggedCache {
     /// An empty cache for a model.
     pub fn new(config: &Config, kind: CacheType, compression: Option<Compression>) -> Self {
+        let needs = compression.as_ref().map_or_else(Needs::default, |compression| compression.policy.needs());
+        let n_heads = config.n_layers * config.n_kv_heads;
         Self {
             n_layers: config.n_layers,
             n_kv_heads: config.n_kv_heads,
             head_dim: config.head_dim,
             kind,
-            heads: (0..config.n_layers * config.n_kv_heads).map(|_| Head::new(kind)).collect(),
+            heads: (0..n_heads).map(|_| Head::new(kind)).collect(),
             compression,
-            prompt_tokens: None,
-            counters: vec![Counters::default(); config.n_layers],
+            needs,
+            passing: None,
+            settled: vec![0; n_heads],
+            gone: vec![Counters::default(); config.n_layers],
+            asked: false,
             compress_time: Duration::ZERO,
             n_seen: 0,
         }
     }
 
-    /// Announces a prompt, whose last chunk triggers compression.
+    /// An empty cache that stays whole and records what the given compressions need, so that after one prefill
+    /// [`RaggedCache::compressed`] makes a cache for each of them.
+    ///
+    /// - Errors: [`RuntimeError::DifferentWindows`] when two policies need attention mass over windows of different sizes
+    pub fn recording<'a>(
+        config: &Config,
+        kind: CacheType,
+        compressions: impl IntoIterator<Item = &'a Compression>,
+    ) -> Result<Self, RuntimeError> {
+        let mut needs = Needs::default();
+        for wanted in compressions.into_iter().map(|compression| compression.policy.needs()) {
+            needs.mass |= wanted.mass;
+            match (needs.mass_window, wanted.mass_window) {
+                (Some(a), Some(b)) if a != b => return Err(RuntimeError::DifferentWindows(a, b)),
+                (known, new) => needs.mass_window = known.or(new),
+            }
+        }
+        Ok(Self { needs, ..Self::new(config, kind, None) })
+    }
+
+    /// A compressed copy of this whole cache, bit for bit what the same compression gives at the end of the same prompt.
+    ///
+    /// - Errors: [`RuntimeError::NotRecorded`] when this cache is compressed, has not recorded what the policy needs, or
+    ///   tokens came after the prompt; those of planning
+    pub fn compressed(&self, compression: &Compression) -> Result<Self, RuntimeError> {
+        let fault = |what| Err(RuntimeError::NotRecorded { policy: compression.name.clone(), what });
+        let needs = compression.policy.needs();
+        if self.compression.is_some() || self.passing.is_some() {
+            return fault("a whole cache at the end of a prompt");
+        }
+        if compression.every_tokens.is_some() {
+            return fault("compression between the parts of a prompt, which changes what follows");
+        }
+        if needs.mass && self.heads.iter().any(|head| head.mass.len() != head.len()) {
+            return fault("attention mass of every token");
+        }
+        if needs.mass_window.is_some()
+            && (needs.mass_window != self.needs.mass_window
+                || self.heads.iter().any(|head| head.mass_window.len() != head.len()))
+        {
+            return fault("attention mass over its window of queries");
+        }
+        let mut copy = Self {
+            heads: Vec::with_capacity(self.heads.len()),
+            compression: None,
+            needs,
+            settled: vec![0; self.heads.len()],
+            gone: self.gone.clone(),
+            ..*self
+        };
+        for layer in 0..self.n_layers {
+            let started = Instant::now();
+            let plans = self.plan(compression, layer)?;
+            let keep_mass = needs.mass && compression.decode_slack.is_some();
+            for (head, plan) in self.of_layer(layer).iter().zip(&plans.heads) {
+                let count = plan.counters(head.len());
+                copy.gone[layer].add(count);
+                copy.settled[copy.heads.len()] = count.kept;
+                copy.heads.push(head.folded(plan, self.head_dim, keep_mass));
+            }
+            copy.asked |= plans.asked;
+            copy.compress_time += started.elapsed();
+        }
+        copy.compression = Some(compression.clone());
+        copy.end_prompt()?;
+        Ok(copy)
+    }
+
+    /// Announces a prompt of so many tokens, at whose end (and between parts, as the compression says) compression comes.
     pub fn begin_prompt(&mut self, n_tokens: usize) {
-        self.prompt_tokens = Some(n_tokens);
+        let prompt_end = self.n_seen + n_tokens;
+        self.passing = Some(Passing { prompt_end, part_end: self.part_end(prompt_end) });
+    }
+
+    fn part_end(&self, prompt_end: usize) -> usize {
+        let every = self.compression.as_ref().and_then(|compression| compression.every_tokens);
+        every.map_or(prompt_end, |every| (self.n_seen + every.max(1)).min(prompt_end))
+    }
+
+    /// Tokens of the prompt that may pass before the next compression.
+    pub fn part_left(&self) -> Option<usize> {
+        self.passing.map(|passing| passing.part_end - self.n_seen)
     }
 
     /// Ends the prompt: checks that a compression did something, and gives freed memory back.
@@ -274,12 +169,10 @@ impl RaggedCache {
     /// - Errors: [`RuntimeError::NothingCompressed`] when a compression was asked for and every slot is still there,
     ///   unless the budget is the whole cache
     pub fn end_prompt(&mut self) -> Result<(), RuntimeError> {
-        self.prompt_tokens = None;
+        self.passing = None;
         let Some(compression) = &self.compression else { return Ok(()) };
         let total = self.counters();
-        let policy = &compression.policy;
-        let asked_for_all = !policy.compresses() || (!policy.sets_own_size() && compression.kept_fraction >= 1.0);
-        if !asked_for_all && !total.did_something() {
+        if self.asked && compression.wants_less() && !total.did_something() {
             return Err(RuntimeError::NothingCompressed { policy: compression.name.clone(), n_slots: total.seen });
         }
         crate::runtime::release_freed_memory();
@@ -299,10 +192,10 @@ impl RaggedCache {
 
     /// Slots stored, over all heads.
     pub fn n_slots(&self) -> usize {
-        self.heads.iter().map(|head| head.positions.len()).sum()
+        self.heads.iter().map(Head::len).sum()
     }
 
-    /// Tokens that passed.
+    /// Tokens that passed; the next one stands at this position.
     pub fn n_seen(&self) -> usize {
         self.n_seen
     }
@@ -313,15 +206,17 @@ impl RaggedCache {
         (seen > 0).then(|| self.n_slots() as f64 / seen as f64)
     }
 
-    /// What compression did in each layer.
-    pub fn counters_by_layer(&self) -> &[Counters] {
-        &self.counters
+    /// What became of the tokens seen, in each layer: stored, merged or evicted.
+    pub fn counters_by_layer(&self) -> Vec<Counters> {
+        let kept = |layer: usize| self.of_layer(layer).iter().map(Head::len).sum();
+        let seen = self.n_seen * self.n_kv_heads;
+        self.gone.iter().enumerate().map(|(layer, gone)| Counters { seen, kept: kept(layer), ..*gone }).collect()
     }
 
-    /// What compression did over all layers.
+    /// What became of the tokens seen, over all layers.
     pub fn counters(&self) -> Counters {
         let mut total = Counters::default();
-        self.counters.iter().for_each(|c| total.add(*c));
+        self.counters_by_layer().into_iter().for_each(|counters| total.add(counters));
         total
     }
 
@@ -332,135 +227,159 @@ impl RaggedCache {
 
     /// Tokens that each slot of a head stands for.
     pub fn counts(&self, layer: usize, kv_head: usize) -> Vec<u32> {
-        let head = &self.heads[layer * self.n_kv_heads + kv_head];
-        let mut counts = head.counts.clone().unwrap_or_default();
-        counts.resize(head.positions.len(), 1);
-        counts
+        let head = &self.of_layer(layer)[kv_head];
+        head.counts().unwrap_or_else(|| vec![1; head.len()])
     }
 
-    fn compress_layer(&mut self, layer: usize) -> Result<(), RuntimeError> {
-        let Some(compression) = &self.compression else { return Ok(()) };
-        let started = Instant::now();
-        let (n_layers, n_kv_heads, head_dim) = (self.n_layers, self.n_kv_heads, self.head_dim);
+    fn of_layer(&self, layer: usize) -> &[Head] {
+        &self.heads[layer * self.n_kv_heads..(layer + 1) * self.n_kv_heads]
+    }
+
+    fn plan(&self, compression: &Compression, layer: usize) -> Result<LayerPlan, RuntimeError> {
+        let heads = self.of_layer(layer);
         let skip = compression.skip_layers.contains(&layer);
-        let heads = &mut self.heads[layer * n_kv_heads..(layer + 1) * n_kv_heads];
-        for head in heads.iter_mut() {
-            if let Some(counts) = &mut head.counts {
-                counts.resize(head.positions.len(), 1);
-            }
-        }
-        // Widened and applied on this thread: what worker threads allocate and free, the allocator keeps to itself.
+        // Widened on this thread: what worker threads allocate and free, the allocator keeps to itself.
         let keys: Vec<Cow<'_, [f32]>> = heads.iter().map(|head| head.keys.widened()).collect();
-        let plans: Result<Vec<HeadPlan>, RuntimeError> = heads
+        let planned: Result<Vec<(HeadPlan, bool)>, RuntimeError> = heads
             .par_iter()
             .zip(&keys)
             .enumerate()
             .map(|(kv_head, (head, keys))| {
-                let n_tokens = head.positions.len();
-                let budget_tokens = compression.budget(n_layers, n_kv_heads, layer * n_kv_heads + kv_head, n_tokens)?;
+                let n_slots = head.len();
+                let index = layer * self.n_kv_heads + kv_head;
+                let budget_tokens = compression.budget_tokens(self.n_layers, self.n_kv_heads, index, self.n_seen)?;
                 if skip {
-                    return Ok(HeadPlan::identity(n_tokens));
+                    return Ok((HeadPlan::identity(n_slots), false));
                 }
+                let counts = head.counts();
                 let view = HeadView {
                     layer,
                     kv_head,
-                    n_kv_heads,
-                    head_dim,
+                    n_kv_heads: self.n_kv_heads,
+                    head_dim: self.head_dim,
+                    n_seen: self.n_seen,
                     keys,
                     mass: &head.mass,
                     mass_window: &head.mass_window,
-                    counts: head.counts.as_deref(),
+                    counts: counts.as_deref(),
+                    logit_bias: head.logit_bias.as_deref(),
                 };
-                let plan = compression
-                    .policy
-                    .plan(&view, budget_tokens)
-                    .map_err(|source| RuntimeError::Unmeetable { layer, kv_head, budget_tokens, n_tokens, source })?;
-                plan.check(n_tokens).map_err(|source| RuntimeError::FaultyPlan {
+                let plan = compression.policy.plan(&view, budget_tokens).map_err(|source| {
+                    RuntimeError::Unmeetable { layer, kv_head, budget_tokens, n_tokens: n_slots, source }
+                })?;
+                plan.check(n_slots).map_err(|source| RuntimeError::FaultyPlan {
                     policy: compression.name.clone(),
                     layer,
                     kv_head,
                     source,
                 })?;
-                Ok(plan)
+                let most = if compression.policy.sets_own_size() { 1 } else { budget_tokens };
+                Ok((plan, n_slots > most))
             })
             .collect();
-        drop(keys);
-        let plans = plans?;
-        let mut total = Counters::default();
-        for (head, plan) in heads.iter().zip(&plans) {
-            total.add(plan.counters(head.positions.len()));
+        let (heads, asked): (Vec<HeadPlan>, Vec<bool>) = planned?.into_iter().unzip();
+        Ok(LayerPlan { heads, asked: asked.contains(&true) })
+    }
+
+    fn compress_layer(&mut self, layer: usize, keep_mass: bool) -> Result<(), RuntimeError> {
+        let Some(compression) = &self.compression else { return Ok(()) };
+        let started = Instant::now();
+        let plans = self.plan(compression, layer)?;
+        for (kv_head, plan) in plans.heads.iter().enumerate() {
+            let head = layer * self.n_kv_heads + kv_head;
+            let counters = plan.counters(self.heads[head].len());
+            self.heads[head] = self.heads[head].folded(plan, self.head_dim, keep_mass);
+            self.gone[layer].add(counters);
+            self.settled[head] = counters.kept;
         }
-        for (head, plan) in heads.iter_mut().zip(&plans) {
-            head.apply(plan, head_dim);
-            head.mass = Vec::new();
-            head.mass_window = Vec::new();
-        }
-        self.counters[layer] = total;
+        self.asked |= plans.asked;
         self.compress_time += started.elapsed();
         Ok(())
     }
+
+    /// Whether a head of the layer has outgrown what it may hold by more than the slack.
+    fn has_outgrown(&self, layer: usize) -> Result<bool, RuntimeError> {
+        let Some(compression @ Compression { decode_slack: Some(slack), .. }) = &self.compression else {
+            return Ok(false);
+        };
+        if !compression.policy.compresses() || compression.skip_layers.contains(&layer) {
+            return Ok(false);
+        }
+        for kv_head in 0..self.n_kv_heads {
+            let head = layer * self.n_kv_heads + kv_head;
+            let limit = if compression.policy.sets_own_size() {
+                self.settled[head]
+            } else {
+                compression.budget_tokens(self.n_layers, self.n_kv_heads, head, self.n_seen)?
+            };
+            if self.heads[head].len() > limit + slack {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// What the heads of a layer become.
+struct LayerPlan {
+    heads: Vec<HeadPlan>,
+    /// Whether any of them was asked to drop a slot.
+    asked: bool,
 }
 
 impl KvStore for RaggedCache {
     fn needs(&self) -> StoreNeeds {
-        let (Some(n_tokens), Some(compression)) = (self.prompt_tokens, &self.compression) else {
-            return StoreNeeds::default();
-        };
-        let needs = compression.policy.needs();
-        StoreNeeds {
-            k_pre_rope: false,
-            mass: needs.mass,
-            mass_from_position: needs.mass_window.map(|window| n_tokens.saturating_sub(window)),
+        let Needs { mass, mass_window } = self.needs;
+        match (self.passing, &self.compression) {
+            (Some(Passing { part_end, .. }), _) => StoreNeeds {
+                k_pre_rope: false,
+                mass,
+                mass_from_position: mass_window.map(|window| part_end.saturating_sub(window)),
+            },
+            // When the next compression will come is not known in decode: its window is all queries since the last one.
+            (None, Some(Compression { decode_slack: Some(_), .. })) => {
+                StoreNeeds { k_pre_rope: false, mass, mass_from_position: mass_window.map(|_| 0) }
+            }
+            (None, _) => StoreNeeds::default(),
         }
     }
 
     fn append(&mut self, chunk: &ChunkStates<'_>) -> Result<(), StoreError> {
-        let (n, head_dim) = (chunk.n_tokens, self.head_dim);
-        let heads = &mut self.heads[chunk.layer * self.n_kv_heads..(chunk.layer + 1) * self.n_kv_heads];
+        let (n_kv_heads, head_dim) = (self.n_kv_heads, self.head_dim);
+        let heads = &mut self.heads[chunk.layer * n_kv_heads..(chunk.layer + 1) * n_kv_heads];
         for (kv_head, head) in heads.iter_mut().enumerate() {
-            let step = growth(head.positions.len());
-            head.keys.reserve(n * head_dim, step * head_dim);
-            head.values.reserve(n * head_dim, step * head_dim);
-            reserve(&mut head.positions, n, step);
-            for token in 0..n {
-                let at = (token * self.n_kv_heads + kv_head) * head_dim;
-                head.keys.push(&chunk.k[at..at + head_dim]);
-                head.values.push(&chunk.v[at..at + head_dim]);
-            }
-            head.positions.extend((chunk.first_position..chunk.first_position + n).map(|p| p as u32));
-            if let Some(bias) = &mut head.logit_bias {
-                reserve(bias, n, step);
-                bias.resize(bias.len() + n, 0.0);
-            }
+            let rows = (0..chunk.n_tokens).map(|token| {
+                let at = (token * n_kv_heads + kv_head) * head_dim;
+                [&chunk.k[at..at + head_dim], &chunk.v[at..at + head_dim]]
+            });
+            head.append(chunk.first_position, head_dim, rows);
         }
         if chunk.layer == 0 {
-            self.n_seen += n;
+            self.n_seen += chunk.n_tokens;
         }
         Ok(())
     }
 
     fn heads(&self, layer: usize) -> Vec<HeadSlots<'_>> {
-        self.heads[layer * self.n_kv_heads..(layer + 1) * self.n_kv_heads]
-            .iter()
-            .map(|head| HeadSlots {
-                keys: head.keys.slots(),
-                values: head.values.slots(),
-                logit_bias: head.logit_bias.as_deref(),
-                positions: &head.positions,
-            })
-            .collect()
+        self.of_layer(layer).iter().map(Head::slots).collect()
     }
 
     fn attended(&mut self, chunk: &ChunkStates<'_>, mass: AttnMass) -> Result<(), StoreError> {
         let heads = &mut self.heads[chunk.layer * self.n_kv_heads..(chunk.layer + 1) * self.n_kv_heads];
-        let accumulate = |sum: &mut Vec<f32>, new: &[f32]| {
-            sum.resize(new.len(), 0.0);
-            axpy(1.0, new, sum);
-        };
-        heads.iter_mut().zip(&mass.all).for_each(|(head, new)| accumulate(&mut head.mass, new));
-        heads.iter_mut().zip(&mass.window).for_each(|(head, new)| accumulate(&mut head.mass_window, new));
-        if self.prompt_tokens == Some(chunk.first_position + chunk.n_tokens) {
-            self.compress_layer(chunk.layer)?;
+        heads.iter_mut().zip(&mass.all).for_each(|(head, new)| head.add_mass(new));
+        heads.iter_mut().zip(&mass.window).for_each(|(head, new)| head.add_mass_window(new));
+        let end = chunk.first_position + chunk.n_tokens;
+        let in_decode = self.compression.as_ref().is_some_and(|compression| compression.decode_slack.is_some());
+        match self.passing {
+            Some(Passing { prompt_end, part_end }) if end >= part_end => {
+                self.compress_layer(chunk.layer, in_decode || end < prompt_end)?;
+                if chunk.layer + 1 == self.n_layers {
+                    self.passing = Some(Passing { prompt_end, part_end: self.part_end(prompt_end) });
+                }
+            }
+            Some(_) => {}
+            None if self.has_outgrown(chunk.layer)? => self.compress_layer(chunk.layer, true)?,
+            None => {}
         }
         Ok(())
     }

@@ -97,28 +97,34 @@ impl Generation {
     }
 }
 
-/// Runs the prompt into `cache`, compressing it as the cache says; returns the logits of the last token.
-pub(crate) fn prefill(
+/// Runs a prompt behind what `cache` has seen, compressing as the cache says; returns the last token's logits `[vocab]`.
+///
+/// `chunk_tokens` tokens pass at a time, 0 for all at once, and never more than up to the next compression.
+///
+/// - Errors: no tokens, or more than the context holds; a compression that cannot be met or did nothing
+pub fn prefill(
     model: &Model,
     prompt: &[u32],
     cache: &mut RaggedCache,
     chunk_tokens: usize,
 ) -> Result<Vec<f32>, RuntimeError> {
     // Known before any chunk runs, so that a long prompt does not cost a context's worth of work first.
-    let (n_tokens, max_positions) = (prompt.len(), model.config().max_positions);
-    if n_tokens == 0 {
+    let (n_tokens, max_positions) = (cache.n_seen() + prompt.len(), model.config().max_positions);
+    if prompt.is_empty() {
         return Err(ModelError::Empty.into());
     }
     if n_tokens > max_positions {
         return Err(ModelError::TooLong { n_tokens, max_positions }.into());
     }
-    let chunk = if chunk_tokens == 0 { n_tokens } else { chunk_tokens };
     cache.begin_prompt(prompt.len());
     let mut logits = Vec::new();
-    for (i, part) in prompt.chunks(chunk).enumerate() {
-        let last = (i + 1) * chunk >= prompt.len();
-        let rows = if last { LogitRows::Last } else { LogitRows::None };
-        logits = forward(model, part, i * chunk, cache, rows)?;
+    let mut rest = prompt;
+    while !rest.is_empty() {
+        let most = if chunk_tokens == 0 { rest.len() } else { chunk_tokens.min(rest.len()) };
+        let (chunk, later) = rest.split_at(cache.part_left().map_or(most, |left| most.min(left)));
+        let rows = if later.is_empty() { LogitRows::Last } else { LogitRows::None };
+        logits = forward(model, chunk, cache.n_seen(), cache, rows)?;
+        rest = later;
     }
     cache.end_prompt()?;
     Ok(logits)
@@ -181,7 +187,7 @@ pub fn generate(
         if generation.tokens.len() == options.max_new_tokens {
             break;
         }
-        let position = prompt.len() + generation.tokens.len() - 1;
+        let position = cache.n_seen();
         if position >= model.config().max_positions {
             generation.stop = StopReason::ContextFull;
             break;

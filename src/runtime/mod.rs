@@ -4,21 +4,25 @@
 
 mod cache;
 mod compare;
+mod compression;
 mod generate;
 mod memory;
+mod slots;
 
-pub use cache::CacheType;
-pub use cache::Compression;
 pub use cache::RaggedCache;
 pub use compare::Comparison;
 pub use compare::compare;
+pub use compression::Budget;
+pub use compression::Compression;
 pub use generate::GenerateOptions;
 pub use generate::Generation;
 pub use generate::Sampling;
 pub use generate::StopReason;
 pub use generate::generate;
+pub use generate::prefill;
 pub use memory::release_freed_memory;
 pub use memory::resident_bytes;
+pub use slots::CacheType;
 
 use crate::merge::MergeError;
 use crate::merge::PlanFault;
@@ -68,6 +72,28 @@ pub enum RuntimeError {
     /// A share that must be in (0, 1] is not.
     #[error("kept_fraction is a share in (0, 1], not {0}")]
     BadKeptFraction(f64),
+    /// A budget of no slots.
+    #[error("a budget of 0 slots a head leaves nothing to attend to")]
+    NoSlots,
+    /// Shares by head are for another number of heads.
+    #[error("the budget has shares for {found} KV heads, and the model has {expected}")]
+    OtherHeads {
+        /// Shares given.
+        found: usize,
+        /// KV heads of all layers.
+        expected: usize,
+    },
+    /// A cache does not hold what a compressed copy of it needs.
+    #[error("policy {policy} cannot compress this cache: it needs {what}")]
+    NotRecorded {
+        /// The policy.
+        policy: String,
+        /// What is missing.
+        what: &'static str,
+    },
+    /// One prefill records the attention of one window of queries.
+    #[error("one prefill cannot record attention mass over the last {0} and the last {1} queries")]
+    DifferentWindows(usize, usize),
     /// Layers that stay whole leave nothing for the others.
     #[error("{n_skipped} of {n_layers} layers stay whole, which alone exceeds kept_fraction {kept_fraction}")]
     SkippedTooMuch {
@@ -90,7 +116,9 @@ impl RuntimeError {
                 Some("lower eps or --kept-fraction, or use --policy full if nothing should be compressed".into())
             }
             Self::SkippedTooMuch { .. } => Some("skip fewer layers or keep more".into()),
-            Self::FaultyPlan { .. } | Self::BadKeptFraction(_) => None,
+            Self::NotRecorded { .. } => Some("name the compression when the recording cache is made".into()),
+            Self::DifferentWindows(..) => Some("record a cache for each window".into()),
+            Self::FaultyPlan { .. } | Self::BadKeptFraction(_) | Self::NoSlots | Self::OtherHeads { .. } => None,
         }
     }
 }

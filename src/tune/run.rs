@@ -266,10 +266,12 @@ fn sample_errors(
             kv_head: head,
             n_kv_heads: model.n_kv_heads,
             head_dim: model.head_dim,
+            n_seen: n_tokens,
             keys: &keys,
             mass: &mass,
             mass_window: &[],
             counts: None,
+            logit_bias: None,
         };
         let Some(probe) = OutputProbe::new(states, first_query) else { return Ok(None) };
         let eps = eps[layer * model.n_kv_heads + head];

@@ -1,0 +1,115 @@
+//! What a cache is to be compressed to, when, and by which policy.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::policy;
+use crate::policy::Policy;
+use crate::policy::PolicyError;
+use crate::runtime::RuntimeError;
+
+/// Slots that a cache may hold.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Budget {
+    /// Slots per token seen, over all layers and heads; in (0, 1].
+    KeptFraction(f64),
+    /// Slots of every head; at least 1.
+    Tokens(usize),
+    /// Slots per token seen of every head by layer and KV head, each in (0, 1].
+    PerHead(Arc<[f64]>),
+}
+
+/// How a cache is to be compressed. [`Compression::new`] gives the defaults of what is not said.
+#[derive(Clone, Debug)]
+pub struct Compression {
+    /// Name for messages and artifacts.
+    pub name: String,
+    /// The policy.
+    pub policy: Arc<dyn Policy>,
+    /// Slots to keep; ignored by policies that set their own size.
+    pub budget: Budget,
+    /// Layers left whole; they count in the budget.
+    pub skip_layers: BTreeSet<usize>,
+    /// Tokens of a prompt between compressions; `None` compresses at its end only.
+    pub every_tokens: Option<usize>,
+    /// Slots over its budget at which a head is compressed again in decode; `None` lets new tokens stay, whole.
+    pub decode_slack: Option<usize>,
+}
+
+impl Compression {
+    /// Compresses at the end of a prompt and not in decode.
+    pub fn new(name: impl Into<String>, policy: impl Into<Arc<dyn Policy>>, budget: Budget) -> Self {
+        Self {
+            name: name.into(),
+            policy: policy.into(),
+            budget,
+            skip_layers: BTreeSet::new(),
+            every_tokens: None,
+            decode_slack: None,
+        }
+    }
+
+    /// As [`Compression::new`], with the policy as typed: `NAME[:key=value,...]`.
+    ///
+    /// ```
+    /// use kvscope::runtime::{Budget, Compression};
+    /// let compression = Compression::parse("h2o:recent=0.3", Budget::KeptFraction(0.35))?;
+    /// assert_eq!(compression.policy.params()["recent"], 0.3);
+    /// # Ok::<(), kvscope::policy::PolicyError>(())
+    /// ```
+    pub fn parse(spec: &str, budget: Budget) -> Result<Self, PolicyError> {
+        let (_, policy) = policy::parse(spec)?;
+        Ok(Self::new(spec, policy, budget))
+    }
+
+    /// Whether it is meant to leave fewer slots than tokens.
+    pub(crate) fn wants_less(&self) -> bool {
+        let whole = match &self.budget {
+            Budget::KeptFraction(share) => *share >= 1.0,
+            Budget::Tokens(_) => false,
+            Budget::PerHead(shares) => shares.iter().all(|share| *share >= 1.0),
+        };
+        self.policy.compresses() && (self.policy.sets_own_size() || !whole)
+    }
+
+    /// Slots that a head may keep when it has seen `n_seen` tokens; at least 1.
+    ///
+    /// Shares that are no whole number are rounded up for some heads and down for others, so that the total is the
+    /// nearest to the sum of all shares.
+    pub(crate) fn budget_tokens(
+        &self,
+        n_layers: usize,
+        n_kv_heads: usize,
+        head: usize,
+        n_seen: usize,
+    ) -> Result<usize, RuntimeError> {
+        let n = n_seen as f64;
+        // Shares are summed before they are rounded, so that no head's rounding adds to another's.
+        let between = |before: f64, with: f64| ((with * n).round() - (before * n).round()).clamp(1.0, n.max(1.0));
+        let kept_fraction = match &self.budget {
+            Budget::KeptFraction(share) => checked(*share)?,
+            Budget::Tokens(0) => return Err(RuntimeError::NoSlots),
+            Budget::Tokens(tokens) => (*tokens as f64 / n.max(1.0)).min(1.0),
+            Budget::PerHead(shares) => {
+                if shares.len() != n_layers * n_kv_heads {
+                    return Err(RuntimeError::OtherHeads { found: shares.len(), expected: n_layers * n_kv_heads });
+                }
+                let before: f64 = shares[..head].iter().sum();
+                return Ok(between(before, before + checked(shares[head])?) as usize);
+            }
+        };
+        let n_skipped = self.skip_layers.iter().filter(|layer| **layer < n_layers).count();
+        let rest = kept_fraction * n_layers as f64 - n_skipped as f64;
+        if rest <= 0.0 || n_skipped == n_layers {
+            return Err(RuntimeError::SkippedTooMuch { n_skipped, n_layers, kept_fraction });
+        }
+        let skipped_before = self.skip_layers.iter().filter(|skipped| **skipped < head / n_kv_heads).count();
+        let rank = (head - skipped_before * n_kv_heads) as f64;
+        let share = rest / (n_layers - n_skipped) as f64;
+        Ok(between(share * rank, share * (rank + 1.0)) as usize)
+    }
+}
+
+fn checked(share: f64) -> Result<f64, RuntimeError> {
+    if share > 0.0 && share <= 1.0 { Ok(share) } else { Err(RuntimeError::BadKeptFraction(share)) }
+}

@@ -1,0 +1,244 @@
+//! The slots of one KV head in their storage type.
+
+use std::borrow::Cow;
+
+use half::bf16;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::math::axpy;
+use crate::merge::HeadPlan;
+use crate::merge::Member;
+use crate::merge::Slot;
+use crate::model::HeadSlots;
+use crate::model::SlotVectors;
+
+/// Element type of stored keys and values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheType {
+    /// IEEE half precision.
+    F16,
+    /// The upper half of single precision.
+    Bf16,
+    /// Single precision.
+    #[default]
+    F32,
+}
+
+/// Vectors `[n, D]` in their storage type.
+#[derive(Debug)]
+pub(crate) enum Vectors {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    Bf16(Vec<bf16>),
+}
+
+/// Room that a head of `n_slots` makes when it is full: a 256th, so that slack stays under half a percent of the cache.
+///
+/// Amortised, a new slot has 256 old ones copied, fewer than the attention of its own token reads.
+fn growth(n_slots: usize) -> usize {
+    (n_slots / 256).max(4)
+}
+
+/// Makes room for `more` numbers, `step` at least.
+fn reserve<T>(values: &mut Vec<T>, more: usize, step: usize) {
+    if values.capacity() - values.len() < more {
+        values.reserve_exact(more.max(step));
+    }
+}
+
+impl Vectors {
+    fn new(kind: CacheType) -> Self {
+        match kind {
+            CacheType::F32 => Self::F32(Vec::new()),
+            CacheType::F16 => Self::F16(Vec::new()),
+            CacheType::Bf16 => Self::Bf16(Vec::new()),
+        }
+    }
+
+    fn kind(&self) -> CacheType {
+        match self {
+            Self::F32(_) => CacheType::F32,
+            Self::F16(_) => CacheType::F16,
+            Self::Bf16(_) => CacheType::Bf16,
+        }
+    }
+
+    fn reserve(&mut self, more: usize, step: usize) {
+        match self {
+            Self::F32(v) => reserve(v, more, step),
+            Self::F16(v) => reserve(v, more, step),
+            Self::Bf16(v) => reserve(v, more, step),
+        }
+    }
+
+    fn push(&mut self, x: &[f32]) {
+        match self {
+            Self::F32(v) => v.extend_from_slice(x),
+            Self::F16(v) => v.extend(x.iter().map(|x| f16::from_f32(*x))),
+            Self::Bf16(v) => v.extend(x.iter().map(|x| bf16::from_f32(*x))),
+        }
+    }
+
+    pub(crate) fn widened(&self) -> Cow<'_, [f32]> {
+        match self {
+            Self::F32(v) => v.into(),
+            Self::F16(v) => v.to_f32_vec().into(),
+            Self::Bf16(v) => v.to_f32_vec().into(),
+        }
+    }
+
+    fn slots(&self) -> SlotVectors<'_> {
+        match self {
+            Self::F32(v) => SlotVectors::F32(v),
+            Self::F16(v) => SlotVectors::F16(v),
+            Self::Bf16(v) => SlotVectors::Bf16(v),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        (match self {
+            Self::F32(v) => v.capacity() * size_of::<f32>(),
+            Self::F16(v) => v.capacity() * size_of::<f16>(),
+            Self::Bf16(v) => v.capacity() * size_of::<bf16>(),
+        }) as u64
+    }
+
+    /// The same type of storage, holding exactly `x`.
+    fn replaced(&self, x: &[f32]) -> Self {
+        let mut new = Self::new(self.kind());
+        new.reserve(x.len(), 0);
+        new.push(x);
+        new
+    }
+}
+
+/// One KV head's slots.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) keys: Vectors,
+    pub(crate) values: Vectors,
+    pub(crate) positions: Vec<u32>,
+    /// Tokens that each of the first slots stands for, as compression left them; every slot behind them stands for one.
+    counts: Option<Vec<u32>>,
+    /// `None` while all are zero.
+    pub(crate) logit_bias: Option<Vec<f32>>,
+    /// Attention mass so far; empty where no compression to come asks for it.
+    pub(crate) mass: Vec<f32>,
+    /// Attention mass over the observation window.
+    pub(crate) mass_window: Vec<f32>,
+}
+
+impl Head {
+    pub(crate) fn new(kind: CacheType) -> Self {
+        Self {
+            keys: Vectors::new(kind),
+            values: Vectors::new(kind),
+            positions: Vec::new(),
+            counts: None,
+            logit_bias: None,
+            mass: Vec::new(),
+            mass_window: Vec::new(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.positions.len()
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        let words = |n: usize| 4 * n as u64;
+        self.keys.bytes()
+            + self.values.bytes()
+            + words(self.positions.capacity())
+            + words(self.counts.as_ref().map_or(0, Vec::capacity))
+            + words(self.logit_bias.as_ref().map_or(0, Vec::capacity))
+            + words(self.mass.capacity() + self.mass_window.capacity())
+    }
+
+    /// Takes in tokens at consecutive positions; `rows` gives each one's key and value.
+    pub(crate) fn append<'a>(
+        &mut self,
+        first_position: usize,
+        head_dim: usize,
+        rows: impl ExactSizeIterator<Item = [&'a [f32]; 2]>,
+    ) {
+        let (n, step) = (rows.len(), growth(self.len()));
+        self.keys.reserve(n * head_dim, step * head_dim);
+        self.values.reserve(n * head_dim, step * head_dim);
+        reserve(&mut self.positions, n, step);
+        self.positions.extend((first_position..first_position + n).map(|p| p as u32));
+        for [key, value] in rows {
+            self.keys.push(key);
+            self.values.push(value);
+        }
+        if let Some(bias) = &mut self.logit_bias {
+            reserve(bias, n, step);
+            bias.resize(bias.len() + n, 0.0);
+        }
+    }
+
+    pub(crate) fn add_mass(&mut self, mass: &[f32]) {
+        accumulate(&mut self.mass, mass);
+    }
+
+    pub(crate) fn add_mass_window(&mut self, mass: &[f32]) {
+        accumulate(&mut self.mass_window, mass);
+    }
+
+    pub(crate) fn slots(&self) -> HeadSlots<'_> {
+        HeadSlots {
+            keys: self.keys.slots(),
+            values: self.values.slots(),
+            logit_bias: self.logit_bias.as_deref(),
+            positions: &self.positions,
+        }
+    }
+
+    /// Tokens that each slot stands for; `None` when all stand for one.
+    pub(crate) fn counts(&self) -> Option<Vec<u32>> {
+        let mut counts = self.counts.clone()?;
+        counts.resize(self.len(), 1);
+        Some(counts)
+    }
+
+    /// The head that a plan makes of this one. Counts and masses of what is folded add up; what is dropped takes its own along.
+    pub(crate) fn folded(&self, plan: &HeadPlan, head_dim: usize, keep_mass: bool) -> Self {
+        let counts = self.counts();
+        let members = |slot: &Slot| plan.members_of(slot).iter().filter(|member| member.weighs());
+        let count_of = |member: &Member| counts.as_ref().map_or(1, |counts| counts[member.source as usize]);
+        let counts: Vec<u32> = plan.slots.iter().map(|slot| members(slot).map(count_of).sum()).collect();
+        let bias: Vec<f32> = plan
+            .slots
+            .iter()
+            .map(|slot| match plan.members_of(slot) {
+                [only] => self.logit_bias.as_ref().map_or(0.0, |b| b[only.source as usize]) + slot.logit_bias,
+                _ => slot.logit_bias,
+            })
+            .collect();
+        let mass = if keep_mass && !self.mass.is_empty() {
+            plan.slots.iter().map(|slot| members(slot).map(|m| self.mass[m.source as usize]).sum()).collect()
+        } else {
+            Vec::new()
+        };
+        Self {
+            keys: self.keys.replaced(&plan.fold_keys(&self.keys.widened(), head_dim)),
+            values: self.values.replaced(&plan.fold_values(&self.values.widened(), head_dim)),
+            positions: plan.slots.iter().map(|slot| self.positions[slot.pivot as usize]).collect(),
+            counts: counts.iter().any(|c| *c != 1).then_some(counts),
+            logit_bias: bias.iter().any(|b| *b != 0.0).then_some(bias),
+            mass,
+            mass_window: Vec::new(),
+        }
+    }
+}
+
+fn accumulate(sum: &mut Vec<f32>, new: &[f32]) {
+    let more = new.len().saturating_sub(sum.len());
+    reserve(sum, more, growth(sum.len()));
+    sum.resize(new.len(), 0.0);
+    axpy(1.0, new, sum);
+}
