@@ -15,7 +15,16 @@ pub enum Rhs {
 /// - Cost: O(m·n·k)
 /// - Panics: when a slice is shorter than its shape, a defect of the caller
 pub fn product(lhs: &[f32], rhs: &[f32], out: &mut [f32], [m, n, k]: [usize; 3], layout: Rhs) {
-    assert!(lhs.len() >= m * k && rhs.len() >= n * k && out.len() >= m * n, "matrix product out of bounds");
+    product_columns(lhs, rhs, out, [m, n, k], layout, n);
+}
+
+/// As [`product`], into the first n columns of an `out` whose rows lie `stride` numbers apart.
+pub fn product_columns(lhs: &[f32], rhs: &[f32], out: &mut [f32], [m, n, k]: [usize; 3], layout: Rhs, stride: usize) {
+    let needed = m.saturating_sub(1) * stride + n;
+    assert!(
+        lhs.len() >= m * k && rhs.len() >= n * k && (m == 0 || out.len() >= needed) && stride >= n,
+        "matrix product out of bounds"
+    );
     let (rhs_cs, rhs_rs) = if layout == Rhs::Plain { (1, n as isize) } else { (k as isize, 1) };
     #[expect(unsafe_code, reason = "the product takes pointers; the lengths are checked just above")]
     unsafe {
@@ -25,7 +34,7 @@ pub fn product(lhs: &[f32], rhs: &[f32], out: &mut [f32], [m, n, k]: [usize; 3],
             k,
             out.as_mut_ptr(),
             1,
-            n as isize,
+            stride as isize,
             false,
             lhs.as_ptr(),
             1,
@@ -56,5 +65,8 @@ mod tests {
         assert_eq!(out, [7.0, 5.0, 16.0, 17.0]);
         product(&lhs, &[1.0, 3.0, 0.0, 1.0, 2.0, 0.0], &mut out, [2, 2, 3], Rhs::Plain);
         assert_eq!(out, [7.0, 5.0, 16.0, 17.0]);
+        let mut wide = [9.0; 5];
+        product_columns(&lhs, &[1.0, 3.0, 0.0, 1.0, 2.0, 0.0], &mut wide, [2, 2, 3], Rhs::Plain, 3);
+        assert_eq!(wide, [7.0, 5.0, 9.0, 16.0, 17.0]);
     }
 }

@@ -149,6 +149,17 @@ pub fn exp_shifted_sum(x: &mut [f32], shift: f32) -> f32 {
     fold(&lanes) + tail
 }
 
+/// The value of a number in IEEE half precision, without a branch, so that loops over it become vector code.
+#[inline(always)]
+pub fn f16_to_f32(bits: u16) -> f32 {
+    // 2^112: the difference of the exponents' biases.
+    const REBIAS: f32 = f32::from_bits((127 + 112) << 23);
+    let bits = u32::from(bits);
+    let magnitude = (f32::from_bits((bits & 0x7fff) << 13) * REBIAS).to_bits();
+    let special = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
+    f32::from_bits(magnitude | special | (bits & 0x8000) << 16)
+}
+
 /// exp by range reduction to [-ln2/2, ln2/2] and a degree-6 Taylor-Horner polynomial (truncation error 1.2e-7 · |r|).
 #[inline(always)]
 fn exp_lane(x: f32) -> f32 {
@@ -173,8 +184,9 @@ fn exp_lane(x: f32) -> f32 {
     if x < -87.3 { 0.0 } else { p * power }
 }
 
+/// Sum of the lanes of a partial sum, halves onto halves.
 #[inline(always)]
-fn fold(lanes: &[f32; LANES]) -> f32 {
+pub(crate) fn fold(lanes: &[f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     let mut sums = *lanes;
     while width > 0 {
@@ -227,6 +239,15 @@ mod tests {
         let mut edge = [f32::NEG_INFINITY, -1000.0, 0.0];
         exp_slice(&mut edge);
         assert_eq!(edge, [0.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn every_half_precision_number_is_widened_exactly() {
+        for bits in 0..=u16::MAX {
+            let (found, exact) = (f16_to_f32(bits), half::f16::from_bits(bits).to_f32());
+            assert!(found == exact || found.is_nan() && exact.is_nan(), "{bits:04x}: {found} is not {exact}");
+            assert_eq!(found.is_sign_negative(), exact.is_sign_negative(), "{bits:04x}");
+        }
     }
 
     #[test]

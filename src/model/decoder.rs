@@ -1,9 +1,7 @@
 //! The decoder: one forward pass for the whole Llama family, driven by [`Config`].
 
 use std::path::Path;
-
-use candle_core::Device;
-use candle_core::Tensor;
+use std::sync::Arc;
 
 use crate::files::FileError;
 use crate::files::ModelIdentity;
@@ -14,10 +12,10 @@ use crate::model::config::Config;
 use crate::model::gguf::Gguf;
 use crate::model::layers::Linear;
 use crate::model::layers::add;
-use crate::model::layers::gated;
+use crate::model::layers::gate_with;
 use crate::model::layers::rms_norm;
-use crate::model::layers::to_vec;
-use crate::model::layers::with_slices;
+use crate::model::matrix::Matrix;
+use crate::model::matrix::Scratch;
 use crate::model::rope::Rope;
 use crate::model::store::ChunkStates;
 use crate::model::store::KvStore;
@@ -59,7 +57,7 @@ pub struct Model {
     config: Config,
     identity: ModelIdentity,
     tokenizer: Option<Tokenizer>,
-    embedding: Tensor,
+    embedding: Arc<Matrix>,
     layers: Vec<Layer>,
     norm: Vec<f32>,
     output: Linear,
@@ -67,7 +65,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a GGUF file or a Hugging Face folder; weights become f32.
+    /// Loads a GGUF file or a Hugging Face folder; weights stay in the type of the file.
     ///
     /// A folder without any tokenizer gives a model that runs on token ids only.
     pub fn load(path: &Path) -> Result<Self, ModelError> {
@@ -95,17 +93,18 @@ impl Model {
     ) -> Result<Self, ModelError> {
         let Config { hidden_size, ffn_size, head_dim, vocab_size, .. } = config;
         let (q_width, kv_width) = (config.n_q_heads * head_dim, config.n_kv_heads * head_dim);
-        let get = |name: &str, shape: &[usize]| weights.get(name, shape, &config);
-        let vector = |name: &str, n: usize| to_vec(&get(name, &[n])?).map_err(ModelError::from);
-        let embedding = get("model.embed_tokens.weight", &[vocab_size, hidden_size])?;
+        let matrix =
+            |name: &str, shape: [usize; 2]| Ok::<_, ModelError>(Arc::new(weights.matrix(name, shape, &config)?));
+        let vector = |name: &str, n: usize| weights.vector(name, n, &config);
+        let embedding = matrix("model.embed_tokens.weight", [vocab_size, hidden_size])?;
         let mut layers = Vec::new();
         for i in 0..config.n_layers {
             let name = |part: &str| format!("model.layers.{i}.{part}.weight");
             let linear = |part: &str, n_out: usize, n_in: usize| {
-                Ok::<_, ModelError>(Linear::new(get(&name(part), &[n_out, n_in])?, None))
+                Ok::<_, ModelError>(Linear::new(matrix(&name(part), [n_out, n_in])?, None))
             };
             let projection = |part: &str, n_out: usize| {
-                let weight = get(&name(part), &[n_out, hidden_size])?;
+                let weight = matrix(&name(part), [n_out, hidden_size])?;
                 let bias_name = format!("model.layers.{i}.{part}.bias");
                 let bias = if config.qkv_bias { Some(vector(&bias_name, n_out)?) } else { None };
                 Ok::<_, ModelError>(Linear::new(weight, bias))
@@ -133,7 +132,7 @@ impl Model {
         }
         let norm = vector("model.norm.weight", hidden_size)?;
         let output =
-            if config.tied_output { embedding.clone() } else { get("lm_head.weight", &[vocab_size, hidden_size])? };
+            if config.tied_output { embedding.clone() } else { matrix("lm_head.weight", [vocab_size, hidden_size])? };
         let identity = ModelIdentity {
             name,
             architecture: config.architecture.hf_name.into(),
@@ -172,11 +171,16 @@ impl Model {
 
     /// Bytes of the weights in memory.
     pub fn weight_bytes(&self) -> u64 {
-        let c = &self.config;
-        let (q, kv) = (c.n_q_heads * c.head_dim, c.n_kv_heads * c.head_dim);
-        let layer = c.hidden_size * (2 * q + 2 * kv + 3 * c.ffn_size + 2);
-        let outputs = if c.tied_output { 1 } else { 2 };
-        4 * (c.n_layers * layer + outputs * c.vocab_size * c.hidden_size + c.hidden_size) as u64
+        let vectors = |layer: &Layer| {
+            let norms = [Some(&layer.attn_norm), layer.q_norm.as_ref(), layer.k_norm.as_ref(), Some(&layer.ffn_norm)];
+            norms.into_iter().flatten().map(|norm| 4 * norm.len() as u64).sum::<u64>()
+        };
+        let layer = |layer: &Layer| {
+            let maps = [&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down];
+            maps.iter().map(|map| map.bytes()).sum::<u64>() + vectors(layer)
+        };
+        let embedding = if self.config.tied_output { 0 } else { self.embedding.bytes() };
+        self.layers.iter().map(layer).sum::<u64>() + embedding + self.output.bytes() + 4 * self.norm.len() as u64
     }
 
     /// Runs a chunk of tokens that starts at `first_position`; keys and values go through `store`.
@@ -214,13 +218,15 @@ impl Model {
             return Err(ModelError::TooLong { n_tokens, max_positions: c.max_positions });
         }
         let chunk_tokens = chunk_tokens.clamp(1, tokens.len());
+        let mut scratch = Scratch::default();
         let mut x = self.embed(tokens)?;
         for (i, layer) in self.layers.iter().enumerate() {
             for (chunk, x) in x.chunks_mut(chunk_tokens * c.hidden_size).enumerate() {
-                self.attention_block(i, layer, x, first_position + chunk * chunk_tokens, store)?;
-                let h = self.normed(x, &layer.ffn_norm)?;
-                let inner = gated(&layer.gate.forward(&h)?, &layer.up.forward(&h)?)?;
-                add(x, &layer.down.forward(&inner)?)?;
+                self.attention_block(i, layer, x, first_position + chunk * chunk_tokens, store, &mut scratch)?;
+                let h = self.normed(x, &layer.ffn_norm);
+                let [mut inner, up] = Linear::forward_all([&layer.gate, &layer.up], &h, &mut scratch);
+                gate_with(&mut inner, &up);
+                add(x, &layer.down.forward(&inner, &mut scratch));
             }
         }
         let x = match rows {
@@ -228,7 +234,7 @@ impl Model {
             LogitRows::Last => &x[x.len() - c.hidden_size..],
             LogitRows::All => &x,
         };
-        Ok(to_vec(&self.output.forward(&self.normed(x, &self.norm)?)?)?)
+        Ok(self.output.forward(&self.normed(x, &self.norm), &mut scratch))
     }
 
     fn attention_block(
@@ -238,12 +244,12 @@ impl Model {
         x: &mut [f32],
         first_position: usize,
         store: &mut dyn KvStore,
+        scratch: &mut Scratch,
     ) -> Result<(), ModelError> {
         let c = &self.config;
         let needs = store.needs();
-        let h = self.normed(x, &layer.attn_norm)?;
-        let (mut q, mut k) = (to_vec(&layer.q.forward(&h)?)?, to_vec(&layer.k.forward(&h)?)?);
-        let v = to_vec(&layer.v.forward(&h)?)?;
+        let h = self.normed(x, &layer.attn_norm);
+        let [mut q, mut k, v] = Linear::forward_all([&layer.q, &layer.k, &layer.v], &h, scratch);
         if let (Some(q_norm), Some(k_norm)) = (&layer.q_norm, &layer.k_norm) {
             rms_norm(&mut q, q_norm, c.rms_norm_eps);
             rms_norm(&mut k, k_norm, c.rms_norm_eps);
@@ -263,8 +269,7 @@ impl Model {
         };
         let (attended, mass) = attend(&q, &store.heads(index), geometry, first_position, needs);
         store.attended(&chunk, mass).map_err(ModelError::Store)?;
-        let attended = Tensor::from_vec(attended, (n_tokens, c.n_q_heads * c.head_dim), &Device::Cpu)?;
-        add(x, &layer.o.forward(&attended)?)?;
+        add(x, &layer.o.forward(&attended, scratch));
         Ok(())
     }
 
@@ -273,20 +278,17 @@ impl Model {
         if let Some(id) = tokens.iter().copied().find(|id| *id as usize >= vocab_size) {
             return Err(ModelError::BadToken { id, vocab_size });
         }
-        let mut x = Vec::with_capacity(tokens.len() * hidden_size);
-        with_slices([&self.embedding], |[table]| {
-            for id in tokens {
-                x.extend_from_slice(&table[*id as usize * hidden_size..][..hidden_size]);
-            }
-        })?;
+        let mut x = vec![0f32; tokens.len() * hidden_size];
+        for (id, row) in tokens.iter().zip(x.chunks_exact_mut(hidden_size)) {
+            self.embedding.widen_rows(*id as usize, row);
+        }
         Ok(x)
     }
 
-    fn normed(&self, x: &[f32], weight: &[f32]) -> Result<Tensor, ModelError> {
+    fn normed(&self, x: &[f32], weight: &[f32]) -> Vec<f32> {
         let mut h = x.to_vec();
         rms_norm(&mut h, weight, self.config.rms_norm_eps);
-        let n_rows = h.len() / weight.len();
-        Ok(Tensor::from_vec(h, (n_rows, weight.len()), &Device::Cpu)?)
+        h
     }
 }
 

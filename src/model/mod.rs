@@ -10,6 +10,7 @@ mod attention;
 mod config;
 mod decoder;
 mod layers;
+mod matrix;
 mod rope;
 mod store;
 mod weights;
@@ -74,6 +75,14 @@ pub enum ModelError {
     MissingTensor {
         /// Its name.
         name: String,
+    },
+    /// A weight is stored in a type that is not read.
+    #[error("tensor {name} is stored as {dtype}, which kvscope does not read")]
+    UnsupportedType {
+        /// Its name.
+        name: String,
+        /// Name of the storage type.
+        dtype: String,
     },
     /// A weight has another shape than the configuration implies.
     #[error("tensor {name} has shape {found:?}; the configuration needs {expected:?}")]

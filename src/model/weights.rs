@@ -1,13 +1,12 @@
-//! Weights by their Hugging Face names, as f32 tensors, whatever the file's format, order or element type.
+//! Weights by their Hugging Face names and in their order, whatever the file's format, in the type of the file.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::path::PathBuf;
 
-use candle_core::DType;
-use candle_core::Device;
-use candle_core::Tensor;
+use candle_core::quantized::GgmlDType;
 use candle_core::safetensors::MmapedSafetensors;
+use safetensors::Dtype;
 use serde_json::Value;
 
 use crate::files::FileError;
@@ -15,6 +14,7 @@ use crate::files::Sha256;
 use crate::model::ModelError;
 use crate::model::config::Config;
 use crate::model::gguf::Gguf;
+use crate::model::matrix::Matrix;
 
 /// An opened checkpoint.
 pub(crate) enum Weights {
@@ -37,25 +37,52 @@ impl Weights {
         Ok(Self::Safetensors(tensors))
     }
 
-    /// The tensor of that Hugging Face name in f32, checked against the shape that the configuration implies.
-    pub(crate) fn get(&self, name: &str, shape: &[usize], config: &Config) -> Result<Tensor, ModelError> {
-        let found = match self {
+    /// The matrix of that Hugging Face name in the type of the file.
+    pub(crate) fn matrix(&self, name: &str, shape: [usize; 2], config: &Config) -> Result<Matrix, ModelError> {
+        let (dtype, bytes) = self.bytes(name, &shape, config)?;
+        Matrix::new(dtype, bytes, shape)
+            .ok_or_else(|| ModelError::UnsupportedType { name: name.into(), dtype: format!("{dtype:?}") })
+    }
+
+    /// The vector of that Hugging Face name in f32.
+    pub(crate) fn vector(&self, name: &str, n: usize, config: &Config) -> Result<Vec<f32>, ModelError> {
+        let (dtype, bytes) = self.bytes(name, &[n], config)?;
+        let row = Matrix::new(dtype, bytes, [1, n])
+            .ok_or_else(|| ModelError::UnsupportedType { name: name.into(), dtype: format!("{dtype:?}") })?;
+        let mut values = vec![0f32; n];
+        row.widen_rows(0, &mut values);
+        Ok(values)
+    }
+
+    /// Type and bytes of a tensor, checked against the shape that the configuration implies, rows in half-split order.
+    fn bytes(&self, name: &str, shape: &[usize], config: &Config) -> Result<(GgmlDType, Vec<u8>), ModelError> {
+        // The shape is checked before anything is copied: a stranger's header must not decide what is allocated.
+        match self {
             Self::Gguf(gguf) => {
-                let tensor = gguf.tensor(&gguf_name(name))?;
-                match heads_of(name, config) {
-                    Some(n_heads) if config.architecture.gguf_interleaved => half_split(&tensor, n_heads)?,
-                    _ => tensor,
-                }
+                let gguf_name = gguf_name(name);
+                let info = gguf.tensor_info(&gguf_name)?;
+                check_shape(name, &info.shape, shape)?;
+                let bytes = gguf.tensor_bytes(&gguf_name)?;
+                let bytes = match heads_of(name, config) {
+                    Some(n_heads) if config.architecture.gguf_interleaved => half_split(bytes, shape, n_heads)?,
+                    _ => bytes.to_vec(),
+                };
+                Ok((info.dtype, bytes))
             }
             Self::Safetensors(tensors) => {
                 let view = tensors.get(name).map_err(|_| ModelError::MissingTensor { name: name.into() })?;
-                // The shape is checked before the data is converted: a stranger's header must not decide what is allocated.
                 check_shape(name, view.shape(), shape)?;
-                tensors.load(name, &Device::Cpu)?.to_dtype(DType::F32)?
+                let dtype = match view.dtype() {
+                    Dtype::F32 => GgmlDType::F32,
+                    Dtype::F16 => GgmlDType::F16,
+                    Dtype::BF16 => GgmlDType::BF16,
+                    other => {
+                        return Err(ModelError::UnsupportedType { name: name.into(), dtype: format!("{other:?}") });
+                    }
+                };
+                Ok((dtype, view.data().to_vec()))
             }
-        };
-        check_shape(name, found.shape().dims(), shape)?;
-        Ok(found)
+        }
     }
 
     /// SHA-256 over the configuration and, of every tensor in order of name, name, type, shape and first bytes.
@@ -153,20 +180,21 @@ fn heads_of(name: &str, config: &Config) -> Option<usize> {
     }
 }
 
-/// Reorders rows from interleaved rotation (pairs 2i, 2i + 1) to half-split rotation (pairs i, i + D/2).
-fn half_split(tensor: &Tensor, n_heads: usize) -> Result<Tensor, ModelError> {
-    let shape = tensor.shape().clone();
-    let rows = *shape.dims().first().unwrap_or(&0);
-    if n_heads == 0 || !rows.is_multiple_of(2 * n_heads) {
-        return Err(ModelError::Shape {
-            name: "q or k projection".into(),
-            found: shape.dims().to_vec(),
-            expected: vec![n_heads],
-        });
+/// Reorders the rows of each head from interleaved rotation (pairs 2i, 2i + 1) to half-split rotation (pairs i, i + D/2).
+fn half_split(bytes: &[u8], shape: &[usize], n_heads: usize) -> Result<Vec<u8>, ModelError> {
+    let rows = *shape.first().unwrap_or(&0);
+    if n_heads == 0 || rows == 0 || !rows.is_multiple_of(2 * n_heads) {
+        let name = "q or k projection".into();
+        return Err(ModelError::Shape { name, found: shape.to_vec(), expected: vec![n_heads] });
     }
-    let width = shape.elem_count() / rows;
-    let pairs = tensor.reshape((n_heads, rows / n_heads / 2, 2, width))?;
-    Ok(pairs.transpose(1, 2)?.contiguous()?.reshape(shape)?)
+    let (head_dim, row_bytes) = (rows / n_heads, bytes.len() / rows);
+    let mut split = Vec::with_capacity(bytes.len());
+    for head in bytes.chunks_exact(head_dim * row_bytes) {
+        for parity in 0..2 {
+            head.chunks_exact(row_bytes).skip(parity).step_by(2).for_each(|row| split.extend_from_slice(row));
+        }
+    }
+    Ok(split)
 }
 
 /// candle's errors carry a stack trace below their first line.
@@ -191,8 +219,9 @@ mod tests {
     #[test]
     fn interleaved_rows_become_half_split() {
         // Two heads of D = 4: within each, rows 0 1 2 3 are pairs (0,1), (2,3) and become 0 2 1 3.
-        let rows = Tensor::arange(0f32, 8.0, &Device::Cpu).unwrap().reshape((8, 1)).unwrap();
-        let split = half_split(&rows, 2).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        assert_eq!(split, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+        let rows: Vec<u8> = (0..8).flat_map(|row| [row, row]).collect();
+        let split = half_split(&rows, &[8, 1], 2).unwrap();
+        assert_eq!(split, [0, 0, 2, 2, 1, 1, 3, 3, 4, 4, 6, 6, 5, 5, 7, 7]);
+        assert!(half_split(&rows, &[8, 1], 3).is_err());
     }
 }
