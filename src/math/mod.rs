@@ -23,6 +23,7 @@ pub use rank::ranks;
 pub use rank::spearman;
 pub use simd::add_weighted_rows;
 pub use simd::axpy;
+pub use simd::bf16_to_f32;
 pub use simd::cosine;
 pub use simd::dot;
 pub use simd::dot_rows;

@@ -160,6 +160,12 @@ pub fn f16_to_f32(bits: u16) -> f32 {
     f32::from_bits(magnitude | special | (bits & 0x8000) << 16)
 }
 
+/// The value of a number that is the upper half of single precision.
+#[inline(always)]
+pub fn bf16_to_f32(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
 /// exp by range reduction to [-ln2/2, ln2/2] and a degree-6 Taylor-Horner polynomial (truncation error 1.2e-7 · |r|).
 #[inline(always)]
 fn exp_lane(x: f32) -> f32 {

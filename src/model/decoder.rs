@@ -217,7 +217,22 @@ impl Model {
             let n_tokens = first_position + tokens.len();
             return Err(ModelError::TooLong { n_tokens, max_positions: c.max_positions });
         }
-        let chunk_tokens = chunk_tokens.clamp(1, tokens.len());
+        if tokens.len() == 1 {
+            // On a thread of the pool: its neighbours stay awake between the many short parallel regions of one token.
+            return rayon::scope(|_| self.pass(tokens, first_position, 1, store, rows));
+        }
+        self.pass(tokens, first_position, chunk_tokens.clamp(1, tokens.len()), store, rows)
+    }
+
+    fn pass(
+        &self,
+        tokens: &[u32],
+        first_position: usize,
+        chunk_tokens: usize,
+        store: &mut dyn KvStore,
+        rows: LogitRows,
+    ) -> Result<Vec<f32>, ModelError> {
+        let c = &self.config;
         let mut scratch = Scratch::default();
         let mut x = self.embed(tokens)?;
         for (i, layer) in self.layers.iter().enumerate() {

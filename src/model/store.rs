@@ -70,7 +70,7 @@ pub struct AttnMass {
 pub type StoreError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Keeps keys and values for a forward pass. The runtime's cache, and the writer behind `capture`, are stores.
-pub trait KvStore {
+pub trait KvStore: Send {
     /// What it wants to be told during the next chunk.
     fn needs(&self) -> StoreNeeds;
 

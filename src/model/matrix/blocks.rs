@@ -2,6 +2,7 @@
 //!
 //! Every function is small enough to be inlined into the loops of [`super::format`], which turn it into vector code.
 
+use crate::math::bf16_to_f32;
 use crate::math::f16_to_f32;
 
 /// Values of one block.
@@ -24,7 +25,7 @@ pub(super) fn f16(weight: &[u8; 2], out: &mut [f32; 1]) {
 
 #[inline(always)]
 pub(super) fn bf16(weight: &[u8; 2], out: &mut [f32; 1]) {
-    out[0] = f32::from_bits(u32::from(u16::from_le_bytes(*weight)) << 16);
+    out[0] = bf16_to_f32(u16::from_le_bytes(*weight));
 }
 
 /// Scale, then 16 bytes: weight i in the low half of byte i, weight i + 16 in the high half, both shifted by 8.

@@ -97,6 +97,11 @@ pub(super) static FORMATS: [Format; 13] = [
     format!(Q6K, superblocks::q6_k, 210, superblocks::LEN),
 ];
 
+/// IEEE half precision.
+pub(super) static F16: &Format = &FORMATS[1];
+/// The upper half of single precision.
+pub(super) static BF16: &Format = &FORMATS[2];
+
 /// The line of a storage type; `None` for one that no supported file has.
 pub(super) fn format_of(dtype: GgmlDType) -> Option<&'static Format> {
     FORMATS.iter().find(|format| format.dtype == dtype)

@@ -6,11 +6,15 @@
 
 mod blocks;
 mod format;
+mod halves;
 mod superblocks;
 mod x86;
 
 #[cfg(test)]
 mod tests;
+
+pub(crate) use halves::bf16_rows;
+pub(crate) use halves::f16_rows;
 
 use candle_core::quantized::GgmlDType;
 use rayon::prelude::*;

@@ -70,6 +70,12 @@ fn products_agree_with_f64_loops_for_every_type_and_remainder() {
 }
 
 #[test]
+fn half_precision_has_its_line() {
+    assert_eq!(super::format::F16.dtype, GgmlDType::F16);
+    assert_eq!(super::format::BF16.dtype, GgmlDType::BF16);
+}
+
+#[test]
 fn bytes_that_do_not_fit_the_shape_are_refused() {
     assert!(Matrix::new(GgmlDType::Q4_1, vec![0; 40], [2, 32]).is_some());
     assert!(Matrix::new(GgmlDType::Q4_1, vec![0; 39], [2, 32]).is_none());
