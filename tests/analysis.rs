@@ -113,6 +113,7 @@ fn write_dump(dir: &Path, fingerprint: &str, states: &[State], samples: &[Plante
         },
         states: states.to_vec(),
         layers: LAYERS.to_vec(),
+        kv_heads: None,
         dtype: ElementType::F32,
         window_tokens: 32,
         shard: None,

@@ -277,6 +277,49 @@ fn generated_tokens_are_captured_after_the_prompt() {
 }
 
 #[test]
+fn chosen_heads_are_those_of_the_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    write_prompts(dir, SAMPLES);
+    capture(dir, "whole", &["--queries", "all"]);
+    capture(dir, "part", &["--heads", "1", "--layers", "last", "--queries", "all"]);
+    done(run(dir, &["verify", "whole", "part"]));
+    let (whole, part) = (Dump::open(&dir.join("whole")).unwrap(), Dump::open(&dir.join("part")).unwrap());
+    assert_eq!((&part.manifest().kv_heads, &part.manifest().layers), (&Some(vec![1]), &vec![1]));
+    assert_eq!(whole.manifest().kv_heads, None);
+    for i in 0..SAMPLES {
+        let (a, b) = (whole.sample(i).unwrap(), part.sample(i).unwrap());
+        assert!(b.entry().bytes < a.entry().bytes / 3);
+        assert_eq!(b.query_positions(1).unwrap(), (0..a.entry().n_tokens).collect::<Vec<_>>());
+        for (state, heads) in [(State::K, 1..2), (State::V, 1..2), (State::KPreRope, 1..2), (State::Q, 2..4)] {
+            for head in heads {
+                assert_eq!(a.vectors(1, state, head).unwrap(), b.vectors(1, state, head).unwrap(), "{state:?} {head}");
+            }
+        }
+        assert_eq!(a.mass(1, 1).unwrap(), b.mass(1, 1).unwrap());
+        assert_eq!(a.mass_window(1, 1).unwrap(), b.mass_window(1, 1).unwrap());
+        for (state, head) in [(State::K, 0), (State::Q, 1), (State::Q, 4)] {
+            let error = b.vectors(1, state, head).unwrap_err();
+            assert!(error.to_string().contains("no head") && error.hint().is_some(), "{error}");
+        }
+    }
+    let facts = done(run(dir, &["--json", "inspect", "part"]));
+    assert_eq!(serde_json::from_str::<Value>(&facts).unwrap()["kv_heads"], Value::from(1));
+
+    let table = done(run(dir, &["analyze", "part", "--out", "reports/part", "--maps", "1:1"]));
+    assert!(table.contains("1 of 2 layers, 1 of 2 KV heads"), "{table}");
+    done(run(dir, &["report", "reports/part"]));
+    done(run(dir, &["verify", "reports/part"]));
+    refuses(&run(dir, &["analyze", "part", "--out", "x", "--maps", "1:0"]), &["KV heads [1] were captured"]);
+    capture(dir, "other", &["--heads", "0", "--layers", "last", "--seed", "1"]);
+    refuses(&run(dir, &["analyze", "part", "other", "--out", "x"]), &["KV heads [0]", "KV heads [1]"]);
+    capture(dir, "all-layers", &["--heads", "1"]);
+    refuses(&run(dir, &["tune", "all-layers", "--budget", "0.5"]), &["1 of a layer's 2 KV heads", "--heads all"]);
+    refuses(&run(dir, &capture_args(&model(), "part", &["--layers", "last", "--resume"])), &["another set of options"]);
+    refuses(&run(dir, &capture_args(&model(), "x", &["--heads", "2"])), &["names no KV head"]);
+}
+
+#[test]
 fn too_low_a_memory_limit_is_refused_with_numbers() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

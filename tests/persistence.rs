@@ -171,6 +171,7 @@ fn write_dump(dir: &Path, samples: &[Planted]) -> Dump {
         },
         states: vec![State::K, State::Mass],
         layers: (0..LAYERS).collect(),
+        kv_heads: None,
         dtype: ElementType::F32,
         window_tokens: 32,
         shard: None,

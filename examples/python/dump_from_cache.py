@@ -158,6 +158,7 @@ def main():
     parser.add_argument("--prompt", action="append", default=[], help="text; may be repeated")
     parser.add_argument("--token-ids", action="append", default=[], help="tokens such as 5,17,3; may be repeated")
     parser.add_argument("--out", required=True, help="folder of the dump, which must not exist yet")
+    parser.add_argument("--dataset", default="python", help="name of the data set that the prompts are of")
     parser.add_argument("--dtype", choices=ELEMENT_TYPES, default="f16")
     parser.add_argument("--identity", help="dump that kvscope captured from this model, to take the fingerprint from")
     args = parser.parse_args()
@@ -172,7 +173,7 @@ def main():
     if args.identity:
         identity = json.loads((Path(args.identity) / "manifest.json").read_text())["model"]
     samples = ((f"prompt{i}", ids, *capture(model, ids)) for i, ids in enumerate(prompts))
-    write_dump(args.out, identity, samples, args.dtype)
+    write_dump(args.out, identity, samples, args.dtype, dataset=args.dataset)
     print(args.out)
 
 

@@ -24,6 +24,8 @@ def load_sample(dump, sample=0, dtype=torch.float32):
     if name != "kvscope.dump" or int(version) > 1:
         raise ValueError(f"{dump} holds {manifest['schema']}, not kvscope.dump/1")
     n_layers = manifest["model"]["n_layers"]
+    if "kv_heads" in manifest:
+        raise ValueError(f"{dump} holds the KV heads {manifest['kv_heads']} only")
     if manifest["layers"] != list(range(n_layers)) or not {"k", "v"} <= set(manifest["states"]):
         raise ValueError(f"{dump} does not hold k and v of all {n_layers} layers")
     tensors = load_file(dump / manifest["samples"][sample]["file"])

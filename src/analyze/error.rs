@@ -50,16 +50,16 @@ pub enum AnalyzeError {
         /// Name and fingerprint of its model.
         got: String,
     },
-    /// Two dumps hold different layers.
+    /// Two dumps hold different layers or KV heads.
     #[error("{} holds layers {got}, {} holds {expected}", path.display(), first.display())]
     DifferentLayers {
         /// The first dump.
         first: PathBuf,
-        /// Its layers.
+        /// Its layers and heads.
         expected: String,
         /// The other.
         path: PathBuf,
-        /// Its layers.
+        /// Its layers and heads.
         got: String,
     },
     /// A dump has neither keys nor values.
@@ -125,7 +125,7 @@ impl AnalyzeError {
             Self::NoSamples { .. } => Some("run the capture again with --resume".into()),
             Self::DifferentModels { .. } => Some("analyse each model's dumps on their own".into()),
             Self::DifferentLayers { .. } => {
-                Some("capture both with the same --layers, or analyse them on their own".into())
+                Some("capture both with the same --layers and --heads, or analyse them on their own".into())
             }
             Self::NoVectors { .. } => Some("capture again with k or v among --states".into()),
             Self::Duplicate { .. } => Some("give each dump once".into()),

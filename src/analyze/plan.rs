@@ -34,7 +34,8 @@ pub(crate) struct DatasetPlan {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct RunPlan {
     pub(crate) layers: Vec<usize>,
-    pub(crate) n_kv_heads: usize,
+    /// KV heads of every layer, rising.
+    pub(crate) kv_heads: Vec<usize>,
     pub(crate) datasets: Vec<DatasetPlan>,
     /// Per dump, for provenance: name, states, samples planned and found.
     pub(crate) dumps: Vec<Value>,
@@ -57,7 +58,7 @@ impl RunPlan {
             });
         }
         let mut plan =
-            Self { layers, n_kv_heads: model.n_kv_heads, datasets: Vec::new(), dumps: Vec::new(), inputs: Vec::new() };
+            Self { layers, kv_heads: held(first), datasets: Vec::new(), dumps: Vec::new(), inputs: Vec::new() };
         let mut seen = HashMap::new();
         for (index, dump) in dumps.iter().enumerate() {
             plan.check_dump(first, dump)?;
@@ -82,12 +83,12 @@ impl RunPlan {
             });
         }
         let layers = sorted_layers(dump);
-        if layers != self.layers {
+        if layers != self.layers || held(dump) != self.kv_heads {
             return Err(AnalyzeError::DifferentLayers {
                 first: first.dir().into(),
-                expected: format!("{:?}", self.layers),
+                expected: format!("{:?}, KV heads {:?}", self.layers, self.kv_heads),
                 path: dump.dir().into(),
-                got: format!("{layers:?}"),
+                got: format!("{layers:?}, KV heads {:?}", held(dump)),
             });
         }
         let states = &dump.manifest().states;
@@ -154,8 +155,8 @@ impl RunPlan {
             if !self.layers.contains(&request.layer) {
                 return fault(format!("layers {:?} were captured", self.layers));
             }
-            if request.kv_head >= self.n_kv_heads {
-                return fault(format!("a layer has {} KV heads", self.n_kv_heads));
+            if !self.kv_heads.contains(&request.kv_head) {
+                return fault(format!("KV heads {:?} were captured", self.kv_heads));
             }
             for dataset in &self.datasets {
                 if !dataset.states.contains(&request.state) {
@@ -173,6 +174,11 @@ impl RunPlan {
         Ok(())
     }
 
+    /// Every layer and KV head.
+    pub(crate) fn heads(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.layers.iter().flat_map(|layer| self.kv_heads.iter().map(move |head| (*layer, *head)))
+    }
+
     pub(crate) fn n_samples(&self) -> usize {
         self.datasets.iter().map(|dataset| dataset.samples.len()).sum()
     }
@@ -188,6 +194,10 @@ fn sorted_layers(dump: &Dump) -> Vec<usize> {
     layers.sort_unstable();
     layers.dedup();
     layers
+}
+
+fn held(dump: &Dump) -> Vec<usize> {
+    dump.manifest().held_kv_heads().collect()
 }
 
 fn names(states: &[State]) -> String {

@@ -98,8 +98,7 @@ pub fn analyze(
     }
     table.finish()?;
 
-    let heads: Vec<(usize, usize)> =
-        plan.layers.iter().flat_map(|layer| (0..plan.n_kv_heads).map(move |head| (*layer, head))).collect();
+    let heads: Vec<(usize, usize)> = plan.heads().collect();
     let persistence_options = PersistenceOptions {
         eps_grid: &options.eps_grid,
         reference_eps,
@@ -168,7 +167,7 @@ impl<'a> DatasetRun<'a> {
             similarity: vec![HeadCounters::new(options.lags.len()); dataset.states.len()],
             sets: SetCounters::new(options.eps_grid.len()),
         };
-        let heads = plan.layers.iter().flat_map(|layer| (0..plan.n_kv_heads).map(move |h| head(*layer, h))).collect();
+        let heads = plan.heads().map(|(layer, h)| head(layer, h)).collect();
         let kept_fractions = vec![Vec::new(); options.eps_grid.len()];
         Self {
             states: &dataset.states,

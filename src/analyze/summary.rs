@@ -1,5 +1,6 @@
 //! The analysis as a table for a terminal.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use crate::analyze::Analysis;
@@ -23,11 +24,14 @@ const MODEL_WIDTH: usize = 40;
 /// heads and data sets.
 pub fn summary_table(analysis: &Analysis) -> String {
     let eps = analysis.eps_grid.get(analysis.reference_eps).map_or_else(|| "-".into(), f32::to_string);
+    let heads = analysis.datasets.iter().flat_map(|d| &d.similarity).flat_map(|s| &s.heads).map(|h| h.kv_head);
+    let n_heads = heads.collect::<BTreeSet<_>>().len();
     let mut text = format!(
-        "{}: {} of {} layers, {} KV heads each; sets at eps {eps}\n\n",
+        "{}: {} of {} layers, {} of {} KV heads each; sets at eps {eps}\n\n",
         short(&analysis.model.name, MODEL_WIDTH),
         analysis.layers.len(),
         analysis.model.n_layers,
+        n_heads,
         analysis.model.n_kv_heads
     );
     line(&mut text, ["data set", "samples", "tokens", "cos k", "pre rope", "cos v", "sets", "kept", "95 % interval"]);

@@ -48,7 +48,7 @@ pub fn memory_estimate(model: &Model, options: &CaptureOptions, n_prompt_tokens:
     let pre_rope = options.states.contains(&State::KPreRope);
     // The mass of all queries and of the window: kept, and the chunk's own to be added.
     let masses = if mass { 2 * c.n_kv_heads * n_tokens } else { 0 };
-    let queries = if options.states.contains(&State::Q) { options.n_queries.min(n_tokens) * q_width } else { 0 };
+    let queries = if options.states.contains(&State::Q) { options.queries_of(n_tokens) * q_width } else { 0 };
     let layer = n_tokens * kv_width * (2 + usize::from(pre_rope)) + queries + masses;
     let n_held = if options.decode_tokens > 0 { c.n_layers } else { 1 };
     let attention = chunk * (c.hidden_size + 4 * q_width + (3 + usize::from(pre_rope)) * kv_width)

@@ -25,10 +25,12 @@ pub struct CaptureOptions {
     pub states: BTreeSet<State>,
     /// Layers to write, rising.
     pub layers: Vec<usize>,
+    /// KV heads of these layers to write, rising, with the query heads of their groups; `None` for all.
+    pub kv_heads: Option<Vec<usize>>,
     /// Element type of keys, values and queries.
     pub dtype: ElementType,
-    /// Queries kept per sample: half of them the last ones, the others a seeded sample of the rest.
-    pub n_queries: usize,
+    /// Queries kept per sample: half of them the last ones, the others a seeded sample of the rest; `None` for all.
+    pub n_queries: Option<usize>,
     /// Queries in the observation window.
     pub window_tokens: usize,
     /// Prompt tokens that pass through a layer at a time; 0 for all at once.
@@ -37,6 +39,18 @@ pub struct CaptureOptions {
     pub decode_tokens: usize,
     /// Seed of the query sample.
     pub seed: u64,
+}
+
+impl CaptureOptions {
+    /// Queries kept of a sample of `n_tokens`.
+    pub(super) fn queries_of(&self, n_tokens: usize) -> usize {
+        self.n_queries.map_or(n_tokens, |n| n.min(n_tokens))
+    }
+
+    /// Whether a KV head is written.
+    pub(super) fn writes_head(&self, kv_head: usize) -> bool {
+        self.kv_heads.as_ref().is_none_or(|heads| heads.contains(&kv_head))
+    }
 }
 
 /// One prompt, as tokens.
@@ -90,7 +104,7 @@ pub fn estimated_bytes<'i>(
 ) -> u64 {
     let of_sample = |input: &SampleInput| {
         let n = input.tokens.len() + options.decode_tokens;
-        tensor_specs(model, options, n, options.n_queries.min(n)).iter().map(TensorSpec::bytes).sum::<u64>()
+        tensor_specs(model, options, n, options.queries_of(n)).iter().map(TensorSpec::bytes).sum::<u64>()
     };
     inputs.into_iter().map(of_sample).sum()
 }
@@ -102,6 +116,8 @@ pub(super) fn tensor_specs(
     n_tokens: usize,
     n_queries: usize,
 ) -> Vec<TensorSpec> {
+    let n_kv_heads = options.kv_heads.as_ref().map_or(model.n_kv_heads, Vec::len);
+    let n_q_heads = n_kv_heads * model.group();
     let spec = |name: String, element, shape: &[usize]| TensorSpec { name, element, shape: shape.to_vec() };
     let mut specs = vec![spec("token_ids".into(), ElementType::I64, &[n_tokens])];
     if options.states.contains(&State::Q) {
@@ -112,12 +128,12 @@ pub(super) fn tensor_specs(
         for state in &options.states {
             let name = Manifest::tensor_name(*layer, *state);
             match state {
-                State::Q => specs.push(spec(name, options.dtype, &[model.n_q_heads, n_queries, model.head_dim])),
+                State::Q => specs.push(spec(name, options.dtype, &[n_q_heads, n_queries, model.head_dim])),
                 State::Mass => {
-                    specs.push(spec(name.clone(), ElementType::F32, &[model.n_kv_heads, n_tokens]));
-                    specs.push(spec(format!("{name}_window"), ElementType::F32, &[model.n_kv_heads, n_tokens]));
+                    specs.push(spec(name.clone(), ElementType::F32, &[n_kv_heads, n_tokens]));
+                    specs.push(spec(format!("{name}_window"), ElementType::F32, &[n_kv_heads, n_tokens]));
                 }
-                _ => specs.push(spec(name, options.dtype, &[model.n_kv_heads, n_tokens, model.head_dim])),
+                _ => specs.push(spec(name, options.dtype, &[n_kv_heads, n_tokens, model.head_dim])),
             }
         }
     }
@@ -135,7 +151,7 @@ pub(super) fn file_name(index: usize, dataset: &str) -> String {
 ///
 /// `index` is the sample's within the whole run, so that a shard draws what the whole run draws.
 pub(super) fn query_positions(n_tokens: usize, options: &CaptureOptions, index: usize) -> Vec<usize> {
-    let wanted = options.n_queries.min(n_tokens);
+    let wanted = options.queries_of(n_tokens);
     let n_last = wanted.div_ceil(2);
     let first_last = n_tokens - n_last;
     let mut random = ChaCha8Rng::seed_from_u64(options.seed);
@@ -166,6 +182,7 @@ pub(super) fn new_manifest(
         model: model.clone(),
         states: options.states.iter().copied().collect(),
         layers: options.layers.clone(),
+        kv_heads: options.kv_heads.clone(),
         dtype: options.dtype,
         window_tokens: options.window_tokens,
         shard,
@@ -182,8 +199,9 @@ mod tests {
         CaptureOptions {
             states: State::ALL.into_iter().collect(),
             layers: vec![0],
+            kv_heads: None,
             dtype: ElementType::F16,
-            n_queries,
+            n_queries: Some(n_queries),
             window_tokens: 32,
             chunk_tokens: 0,
             decode_tokens: 0,
@@ -201,6 +219,7 @@ mod tests {
         assert_ne!(query_positions(100, &options(7), 1), positions);
         assert_eq!(query_positions(3, &options(7), 0), [0, 1, 2]);
         assert_eq!(query_positions(0, &options(7), 0), [0; 0]);
+        assert_eq!(query_positions(5, &CaptureOptions { n_queries: None, ..options(7) }, 0), [0, 1, 2, 3, 4]);
     }
 
     #[test]
@@ -226,5 +245,8 @@ mod tests {
         let options = CaptureOptions { decode_tokens: 3, ..options(4) };
         // 10 tokens: ids 80 B; one layer: 3 states of 2 x 10 x 8 f16, q 4 x 4 x 8 f16 at 4 positions, 2 x 2 x 10 f32.
         assert_eq!(estimated_bytes(&model, &options, [&input]), 80 + 3 * 320 + 256 + 32 + 160);
+        // One KV head of two, with its two query heads.
+        let options = CaptureOptions { kv_heads: Some(vec![1]), ..options };
+        assert_eq!(estimated_bytes(&model, &options, [&input]), 80 + 3 * 160 + 128 + 32 + 80);
     }
 }

@@ -105,16 +105,17 @@ impl<'a> Recorder<'a> {
             Some(writer) => writer,
             None => self.open()?,
         };
+        let options = self.options;
         for state in &self.options.states {
             let name = Manifest::tensor_name(layer, *state);
             match state {
-                State::K => writer.write_f32_parts(&name, &buffer.k)?,
-                State::V => writer.write_f32_parts(&name, &buffer.v)?,
+                State::K => writer.write_f32_parts(&name, &kept(options, &buffer.k))?,
+                State::V => writer.write_f32_parts(&name, &kept(options, &buffer.v))?,
                 State::KPreRope => writer.write_f32_parts(&name, &buffer.k_pre_rope)?,
                 State::Q => writer.write_f32_parts(&name, &buffer.q)?,
                 State::Mass => {
-                    writer.write_f32_parts(&name, &buffer.mass)?;
-                    writer.write_f32_parts(&format!("{name}_window"), &buffer.mass_window)?;
+                    writer.write_f32_parts(&name, &kept(options, &buffer.mass))?;
+                    writer.write_f32_parts(&format!("{name}_window"), &kept(options, &buffer.mass_window))?;
                 }
             }
         }
@@ -123,14 +124,24 @@ impl<'a> Recorder<'a> {
     }
 }
 
-/// Appends `[T, heads, D]` to one growing `[n, D]` per head, for which `n_tokens` rows are set aside at the first call.
-fn split_heads(x: &[f32], [n_heads, head_dim, n_tokens]: [usize; 3], into: &mut Vec<Vec<f32>>) {
-    if into.is_empty() {
-        into.resize_with(n_heads, || Vec::with_capacity(n_tokens * head_dim));
-    }
-    for (head, vectors) in into.iter_mut().enumerate() {
+/// Those of all KV heads' values that are written.
+fn kept<'b>(options: &CaptureOptions, heads: &'b [Vec<f32>]) -> Vec<&'b [f32]> {
+    heads.iter().enumerate().filter(|(head, _)| options.writes_head(*head)).map(|(_, values)| &values[..]).collect()
+}
+
+/// Appends `[T, n_heads, D]` to one growing `[n, D]` per head of `heads`, for which `n_tokens` rows are set aside at first.
+fn split_heads(
+    x: &[f32],
+    heads: impl Iterator<Item = usize>,
+    [n_heads, head_dim, n_tokens]: [usize; 3],
+    into: &mut Vec<Vec<f32>>,
+) {
+    for (at, head) in heads.enumerate() {
+        if at == into.len() {
+            into.push(Vec::with_capacity(n_tokens * head_dim));
+        }
         for token in x.chunks_exact(n_heads * head_dim) {
-            vectors.extend_from_slice(&token[head * head_dim..][..head_dim]);
+            into[at].extend_from_slice(&token[head * head_dim..][..head_dim]);
         }
     }
 }
@@ -154,17 +165,21 @@ impl KvStore for Recorder<'_> {
         let is_wanted = self.options.layers.contains(&chunk.layer);
         let buffer = &mut self.buffers[chunk.layer];
         let shape = [n_kv_heads, head_dim, *n_tokens];
-        split_heads(chunk.k, shape, &mut buffer.k);
-        split_heads(chunk.v, shape, &mut buffer.v);
+        // Attention needs the keys and values of all heads.
+        split_heads(chunk.k, 0..n_kv_heads, shape, &mut buffer.k);
+        split_heads(chunk.v, 0..n_kv_heads, shape, &mut buffer.v);
+        let written = || (0..n_kv_heads).filter(|head| self.options.writes_head(*head));
         if is_wanted && !chunk.k_pre_rope.is_empty() {
-            split_heads(chunk.k_pre_rope, shape, &mut buffer.k_pre_rope);
+            split_heads(chunk.k_pre_rope, written(), shape, &mut buffer.k_pre_rope);
         }
         if is_wanted && self.options.states.contains(&State::Q) {
-            let shape = [n_q_heads, head_dim, query_positions.len()];
+            let (shape, group) = ([n_q_heads, head_dim, query_positions.len()], self.model.group());
             let end = chunk.first_position + chunk.n_tokens;
             for position in query_positions.iter().filter(|p| (chunk.first_position..end).contains(p)) {
-                let width = n_q_heads * head_dim;
-                split_heads(&chunk.q[(position - chunk.first_position) * width..][..width], shape, &mut buffer.q);
+                let (width, heads) =
+                    (n_q_heads * head_dim, written().flat_map(|head| head * group..(head + 1) * group));
+                let row = &chunk.q[(position - chunk.first_position) * width..][..width];
+                split_heads(row, heads, shape, &mut buffer.q);
             }
         }
         buffer.positions.extend((chunk.first_position..chunk.first_position + chunk.n_tokens).map(|p| p as u32));

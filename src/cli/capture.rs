@@ -20,6 +20,7 @@ use crate::cli::options::DeviceArg;
 use crate::cli::options::Dtype;
 use crate::cli::options::load_model;
 use crate::cli::options::out_dir;
+use crate::cli::options::parse_heads;
 use crate::cli::options::parse_layers;
 use crate::cli::options::run_name;
 use crate::cli::options::slug;
@@ -67,12 +68,15 @@ pub(crate) struct Args {
     /// Layers to write: all, or a list such as 0,3,last or 0-7
     #[arg(long, value_name = "LIST", default_value = "all")]
     layers: String,
+    /// KV heads of these layers to write, with the query heads of their groups: all, or a list such as 0,2 or 0-3
+    #[arg(long, value_name = "LIST", default_value = "all")]
+    heads: String,
     /// Element type of the written states
     #[arg(long, value_enum, default_value = "f16")]
     dtype: Dtype,
-    /// Queries kept per sample: half of them the last, the others drawn from the rest
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    queries: usize,
+    /// Queries kept per sample, or all: half of them the last, the others drawn from the rest
+    #[arg(long, value_name = "N", default_value = "64", value_parser = parse_queries)]
+    queries: Queries,
     /// Last queries that the windowed attention mass counts
     #[arg(long, value_name = "N", default_value_t = 32)]
     window: usize,
@@ -124,7 +128,8 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
         states,
         layers: parse_layers(&args.layers, model.config().n_layers)?,
         dtype: args.dtype.into(),
-        n_queries: args.queries,
+        kv_heads: parse_heads(&args.heads, model.config().n_kv_heads)?,
+        n_queries: args.queries.0,
         window_tokens: args.window,
         // A memory limit chooses by itself what it is not told.
         chunk_tokens: args.chunk.unwrap_or(if args.memory_limit.is_some() { 0 } else { DEFAULT_CHUNK_TOKENS }),
@@ -193,6 +198,17 @@ fn shell_quoted(word: &str) -> String {
         return word.into();
     }
     format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+/// A number of queries; `None` for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Queries(Option<usize>);
+
+fn parse_queries(text: &str) -> Result<Queries, String> {
+    match text {
+        "all" => Ok(Queries(None)),
+        _ => text.parse().map(|n| Queries(Some(n))).map_err(|_| "write a number, or all".into()),
+    }
 }
 
 /// `2/8` as the second of eight shards.

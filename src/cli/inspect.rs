@@ -123,6 +123,7 @@ fn of_dump(path: &Path) -> anyhow::Result<Value> {
         "values": values,
         "samples_measured": n_measured,
         "layers": manifest.layers.len(),
+        "kv_heads": manifest.held_kv_heads().count(),
         "dtype": manifest.dtype,
         "shard": manifest.shard,
         "planned_samples": manifest.planned_samples,
@@ -169,9 +170,8 @@ impl Statistics {
 }
 
 fn measure(sample: &Sample<'_>, manifest: &Manifest, state: State, statistics: &mut Statistics) -> anyhow::Result<()> {
-    let n_heads = if state == State::Q { manifest.model.n_q_heads } else { manifest.model.n_kv_heads };
     for layer in &manifest.layers {
-        for head in 0..n_heads {
+        for head in manifest.held_heads(state) {
             let values =
                 if state == State::Mass { sample.mass(*layer, head)? } else { sample.vectors(*layer, state, head)? };
             statistics.add(&values);

@@ -130,29 +130,44 @@ pub(crate) fn load_model(name: &str, common: &Common) -> anyhow::Result<Model> {
 
 /// Layers as typed: `all`, or a list such as `0,3,last` or `0-7`.
 pub(crate) fn parse_layers(text: &str, n_layers: usize) -> anyhow::Result<Vec<usize>> {
-    let bad = |what: &str| {
-        Usage::error(
-            format!("{what:?} names no layer of a model with {n_layers} layers"),
-            format!("write `all`, or a list such as 0,3,last or 0-{}", n_layers.saturating_sub(1)),
-        )
-    };
-    let one = |name: &str| match name {
-        "last" => Ok(n_layers - 1),
-        _ => name.parse::<usize>().ok().filter(|layer| *layer < n_layers).ok_or_else(|| bad(name)),
-    };
     if text == "all" {
         return Ok((0..n_layers).collect());
     }
-    let mut layers = Vec::new();
+    parse_list(text, n_layers, "layer", &format!("a model with {n_layers} layers"))
+}
+
+/// Numbers below `n`, rising, of a list such as `0,3,last` or `0-7`.
+fn parse_list(text: &str, n: usize, what: &str, whole: &str) -> anyhow::Result<Vec<usize>> {
+    let last = n.saturating_sub(1);
+    let one = |name: &str| match name {
+        "last" => Ok(last),
+        _ => name.parse::<usize>().ok().filter(|index| *index < n).ok_or_else(|| {
+            Usage::error(
+                format!("{name:?} names no {what} of {whole}"),
+                format!("write `all`, or a list such as 0,last or 0-{last}"),
+            )
+        }),
+    };
+    let mut chosen = Vec::new();
     for part in text.split(',').map(str::trim) {
         match part.split_once('-') {
-            Some((first, last)) => layers.extend(one(first)?..=one(last)?),
-            None => layers.push(one(part)?),
+            Some((first, last)) => chosen.extend(one(first)?..=one(last)?),
+            None => chosen.push(one(part)?),
         }
     }
-    layers.sort_unstable();
-    layers.dedup();
-    Ok(layers)
+    chosen.sort_unstable();
+    chosen.dedup();
+    Ok(chosen)
+}
+
+/// KV heads as typed: `all`, which is `None`, or a list such as `0,2` or `0-3`.
+pub(crate) fn parse_heads(text: &str, n_kv_heads: usize) -> anyhow::Result<Option<Vec<usize>>> {
+    if text == "all" {
+        return Ok(None);
+    }
+    let heads = parse_list(text, n_kv_heads, "KV head", &format!("a layer with {n_kv_heads} KV heads"))?;
+    // The whole list is `all`, so that both ways of asking for it give one dump.
+    Ok(Some(heads).filter(|heads| heads.len() < n_kv_heads))
 }
 
 /// Letters, digits, `-`, `_` and `.` of a name, for a folder.
@@ -203,6 +218,14 @@ mod tests {
         for bad in ["5", "x", "", "1-9", "-1"] {
             assert!(parse_layers(bad, 5).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn heads_as_people_write_them() {
+        assert_eq!(parse_heads("all", 3).unwrap(), None);
+        assert_eq!(parse_heads("2,1-2,1", 3).unwrap(), Some(vec![1, 2]));
+        assert_eq!(parse_heads("0-last", 3).unwrap(), None);
+        assert!(parse_heads("3", 3).is_err() && parse_heads("", 3).is_err());
     }
 
     #[test]

@@ -87,22 +87,28 @@ fn find_sample_faults(dump: &Dump, index: usize, faults: &mut Vec<String>) -> Re
             match state {
                 State::Mass => mass_faults(&sample, manifest, *layer, faults)?,
                 State::Q => {
-                    query_faults(&sample, *layer, faults)?;
-                    finite_faults(&sample, *layer, *state, manifest.model.n_q_heads, faults)?;
+                    query_faults(&sample, manifest, *layer, faults)?;
+                    finite_faults(&sample, manifest, *layer, *state, faults)?;
                 }
-                _ => finite_faults(&sample, *layer, *state, manifest.model.n_kv_heads, faults)?,
+                _ => finite_faults(&sample, manifest, *layer, *state, faults)?,
             }
         }
     }
     Ok(())
 }
 
-fn query_faults(sample: &Sample<'_>, layer: usize, faults: &mut Vec<String>) -> Result<(), DumpError> {
+fn query_faults(
+    sample: &Sample<'_>,
+    manifest: &Manifest,
+    layer: usize,
+    faults: &mut Vec<String>,
+) -> Result<(), DumpError> {
     let positions = sample.query_positions(layer)?;
     if !positions.is_sorted_by(|a, b| a < b) {
         faults.push(format!("layers.{layer}.q_positions do not rise"));
     }
-    let n_queries = sample.vectors(layer, State::Q, 0)?.len() / sample.head_dim();
+    let first = manifest.held_heads(State::Q).next().unwrap_or(0);
+    let n_queries = sample.vectors(layer, State::Q, first)?.len() / sample.head_dim();
     if positions.len() != n_queries {
         faults.push(format!("layers.{layer}.q has {n_queries} queries at {} positions", positions.len()));
     }
@@ -111,12 +117,12 @@ fn query_faults(sample: &Sample<'_>, layer: usize, faults: &mut Vec<String>) -> 
 
 fn finite_faults(
     sample: &Sample<'_>,
+    manifest: &Manifest,
     layer: usize,
     state: State,
-    n_heads: usize,
     faults: &mut Vec<String>,
 ) -> Result<(), DumpError> {
-    for head in 0..n_heads {
+    for head in manifest.held_heads(state) {
         let vectors = sample.vectors(layer, state, head)?;
         if let Some(at) = vectors.iter().position(|x| !x.is_finite()) {
             let (name, row) = (Manifest::tensor_name(layer, state), at / sample.head_dim());
@@ -136,7 +142,7 @@ fn mass_faults(
     let group = manifest.model.group() as f64;
     // Masses are f32 whatever the states are, but another program may have summed probabilities of the states' type.
     let tolerance = if manifest.dtype == ElementType::Bf16 { 1e-2 } else { 2e-3 };
-    for head in 0..manifest.model.n_kv_heads {
+    for head in manifest.held_kv_heads() {
         let whole = sample.mass(layer, head)?;
         let window = sample.mass_window(layer, head)?;
         let n_window = manifest.window_tokens.min(n_tokens);

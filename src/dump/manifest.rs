@@ -109,6 +109,9 @@ pub struct Manifest {
     pub states: Vec<State>,
     /// Captured layers, rising.
     pub layers: Vec<usize>,
+    /// Captured KV heads of every layer, rising, and with them the query heads of their groups; `None` for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_heads: Option<Vec<usize>>,
     /// Element type of k, v, k_pre_rope and q; masses are f32.
     pub dtype: ElementType,
     /// Queries in the observation window of `attn_mass_window`.
@@ -131,6 +134,36 @@ impl Manifest {
     /// Whether every planned sample is there.
     pub fn is_complete(&self) -> bool {
         self.samples.len() == self.planned_samples
+    }
+
+    /// The KV heads that every layer holds, rising, in the order of the tensors' first axis.
+    pub fn held_kv_heads(&self) -> impl Iterator<Item = usize> {
+        (0..self.model.n_kv_heads).filter(|head| self.kv_heads.as_ref().is_none_or(|heads| heads.contains(head)))
+    }
+
+    /// The heads that a state's tensors hold: KV heads, or for queries the query heads of their groups.
+    pub fn held_heads(&self, state: State) -> impl Iterator<Item = usize> {
+        let per_head = self.heads_per_kv_head(state);
+        self.held_kv_heads().flat_map(move |head| head * per_head..(head + 1) * per_head)
+    }
+
+    /// Length of the first axis of a state's tensors.
+    pub(super) fn n_held_heads(&self, state: State) -> usize {
+        self.kv_heads.as_ref().map_or(self.model.n_kv_heads, Vec::len) * self.heads_per_kv_head(state)
+    }
+
+    /// Where a head stands on that axis.
+    pub(super) fn place_of_head(&self, state: State, head: usize) -> Option<usize> {
+        let per_head = self.heads_per_kv_head(state).max(1);
+        let place = match &self.kv_heads {
+            Some(heads) => heads.iter().position(|held| *held == head / per_head)?,
+            None => head / per_head,
+        };
+        Some(place * per_head + head % per_head).filter(|place| *place < self.n_held_heads(state))
+    }
+
+    fn heads_per_kv_head(&self, state: State) -> usize {
+        if state == State::Q { self.model.group() } else { 1 }
     }
 
     /// Data set names in order of first appearance.

@@ -64,6 +64,16 @@ pub enum DumpError {
         /// Tensor name.
         name: String,
     },
+    /// A head that was not captured.
+    #[error("{} holds no head {head} of {name}", path.display())]
+    MissingHead {
+        /// The sample's file.
+        path: PathBuf,
+        /// Tensor name.
+        name: String,
+        /// The head asked for.
+        head: usize,
+    },
     /// A tensor was written out of turn, a defect of the writer's caller.
     #[error("{}: tensor {got} was written where {expected} was due", path.display())]
     OutOfTurn {
@@ -91,6 +101,7 @@ impl DumpError {
                 let state = name.rsplit('.').next().unwrap_or(name);
                 Some(format!("capture again with {state} among --states"))
             }
+            Self::MissingHead { .. } => Some("capture again with --heads all, or with that head in the list".into()),
             Self::Inconsistent { .. } | Self::OutOfTurn { .. } => None,
         }
     }

@@ -49,6 +49,12 @@ impl Dump {
         if let Some(layer) = manifest.layers.iter().find(|layer| **layer >= model.n_layers) {
             return fault(format!("layer {layer} of a model of {} layers", model.n_layers));
         }
+        if let Some(heads) = &manifest.kv_heads {
+            let is_fit = !heads.is_empty() && heads.is_sorted_by(|a, b| a < b);
+            if !is_fit || heads.iter().any(|head| *head >= model.n_kv_heads) {
+                return fault(format!("kv_heads {heads:?} do not rise within the model's {}", model.n_kv_heads));
+            }
+        }
         let mut names = HashSet::new();
         for sample in &manifest.samples {
             // A name from a stranger must not lead out of the folder.
@@ -135,17 +141,17 @@ impl Sample<'_> {
 
     /// One head's vectors `[T, D]` of a key or value state, or its sampled queries `[n_q, D]` (`head` is a query head).
     pub fn vectors(&self, layer: usize, state: State, head: usize) -> Result<Vec<f32>, DumpError> {
-        self.head(&Manifest::tensor_name(layer, state), head)
+        self.head(&Manifest::tensor_name(layer, state), state, head)
     }
 
     /// Attention mass `[T]` over all queries of the prompt.
     pub fn mass(&self, layer: usize, kv_head: usize) -> Result<Vec<f32>, DumpError> {
-        self.head(&Manifest::tensor_name(layer, State::Mass), kv_head)
+        self.head(&Manifest::tensor_name(layer, State::Mass), State::Mass, kv_head)
     }
 
     /// Attention mass `[T]` over the last window of queries.
     pub fn mass_window(&self, layer: usize, kv_head: usize) -> Result<Vec<f32>, DumpError> {
-        self.head(&format!("layers.{layer}.attn_mass_window"), kv_head)
+        self.head(&format!("layers.{layer}.attn_mass_window"), State::Mass, kv_head)
     }
 
     /// Positions of the sampled queries of a layer, rising.
@@ -192,20 +198,21 @@ impl Sample<'_> {
             let what = format!("{name} has shape {found:?}, which does not fit the manifest");
             Err(DumpError::inconsistent(&self.path, what))
         };
+        let n_heads = |state: State| Some(self.manifest.n_held_heads(state));
         expect("token_ids", &[Some(n_tokens)])?;
         for layer in &self.manifest.layers {
             for state in &self.manifest.states {
                 let name = Manifest::tensor_name(*layer, *state);
                 match state {
                     State::Q => {
-                        expect(&name, &[Some(model.n_q_heads), None, Some(model.head_dim)])?;
+                        expect(&name, &[n_heads(*state), None, Some(model.head_dim)])?;
                         expect(&format!("layers.{layer}.q_positions"), &[None])?;
                     }
                     State::Mass => {
-                        expect(&name, &[Some(model.n_kv_heads), Some(n_tokens)])?;
-                        expect(&format!("{name}_window"), &[Some(model.n_kv_heads), Some(n_tokens)])?;
+                        expect(&name, &[n_heads(*state), Some(n_tokens)])?;
+                        expect(&format!("{name}_window"), &[n_heads(*state), Some(n_tokens)])?;
                     }
-                    _ => expect(&name, &[Some(model.n_kv_heads), Some(n_tokens), Some(model.head_dim)])?,
+                    _ => expect(&name, &[n_heads(*state), Some(n_tokens), Some(model.head_dim)])?,
                 }
             }
         }
@@ -216,14 +223,15 @@ impl Sample<'_> {
         self.tensors.get(name).ok_or_else(|| DumpError::MissingTensor { path: self.path.clone(), name: name.into() })
     }
 
-    fn head(&self, name: &str, head: usize) -> Result<Vec<f32>, DumpError> {
+    fn head(&self, name: &str, state: State, head: usize) -> Result<Vec<f32>, DumpError> {
         let place = self.place(name)?;
-        let n_heads = place.shape.first().copied().unwrap_or(0);
-        if head >= n_heads {
-            return Err(DumpError::inconsistent(&self.path, format!("head {head} of {name}, which has {n_heads}")));
-        }
-        let bytes_per_head = place.bytes.len() / n_heads;
-        let bytes = &self.map[place.bytes.start + head * bytes_per_head..][..bytes_per_head];
+        let at = self.manifest.place_of_head(state, head).ok_or_else(|| DumpError::MissingHead {
+            path: self.path.clone(),
+            name: name.into(),
+            head,
+        })?;
+        let bytes_per_head = place.bytes.len() / self.manifest.n_held_heads(state);
+        let bytes = &self.map[place.bytes.start + at * bytes_per_head..][..bytes_per_head];
         match place.dtype {
             Dtype::F32 => Ok(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
             Dtype::F16 => Ok(match bytemuck::try_cast_slice::<u8, f16>(bytes) {
@@ -290,6 +298,7 @@ mod tests {
             },
             states: vec![State::K, State::Mass],
             layers: vec![1],
+            kv_heads: None,
             dtype,
             window_tokens: 32,
             shard: None,
@@ -323,7 +332,7 @@ mod tests {
             assert_eq!(sample.token_ids().unwrap(), [7, 8, 9]);
             let missing = sample.vectors(0, State::K, 0).unwrap_err();
             assert!(missing.to_string().contains("layers.0.k"), "{missing}");
-            assert!(sample.vectors(1, State::K, 2).is_err());
+            assert!(matches!(sample.vectors(1, State::K, 2), Err(DumpError::MissingHead { head: 2, .. })));
         }
     }
 

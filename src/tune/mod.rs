@@ -38,6 +38,14 @@ pub enum TuneError {
         /// Layers of the model.
         n_layers: usize,
     },
+    /// Not every head was captured.
+    #[error("the dump holds {found} of a layer's {n_kv_heads} KV heads, and a profile needs them all")]
+    MissingHeads {
+        /// Heads captured.
+        found: usize,
+        /// KV heads of a layer.
+        n_kv_heads: usize,
+    },
     /// No samples.
     #[error("the dumps hold no sample")]
     NoSamples,
@@ -58,6 +66,7 @@ impl TuneError {
         match self {
             Self::Dump(error) => error.hint(),
             Self::MissingLayers { .. } => Some("capture again with --layers all".into()),
+            Self::MissingHeads { .. } => Some("capture again with --heads all".into()),
             Self::NoSamples => Some("capture some prompts first".into()),
             Self::UnknownSearch(_) => {
                 let names: Vec<&str> = SEARCHES.iter().map(|entry| entry.name).collect();

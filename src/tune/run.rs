@@ -209,6 +209,10 @@ fn check(dumps: &[Dump], options: &TuneOptions) -> Result<ModelIdentity, TuneErr
         if manifest.layers.len() != manifest.model.n_layers {
             return Err(TuneError::MissingLayers { found: manifest.layers.len(), n_layers: manifest.model.n_layers });
         }
+        let found = manifest.held_kv_heads().count();
+        if found != manifest.model.n_kv_heads {
+            return Err(TuneError::MissingHeads { found, n_kv_heads: manifest.model.n_kv_heads });
+        }
     }
     Ok(first.model.clone())
 }

@@ -1,0 +1,259 @@
+//! Dumps that another program wrote: `tests/fixtures/foreign`, by a Python script with transformers.
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+use std::process::Output;
+use std::sync::atomic::AtomicBool;
+
+use common::fixture;
+use common::relative_error;
+use kvscope::capture;
+use kvscope::capture::CaptureOptions;
+use kvscope::capture::SampleInput;
+use kvscope::capture::Target;
+use kvscope::dump::Dump;
+use kvscope::dump::ElementType;
+use kvscope::dump::State;
+use kvscope::files::sha256_bytes;
+use safetensors::Dtype;
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+use serde_json::Value;
+
+const DATASETS: [&str; 2] = ["phrase", "random"];
+
+fn foreign(dataset: &str) -> String {
+    format!("{}/tests/fixtures/foreign/{dataset}", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn run(dir: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_kvscope")).args(args).current_dir(dir).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn done(output: Output) -> String {
+    assert_eq!(output.status.code(), Some(0), "{}{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+#[test]
+fn every_command_that_reads_dumps_reads_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let dumps = DATASETS.map(foreign);
+    let both = [dumps[0].as_str(), dumps[1].as_str()];
+    done(run(dir, &[&["verify"], &both[..]].concat()));
+    let facts: Value = serde_json::from_str(&done(run(dir, &["--json", "inspect", both[0]]))).unwrap();
+    assert_eq!(facts["tool"], "dump_from_cache.py");
+    assert_eq!(facts["samples"].as_array().unwrap().len(), 2);
+    let table = done(run(dir, &[&["analyze", "--out", "reports/both", "--maps", "1:0"], &both[..]].concat()));
+    assert!(DATASETS.iter().all(|dataset| table.contains(dataset)), "{table}");
+    done(run(dir, &[&["tune", "--budget", "0.6"], &both[..]].concat()));
+    done(run(dir, &["report", "reports/both"]));
+    done(run(dir, &["verify", "reports/both"]));
+}
+
+#[test]
+fn they_hold_what_our_capture_of_the_same_tokens_holds() {
+    let model = fixture("llama-gqa");
+    for dataset in DATASETS {
+        let theirs = Dump::open(Path::new(&foreign(dataset))).unwrap();
+        let inputs: Vec<SampleInput> = (0..theirs.manifest().samples.len())
+            .map(|i| {
+                let sample = theirs.sample(i).unwrap();
+                let tokens = sample.token_ids().unwrap();
+                let id = sample.entry().id.clone();
+                SampleInput { dataset: dataset.into(), id, n_tokens_full: tokens.len(), tokens }
+            })
+            .collect();
+        let options = CaptureOptions {
+            states: State::ALL.into_iter().collect(),
+            layers: (0..model.config().n_layers).collect(),
+            kv_heads: None,
+            dtype: ElementType::F32,
+            n_queries: None,
+            window_tokens: theirs.manifest().window_tokens,
+            chunk_tokens: 0,
+            decode_tokens: 0,
+            seed: 0,
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let target = Target::new(dir.path());
+        capture::run(&model, &inputs, &[], &options, &target, &AtomicBool::new(false), &mut |_| {}).unwrap();
+        let ours = Dump::open(dir.path()).unwrap();
+        for i in 0..inputs.len() {
+            let (a, b) = (ours.sample(i).unwrap(), theirs.sample(i).unwrap());
+            for layer in 0..2 {
+                for head in 0..2 {
+                    for state in [State::K, State::V] {
+                        let (a, b) = (a.vectors(layer, state, head).unwrap(), b.vectors(layer, state, head).unwrap());
+                        // Half precision has 11 bits.
+                        assert!(relative_error(&b, &a) < 1e-3, "{dataset} {i}, layer {layer}, {state:?}, head {head}");
+                    }
+                    let (a_mass, b_mass) = (a.mass(layer, head).unwrap(), b.mass(layer, head).unwrap());
+                    assert!(relative_error(&b_mass, &a_mass) < 1e-5);
+                    let (a_mass, b_mass) = (a.mass_window(layer, head).unwrap(), b.mass_window(layer, head).unwrap());
+                    assert!(relative_error(&b_mass, &a_mass) < 1e-5);
+                }
+                let positions = b.query_positions(layer).unwrap();
+                for head in 0..4 {
+                    let all = a.vectors(layer, State::Q, head).unwrap();
+                    let kept: Vec<f32> = positions.iter().flat_map(|p| all[p * 8..(p + 1) * 8].to_vec()).collect();
+                    assert!(relative_error(&b.vectors(layer, State::Q, head).unwrap(), &kept) < 1e-3);
+                }
+            }
+        }
+    }
+}
+
+/// Element type, shape and data.
+type Tensor = (Dtype, Vec<usize>, Vec<u8>);
+
+/// A copy of a foreign dump that is to be damaged.
+struct Copy(tempfile::TempDir);
+
+impl Copy {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(foreign("phrase")).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+        }
+        Self(dir)
+    }
+
+    fn manifest(&self, change: impl FnOnce(&mut Value)) {
+        let path = self.0.path().join("manifest.json");
+        let mut manifest: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        change(&mut manifest);
+        std::fs::write(&path, manifest.to_string()).unwrap();
+    }
+
+    /// Replaces the first sample's file, with size and digest in the manifest, so that only the content is wrong.
+    fn sample(&self, change: impl FnOnce(&[u8]) -> Vec<u8>) {
+        let path = self.0.path().join("00000-phrase.safetensors");
+        let bytes = change(&std::fs::read(&path).unwrap());
+        std::fs::write(&path, &bytes).unwrap();
+        self.manifest(|manifest| {
+            manifest["samples"][0]["bytes"] = bytes.len().into();
+            manifest["samples"][0]["sha256"] = sha256_bytes(&bytes).into();
+        });
+    }
+
+    /// The same file with the tensors that `change` gives back, `None` for one to leave out.
+    fn tensors(&self, change: impl Fn(&str, Dtype, Vec<usize>, Vec<u8>) -> Option<Tensor>) {
+        self.sample(|bytes| {
+            let tensors: Vec<_> = SafeTensors::deserialize(bytes)
+                .unwrap()
+                .tensors()
+                .into_iter()
+                .filter_map(|(name, view)| {
+                    let new = change(&name, view.dtype(), view.shape().to_vec(), view.data().to_vec())?;
+                    Some((name, new))
+                })
+                .collect();
+            let views = tensors.iter().map(|(name, (dtype, shape, data))| {
+                (name.as_str(), TensorView::new(*dtype, shape.clone(), data).unwrap())
+            });
+            safetensors::serialize(views, None).unwrap()
+        });
+    }
+
+    /// `verify` and `analyze` both tell what is wrong; `analyze` without a panic and without a report left behind.
+    #[track_caller]
+    fn is_refused(&self, verify_code: i32, words: &[&str]) {
+        let out = tempfile::tempdir().unwrap();
+        let dir = self.0.path().to_str().unwrap();
+        let verified = run(out.path(), &["verify", dir]);
+        let told = format!("{}{}", text(&verified.stdout), text(&verified.stderr));
+        assert_eq!(verified.status.code(), Some(verify_code), "{told}");
+        for word in words {
+            assert!(told.contains(word), "{word:?} is missing in: {told}");
+        }
+        if verify_code == 1 {
+            return;
+        }
+        let analyzed = run(out.path(), &["analyze", dir, "--out", "report"]);
+        let told = text(&analyzed.stderr);
+        assert_eq!(analyzed.status.code(), Some(2), "{told}");
+        assert!(words.iter().all(|word| told.contains(word)) && told.contains("error:"), "{told}");
+        assert!(!out.path().join("report/analysis.json").exists());
+    }
+}
+
+#[test]
+fn damaged_manifests_are_told() {
+    let refused = |change: fn(&mut Value), code: i32, words: &[&str]| {
+        let copy = Copy::new();
+        copy.manifest(change);
+        copy.is_refused(code, words);
+    };
+    refused(|m| m["schema"] = "kvscope.dump/2".into(), 2, &["version 2 of kvscope.dump", "up to version 1"]);
+    refused(|m| m["schema"] = "other/1".into(), 2, &["manifest.json", "other"]);
+    refused(|m| drop(m.as_object_mut().unwrap().remove("model")), 2, &["manifest.json", "`model`"]);
+    refused(|m| m["states"][0] = "keys".into(), 2, &["manifest.json", "`keys`"]);
+    refused(|m| m["dtype"] = "f64".into(), 2, &["manifest.json", "`f64`"]);
+    refused(|m| m["layers"][1] = 2.into(), 1, &["layer 2 of a model of 2 layers"]);
+    refused(|m| m["model"]["n_q_heads"] = 3.into(), 1, &["3 query heads, 2 KV heads"]);
+    refused(|m| m["model"]["head_dim"] = 16.into(), 1, &["layers.0.k has shape [2, 60, 8]"]);
+    refused(|m| m["model"]["n_kv_heads"] = 4.into(), 1, &["layers.0.k has shape"]);
+    refused(|m| m["kv_heads"] = Value::from(vec![0]), 1, &["layers.0.k has shape"]);
+    refused(|m| m["kv_heads"] = Value::from(vec![1, 0]), 1, &["kv_heads [1, 0] do not rise"]);
+    refused(|m| m["states"] = Value::from(vec!["k", "v", "k_pre_rope"]), 1, &["no tensor layers.0.k_pre_rope"]);
+    refused(|m| m["samples"][0]["file"] = "../x.safetensors".into(), 1, &["not a plain, unique name"]);
+    refused(|m| m["samples"][0]["n_tokens"] = 61.into(), 1, &["token_ids has shape [60]"]);
+    refused(|m| m["samples"][0]["sha256"] = "0".repeat(64).into(), 1, &["SHA-256"]);
+    refused(|m| m["samples"][0]["bytes"] = 1.into(), 1, &["where the manifest says 1"]);
+    refused(|m| m["planned_samples"] = 1.into(), 1, &["2 samples where 1 were planned"]);
+    let copy = Copy::new();
+    std::fs::write(copy.0.path().join("manifest.json"), "{").unwrap();
+    copy.is_refused(2, &["manifest.json"]);
+}
+
+#[test]
+fn damaged_samples_are_told() {
+    let refused = |change: &dyn Fn(&str, Dtype, Vec<usize>, Vec<u8>) -> Option<Tensor>, words: &[&str]| {
+        let copy = Copy::new();
+        copy.tensors(change);
+        copy.is_refused(1, words);
+    };
+    let same = |dtype, shape, data| Some((dtype, shape, data));
+    let only = |wanted: &'static str, change: fn(&mut Dtype, &mut Vec<usize>, &mut Vec<u8>)| {
+        move |name: &str, mut dtype: Dtype, mut shape: Vec<usize>, mut data: Vec<u8>| {
+            if name == wanted {
+                change(&mut dtype, &mut shape, &mut data);
+            }
+            same(dtype, shape, data)
+        }
+    };
+    // What is not changed passes, or the rest would prove nothing.
+    let copy = Copy::new();
+    copy.tensors(|_, dtype, shape, data| same(dtype, shape, data));
+    done(run(copy.0.path(), &["verify", "."]));
+
+    refused(
+        &|name, dtype, shape, data| (name != "layers.1.v").then_some((dtype, shape, data)),
+        &["no tensor layers.1.v"],
+    );
+    refused(&only("layers.0.k", |_, shape, _| shape.swap(0, 1)), &["layers.0.k has shape [60, 2, 8]"]);
+    refused(&only("layers.1.k", |dtype, _, _| *dtype = Dtype::BF16), &["layers.1.k is BF16 where F16 is due"]);
+    refused(&only("layers.1.v", |_, _, data| data[1] = 0x7c), &["layers.1.v has", "row 0 of head 0"]);
+    refused(&only("token_ids", |_, _, data| data[7] = 0x80), &["token id -"]);
+    refused(&only("layers.0.q_positions", |_, _, data| data[1] = 9), &["query position"]);
+    refused(&only("layers.0.attn_mass", |_, _, data| data[..4].fill(0)), &["layers.0.attn_mass of head 0 sums to"]);
+
+    let copy = Copy::new();
+    copy.sample(|bytes| bytes[..bytes.len() - 8].to_vec());
+    copy.is_refused(1, &["00000-phrase.safetensors is damaged"]);
+    let copy = Copy::new();
+    copy.sample(|bytes| [&[0xff; 8], &bytes[8..]].concat());
+    copy.is_refused(1, &["00000-phrase.safetensors is damaged"]);
+    let copy = Copy::new();
+    std::fs::remove_file(copy.0.path().join("00001-phrase.safetensors")).unwrap();
+    copy.is_refused(1, &["00001-phrase.safetensors"]);
+}
