@@ -312,7 +312,7 @@ fn chosen_heads_are_those_of_the_whole() {
     done(run(dir, &["verify", "reports/part"]));
     refuses(&run(dir, &["analyze", "part", "--out", "x", "--maps", "1:0"]), &["KV heads [1] were captured"]);
     capture(dir, "other", &["--heads", "0", "--layers", "last", "--seed", "1"]);
-    refuses(&run(dir, &["analyze", "part", "other", "--out", "x"]), &["KV heads [0]", "KV heads [1]"]);
+    refuses(&run(dir, &["analyze", "part", "other", "--out", "x"]), &["other holds KV heads [0]", "part holds [1]"]);
     capture(dir, "all-layers", &["--heads", "1"]);
     refuses(&run(dir, &["tune", "all-layers", "--budget", "0.5"]), &["1 of a layer's 2 KV heads", "--heads all"]);
     refuses(&run(dir, &capture_args(&model(), "part", &["--layers", "last", "--resume"])), &["another set of options"]);

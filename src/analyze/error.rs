@@ -51,15 +51,17 @@ pub enum AnalyzeError {
         got: String,
     },
     /// Two dumps hold different layers or KV heads.
-    #[error("{} holds layers {got}, {} holds {expected}", path.display(), first.display())]
+    #[error("{} holds {what} {got}, {} holds {expected}", path.display(), first.display())]
     DifferentLayers {
+        /// Layers or KV heads.
+        what: &'static str,
         /// The first dump.
         first: PathBuf,
-        /// Its layers and heads.
+        /// What it holds.
         expected: String,
         /// The other.
         path: PathBuf,
-        /// Its layers and heads.
+        /// What it holds.
         got: String,
     },
     /// A dump has neither keys nor values.

@@ -83,13 +83,18 @@ impl RunPlan {
             });
         }
         let layers = sorted_layers(dump);
-        if layers != self.layers || held(dump) != self.kv_heads {
-            return Err(AnalyzeError::DifferentLayers {
-                first: first.dir().into(),
-                expected: format!("{:?}, KV heads {:?}", self.layers, self.kv_heads),
-                path: dump.dir().into(),
-                got: format!("{layers:?}, KV heads {:?}", held(dump)),
-            });
+        let different = |what, expected: &[usize], got: &[usize]| AnalyzeError::DifferentLayers {
+            what,
+            first: first.dir().into(),
+            expected: format!("{expected:?}"),
+            path: dump.dir().into(),
+            got: format!("{got:?}"),
+        };
+        if layers != self.layers {
+            return Err(different("layers", &self.layers, &layers));
+        }
+        if held(dump) != self.kv_heads {
+            return Err(different("KV heads", &self.kv_heads, &held(dump)));
         }
         let states = &dump.manifest().states;
         if layers.is_empty() || !states.iter().any(|state| State::VECTORS.contains(state)) {

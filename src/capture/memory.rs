@@ -55,7 +55,8 @@ pub fn memory_estimate(model: &Model, options: &CaptureOptions, n_prompt_tokens:
         + rayon::current_num_threads() * BLOCK_TOKENS * (q_width / kv_width.max(1)) * n_prompt_tokens
         + masses * (1 + chunk.div_ceil(BLOCK_TOKENS));
     let feed_forward = chunk * (2 * c.hidden_size + 3 * c.ffn_size);
-    let activations = n_prompt_tokens * c.hidden_size + attention.max(feed_forward) + c.vocab_size;
+    // Not the larger of the two: what attention has freed the allocator seldom has in one piece for the other.
+    let activations = n_prompt_tokens * c.hidden_size + attention + feed_forward + c.vocab_size;
     let bytes = |values: usize| 4 * values as u64;
     MemoryEstimate {
         weights: model.weight_bytes(),
