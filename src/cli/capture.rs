@@ -100,7 +100,8 @@ pub(crate) struct Args {
     /// Capture the I-th of N shards of the samples, counted from 1; `kvscope merge` joins them
     #[arg(long, value_name = "I/N", value_parser = parse_shard)]
     shard: Option<(usize, usize)>,
-    /// Stay below this much memory, such as 2GB, 1.5GiB or 50%, or refuse; picks the chunk unless --chunk is given
+    /// Stay below this much memory, such as 2GB, 1.5GiB or 50%, or refuse; picks the chunk unless --chunk is given. Pages of
+    /// the model's files, which the system can take back, do not count
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     memory_limit: Option<u64>,
 }
