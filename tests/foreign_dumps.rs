@@ -146,14 +146,14 @@ impl Copy {
     }
 
     /// The same file with the tensors that `change` gives back, `None` for one to leave out.
-    fn tensors(&self, change: impl Fn(&str, Dtype, Vec<usize>, Vec<u8>) -> Option<Tensor>) {
+    fn tensors(&self, change: impl Fn(&str, Tensor) -> Option<Tensor>) {
         self.sample(|bytes| {
             let tensors: Vec<_> = SafeTensors::deserialize(bytes)
                 .unwrap()
                 .tensors()
                 .into_iter()
                 .filter_map(|(name, view)| {
-                    let new = change(&name, view.dtype(), view.shape().to_vec(), view.data().to_vec())?;
+                    let new = change(&name, (view.dtype(), view.shape().to_vec(), view.data().to_vec()))?;
                     Some((name, new))
                 })
                 .collect();
@@ -217,35 +217,31 @@ fn damaged_manifests_are_told() {
 
 #[test]
 fn damaged_samples_are_told() {
-    let refused = |change: &dyn Fn(&str, Dtype, Vec<usize>, Vec<u8>) -> Option<Tensor>, words: &[&str]| {
+    let refused = |change: &dyn Fn(&str, Tensor) -> Option<Tensor>, words: &[&str]| {
         let copy = Copy::new();
         copy.tensors(change);
         copy.is_refused(1, words);
     };
-    let same = |dtype, shape, data| Some((dtype, shape, data));
-    let only = |wanted: &'static str, change: fn(&mut Dtype, &mut Vec<usize>, &mut Vec<u8>)| {
-        move |name: &str, mut dtype: Dtype, mut shape: Vec<usize>, mut data: Vec<u8>| {
+    let only = |wanted: &'static str, change: fn(&mut Tensor)| {
+        move |name: &str, mut tensor: Tensor| {
             if name == wanted {
-                change(&mut dtype, &mut shape, &mut data);
+                change(&mut tensor);
             }
-            same(dtype, shape, data)
+            Some(tensor)
         }
     };
     // What is not changed passes, or the rest would prove nothing.
     let copy = Copy::new();
-    copy.tensors(|_, dtype, shape, data| same(dtype, shape, data));
+    copy.tensors(|_, tensor| Some(tensor));
     done(run(copy.0.path(), &["verify", "."]));
 
-    refused(
-        &|name, dtype, shape, data| (name != "layers.1.v").then_some((dtype, shape, data)),
-        &["no tensor layers.1.v"],
-    );
-    refused(&only("layers.0.k", |_, shape, _| shape.swap(0, 1)), &["layers.0.k has shape [60, 2, 8]"]);
-    refused(&only("layers.1.k", |dtype, _, _| *dtype = Dtype::BF16), &["layers.1.k is BF16 where F16 is due"]);
-    refused(&only("layers.1.v", |_, _, data| data[1] = 0x7c), &["layers.1.v has", "row 0 of head 0"]);
-    refused(&only("token_ids", |_, _, data| data[7] = 0x80), &["token id -"]);
-    refused(&only("layers.0.q_positions", |_, _, data| data[1] = 9), &["query position"]);
-    refused(&only("layers.0.attn_mass", |_, _, data| data[..4].fill(0)), &["layers.0.attn_mass of head 0 sums to"]);
+    refused(&|name, tensor| (name != "layers.1.v").then_some(tensor), &["no tensor layers.1.v"]);
+    refused(&only("layers.0.k", |tensor| tensor.1.swap(0, 1)), &["layers.0.k has shape [60, 2, 8]"]);
+    refused(&only("layers.1.k", |tensor| tensor.0 = Dtype::BF16), &["layers.1.k is BF16 where F16 is due"]);
+    refused(&only("layers.1.v", |tensor| tensor.2[1] = 0x7c), &["layers.1.v has", "row 0 of head 0"]);
+    refused(&only("token_ids", |tensor| tensor.2[7] = 0x80), &["token id -"]);
+    refused(&only("layers.0.q_positions", |tensor| tensor.2[1] = 9), &["query position"]);
+    refused(&only("layers.0.attn_mass", |tensor| tensor.2[..4].fill(0)), &["layers.0.attn_mass of head 0 sums to"]);
 
     let copy = Copy::new();
     copy.sample(|bytes| bytes[..bytes.len() - 8].to_vec());
