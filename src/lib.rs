@@ -34,6 +34,7 @@ pub mod analyze;
 pub mod capture;
 pub mod cli;
 pub mod dump;
+pub mod eval;
 pub mod files;
 pub mod hub;
 pub mod math;

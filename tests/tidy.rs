@@ -19,6 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("analyze", &["dump", "files", "math", "merge"]),
     ("tune", &["dump", "files", "math", "merge", "policy", "profile"]),
     ("runtime", &["math", "merge", "model", "policy"]),
+    ("eval", &["files", "math", "merge", "model", "policy", "profile", "prompts", "runtime"]),
     ("report", &["analyze", "dump", "files", "math", "profile"]),
     (
         "cli",

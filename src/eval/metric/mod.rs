@@ -1,0 +1,95 @@
+//! Task scores of one prediction, each equal to the benchmark's own scorer on the same text.
+//!
+//! A metric is one file and one line in [`METRICS`]. Reference scores, made with the published packages, stand in
+//! `tests/fixtures/metrics`.
+
+mod accuracy;
+mod classification;
+mod concordance;
+mod edit;
+mod exponential;
+mod numbers;
+mod qa_f1;
+mod rouge_geometric;
+mod rouge_l;
+mod string_match;
+mod word_recall;
+
+/// What a prediction is scored against.
+#[derive(Clone, Copy, Debug)]
+pub struct Reference<'a> {
+    /// Reference answers; the best one counts unless the metric says otherwise.
+    pub answers: &'a [String],
+    /// Class labels of a classification task.
+    pub all_classes: &'a [String],
+}
+
+/// A line of the metric table.
+#[derive(Clone, Copy, Debug)]
+pub struct MetricEntry {
+    /// Name in files.
+    pub name: &'static str,
+    /// What it measures, in one line.
+    pub summary: &'static str,
+    /// Where it comes from, and where it differs.
+    pub source: &'static str,
+    /// Names of what [`MetricEntry::score`] returns; the first is the score.
+    pub parts: &'static [&'static str],
+    /// Scores a prediction: one number in [0, 1] for each of `parts`.
+    pub score: fn(&str, &Reference<'_>) -> Vec<f64>,
+    /// The data set's score in [0, 1] from all rows' parts, as the benchmark computes it; `None` of no rows.
+    pub aggregate: fn(&[Vec<f64>]) -> Option<f64>,
+}
+
+/// Every metric, by name.
+pub const METRICS: &[MetricEntry] = &[
+    accuracy::ENTRY,
+    classification::ENTRY,
+    concordance::ENTRY,
+    edit::ENTRY,
+    exponential::ENTRY,
+    numbers::COUNT,
+    numbers::RETRIEVAL,
+    qa_f1::ENTRY,
+    rouge_geometric::ENTRY,
+    rouge_l::ENTRY,
+    string_match::ENTRY,
+    word_recall::ENTRY,
+];
+
+/// The metric of that name.
+pub fn metric(name: &str) -> Option<&'static MetricEntry> {
+    METRICS.iter().find(|entry| entry.name == name)
+}
+
+/// The only part of most metrics.
+const SCORE: &[&str] = &["score"];
+
+/// The mean over rows of the first part.
+fn mean_of_rows(rows: &[Vec<f64>]) -> Option<f64> {
+    let scores: Vec<f64> = rows.iter().filter_map(|parts| parts.first().copied()).collect();
+    crate::math::mean(&scores)
+}
+
+/// The best score over the answers, 0 without any.
+fn best(answers: &[String], score: impl Fn(&str) -> f64) -> Vec<f64> {
+    vec![answers.iter().map(|answer| score(answer)).fold(0.0, f64::max)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_well_formed() {
+        for (i, entry) in METRICS.iter().enumerate() {
+            assert!(i == 0 || METRICS[i - 1].name < entry.name, "{} is out of order", entry.name);
+            assert!(!entry.summary.is_empty() && !entry.source.is_empty() && !entry.parts.is_empty());
+            let answers = ["Paragraph 3".to_string()];
+            let reference = Reference { answers: &answers, all_classes: &[] };
+            assert_eq!((entry.score)("", &reference).len(), entry.parts.len(), "{}", entry.name);
+            assert_eq!((entry.aggregate)(&[]), None, "{}", entry.name);
+        }
+        assert!(metric("qa_f1").is_some() && metric("qa").is_none());
+    }
+}

@@ -1,0 +1,3 @@
+//! Evaluation: policies, budgets and tasks in, rows and a verdict out.
+
+pub mod metric;
