@@ -19,13 +19,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("analyze", &["dump", "files", "math", "merge"]),
     ("tune", &["dump", "files", "math", "merge", "policy", "profile"]),
     ("runtime", &["math", "merge", "model", "policy"]),
-    ("eval", &["files", "math", "merge", "model", "policy", "profile", "prompts", "runtime"]),
+    ("eval", &["dump", "files", "math", "merge", "model", "policy", "profile", "prompts", "runtime"]),
     ("report", &["analyze", "dump", "files", "math", "profile"]),
     (
         "cli",
         &[
-            "analyze", "capture", "dump", "files", "hub", "math", "merge", "model", "policy", "profile", "prompts",
-            "report", "runtime", "tune",
+            "analyze", "capture", "dump", "eval", "files", "hub", "math", "merge", "model", "policy", "profile",
+            "prompts", "report", "runtime", "tune",
         ],
     ),
 ];

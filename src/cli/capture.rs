@@ -32,6 +32,7 @@ use crate::cli::output::note;
 use crate::cli::output::size;
 use crate::dump::Manifest;
 use crate::dump::State;
+use crate::eval::EvalError;
 use crate::files::InputHash;
 use crate::model::Model;
 use crate::model::ModelError;
@@ -115,7 +116,8 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
         })?;
         states.insert(state);
     }
-    let (prompts, hashes) = read_prompts(args, common)?;
+    let options = ReadOptions { max_samples: args.samples, templates: args.templates.clone() };
+    let (prompts, hashes) = read_prompts(&args.prompts, &options, common)?;
     let model = load_model(&args.model, common)?;
     let max_positions = model.config().max_positions;
     if args.decode >= max_positions {
@@ -142,7 +144,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     let dir = out_dir(args.out.as_ref(), "dumps", &run);
     let target = Target { dir: &dir, resume: args.resume, shard: args.shard, memory_limit: args.memory_limit };
     let manifest = capture_into(&model, &inputs, &hashes, &options, &target, common)
-        .map_err(|error| with_resume_command(error, args))?;
+        .map_err(|error| with_resume_command(error, args.resume, &args.prompts))?;
     summarise(&manifest, &dir, common)?;
     Ok(Outcome::Done)
 }
@@ -177,17 +179,18 @@ pub(crate) fn capture_into(
     Ok(manifest)
 }
 
-/// Tells someone who interrupted the capture what to type to go on.
-fn with_resume_command(error: anyhow::Error, args: &Args) -> anyhow::Error {
-    if !matches!(error.downcast_ref::<CaptureError>(), Some(CaptureError::Interrupted { .. })) {
+/// Tells someone who interrupted a run what to type to go on.
+pub(crate) fn with_resume_command(error: anyhow::Error, resumed: bool, prompts: &[PathBuf]) -> anyhow::Error {
+    let is_capture = matches!(error.downcast_ref::<CaptureError>(), Some(CaptureError::Interrupted { .. }));
+    if !is_capture && !matches!(error.downcast_ref::<EvalError>(), Some(EvalError::Interrupted { .. })) {
         return error;
     }
     let mut words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-    if !args.resume {
+    if !resumed {
         words.push("--resume".into());
     }
     let command: Vec<String> = words.iter().map(|word| shell_quoted(word)).collect();
-    let from_stdin = args.prompts.iter().any(|path| path.as_os_str() == "-");
+    let from_stdin = prompts.iter().any(|path| path.as_os_str() == "-");
     let input = if from_stdin { ", with the same standard input" } else { "" };
     Usage::error(error.to_string(), format!("to go on, run{input}:\n  {}", command.join(" ")))
 }
@@ -213,7 +216,7 @@ fn parse_queries(text: &str) -> Result<Queries, String> {
 }
 
 /// `2/8` as the second of eight shards.
-fn parse_shard(text: &str) -> Result<(usize, usize), String> {
+pub(crate) fn parse_shard(text: &str) -> Result<(usize, usize), String> {
     let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
     parts
         .filter(|(number, count)| (1..=*count).contains(number))
@@ -262,10 +265,14 @@ fn summarise(manifest: &Manifest, dir: &Path, common: &Common) -> anyhow::Result
     Ok(())
 }
 
-fn read_prompts(args: &Args, common: &Common) -> anyhow::Result<(Vec<Prompt>, Vec<InputHash>)> {
-    let options = ReadOptions { max_samples: args.samples, templates: args.templates.clone() };
+/// Prompts of several places, and the hashes of what was read.
+pub(crate) fn read_prompts(
+    paths: &[PathBuf],
+    options: &ReadOptions,
+    common: &Common,
+) -> anyhow::Result<(Vec<Prompt>, Vec<InputHash>)> {
     let (mut all, mut hashes) = (Vec::new(), Vec::new());
-    for path in &args.prompts {
+    for path in paths {
         let source = if path.as_os_str() == "-" {
             let mut bytes = Vec::new();
             std::io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
@@ -273,7 +280,7 @@ fn read_prompts(args: &Args, common: &Common) -> anyhow::Result<(Vec<Prompt>, Ve
         } else {
             Source::Path(path.clone())
         };
-        let set = prompts::read(&source, &options)?;
+        let set = prompts::read(&source, options)?;
         for skipped in &set.skipped {
             note(common, &format!("skipped {}: neither .jsonl nor .txt", skipped.display()));
         }
@@ -323,7 +330,7 @@ fn encode_for(
     Ok(inputs)
 }
 
-fn prompts_name(paths: &[PathBuf]) -> String {
+pub(crate) fn prompts_name(paths: &[PathBuf]) -> String {
     match paths {
         [one] if one.as_os_str() == "-" => "stdin".into(),
         [one] => run_name(&one.with_extension("")),

@@ -9,6 +9,7 @@ use crate::cli::options::Common;
 use crate::cli::output::Style;
 use crate::dump::DumpError;
 use crate::dump::MergeError;
+use crate::eval::EvalError;
 use crate::files::FileError;
 use crate::files::io_hint;
 use crate::hub::HubError;
@@ -70,6 +71,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         AnalyzeError,
         CaptureError,
         DumpError,
+        EvalError,
         FileError,
         GgufError,
         HubError,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -139,16 +140,7 @@ impl CompressionArgs {
             None => BTreeSet::new(),
         };
         if let Some(path) = &self.profile {
-            let profile: Profile = read_json(path)?;
-            profile.check().with_context(|| format!("cannot use {}", path.display()))?;
-            if !self.force {
-                profile.check_model(model.identity())?;
-            } else if profile.heads.len() != model.config().n_layers * model.config().n_kv_heads {
-                let what =
-                    format!("{} has {} heads, another number than the model", path.display(), profile.heads.len());
-                return Err(Usage::error(what, "tune a profile for this model"));
-            }
-            let name = format!("profile {}", path.file_name().unwrap_or_default().to_string_lossy());
+            let (profile, name) = read_profile(path, model, self.force)?;
             let policy = Arc::new(KvMerger::from_profile(&profile));
             let budget = Budget::KeptFraction(profile.target_kept_fraction);
             return Ok(Some(Compression { skip_layers, ..Compression::new(name, policy as Arc<dyn Policy>, budget) }));
@@ -173,6 +165,19 @@ impl CompressionArgs {
         let budget = Budget::KeptFraction(self.kept_fraction.unwrap_or(0.5));
         Ok(Some(Compression { skip_layers, ..Compression::new(spec, policy, budget) }))
     }
+}
+
+/// A profile that may be used with the model, and what messages and files call it.
+pub(crate) fn read_profile(path: &Path, model: &Model, force: bool) -> anyhow::Result<(Profile, String)> {
+    let profile: Profile = read_json(path)?;
+    profile.check().with_context(|| format!("cannot use {}", path.display()))?;
+    if !force {
+        profile.check_model(model.identity())?;
+    } else if profile.heads.len() != model.config().n_layers * model.config().n_kv_heads {
+        let what = format!("{} has {} heads, another number than the model", path.display(), profile.heads.len());
+        return Err(Usage::error(what, "tune a profile for this model"));
+    }
+    Ok((profile, format!("profile {}", path.file_name().unwrap_or_default().to_string_lossy())))
 }
 
 pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {

@@ -1,10 +1,11 @@
-//! `kvscope merge`: joins the shards of a capture.
+//! `kvscope merge`: joins the shards of a capture or an evaluation.
 
 use std::path::PathBuf;
 
 use serde_json::json;
 
 use crate::cli::Outcome;
+use crate::cli::eval;
 use crate::cli::options::Common;
 use crate::cli::output::bar;
 use crate::cli::output::emit;
@@ -13,19 +14,23 @@ use crate::cli::output::note;
 use crate::cli::output::size;
 use crate::dump;
 use crate::dump::Dump;
+use crate::eval::FILE;
 
-/// Join the dumps that `capture --shard` wrote into one
+/// Join the folders that `capture --shard` or `eval --shard` wrote into one
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Every shard's folder, in any order
     #[arg(value_name = "DUMP", required = true)]
     dumps: Vec<PathBuf>,
-    /// Folder of the joined dump, which must not exist
+    /// Folder of what is joined, which must not exist
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }
 
 pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
+    if args.dumps.iter().all(|dir| dir.join(FILE).exists()) {
+        return eval::merge(&args.dumps, &args.out, common);
+    }
     let dumps = args.dumps.iter().map(|dir| Dump::open(dir)).collect::<Result<Vec<_>, _>>()?;
     let total = dumps.iter().flat_map(|dump| &dump.manifest().samples).map(|sample| sample.bytes).sum();
     let bar = bar(common, total, "bytes");

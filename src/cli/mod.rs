@@ -4,6 +4,7 @@ mod analyze;
 mod capture;
 mod completions;
 mod demo;
+mod eval;
 mod failure;
 mod generate;
 mod inspect;
@@ -43,6 +44,7 @@ enum Command {
     Tune(tune::Args),
     Report(report::Args),
     Generate(generate::Args),
+    Eval(eval::Args),
     Inspect(inspect::Args),
     Verify(verify::Args),
     Completions(completions::CompletionsArgs),
@@ -87,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Report(args) => report::run(args, common),
         Command::Tune(args) => tune::run(args, common),
         Command::Generate(args) => generate::run(args, common),
+        Command::Eval(args) => eval::run(args, common),
         Command::Inspect(args) => inspect::run(args, common),
         Command::Verify(args) => verify::run(args, common),
         Command::Completions(args) => completions::run(args),

@@ -1,3 +1,175 @@
-//! Evaluation: policies, budgets and tasks in, rows and a verdict out.
+//! Evaluation: policies x budgets x tasks in, rows, statistics and a verdict out.
+//!
+//! A prompt is run once; every policy at every budget compresses the same states. What is measured behind the compressed
+//! prompt is a task family's ([`task::TASKS`]), how an answer is scored a metric's ([`metric::METRICS`]).
 
+mod answer;
+mod arm;
+mod continuation;
+mod document;
+mod item;
+mod merge;
 pub mod metric;
+mod predictions;
+mod row;
+mod run;
+mod summary;
+pub mod task;
+mod verdict;
+
+pub use arm::Arm;
+pub use arm::FULL;
+pub use arm::Role;
+pub use arm::arms;
+pub use document::ArmEntry;
+pub use document::ComparisonEntry;
+pub use document::Evaluation;
+pub use document::FILE;
+pub use document::NeedleCell;
+pub use document::NeedleMap;
+pub use document::Plan;
+pub use document::Question;
+pub use document::SummaryEntry;
+pub use document::TextEntry;
+pub use item::Item;
+pub use item::Settings;
+pub use item::Skipped;
+pub use item::items;
+pub use merge::merge;
+pub use row::ROWS_FILE;
+pub use row::Row;
+pub use run::Target;
+pub use run::run;
+pub use summary::headline;
+
+use std::path::PathBuf;
+
+use crate::files::FileError;
+use crate::model::ModelError;
+use crate::model::tokenizer::TokenizerError;
+use crate::policy::PolicyError;
+use crate::runtime::RuntimeError;
+
+/// What can go wrong during an evaluation.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvalError {
+    /// Reading or writing failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The model could not run a text.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A text could not be encoded.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// A policy does not exist or has faulty parameters.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// A prompt could not be run.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// A policy failed on a text.
+    #[error("policy {policy} on text {id} of {dataset}: {source}")]
+    Arm {
+        /// The policy.
+        policy: String,
+        /// Data set.
+        dataset: String,
+        /// Row id.
+        id: String,
+        /// Why.
+        source: RuntimeError,
+    },
+    /// A data set cannot be scored.
+    #[error("{task} cannot score {dataset}: {why}")]
+    Refused {
+        /// Task family.
+        task: &'static str,
+        /// Data set.
+        dataset: String,
+        /// Why.
+        why: &'static str,
+    },
+    /// A family finds none of its data sets.
+    #[error("no prompt belongs to a data set of the task family {task}")]
+    NoDataset {
+        /// Task family.
+        task: &'static str,
+    },
+    /// Nothing to do.
+    #[error("there is no text to evaluate on: {n_skipped} were too short or too long")]
+    Nothing {
+        /// Texts that were passed over.
+        n_skipped: usize,
+    },
+    /// A text is there twice.
+    #[error("the text {id} of {dataset} is there twice")]
+    Twice {
+        /// Data set.
+        dataset: String,
+        /// Row id.
+        id: String,
+    },
+    /// The folder holds a run already.
+    #[error("{} holds an evaluation already", dir.display())]
+    Exists {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// The folder holds another run.
+    #[error("{} was made with another {what}", dir.display())]
+    OtherRun {
+        /// The folder.
+        dir: PathBuf,
+        /// What differs.
+        what: &'static str,
+    },
+    /// A shard that cannot be.
+    #[error("there is no shard {number} of {count}")]
+    Shard {
+        /// Which was asked for, counted from 1.
+        number: usize,
+        /// Shards of the run.
+        count: usize,
+    },
+    /// Rows contradict the run.
+    #[error("{0}")]
+    Damaged(String),
+    /// The user asked to stop.
+    #[error("interrupted after {done} of {planned} rows; the folder is valid")]
+    Interrupted {
+        /// Finished rows.
+        done: usize,
+        /// Rows of the run.
+        planned: usize,
+    },
+}
+
+impl EvalError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::File(error) => error.hint(),
+            Self::Model(error) => error.hint(),
+            Self::Tokenizer(_) => None,
+            Self::Policy(error) => error.hint(),
+            Self::Runtime(error) => error.hint(),
+            Self::Arm { source: RuntimeError::NothingCompressed { .. }, .. } => {
+                Some("the full cache is the reference anyway: leave the policy out, or lower its threshold".into())
+            }
+            Self::Arm { source, .. } => source.hint(),
+            Self::Refused { .. } => Some("leave these prompts out".into()),
+            Self::NoDataset { .. } => Some("give prompts whose `dataset` the family knows, or another --task".into()),
+            Self::Nothing { .. } => Some("give longer texts, or a smaller --context and --continuation".into()),
+            Self::Twice { .. } => Some("give every prompts file once".into()),
+            Self::Exists { .. } => Some("pass --resume to go on with it, or choose another folder with --out".into()),
+            Self::OtherRun { .. } => {
+                Some("choose another folder with --out, or repeat the command that began it".into())
+            }
+            Self::Shard { .. } => Some("shards are counted from 1: 1/4, 2/4, 3/4 and 4/4".into()),
+            Self::Damaged(_) => Some("make the folder again with the same command".into()),
+            Self::Interrupted { .. } => Some("run the same command with --resume to go on".into()),
+        }
+    }
+}

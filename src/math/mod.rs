@@ -2,9 +2,11 @@
 
 mod concordance;
 mod groups;
+mod paired;
 mod product;
 mod rank;
 mod simd;
+mod softmax;
 mod stats;
 mod variance;
 
@@ -16,6 +18,9 @@ pub use groups::KruskalWallis;
 pub use groups::benjamini_hochberg;
 pub use groups::covariate_fit;
 pub use groups::kruskal_wallis;
+pub use paired::Paired;
+pub use paired::paired;
+pub use paired::sign_test;
 pub use product::Rhs;
 pub use product::product;
 pub use product::product_columns;
@@ -34,6 +39,9 @@ pub(crate) use simd::fold;
 pub use simd::max;
 pub use simd::scale;
 pub use simd::squared_distance;
+pub use softmax::argmax;
+pub use softmax::kl_divergence;
+pub use softmax::log_sum_exp;
 pub use stats::Interval;
 pub use stats::bootstrap_mean;
 pub use stats::centred_interval;

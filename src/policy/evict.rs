@@ -2,7 +2,6 @@
 //!
 //! The control that tells what merging adds to the selection it comes with.
 
-use crate::merge::Kernel;
 use crate::policy::KvMerger;
 use crate::policy::PolicyEntry;
 
@@ -10,9 +9,5 @@ pub(super) const ENTRY: PolicyEntry = PolicyEntry {
     name: "evict",
     summary: "keeps KVMerger's protected tokens and pivots and drops the rest",
     source: "a control for Wang et al. 2024, arXiv 2407.08454",
-    build: |params| {
-        let mut merger = KvMerger::from_params(params)?;
-        merger.set_kernel(Kernel::Pivot);
-        Ok(Box::new(merger))
-    },
+    build: |params| Ok(Box::new(KvMerger::from_params(params)?.evicting())),
 };

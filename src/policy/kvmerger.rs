@@ -99,8 +99,10 @@ impl KvMerger {
         }
     }
 
-    pub(super) fn set_kernel(&mut self, kernel: Kernel) {
-        self.rule.kernel = kernel;
+    /// The same selection with everything but the pivots dropped.
+    pub fn evicting(mut self) -> Self {
+        self.rule.kernel = Kernel::Pivot;
+        self
     }
 }
 

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::math::argmax;
+use crate::math::kl_divergence;
 use crate::math::mean;
 use crate::math::quantile_sorted;
 use crate::model::LogitRows;
@@ -61,41 +63,4 @@ pub fn compare(
         top1_agreement: (!kl.is_empty()).then(|| agree as f64 / kl.len() as f64),
         kl,
     })
-}
-
-/// Σ p (log p - log q) of the softmaxes of two rows of logits, in nats; f64 throughout, never below 0.
-fn kl_divergence(p: &[f32], q: &[f32]) -> f64 {
-    let log_sum = |x: &[f32]| {
-        let top = f64::from(crate::math::max(x));
-        top + x.iter().map(|v| (f64::from(*v) - top).exp()).sum::<f64>().ln()
-    };
-    let (p_total, q_total) = (log_sum(p), log_sum(q));
-    let sum: f64 = p
-        .iter()
-        .zip(q)
-        .map(|(p, q)| {
-            let log_p = f64::from(*p) - p_total;
-            log_p.exp() * (log_p - (f64::from(*q) - q_total))
-        })
-        .sum();
-    sum.max(0.0)
-}
-
-fn argmax(x: &[f32]) -> usize {
-    (0..x.len()).fold(0, |best, i| if x[i] > x[best] { i } else { best })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn divergence_of_an_uneven_pair_by_hand() {
-        // p = (1/2, 1/4, 1/4), q = (1/4, 1/4, 1/2): 1/2 ln 2 + 0 - 1/4 ln 2 = 0.1733.
-        let logits = |p: [f32; 3]| p.map(|x| x.ln() + 3.0);
-        let kl = kl_divergence(&logits([0.5, 0.25, 0.25]), &logits([0.25, 0.25, 0.5]));
-        assert!((kl - 0.25 * 2f64.ln()).abs() < 1e-6, "{kl}");
-        assert_eq!(kl_divergence(&[1.0, 2.0], &[1.0, 2.0]), 0.0);
-        assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
-    }
 }

@@ -76,7 +76,8 @@ mod tests {
         let (a, b) = (tokens("The cat-sat, the mat"), tokens("the cat the mat SAT"));
         assert_eq!(a, ["the", "cat", "sat", "the", "mat"]);
         // All 5 words; bigrams `the cat` and `the mat` of 4 and 4; subsequence the cat the mat.
-        assert_eq!((n_grams(&a, &b, 1), n_grams(&a, &b, 2), subsequence(&a, &b)), (1.0, 0.5, 0.8));
+        assert_eq!((n_grams(&a, &b, 1), n_grams(&a, &b, 2)), (1.0, 0.5));
+        assert!((subsequence(&a, &b) - 0.8).abs() < 1e-12);
         assert_eq!(n_grams(&a[..1], &b, 2), 0.0);
         // Means first, then the product: (1/2 · 1/2 · 1)^(1/3), where the mean of the rows' own is 1/2.
         let rows = [vec![1.0, 1.0, 1.0, 1.0], vec![0.0, 0.0, 0.0, 1.0]];

@@ -1,0 +1,268 @@
+//! `kvscope eval`: policies x budgets x tasks, with paired statistics and a verdict.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use crate::cli::Outcome;
+use crate::cli::capture::parse_shard;
+use crate::cli::capture::prompts_name;
+use crate::cli::capture::read_prompts;
+use crate::cli::capture::with_resume_command;
+use crate::cli::failure::Usage;
+use crate::cli::generate::read_profile;
+use crate::cli::options::Common;
+use crate::cli::options::DeviceArg;
+use crate::cli::options::Dtype;
+use crate::cli::options::load_model;
+use crate::cli::options::out_dir;
+use crate::cli::options::slug;
+use crate::cli::options::stop_flag;
+use crate::cli::output::bar;
+use crate::cli::output::emit;
+use crate::cli::output::emit_json;
+use crate::cli::output::note;
+use crate::eval;
+use crate::eval::Arm;
+use crate::eval::Evaluation;
+use crate::eval::Plan;
+use crate::eval::Role;
+use crate::eval::Settings;
+use crate::eval::SummaryEntry;
+use crate::eval::Target;
+use crate::eval::headline;
+use crate::eval::task::TASKS;
+use crate::eval::task::TaskEntry;
+use crate::eval::task::task;
+use crate::math::Interval;
+use crate::model::Model;
+use crate::policy::KvMerger;
+use crate::policy::Policy;
+use crate::prompts::ReadOptions;
+use crate::runtime::Budget;
+use crate::runtime::Compression;
+
+/// Policies that are compared when none is named.
+const DEFAULT_POLICIES: &[&str] = &["kvmerger", "kvmerger:variant=log-count", "h2o", "snapkv", "streaming", "random"];
+
+/// Measure what compression costs: policies x budgets x tasks, against the full cache
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Model: a GGUF file, a Hugging Face folder, or a name that was pulled
+    #[arg(long, value_name = "PATH|NAME")]
+    model: String,
+    /// Texts: LongBench-style .jsonl, .txt, a folder of these, or - for stdin; may be repeated
+    #[arg(long, value_name = "FILE|DIR|-", required = true)]
+    prompts: Vec<PathBuf>,
+    /// JSON object of prompt templates by data set [default: dataset2prompt.json or prompts.json beside the prompts]
+    #[arg(long, value_name = "FILE")]
+    templates: Option<PathBuf>,
+    /// Samples of each data set, the first ones [default: all]
+    #[arg(long, value_name = "N")]
+    samples: Option<usize>,
+    /// Task families: any of kl, longbench, needle, ruler, zeroscrolls
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "kl")]
+    task: Vec<String>,
+    /// Policy, with parameters: NAME[:key=value,...]; may be repeated [default: kvmerger, kvmerger:variant=log-count, h2o,
+    /// snapkv, streaming, random]. evict is added beside every kvmerger
+    #[arg(long, value_name = "SPEC")]
+    policy: Vec<String>,
+    /// Profile made by `kvscope tune`, at its own budget; may be repeated
+    #[arg(long, value_name = "FILE")]
+    profile: Vec<PathBuf>,
+    /// Shares of the slots to keep
+    #[arg(long, value_name = "X", value_delimiter = ',', default_value = "0.5,0.35")]
+    budget: Vec<f64>,
+    /// Tokens of the prompt in the family kl
+    #[arg(long, value_name = "N", default_value_t = 1536)]
+    context: usize,
+    /// Tokens of the given continuation in the family kl
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    continuation: usize,
+    /// Tokens of a prompt that is answered, at most [default: what the model's context leaves]
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// Give prompts to the model as they are, even if the model has a chat template
+    #[arg(long)]
+    raw: bool,
+    /// Element type of the cache
+    #[arg(long, value_enum, default_value = "f32")]
+    cache_dtype: Dtype,
+    /// Seed of the intervals
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    device: DeviceArg,
+    /// Folder of the evaluation [default: reports/PROMPTS-MODEL]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Go on with an interrupted evaluation
+    #[arg(long)]
+    resume: bool,
+    /// Evaluate the I-th of N shards of the texts, counted from 1; `kvscope merge` joins them
+    #[arg(long, value_name = "I/N", value_parser = parse_shard)]
+    shard: Option<(usize, usize)>,
+}
+
+pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
+    args.device.check()?;
+    check(args)?;
+    let tasks = args.task.iter().map(|name| family(name)).collect::<anyhow::Result<Vec<_>>>()?;
+    let options = ReadOptions { max_samples: args.samples, templates: args.templates.clone() };
+    let (prompts, hashes) = read_prompts(&args.prompts, &options, common)?;
+    let model = load_model(&args.model, common)?;
+    let arms = arms(args, &model)?;
+    let settings = Settings {
+        context_tokens: args.context,
+        continuation_tokens: args.continuation,
+        max_prompt_tokens: args.max_tokens,
+        raw: args.raw,
+        cache_type: args.cache_dtype.into(),
+        seed: args.seed,
+    };
+    let (items, skipped) = eval::items(&model, &prompts, &tasks, &settings)?;
+    for (name, n) in &skipped {
+        note(common, &format!("skipped {n} texts of {name}: too short or too long"));
+    }
+    let run = format!("{}-{}", prompts_name(&args.prompts), slug(&model.identity().name));
+    let run = args.shard.map_or(run.clone(), |(number, count)| format!("{run}-{number}-of-{count}"));
+    let dir = out_dir(args.out.as_ref(), "reports", &run);
+    let plan = Plan::new(model.identity(), &items, skipped, &arms, &settings, hashes);
+    let share = args.shard.map_or_else(String::new, |(number, count)| format!(", shard {number} of {count}"));
+    let what =
+        format!("eval: {} texts x {} policies and budgets{share}, into {}", items.len(), arms.len(), dir.display());
+    note(common, &what);
+    let stop = stop_flag()?;
+    let target = Target { dir: &dir, resume: args.resume, shard: args.shard };
+    let bar = bar(common, (items.len() * arms.len() / args.shard.map_or(1, |(_, count)| count)) as u64, "rows");
+    bar.set_message("eval");
+    let evaluation = eval::run(&model, &items, &arms, plan, &target, &stop, &mut |_| bar.inc(1))
+        .map_err(|error| with_resume_command(error.into(), args.resume, &args.prompts))?;
+    bar.finish_and_clear();
+    if common.json {
+        emit_json(&serde_json::to_value(&evaluation)?)?;
+    } else {
+        emit(&format!("{}\n{}", dir.join(eval::FILE).display(), tables(&evaluation)))?;
+        for sentence in &evaluation.verdict {
+            emit(&format!("{sentence}\n"))?;
+        }
+        note(common, &format!("next: kvscope report {}", dir.display()));
+    }
+    Ok(Outcome::Done)
+}
+
+fn check(args: &Args) -> anyhow::Result<()> {
+    if let Some(budget) = args.budget.iter().find(|budget| !(**budget > 0.0 && **budget < 1.0)) {
+        return Err(Usage::error(
+            format!("--budget {budget} is not a share in (0, 1)"),
+            "give what part of the slots stays, such as 0.5; the full cache is always run beside",
+        ));
+    }
+    if args.policy.iter().any(|spec| spec == eval::FULL) {
+        return Err(Usage::error("--policy full changes nothing", "leave it out: it is the reference of every run"));
+    }
+    if args.context == 0 || args.continuation == 0 {
+        return Err(Usage::error("--context and --continuation need at least one token", "give 1 or more"));
+    }
+    Ok(())
+}
+
+fn family(name: &str) -> anyhow::Result<&'static TaskEntry> {
+    task(name.trim()).ok_or_else(|| {
+        let known: Vec<&str> = TASKS.iter().map(|entry| entry.name).collect();
+        Usage::error(format!("there is no task family {name:?}"), format!("choose among {}", known.join(", ")))
+    })
+}
+
+/// The full cache, the policies and their controls, and each profile with the eviction of the tokens that it merges.
+fn arms(args: &Args, model: &Model) -> anyhow::Result<Vec<Arm>> {
+    let only_profiles = args.policy.is_empty() && !args.profile.is_empty();
+    let specs: Vec<String> = match args.policy.as_slice() {
+        [] if only_profiles => Vec::new(),
+        [] => DEFAULT_POLICIES.iter().map(|spec| spec.to_string()).collect(),
+        typed => typed.to_vec(),
+    };
+    let mut arms = eval::arms(&specs, &args.budget)?;
+    for path in &args.profile {
+        let (profile, name) = read_profile(path, model, false)?;
+        let kept_fraction = profile.target_kept_fraction;
+        let merger = KvMerger::from_profile(&profile);
+        let control = format!("{name}, evicting");
+        let mut push = |name: &str, role: Role, control: Option<String>, policy: KvMerger| {
+            let compression =
+                Compression::new(name, Arc::new(policy) as Arc<dyn Policy>, Budget::KeptFraction(kept_fraction));
+            arms.push(Arm { policy: name.into(), budget: Some(kept_fraction), role, control, compression });
+        };
+        push(&name, Role::Profile, Some(control.clone()), merger.clone());
+        push(&control, Role::Control, None, merger.evicting());
+    }
+    Ok(arms)
+}
+
+/// One table for each family and budget, and one for each data set that is answered.
+fn tables(evaluation: &Evaluation) -> String {
+    let mut text = String::new();
+    let mut groups: Vec<(&str, Option<&str>)> = Vec::new();
+    for entry in &evaluation.summary {
+        let group = (entry.task.as_str(), entry.dataset.as_deref());
+        if !groups.contains(&group) && (entry.task != "kl" || entry.dataset.is_none()) {
+            groups.push(group);
+        }
+    }
+    for (task, dataset) in groups {
+        let entries: Vec<&SummaryEntry> =
+            evaluation.summary.iter().filter(|e| e.task == task && e.dataset.as_deref() == dataset).collect();
+        let name = dataset.map_or(format!("{task}, all data sets"), |dataset| format!("{task}/{dataset}"));
+        let columns = if task == "kl" { ["KL, nats", "top-1", "perplexity"] } else { ["score", "of 100", ""] };
+        text += &format!(
+            "\n{:34} {:>6} {:>6} {:>8} {:>20} {:>7} {:>10}\n",
+            name, "kept %", "texts", columns[0], "[95 %]", columns[1], columns[2]
+        );
+        for entry in entries {
+            text += &line(entry, headline(task).0);
+        }
+    }
+    text
+}
+
+fn line(entry: &SummaryEntry, metric: &str) -> String {
+    let name = shortened(&entry.policy, 34);
+    let number = |x: Option<f64>, digits: usize| x.map_or("-".into(), |x| format!("{x:.digits$}"));
+    let mean = |name: &str| entry.metrics.get(name).map(|interval| interval.estimate);
+    let bounds = |i: &Interval| Some(format!("[{:.4}, {:.4}]", i.low?, i.high?));
+    let bounds = entry.metrics.get(metric).and_then(bounds).unwrap_or_else(|| "-".into());
+    let kept = number(entry.kept_fraction.map(|kept| 100.0 * kept.estimate), 1);
+    let (second, third) = if entry.task == "kl" {
+        (number(mean("top1_agreement"), 4), number(mean("perplexity_ratio"), 4))
+    } else {
+        (number(entry.score_percent, 2), String::new())
+    };
+    let main = number(mean(metric), 4);
+    let line = format!("{name:34} {kept:>6} {:>6} {main:>8} {bounds:>20} {second:>7} {third:>10}", entry.n);
+    let unmet = if entry.n_unmet > 0 { format!("  budget not met on {} texts", entry.n_unmet) } else { String::new() };
+    if unmet.is_empty() {
+        format!("{}\n", line.trim_end())
+    } else {
+        format!("{}\n{:34} {unmet}\n", line.trim_end(), "")
+    }
+}
+
+fn shortened(name: &str, width: usize) -> String {
+    if name.chars().count() <= width {
+        return name.into();
+    }
+    name.chars().take(width - 1).chain(['…']).collect()
+}
+
+/// `kvscope merge` of evaluations.
+pub(crate) fn merge(dirs: &[PathBuf], out: &PathBuf, common: &Common) -> anyhow::Result<Outcome> {
+    let evaluation = eval::merge(dirs, out)?;
+    if common.json {
+        emit_json(&json!({ "schema": "kvscope.merge/1", "evaluation": out, "rows": evaluation.rows }))?;
+    } else {
+        emit(&format!("{}\n", out.join(eval::FILE).display()))?;
+        note(common, &format!("{} rows", evaluation.rows));
+    }
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,78 @@
+//! Greedy answers behind a compressed prompt, and their scores.
+
+use std::collections::BTreeMap;
+
+use crate::eval::EvalError;
+use crate::eval::item::Question;
+use crate::eval::metric::Reference;
+use crate::eval::metric::metric;
+use crate::eval::task::AnswerJob;
+use crate::math::argmax;
+use crate::model::LogitRows;
+use crate::model::Model;
+use crate::model::tokenizer::AddSpecial;
+use crate::model::tokenizer::SkipSpecial;
+use crate::runtime::RaggedCache;
+
+/// Generates from the logits of the prompt's last token; the text, and the number of tokens.
+pub(super) fn generate(
+    model: &Model,
+    mut logits: Vec<f32>,
+    cache: &mut RaggedCache,
+    job: &AnswerJob,
+) -> Result<(String, usize), EvalError> {
+    let tokenizer = model.tokenizer()?;
+    let mut stop = tokenizer.eos().to_vec();
+    if job.one_line {
+        stop.extend(tokenizer.encode("\n", AddSpecial::No)?.last());
+    }
+    let mut tokens = Vec::new();
+    loop {
+        if job.one_line && tokens.is_empty() {
+            stop.iter().for_each(|id| logits[*id as usize] = f32::NEG_INFINITY);
+        }
+        let token = argmax(&logits) as u32;
+        if stop.contains(&token) {
+            break;
+        }
+        tokens.push(token);
+        if tokens.len() == job.max_new_tokens || cache.n_seen() == model.config().max_positions {
+            break;
+        }
+        logits = model.forward(&[token], cache.n_seen(), cache, LogitRows::Last)?;
+    }
+    Ok((tokenizer.decode(&tokens, SkipSpecial::Yes)?, tokens.len()))
+}
+
+/// The scores of a prediction, by the names of the metric's parts; empty without a reference answer.
+pub(super) fn score(pred: &str, question: &Question) -> BTreeMap<String, f64> {
+    let Some(metric) = metric(question.job.metric).filter(|_| !question.answers.is_empty()) else {
+        return BTreeMap::new();
+    };
+    let scored =
+        if question.job.first_line { pred.trim_start_matches('\n').split('\n').next().unwrap_or("") } else { pred };
+    let reference =
+        Reference { answers: &question.answers, all_classes: question.all_classes.as_deref().unwrap_or(&[]) };
+    let parts = (metric.score)(scored, &reference);
+    metric.parts.iter().zip(parts).map(|(name, value)| (name.to_string(), value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::task::Job;
+    use crate::eval::task::Take;
+    use crate::eval::task::task;
+
+    #[test]
+    fn only_the_first_line_of_a_few_shot_answer_counts() {
+        let scored = |dataset: &str, pred: &str| {
+            let Take::Yes(Job::Answer(job)) = (task("longbench").unwrap().take)(dataset) else { panic!() };
+            let answers = vec!["Paris".to_string()];
+            let question = Question { job, answers, all_classes: None, length: None, depth_percent: None };
+            score(pred, &question)["score"]
+        };
+        assert_eq!(scored("triviaqa", "\nParis\nPassage: more"), 1.0);
+        assert_eq!(scored("hotpotqa", "\nParis\nPassage: more"), 0.5);
+    }
+}

@@ -1,0 +1,143 @@
+//! What is compared: policies at budgets, the full cache as the reference, and beside every merge its eviction.
+
+use crate::policy;
+use crate::policy::PolicyError;
+use crate::runtime::Budget;
+use crate::runtime::Compression;
+
+/// What an arm is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The full cache, which all others are measured against.
+    Reference,
+    /// A policy that merges.
+    Merge,
+    /// The same selection without merging, beside a merge.
+    Control,
+    /// A published way to evict.
+    Baseline,
+    /// Random tokens.
+    Chance,
+    /// A tuned profile.
+    Profile,
+}
+
+/// One policy at one budget.
+#[derive(Clone, Debug)]
+pub struct Arm {
+    /// Policy as typed, or `profile NAME`.
+    pub policy: String,
+    /// Target share of slots; `None` for a policy whose thresholds decide, and for the full cache.
+    pub budget: Option<f64>,
+    /// What it is there for.
+    pub role: Role,
+    /// Label of the arm that evicts what this one merges, at the same budget.
+    pub control: Option<String>,
+    /// How the cache is compressed.
+    pub compression: Compression,
+}
+
+/// Name of the full cache's arm.
+pub const FULL: &str = "full";
+
+impl Arm {
+    /// The full cache.
+    pub fn full() -> Result<Self, PolicyError> {
+        let compression = Compression::parse(FULL, Budget::KeptFraction(1.0))?;
+        Ok(Self { policy: FULL.into(), budget: None, role: Role::Reference, control: None, compression })
+    }
+
+    /// A tuned profile, which brings its own budget.
+    pub fn profile(name: &str, budget: f64, compression: Compression, control: Option<String>) -> Self {
+        Self { policy: format!("profile {name}"), budget: Some(budget), role: Role::Profile, control, compression }
+    }
+
+    /// What files and tables call it beside its budget.
+    pub fn key(&self) -> (&str, Option<u64>) {
+        (&self.policy, self.budget.map(f64::to_bits))
+    }
+}
+
+/// The arms of policies as typed, in order, each at every budget, the full cache first and controls behind what they
+/// control. A policy that sets its own size is one arm.
+///
+/// - Errors: a policy that does not exist or has faulty parameters
+pub fn arms(specs: &[String], budgets: &[f64]) -> Result<Vec<Arm>, PolicyError> {
+    let mut arms = vec![Arm::full()?];
+    for spec in specs {
+        let control = control_of(spec);
+        for spec in std::iter::once(spec).chain(&control) {
+            let (entry, policy) = policy::parse(spec)?;
+            let role = match entry.name {
+                _ if Some(spec) == control.as_ref() => Role::Control,
+                "kvmerger" => Role::Merge,
+                "evict" => Role::Control,
+                "random" => Role::Chance,
+                _ => Role::Baseline,
+            };
+            let budgets: Vec<Option<f64>> =
+                if policy.sets_own_size() { vec![None] } else { budgets.iter().copied().map(Some).collect() };
+            for budget in budgets {
+                let known = |arm: &Arm| arm.policy == *spec && arm.budget == budget;
+                if entry.name == FULL || arms.iter().any(known) {
+                    continue;
+                }
+                let compression = Compression::parse(spec, Budget::KeptFraction(budget.unwrap_or(1.0)))?;
+                let control = (role == Role::Merge).then(|| control.clone()).flatten();
+                arms.push(Arm { policy: spec.clone(), budget, role, control, compression });
+            }
+        }
+    }
+    Ok(arms)
+}
+
+/// The policy that evicts what `spec` merges: `evict` with the same protected tokens, chains and threshold.
+fn control_of(spec: &str) -> Option<String> {
+    let (name, params) = spec.split_once(':').unwrap_or((spec, ""));
+    if name != "kvmerger" {
+        return None;
+    }
+    let is_rule =
+        |pair: &str| ["kernel", "sigma", "variant"].iter().any(|key| pair.trim().starts_with(&format!("{key}=")));
+    let shared: Vec<&str> = params.split(',').filter(|pair| !pair.trim().is_empty() && !is_rule(pair)).collect();
+    Some(if shared.is_empty() { "evict".into() } else { format!("evict:{}", shared.join(",")) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_merge_brings_the_eviction_of_the_same_tokens() {
+        assert_eq!(
+            control_of("kvmerger:variant=convex,bridge=true,recent=0.2").unwrap(),
+            "evict:bridge=true,recent=0.2"
+        );
+        assert_eq!(control_of("kvmerger").unwrap(), "evict");
+        assert_eq!(control_of("h2o"), None);
+        let specs = ["kvmerger:variant=convex", "kvmerger", "h2o", "kvmerger:eps=0.5", "evict"].map(String::from);
+        let arms = arms(&specs, &[0.5, 0.35]).unwrap();
+        let found: Vec<(&str, Option<f64>, Role)> =
+            arms.iter().map(|a| (a.policy.as_str(), a.budget, a.role)).collect();
+        let (half, third) = (Some(0.5), Some(0.35));
+        assert_eq!(
+            found,
+            [
+                ("full", None, Role::Reference),
+                ("kvmerger:variant=convex", half, Role::Merge),
+                ("kvmerger:variant=convex", third, Role::Merge),
+                ("evict", half, Role::Control),
+                ("evict", third, Role::Control),
+                ("kvmerger", half, Role::Merge),
+                ("kvmerger", third, Role::Merge),
+                ("h2o", half, Role::Baseline),
+                ("h2o", third, Role::Baseline),
+                ("kvmerger:eps=0.5", None, Role::Merge),
+                ("evict:eps=0.5", None, Role::Control),
+            ]
+        );
+        assert_eq!(arms[9].control.as_deref(), Some("evict:eps=0.5"));
+        assert!(super::arms(&["h3o".into()], &[0.5]).is_err());
+    }
+}

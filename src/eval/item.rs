@@ -1,0 +1,185 @@
+//! Prompts into the texts of a run.
+
+use std::collections::BTreeMap;
+use std::collections::HashSet;
+
+use crate::eval::EvalError;
+use crate::eval::task::AnswerJob;
+use crate::eval::task::Job;
+use crate::eval::task::Take;
+use crate::eval::task::TaskEntry;
+use crate::model::Model;
+use crate::model::tokenizer::AddSpecial;
+use crate::model::tokenizer::Message;
+use crate::model::tokenizer::SkipSpecial;
+use crate::prompts::Prompt;
+use crate::prompts::middle_truncate;
+use crate::runtime::CacheType;
+
+/// Settings of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Tokens of the prompt in the family `kl`.
+    pub context_tokens: usize,
+    /// Tokens of the given continuation in the family `kl`.
+    pub continuation_tokens: usize,
+    /// Tokens of a prompt that is answered, at most; longer ones lose their middle or are passed over.
+    pub max_prompt_tokens: Option<usize>,
+    /// Give prompts as they are, even if the model has a chat format.
+    pub raw: bool,
+    /// Element type of the cache.
+    pub cache_type: CacheType,
+    /// Seed of the intervals.
+    pub seed: u64,
+}
+
+/// A text and what is done with it.
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// Task family.
+    pub task: &'static str,
+    /// Data set.
+    pub dataset: String,
+    /// Row id, unique within the data set.
+    pub id: String,
+    /// Tokens of the prompt.
+    pub prompt: Vec<u32>,
+    /// What is done.
+    pub work: Work,
+}
+
+/// What is done with a text.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// Tokens that are fed behind the prompt; the last is only predicted.
+    Continue(Vec<u32>),
+    /// An answer to generate and score.
+    Answer(Box<Question>),
+}
+
+/// An answer to generate and score.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// How.
+    pub job: AnswerJob,
+    /// Reference answers.
+    pub answers: Vec<String>,
+    /// Class labels.
+    pub all_classes: Option<Vec<String>>,
+    /// Length that the record states.
+    pub length: Option<u64>,
+    /// Where the answer stands in the prompt, in percent, to the nearest 5.
+    pub depth_percent: Option<u32>,
+}
+
+/// Texts that were passed over, by family and data set.
+pub type Skipped = BTreeMap<String, usize>;
+
+/// Makes the texts of the given families from prompts, in the prompts' order for each family.
+///
+/// Texts too short for `kl`, and prompts too long for a family that must see them whole, are passed over and counted.
+///
+/// - Errors: a family without any prompt of its data sets, a data set that cannot be scored, no text left, a prompt that
+///   cannot be encoded
+pub fn items(
+    model: &Model,
+    prompts: &[Prompt],
+    tasks: &[&'static TaskEntry],
+    settings: &Settings,
+) -> Result<(Vec<Item>, Skipped), EvalError> {
+    let (mut items, mut skipped) = (Vec::new(), Skipped::new());
+    for task in tasks {
+        let mut taken = false;
+        for prompt in prompts {
+            let job = match (task.take)(&prompt.dataset) {
+                Take::No => continue,
+                Take::Refused(why) => {
+                    return Err(EvalError::Refused { task: task.name, dataset: prompt.dataset.clone(), why });
+                }
+                Take::Yes(job) => job,
+            };
+            taken = true;
+            let made = match job {
+                Job::TeacherForced => continued(model, prompt, settings)?,
+                Job::Answer(job) => asked(model, prompt, job, settings)?,
+            };
+            let (dataset, id) = (prompt.dataset.clone(), prompt.id.clone());
+            match made {
+                Some((prompt, work)) => items.push(Item { task: task.name, dataset, id, prompt, work }),
+                None => *skipped.entry(format!("{}/{dataset}", task.name)).or_default() += 1,
+            }
+        }
+        if !taken {
+            return Err(EvalError::NoDataset { task: task.name });
+        }
+    }
+    let mut seen = HashSet::new();
+    if let Some(item) = items.iter().find(|item: &&Item| !seen.insert((item.task, &item.dataset, &item.id))) {
+        return Err(EvalError::Twice { dataset: item.dataset.clone(), id: item.id.clone() });
+    }
+    if items.is_empty() {
+        return Err(EvalError::Nothing { n_skipped: skipped.values().sum() });
+    }
+    Ok((items, skipped))
+}
+
+fn continued(model: &Model, prompt: &Prompt, settings: &Settings) -> Result<Option<(Vec<u32>, Work)>, EvalError> {
+    let mut tokens = model.tokenizer()?.encode(&prompt.text, AddSpecial::Yes)?;
+    // Every token that is fed predicts a known one, so one more than is fed is needed.
+    let wanted = settings.context_tokens + settings.continuation_tokens + 1;
+    if tokens.len() < wanted {
+        return Ok(None);
+    }
+    tokens.truncate(wanted);
+    let rest = tokens.split_off(settings.context_tokens);
+    Ok(Some((tokens, Work::Continue(rest))))
+}
+
+fn asked(
+    model: &Model,
+    prompt: &Prompt,
+    job: AnswerJob,
+    settings: &Settings,
+) -> Result<Option<(Vec<u32>, Work)>, EvalError> {
+    let tokenizer = model.tokenizer()?;
+    let room = model.config().max_positions.saturating_sub(job.max_new_tokens);
+    let most = settings.max_prompt_tokens.map_or(room, |most| most.min(room));
+    let chat = job.chat && !settings.raw && tokenizer.chat_template().is_some();
+    let framed = |text: &str| {
+        let chat = tokenizer.apply_chat(&[Message::new("user", text)], true)?;
+        tokenizer.encode(&chat, AddSpecial::No)
+    };
+    let mut tokens = if chat { framed(&prompt.text)? } else { tokenizer.encode(&prompt.text, AddSpecial::Yes)? };
+    if tokens.len() > most {
+        if !job.cut_middle {
+            return Ok(None);
+        }
+        tokens = if chat {
+            // The frame must survive: the text alone is cut, by as much as the frame needs.
+            let text = tokenizer.encode(&prompt.text, AddSpecial::No)?;
+            let frame = tokens.len().saturating_sub(text.len());
+            let kept = middle_truncate(&text, most.saturating_sub(frame));
+            let half = kept.len() / 2;
+            let part = |ids: &[u32]| tokenizer.decode(ids, SkipSpecial::Yes);
+            let mut cut = framed(&format!("{}{}", part(&kept[..half])?, part(&kept[half..])?))?;
+            cut.truncate(most);
+            cut
+        } else {
+            middle_truncate(&tokens, most)
+        };
+    }
+    let question = Question {
+        job,
+        answers: prompt.answers.clone(),
+        all_classes: prompt.all_classes.clone(),
+        length: prompt.length,
+        depth_percent: if job.by_depth { depth_percent(prompt) } else { None },
+    };
+    Ok(Some((tokens, Work::Answer(Box::new(question)))))
+}
+
+/// Where the first answer that stands in the text does, in percent of the text, to the nearest 5.
+fn depth_percent(prompt: &Prompt) -> Option<u32> {
+    let at = prompt.answers.iter().find_map(|answer| prompt.text.find(answer.as_str()))?;
+    Some((20.0 * at as f64 / prompt.text.len().max(1) as f64).round() as u32 * 5)
+}

@@ -1,0 +1,183 @@
+//! A run's rows: one line each, appended when it is done, never twice.
+
+use std::collections::BTreeMap;
+use std::collections::HashSet;
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::eval::EvalError;
+use crate::files::FileError;
+use crate::merge::Counters;
+
+/// Name of the rows' file within a run's folder.
+pub const ROWS_FILE: &str = "rows.jsonl";
+
+/// One policy at one budget on one text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Task family.
+    pub task: String,
+    /// Data set.
+    pub dataset: String,
+    /// Row id.
+    #[serde(rename = "_id")]
+    pub id: String,
+    /// Policy.
+    pub policy: String,
+    /// Target share of slots; `None` where thresholds decide, and for the full cache.
+    pub budget: Option<f64>,
+    /// Tokens of the prompt.
+    pub n_prompt_tokens: usize,
+    /// Tokens fed or generated behind it.
+    pub n_new_tokens: usize,
+    /// What compression did, over all layers and heads.
+    pub counters: Counters,
+    /// Slots kept of the prompt's; `None` where the policy could not compress it.
+    pub kept_fraction: Option<f64>,
+    /// Bytes allocated for the prompt's cache.
+    pub cache_bytes: Option<u64>,
+    /// Bytes that the whole cache takes.
+    pub full_cache_bytes: u64,
+    /// Measurements by name; empty where the policy could not compress the prompt.
+    pub metrics: BTreeMap<String, f64>,
+    /// Why the policy could not compress the prompt.
+    pub unmet: Option<String>,
+    /// Generated text.
+    pub pred: Option<String>,
+    /// Reference answers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answers: Vec<String>,
+    /// Class labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all_classes: Option<Vec<String>>,
+    /// Length that the record states.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length: Option<u64>,
+    /// Where the answer stands in the prompt, in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub depth_percent: Option<u32>,
+}
+
+/// What makes a row one of its kind.
+pub type RowKey = (String, String, String, String, Option<u64>);
+
+impl Row {
+    /// Its key: task, data set, id, policy, budget.
+    pub fn key(&self) -> RowKey {
+        (self.task.clone(), self.dataset.clone(), self.id.clone(), self.policy.clone(), self.budget.map(f64::to_bits))
+    }
+}
+
+/// The rows of a folder, open for more.
+#[derive(Debug)]
+pub struct RowFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl RowFile {
+    /// Opens or makes the file and reads what is there; a line that a killed run left unfinished is cut off.
+    ///
+    /// - Errors: a line that is no row, a row that is there twice
+    pub fn open(dir: &Path) -> Result<(Self, Vec<Row>), EvalError> {
+        let path = dir.join(ROWS_FILE);
+        let io = |e| FileError::io("read", &path, e);
+        let text = if path.exists() { std::fs::read(&path).map_err(io)? } else { Vec::new() };
+        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let rows = parse(&text[..whole], &path)?;
+        let file = OpenOptions::new().append(true).create(true).open(&path).map_err(io)?;
+        if whole < text.len() {
+            file.set_len(whole as u64).map_err(|e| FileError::io("shorten", &path, e))?;
+        }
+        Ok((Self { path, file }, rows))
+    }
+
+    /// Writes a row and waits until the disk has it.
+    pub fn append(&mut self, row: &Row) -> Result<(), EvalError> {
+        let io = |e| FileError::io("write", &self.path, e);
+        self.file.write_all(&line(row)?).map_err(io)?;
+        Ok(self.file.sync_data().map_err(io)?)
+    }
+}
+
+/// A row as its file has it, line break included.
+pub(super) fn line(row: &Row) -> Result<Vec<u8>, EvalError> {
+    let mut line = serde_json::to_vec(row).map_err(|e| EvalError::Damaged(format!("a row cannot be written: {e}")))?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// Rows of a folder that is not being written.
+pub(super) fn read(dir: &Path) -> Result<Vec<Row>, EvalError> {
+    let path = dir.join(ROWS_FILE);
+    let text = std::fs::read(&path).map_err(|e| FileError::io("read", &path, e))?;
+    parse(&text, &path)
+}
+
+fn parse(text: &[u8], path: &Path) -> Result<Vec<Row>, EvalError> {
+    let damaged =
+        |line: usize, what: String| EvalError::Damaged(format!("{}, line {}: {what}", path.display(), line + 1));
+    let (mut rows, mut keys) = (Vec::<Row>::new(), HashSet::new());
+    for (i, line) in text.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
+        let row: Row = serde_json::from_slice(line).map_err(|e| damaged(i, e.to_string()))?;
+        if !keys.insert(row.key()) {
+            return Err(damaged(i, format!("the row {} of {} for {} is there twice", row.id, row.dataset, row.policy)));
+        }
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A row with one measurement.
+    pub(in crate::eval) fn row(dataset: &str, id: &str, policy: &str, budget: Option<f64>, metric: (&str, f64)) -> Row {
+        Row {
+            task: "kl".into(),
+            dataset: dataset.into(),
+            id: id.into(),
+            policy: policy.into(),
+            budget,
+            n_prompt_tokens: 10,
+            n_new_tokens: 2,
+            counters: Counters { seen: 100, kept: 50, merged: 20, evicted: 30 },
+            kept_fraction: Some(0.5),
+            cache_bytes: Some(500),
+            full_cache_bytes: 1000,
+            metrics: BTreeMap::from([(metric.0.to_string(), metric.1)]),
+            unmet: None,
+            pred: None,
+            answers: Vec::new(),
+            all_classes: None,
+            length: None,
+            depth_percent: None,
+        }
+    }
+
+    #[test]
+    fn half_a_line_is_cut_off_and_a_second_row_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (row("d", "1", "h2o", Some(0.5), ("kl", 0.25)), row("d", "2", "h2o", Some(0.5), ("kl", 0.5)));
+        let (mut file, rows) = RowFile::open(dir.path()).unwrap();
+        assert!(rows.is_empty());
+        file.append(&a).unwrap();
+        file.append(&b).unwrap();
+        let path = dir.path().join(ROWS_FILE);
+        let text = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &text[..text.len() - 9]).unwrap();
+        let (mut file, rows) = RowFile::open(dir.path()).unwrap();
+        assert_eq!(rows, std::slice::from_ref(&a));
+        file.append(&b).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), text);
+        file.append(&b).unwrap();
+        assert!(matches!(RowFile::open(dir.path()), Err(EvalError::Damaged(_))));
+    }
+}

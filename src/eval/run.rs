@@ -1,0 +1,222 @@
+//! The runner: one prefill a text, one row a policy and budget.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+
+use crate::eval::EvalError;
+use crate::eval::answer;
+use crate::eval::arm::Arm;
+use crate::eval::continuation;
+use crate::eval::document::Evaluation;
+use crate::eval::document::Plan;
+use crate::eval::item::Item;
+use crate::eval::item::Work;
+use crate::eval::predictions;
+use crate::eval::row::Row;
+use crate::eval::row::RowFile;
+use crate::files::create_dir;
+use crate::files::read_json;
+use crate::files::write_json;
+use crate::model::Model;
+use crate::runtime::CacheType;
+use crate::runtime::Compression;
+use crate::runtime::RaggedCache;
+use crate::runtime::RuntimeError;
+use crate::runtime::prefill;
+
+/// Prompt tokens that pass at a time.
+const CHUNK_TOKENS: usize = 1024;
+
+/// Where a run writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// Folder of the run.
+    pub dir: &'a Path,
+    /// Whether to go on with the run that the folder holds.
+    pub resume: bool,
+    /// `(number from 1, count)`: one shard of the texts only.
+    pub shard: Option<(usize, usize)>,
+}
+
+/// Evaluates every arm on every text, appending each row as it is done, and writes summary and predictions at the end.
+///
+/// With [`Target::resume`], rows of an earlier run with the same plan are kept, and the folder ends up byte for byte as that
+/// of an unbroken run. Setting `stop` ends the run behind the row in flight. `on_row` sees every row, old ones first.
+///
+/// - Errors: a folder in use or of another run, a policy that changed nothing, a model that cannot run a text
+pub fn run(
+    model: &Model,
+    items: &[Item],
+    arms: &[Arm],
+    plan: Plan,
+    target: &Target<'_>,
+    stop: &AtomicBool,
+    on_row: &mut dyn FnMut(&Row),
+) -> Result<Evaluation, EvalError> {
+    let cache_type = plan.cache_type;
+    let mut evaluation = Evaluation::new(plan, target.shard)?;
+    create_dir(target.dir)?;
+    let path = target.dir.join(crate::eval::document::FILE);
+    if path.exists() {
+        if !target.resume {
+            return Err(EvalError::Exists { dir: target.dir.into() });
+        }
+        evaluation.check_same_run(&read_json(&path)?, target.dir)?;
+    }
+    let (mut file, mut rows) = RowFile::open(target.dir)?;
+    let planned: HashSet<_> = evaluation.planned_keys().into_iter().collect();
+    if let Some(row) = rows.iter().find(|row| !planned.contains(&row.key())) {
+        return Err(EvalError::Damaged(format!(
+            "row {} of {} for {} is not of this run",
+            row.id, row.dataset, row.policy
+        )));
+    }
+    write_json(&path, &evaluation)?;
+    rows.iter().for_each(&mut *on_row);
+    let mut done: HashSet<_> = rows.iter().map(Row::key).collect();
+    let mut interrupted = false;
+    'texts: for item in items.iter().enumerate().filter(|(i, _)| evaluation.holds(*i)).map(|(_, item)| item) {
+        let missing: Vec<&Arm> = arms.iter().filter(|arm| !done.contains(&blank_row(item, arm).key())).collect();
+        if missing.is_empty() {
+            continue;
+        }
+        let mut text = Text::new(model, item, cache_type);
+        for arm in missing {
+            if stop.load(Ordering::Relaxed) {
+                interrupted = true;
+                break 'texts;
+            }
+            let row = text.row(arm, arms)?;
+            file.append(&row)?;
+            on_row(&row);
+            done.insert(row.key());
+            rows.push(row);
+        }
+    }
+    evaluation.summarise(&rows);
+    write_json(&path, &evaluation)?;
+    if interrupted {
+        return Err(EvalError::Interrupted { done: rows.len(), planned: evaluation.planned_rows });
+    }
+    predictions::write(target.dir, &rows)?;
+    Ok(evaluation)
+}
+
+/// A text with what its arms share.
+struct Text<'a> {
+    model: &'a Model,
+    item: &'a Item,
+    cache_type: CacheType,
+    /// The whole prompt, with what policies of one observation window need, and its last token's logits.
+    prefilled: Option<(Option<usize>, RaggedCache, Vec<f32>)>,
+    /// Logits of the given continuation behind the whole prompt.
+    full_logits: Option<Vec<f32>>,
+}
+
+impl<'a> Text<'a> {
+    fn new(model: &'a Model, item: &'a Item, cache_type: CacheType) -> Self {
+        Self { model, item, cache_type, prefilled: None, full_logits: None }
+    }
+
+    /// Runs the prompt once for all arms that need the same observation window, or none.
+    fn prefill_for(&mut self, arm: &Arm, arms: &[Arm]) -> Result<(), EvalError> {
+        let window = |arm: &Arm| arm.compression.policy.needs().mass_window;
+        let wanted = window(arm);
+        if matches!(&self.prefilled, Some((known, ..)) if wanted.is_none() || wanted == *known) {
+            return Ok(());
+        }
+        let wanted = wanted.or_else(|| arms.iter().find_map(window));
+        let shared: Vec<&Compression> = arms
+            .iter()
+            .filter(|arm| window(arm).is_none() || window(arm) == wanted)
+            .map(|arm| &arm.compression)
+            .collect();
+        // The old cache goes before the new one comes.
+        self.prefilled = None;
+        let mut cache = RaggedCache::recording(self.model.config(), self.cache_type, shared)?;
+        let logits = prefill(self.model, &self.item.prompt, &mut cache, CHUNK_TOKENS)?;
+        self.prefilled = Some((wanted, cache, logits));
+        Ok(())
+    }
+
+    fn row(&mut self, arm: &Arm, arms: &[Arm]) -> Result<Row, EvalError> {
+        self.prefill_for(arm, arms)?;
+        let mut row = blank_row(self.item, arm);
+        let Some((_, whole, logits)) = &self.prefilled else { return Ok(row) };
+        row.full_cache_bytes = whole.full_bytes();
+        let mut cache = match whole.compressed(&arm.compression) {
+            Ok(cache) => cache,
+            // A budget that a policy cannot meet on this text is a finding; one that changed nothing is no result.
+            Err(error @ RuntimeError::Unmeetable { .. }) => {
+                row.unmet = Some(error.to_string());
+                return Ok(row);
+            }
+            Err(source) => return Err(self.failed(arm, source)),
+        };
+        row.counters = cache.counters();
+        row.kept_fraction = cache.kept_fraction();
+        row.cache_bytes = Some(cache.bytes());
+        match &self.item.work {
+            Work::Continue(tokens) => {
+                if self.full_logits.is_none() {
+                    let full = Arm::full()?;
+                    let mut copy = whole.compressed(&full.compression)?;
+                    self.full_logits = Some(continuation::logits(self.model, tokens, &mut copy)?);
+                }
+                let full = self.full_logits.as_deref().unwrap_or_default();
+                let vocab_size = self.model.config().vocab_size;
+                let own;
+                let compressed = if arm.budget.is_none() && arm.policy == crate::eval::arm::FULL {
+                    full
+                } else {
+                    own = continuation::logits(self.model, tokens, &mut cache)?;
+                    &own
+                };
+                row.n_new_tokens = tokens.len() - 1;
+                row.metrics = continuation::compare(tokens, vocab_size, full, compressed);
+            }
+            Work::Answer(question) => {
+                let (pred, n_new_tokens) = answer::generate(self.model, logits.clone(), &mut cache, &question.job)?;
+                row.n_new_tokens = n_new_tokens;
+                row.metrics = answer::score(&pred, question);
+                row.pred = Some(pred);
+            }
+        }
+        Ok(row)
+    }
+
+    fn failed(&self, arm: &Arm, source: RuntimeError) -> EvalError {
+        let Item { dataset, id, .. } = self.item;
+        EvalError::Arm { policy: arm.policy.clone(), dataset: dataset.clone(), id: id.clone(), source }
+    }
+}
+
+/// A row in which nothing has been measured yet.
+fn blank_row(item: &Item, arm: &Arm) -> Row {
+    let question = match &item.work {
+        Work::Answer(question) => Some(question),
+        Work::Continue(_) => None,
+    };
+    Row {
+        task: item.task.into(),
+        dataset: item.dataset.clone(),
+        id: item.id.clone(),
+        policy: arm.policy.clone(),
+        budget: arm.budget,
+        n_prompt_tokens: item.prompt.len(),
+        n_new_tokens: 0,
+        counters: Default::default(),
+        kept_fraction: None,
+        cache_bytes: None,
+        full_cache_bytes: 0,
+        metrics: Default::default(),
+        unmet: None,
+        pred: None,
+        answers: question.map(|question| question.answers.clone()).unwrap_or_default(),
+        all_classes: question.and_then(|question| question.all_classes.clone()),
+        length: question.and_then(|question| question.length),
+        depth_percent: question.and_then(|question| question.depth_percent),
+    }
+}

@@ -1,0 +1,210 @@
+//! Means, paired comparisons and needle maps from rows.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+use crate::eval::arm::Role;
+use crate::eval::document::ArmEntry;
+use crate::eval::document::ComparisonEntry;
+use crate::eval::document::Evaluation;
+use crate::eval::document::NeedleCell;
+use crate::eval::document::NeedleMap;
+use crate::eval::document::Question;
+use crate::eval::document::SummaryEntry;
+use crate::eval::metric::metric;
+use crate::eval::row::Row;
+use crate::eval::task::Job;
+use crate::eval::task::Take;
+use crate::eval::task::task;
+use crate::math::bootstrap_mean;
+use crate::math::mean;
+use crate::math::paired;
+use crate::merge::Counters;
+
+const RESAMPLES: usize = 2000;
+
+/// The measurement that a family's policies are compared by, and whether less of it is better.
+pub fn headline(task: &str) -> (&'static str, bool) {
+    if task == "kl" { ("kl", true) } else { ("score", false) }
+}
+
+/// Families in the order of the texts.
+fn tasks(evaluation: &Evaluation) -> Vec<&str> {
+    let mut tasks: Vec<&str> = evaluation.texts.iter().map(|text| text.task.as_str()).collect();
+    let mut seen = BTreeSet::new();
+    tasks.retain(|task| seen.insert(*task));
+    tasks
+}
+
+fn is_of(row: &Row, arm: &ArmEntry) -> bool {
+    row.policy == arm.policy && row.budget == arm.budget
+}
+
+pub(super) fn entries(evaluation: &Evaluation, rows: &[Row]) -> Vec<SummaryEntry> {
+    let mut entries = Vec::new();
+    for task in tasks(evaluation) {
+        let datasets: BTreeSet<&str> =
+            evaluation.texts.iter().filter(|text| text.task == task).map(|text| text.dataset.as_str()).collect();
+        for dataset in std::iter::once(None).chain(datasets.into_iter().map(Some)) {
+            for arm in &evaluation.arms {
+                let chosen: Vec<&Row> = rows
+                    .iter()
+                    .filter(|row| row.task == task && dataset.is_none_or(|d| row.dataset == d) && is_of(row, arm))
+                    .collect();
+                if !chosen.is_empty() {
+                    entries.push(entry(evaluation, task, dataset, arm, &chosen));
+                }
+            }
+        }
+    }
+    entries
+}
+
+fn entry(evaluation: &Evaluation, task: &str, dataset: Option<&str>, arm: &ArmEntry, rows: &[&Row]) -> SummaryEntry {
+    let interval = |values: Vec<f64>| bootstrap_mean(&values, RESAMPLES, evaluation.provenance.seed);
+    let mut counters = Counters::default();
+    rows.iter().for_each(|row| counters.add(row.counters));
+    let met: Vec<&&Row> = rows.iter().filter(|row| row.unmet.is_none()).collect();
+    let bytes: Option<u64> = met.iter().map(|row| row.cache_bytes).sum();
+    let full: u64 = met.iter().map(|row| row.full_cache_bytes).sum();
+    let names: BTreeSet<&String> = rows.iter().flat_map(|row| row.metrics.keys()).collect();
+    let metrics = names
+        .into_iter()
+        .filter_map(|name| {
+            let values = rows.iter().filter_map(|row| row.metrics.get(name).copied()).collect();
+            Some((name.clone(), interval(values)?))
+        })
+        .collect();
+    SummaryEntry {
+        task: task.into(),
+        dataset: dataset.map(String::from),
+        policy: arm.policy.clone(),
+        budget: arm.budget,
+        n: met.len(),
+        n_unmet: rows.len() - met.len(),
+        kept_fraction: interval(rows.iter().filter_map(|row| row.kept_fraction).collect()),
+        cache_share: bytes.filter(|_| full > 0).map(|bytes| bytes as f64 / full as f64),
+        counters,
+        metrics,
+        score_percent: dataset.and_then(|dataset| score_percent(task, dataset, rows)),
+    }
+}
+
+/// The data set's score as the benchmark prints it.
+fn score_percent(family: &str, dataset: &str, rows: &[&Row]) -> Option<f64> {
+    let Take::Yes(Job::Answer(job)) = (task(family)?.take)(dataset) else { return None };
+    let metric = metric(job.metric)?;
+    let parts: Option<Vec<Vec<f64>>> =
+        rows.iter().map(|row| metric.parts.iter().map(|part| row.metrics.get(*part).copied()).collect()).collect();
+    Some((10_000.0 * (metric.aggregate)(&parts?)?).round() / 100.0)
+}
+
+/// Comparisons that the verdict needs, by family and budget.
+pub(super) fn comparisons(evaluation: &Evaluation, rows: &[Row]) -> Vec<ComparisonEntry> {
+    let mut found = Vec::new();
+    for task in tasks(evaluation) {
+        let (metric, less_is_better) = headline(task);
+        let values = |arm: &ArmEntry| -> BTreeMap<(&str, &str), f64> {
+            let of_arm = rows.iter().filter(|row| row.task == task && is_of(row, arm));
+            of_arm
+                .filter_map(|row| Some(((row.dataset.as_str(), row.id.as_str()), *row.metrics.get(metric)?)))
+                .collect()
+        };
+        let mut compare = |question: Question, a: &ArmEntry, b: &ArmEntry| {
+            let (of_a, of_b) = (values(a), values(b));
+            let both: Vec<(f64, f64)> = of_a.iter().filter_map(|(key, a)| Some((*a, *of_b.get(key)?))).collect();
+            let (x, y): (Vec<f64>, Vec<f64>) = both.into_iter().unzip();
+            if let Some(result) = paired(&x, &y, RESAMPLES, evaluation.provenance.seed) {
+                found.push(ComparisonEntry {
+                    task: task.into(),
+                    metric: metric.into(),
+                    question,
+                    a: a.policy.clone(),
+                    b: b.policy.clone(),
+                    budget: a.budget,
+                    result,
+                });
+            }
+        };
+        let mut budgets: Vec<Option<f64>> = Vec::new();
+        for arm in evaluation.arms.iter().filter(|arm| arm.role != Role::Reference) {
+            if !budgets.contains(&arm.budget) {
+                budgets.push(arm.budget);
+            }
+        }
+        for budget in budgets {
+            let arms: Vec<&ArmEntry> =
+                evaluation.arms.iter().filter(|arm| arm.budget == budget && arm.role != Role::Reference).collect();
+            let merges = arms.iter().filter(|arm| matches!(arm.role, Role::Merge | Role::Profile));
+            for arm in merges.clone() {
+                if let Some(control) = arms.iter().find(|other| Some(&other.policy) == arm.control.as_ref()) {
+                    compare(Question::MergeOrEvict, arm, control);
+                }
+            }
+            if let Some(paper) = arms.iter().find(|arm| is_paper(arm)) {
+                for profile in arms.iter().filter(|arm| arm.role == Role::Profile) {
+                    compare(Question::ProfileOrPaper, profile, paper);
+                }
+            }
+            let mut ranked: Vec<(f64, &ArmEntry)> = arms
+                .iter()
+                .filter(|arm| arm.role == Role::Baseline)
+                .filter_map(|arm| Some((mean(&values(arm).into_values().collect::<Vec<_>>())?, *arm)))
+                .collect();
+            ranked.sort_by(|a, b| if less_is_better { a.0.total_cmp(&b.0) } else { b.0.total_cmp(&a.0) });
+            let Some((_, best)) = ranked.first() else { continue };
+            if let Some((_, next)) = ranked.get(1) {
+                compare(Question::BestBaselineOrNext, best, next);
+            }
+            for arm in merges {
+                compare(Question::OrBestBaseline, arm, best);
+            }
+        }
+    }
+    found
+}
+
+/// KVMerger as published: the rule's defaults, whatever way they were typed.
+fn is_paper(arm: &ArmEntry) -> bool {
+    arm.role == Role::Merge && ["kvmerger", "kvmerger:variant=paper", "kvmerger:variant=scaled"].contains(&&*arm.policy)
+}
+
+pub(super) fn needle_maps(evaluation: &Evaluation, rows: &[Row]) -> Vec<NeedleMap> {
+    let scored = |row: &Row| row.depth_percent.zip(row.metrics.get(headline(&row.task).0).copied());
+    let reference: BTreeMap<(&str, &str), f64> = evaluation
+        .arms
+        .iter()
+        .filter(|arm| arm.role == Role::Reference)
+        .flat_map(|arm| rows.iter().filter(|row| is_of(row, arm)))
+        .filter_map(|row| Some(((row.dataset.as_str(), row.id.as_str()), scored(row)?.1)))
+        .collect();
+    let mut maps = Vec::new();
+    for arm in evaluation.arms.iter().filter(|arm| arm.role != Role::Reference) {
+        let mut cells: BTreeMap<(usize, u32), Vec<(f64, f64)>> = BTreeMap::new();
+        for row in rows.iter().filter(|row| is_of(row, arm)) {
+            if let Some((depth, candidate)) = scored(row)
+                && let Some(reference) = reference.get(&(row.dataset.as_str(), row.id.as_str()))
+            {
+                let length = (row.n_prompt_tokens as f64 / 500.0).round() as usize * 500;
+                cells.entry((length, depth)).or_default().push((*reference, candidate));
+            }
+        }
+        if cells.is_empty() {
+            continue;
+        }
+        let average =
+            |pairs: &[(f64, f64)], f: fn(&(f64, f64)) -> f64| pairs.iter().map(f).sum::<f64>() / pairs.len() as f64;
+        let cells = cells
+            .into_iter()
+            .map(|((length_tokens, depth_percent), pairs)| NeedleCell {
+                length_tokens,
+                depth_percent,
+                n: pairs.len(),
+                reference: average(&pairs, |pair| pair.0),
+                candidate: average(&pairs, |pair| pair.1),
+            })
+            .collect();
+        maps.push(NeedleMap { policy: arm.policy.clone(), budget: arm.budget, cells });
+    }
+    maps
+}

@@ -1,0 +1,128 @@
+//! What the comparisons say, in words with numbers.
+
+use crate::eval::document::ComparisonEntry;
+use crate::eval::document::Evaluation;
+use crate::eval::document::Question;
+use crate::eval::summary::headline;
+use crate::math::Interval;
+
+/// One sentence for each comparison, and one on what the texts can resolve.
+pub(super) fn in_words(evaluation: &Evaluation) -> Vec<String> {
+    let mut verdict: Vec<String> = evaluation.comparisons.iter().map(sentence).collect();
+    let budgets = |entry: &&ComparisonEntry| entry.budget.map(f64::to_bits);
+    let mut stated = Vec::new();
+    for entry in &evaluation.comparisons {
+        let key = (entry.task.as_str(), budgets(&entry));
+        if stated.contains(&key) {
+            continue;
+        }
+        stated.push(key);
+        let of_group: Vec<f64> = evaluation
+            .comparisons
+            .iter()
+            .filter(|other| (other.task.as_str(), budgets(other)) == key)
+            .filter_map(|other| other.result.resolvable)
+            .collect();
+        if let Some(largest) = of_group.iter().copied().reduce(f64::max) {
+            verdict.push(format!(
+                "{}: {} texts show a difference of {} in {}, between the policies compared here, in 4 of 5 repetitions at the 5 % level.",
+                place(entry),
+                entry.result.difference.n,
+                number(largest),
+                measure(&entry.task),
+            ));
+        }
+    }
+    verdict
+}
+
+fn place(entry: &ComparisonEntry) -> String {
+    entry.budget.map_or_else(
+        || format!("{}, sizes by threshold", entry.task),
+        |budget| format!("{}, {:.0} % kept", entry.task, 100.0 * budget),
+    )
+}
+
+fn measure(task: &str) -> &'static str {
+    if task == "kl" { "mean KL (nats)" } else { "score" }
+}
+
+fn number(x: f64) -> String {
+    format!("{x:.4}")
+}
+
+fn bounds(interval: Interval) -> String {
+    match (interval.low, interval.high) {
+        (Some(low), Some(high)) => format!("{low:.3} to {high:.3}"),
+        _ => "no interval from one text".into(),
+    }
+}
+
+/// Whether a is better, worse, or neither is shown: the interval of the difference must leave out 0.
+fn outcome(entry: &ComparisonEntry) -> Outcome {
+    let (_, less_is_better) = headline(&entry.task);
+    match (entry.result.difference.low, entry.result.difference.high) {
+        (Some(low), _) if low > 0.0 => {
+            if less_is_better {
+                Outcome::Worse
+            } else {
+                Outcome::Better
+            }
+        }
+        (_, Some(high)) if high < 0.0 => {
+            if less_is_better {
+                Outcome::Better
+            } else {
+                Outcome::Worse
+            }
+        }
+        _ => Outcome::NotShown,
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Outcome {
+    Better,
+    Worse,
+    NotShown,
+}
+
+fn sentence(entry: &ComparisonEntry) -> String {
+    let ComparisonEntry { a, b, result, .. } = entry;
+    let outcome = outcome(entry);
+    let says = match (entry.question, outcome) {
+        (Question::MergeOrEvict, Outcome::Better) => format!("merging ({a}) beats evicting the same tokens ({b})"),
+        (Question::MergeOrEvict, Outcome::Worse) => {
+            format!("merging ({a}) is worse than evicting the same tokens ({b})")
+        }
+        (Question::MergeOrEvict, _) => {
+            format!("no difference is shown between merging ({a}) and evicting the same tokens ({b})")
+        }
+        (Question::ProfileOrPaper, Outcome::Better) => format!("the tuned {a} beats the paper's settings ({b})"),
+        (Question::ProfileOrPaper, Outcome::Worse) => format!("the tuned {a} is worse than the paper's settings ({b})"),
+        (Question::ProfileOrPaper, _) => {
+            format!("no difference is shown between the tuned {a} and the paper's settings ({b})")
+        }
+        (Question::BestBaselineOrNext, Outcome::Better) => format!("the best baseline is {a}, ahead of {b}"),
+        (Question::BestBaselineOrNext, _) => format!("the best baseline is {a}, with no difference shown to {b}"),
+        (Question::OrBestBaseline, Outcome::Better) => format!("{a} beats the best baseline ({b})"),
+        (Question::OrBestBaseline, Outcome::Worse) => format!("{a} is worse than the best baseline ({b})"),
+        (Question::OrBestBaseline, _) => format!("no difference is shown between {a} and the best baseline ({b})"),
+    };
+    let by = match result.ratio {
+        Some(ratio) => format!("ratio of {} {:.3} ({})", measure(&entry.task), ratio.estimate, bounds(ratio)),
+        None => format!(
+            "difference in {} {:.3} ({})",
+            measure(&entry.task),
+            result.difference.estimate,
+            bounds(result.difference)
+        ),
+    };
+    let (less, n) = (result.lower, result.difference.n);
+    let sign = result.sign_p.map_or_else(String::new, |p| format!(", sign test p = {}", p_value(p)));
+    format!("{}: {says}: {by}, lower on {less} and higher on {} of {n} texts{sign}.", place(entry), result.higher)
+}
+
+fn p_value(p: f64) -> String {
+    if p < 0.001 { format!("{p:.0e}") } else { format!("{p:.3}") }
+}

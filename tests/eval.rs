@@ -1,0 +1,304 @@
+//! Evaluations on a tiny model: what is measured, what is written, what happens when a run is cut short or split.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::process::Output;
+use std::sync::atomic::AtomicBool;
+
+use common::fixture;
+use kvscope::eval;
+use kvscope::eval::Evaluation;
+use kvscope::eval::Plan;
+use kvscope::eval::Question;
+use kvscope::eval::Row;
+use kvscope::eval::Settings;
+use kvscope::eval::Target;
+use kvscope::eval::task::task;
+use kvscope::files::read_json;
+use kvscope::model::tokenizer::AddSpecial;
+use kvscope::prompts::Prompt;
+use kvscope::runtime::Budget;
+use kvscope::runtime::CacheType;
+use kvscope::runtime::Compression;
+use kvscope::runtime::RaggedCache;
+use kvscope::runtime::compare;
+use serde_json::Value;
+use serde_json::json;
+
+const WORDS: [&str; 7] =
+    ["the ring", " and then", " in a stone", " on the shore", " another thing", " reeds", ", again."];
+
+/// A text that the tiny tokenizer can spell.
+fn words(seed: usize, n: usize) -> String {
+    (0..n).map(|i| WORDS[(i * seed + i / 3) % WORDS.len()]).collect()
+}
+
+fn kvscope(dir: &Path, args: &[&str]) -> Output {
+    let model = format!("{}/tests/fixtures/models/llama-gqa", env!("CARGO_MANIFEST_DIR"));
+    Command::new(env!("CARGO_BIN_EXE_kvscope"))
+        .args(args.iter().map(|arg| if *arg == "MODEL" { model.as_str() } else { *arg }))
+        .current_dir(dir)
+        .env("KVSCOPE_CACHE", dir.join("cache"))
+        .output()
+        .unwrap()
+}
+
+fn eval_args<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let mut args =
+        vec!["eval", "--model", "MODEL", "--prompts", "prompts.jsonl", "--context", "60", "--continuation", "12"];
+    args.extend(["--out", out]);
+    args.extend(more);
+    args
+}
+
+fn done(output: Output) -> String {
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn fails(output: &Output, words: &[&str]) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    for word in words.iter().chain(&["error:", "hint:"]) {
+        assert!(text.contains(word), "{word:?} is missing in: {text}");
+    }
+}
+
+fn write_prompts(dir: &Path, rows: &[Value]) {
+    let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
+    std::fs::write(dir.join("prompts.jsonl"), lines.join("\n")).unwrap();
+}
+
+fn long_texts(n: usize) -> Vec<Value> {
+    let dataset = |i: usize| ["even", "odd"][i % 2];
+    (0..n).map(|i| json!({ "context": words(i + 2, 14), "dataset": dataset(i), "_id": format!("row{i}") })).collect()
+}
+
+/// Every file below a folder, by its path.
+fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![dir.to_path_buf()];
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                found.insert(path.strip_prefix(dir).unwrap().display().to_string(), std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+fn rows(dir: &Path) -> Vec<Row> {
+    let text = std::fs::read_to_string(dir.join(eval::ROWS_FILE)).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+const POLICIES: [&str; 8] =
+    ["--policy", "kvmerger:bridge=true", "--policy", "h2o", "--policy", "snapkv:window=8", "--policy", "random"];
+
+#[test]
+fn a_run_has_every_row_once_with_counters_and_a_verdict() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut texts = long_texts(4);
+    texts.push(json!({ "context": words(3, 2), "dataset": "odd", "_id": "short" }));
+    write_prompts(dir.path(), &texts);
+    let shown = done(kvscope(dir.path(), &eval_args("run", &POLICIES)));
+    assert!(shown.lines().filter(|line| !line.contains("kept: ")).all(|line| line.chars().count() <= 100), "{shown}");
+    let run = dir.path().join("run");
+    let evaluation: Evaluation = read_json(&run.join(eval::FILE)).unwrap();
+    // Full once, five policies at two budgets: evict came by itself.
+    assert_eq!(evaluation.arms.len(), 11);
+    assert_eq!((evaluation.rows, evaluation.planned_rows), (44, 44));
+    assert_eq!(evaluation.skipped["kl/odd"], 1);
+    for row in rows(&run) {
+        assert_eq!((row.n_prompt_tokens, row.n_new_tokens), (60, 12));
+        let counters = row.counters;
+        // 4 heads of 60 tokens.
+        assert_eq!((counters.seen, counters.kept + counters.merged + counters.evicted), (240, 240), "{row:?}");
+        let (bytes, kept, kl) = (row.cache_bytes.unwrap(), row.kept_fraction.unwrap(), row.metrics["kl"]);
+        if row.policy == eval::FULL {
+            assert_eq!(
+                (kept, kl, row.metrics["top1_agreement"], row.metrics["perplexity_ratio"]),
+                (1.0, 0.0, 1.0, 1.0)
+            );
+            continue;
+        }
+        let budget = row.budget.unwrap();
+        assert!((kept - budget).abs() < 1e-9 && kl > 0.0, "{row:?}");
+        assert!((bytes as f64 / row.full_cache_bytes as f64) < budget + 0.12, "{row:?}");
+        assert!(row.metrics["kl_p50"] <= row.metrics["kl_max"]);
+    }
+    let asked = |question| evaluation.comparisons.iter().filter(|c| c.question == question).count();
+    assert_eq!(asked(Question::MergeOrEvict), 2);
+    assert_eq!(asked(Question::BestBaselineOrNext), 2);
+    assert!(evaluation.verdict.iter().any(|line| line.contains("evicting the same tokens (evict:bridge=true)")));
+    assert!(evaluation.verdict.iter().any(|line| line.contains("4 texts show a difference")));
+    for sentence in &evaluation.verdict {
+        assert!(shown.contains(sentence.as_str()), "{sentence}");
+    }
+    fails(&kvscope(dir.path(), &eval_args("run", &POLICIES)), &["holds an evaluation already", "--resume"]);
+    fails(&kvscope(dir.path(), &eval_args("run", &["--resume", "--policy", "h2o"])), &["another set of policies"]);
+}
+
+#[test]
+fn a_resumed_and_a_sharded_run_end_as_an_unbroken_one() {
+    let dir = tempfile::tempdir().unwrap();
+    write_prompts(dir.path(), &long_texts(5));
+    done(kvscope(dir.path(), &eval_args("whole", &POLICIES)));
+    let whole = contents(&dir.path().join("whole"));
+    // What kill -9 leaves: the plan, some rows, and one that is half written.
+    let broken = dir.path().join("broken");
+    std::fs::create_dir(&broken).unwrap();
+    done(kvscope(dir.path(), &eval_args("other", &[&POLICIES[..], &["--shard", "1/5"]].concat())));
+    let plan: Evaluation = read_json(&dir.path().join("whole").join(eval::FILE)).unwrap();
+    let unmeasured = Evaluation {
+        rows: 0,
+        summary: Vec::new(),
+        comparisons: Vec::new(),
+        needle: Vec::new(),
+        verdict: Vec::new(),
+        ..plan
+    };
+    kvscope::files::write_json(&broken.join(eval::FILE), &unmeasured).unwrap();
+    let lines = &whole[eval::ROWS_FILE];
+    let end = lines.iter().enumerate().filter(|(_, b)| **b == b'\n').nth(16).unwrap().0;
+    std::fs::write(broken.join(eval::ROWS_FILE), &lines[..end + 60]).unwrap();
+    done(kvscope(dir.path(), &eval_args("broken", &[&POLICIES[..], &["--resume"]].concat())));
+    assert_eq!(contents(&broken), whole);
+    done(kvscope(dir.path(), &eval_args("broken", &[&POLICIES[..], &["--resume"]].concat())));
+    assert_eq!(contents(&broken), whole);
+
+    for shard in ["1/2", "2/2"] {
+        done(kvscope(
+            dir.path(),
+            &eval_args(&format!("part{}", &shard[..1]), &[&POLICIES[..], &["--shard", shard]].concat()),
+        ));
+    }
+    done(kvscope(dir.path(), &["merge", "part2", "part1", "--out", "joined"]));
+    assert_eq!(contents(&dir.path().join("joined")), whole);
+    fails(&kvscope(dir.path(), &["merge", "part1", "--out", "half"]), &["no shard has the row"]);
+    fails(&kvscope(dir.path(), &["merge", "part1", "part1", "--out", "half"]), &["in two shards"]);
+}
+
+#[test]
+fn what_did_nothing_and_what_cannot_be_scored_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    write_prompts(dir.path(), &long_texts(2));
+    let refused = |more: &[&str], words: &[&str]| fails(&kvscope(dir.path(), &eval_args("run", more)), words);
+    refused(&["--policy", "kvmerger:eps=1"], &["kvmerger:eps=1 on text row0 of even", "changed nothing"]);
+    std::fs::remove_dir_all(dir.path().join("run")).unwrap();
+    refused(&["--policy", "full"], &["changes nothing"]);
+    refused(&["--budget", "0.5,1"], &["share in (0, 1)"]);
+    refused(&["--task", "kl,bleu"], &["no task family \"bleu\"", "zeroscrolls"]);
+    refused(&["--task", "ruler"], &["no prompt belongs"]);
+    write_prompts(dir.path(), &[json!({ "context": words(2, 3), "dataset": "d", "_id": "1" })]);
+    refused(&[], &["1 were too short"]);
+    write_prompts(
+        dir.path(),
+        &[json!({ "context": words(2, 9), "dataset": "dureader", "_id": "1", "answers": ["x"] })],
+    );
+    refused(&["--task", "longbench"], &["cannot score dureader", "Chinese"]);
+    assert!(!dir.path().join("run").exists());
+}
+
+#[test]
+fn answers_are_written_as_the_benchmarks_take_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = |dataset: &str, id: &str, text: String, answer: &str| {
+        json!({ "context": text, "input": "", "answers": [answer], "dataset": dataset, "_id": id, "length": 9,
+                "all_classes": null, "language": "en" })
+    };
+    write_prompts(
+        dir.path(),
+        &[
+            record("hotpotqa", "q1", words(2, 14), "the ring"),
+            record("hotpotqa", "q2", words(3, 40), "reeds"),
+            record("quality", "z1", words(4, 12), "(A) a"),
+            record("needle_toy", "n1", words(5, 10), "in a stone"),
+            record("ruler_vt", "r1", words(6, 10), "reeds"),
+        ],
+    );
+    let more = ["--task", "longbench,zeroscrolls,needle,ruler", "--policy", "kvmerger:bridge=true", "--budget", "0.5"];
+    let shown = done(kvscope(dir.path(), &eval_args("run", &more)));
+    assert!(shown.contains("longbench/hotpotqa") && shown.contains("zeroscrolls, all data sets"), "{shown}");
+    let run = dir.path().join("run");
+    let evaluation: Evaluation = read_json(&run.join(eval::FILE)).unwrap();
+    assert_eq!(evaluation.rows, 15);
+    for policy in ["full", "kvmerger-bridge=true-0.5", "evict-bridge=true-0.5"] {
+        let folder = run.join("predictions").join(policy);
+        let text = std::fs::read_to_string(folder.join("hotpotqa.jsonl")).unwrap();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 2, "{policy}");
+        assert_eq!((&lines[1]["_id"], &lines[1]["answers"]), (&json!("q2"), &json!(["reeds"])));
+        assert_eq!((&lines[1]["length"], &lines[1]["all_classes"]), (&json!(9), &Value::Null));
+        assert!(lines[1]["pred"].is_string());
+        let map: Value = serde_json::from_slice(&std::fs::read(folder.join("preds_quality.json")).unwrap()).unwrap();
+        assert!(map["z1"].is_string(), "{policy}");
+    }
+    let rows = rows(&run);
+    // 128 positions less 32 for the answer: the middle of the long prompt went.
+    assert!(rows.iter().filter(|row| row.id == "q2").all(|row| row.n_prompt_tokens == 96));
+    // What the runner says of the full cache is what generation gives.
+    let model = fixture("llama-gqa");
+    let row = rows.iter().find(|row| row.id == "q1" && row.policy == "full").unwrap();
+    let prompt = model.tokenizer().unwrap().encode(&words(2, 14), AddSpecial::Yes).unwrap();
+    let stop_tokens = model.tokenizer().unwrap().eos().to_vec();
+    let options = kvscope::runtime::GenerateOptions { max_new_tokens: 32, stop_tokens, ..Default::default() };
+    let mut cache = RaggedCache::new(model.config(), CacheType::F32, None);
+    let go_on = &mut |_| std::ops::ControlFlow::Continue(());
+    let generation = kvscope::runtime::generate(&model, &prompt, &mut cache, &options, go_on).unwrap();
+    assert_eq!((row.n_prompt_tokens, row.n_new_tokens), (prompt.len(), generation.tokens.len()));
+    // One needle, of 2 policies beside the full cache.
+    assert_eq!(evaluation.needle.len(), 2);
+    assert_eq!((evaluation.needle[0].cells.len(), evaluation.needle[0].cells[0].n), (1, 1));
+}
+
+#[test]
+fn divergences_are_those_of_decoding_token_by_token() {
+    let model = fixture("llama-gqa");
+    let text = words(4, 14);
+    let prompt = Prompt {
+        dataset: "d".into(),
+        id: "1".into(),
+        text: text.clone(),
+        answers: Vec::new(),
+        all_classes: None,
+        language: None,
+        length: None,
+        source_name: "-".into(),
+    };
+    let settings = Settings {
+        context_tokens: 60,
+        continuation_tokens: 12,
+        max_prompt_tokens: None,
+        raw: true,
+        cache_type: CacheType::F32,
+        seed: 1,
+    };
+    let (items, skipped) = eval::items(&model, &[prompt], &[task("kl").unwrap()], &settings).unwrap();
+    let arms = eval::arms(&["h2o".into(), "snapkv:window=8".into(), "snapkv:window=4".into()], &[0.4]).unwrap();
+    let plan = Plan::new(model.identity(), &items, skipped, &arms, &settings, Vec::new());
+    let dir = tempfile::tempdir().unwrap();
+    let target = Target { dir: dir.path(), resume: false, shard: None };
+    let mut seen = Vec::new();
+    let on_row = &mut |row: &Row| seen.push(row.clone());
+    eval::run(&model, &items, &arms, plan, &target, &AtomicBool::new(false), on_row).unwrap();
+    let tokens = model.tokenizer().unwrap().encode(&text, AddSpecial::Yes).unwrap();
+    assert_eq!(seen.len(), 4);
+    for row in &seen[1..] {
+        let compression = Compression::parse(&row.policy, Budget::KeptFraction(0.4)).unwrap();
+        let mut full = RaggedCache::new(model.config(), CacheType::F32, None);
+        let mut compressed = RaggedCache::new(model.config(), CacheType::F32, Some(compression));
+        let expected = compare(&model, &tokens[..60], &tokens[60..72], &mut full, &mut compressed, 0).unwrap();
+        let (found, wanted) = (row.metrics["kl"], expected.mean_kl.unwrap());
+        assert!((found - wanted).abs() < 1e-5 * wanted.max(1e-3), "{}: {found} instead of {wanted}", row.policy);
+        assert_eq!(row.metrics["top1_agreement"], expected.top1_agreement.unwrap());
+        assert_eq!(row.counters.kept, 4 * 24);
+    }
+}
