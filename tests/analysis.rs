@@ -1,5 +1,7 @@
 //! Analysis of small dumps whose figures are known by hand.
 
+mod planted;
+
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -11,15 +13,8 @@ use kvscope::analyze::analyze;
 use kvscope::analyze::summary_table;
 use kvscope::dump::Dump;
 use kvscope::dump::DumpError;
-use kvscope::dump::ElementType;
 use kvscope::dump::Manifest;
-use kvscope::dump::SampleEntry;
-use kvscope::dump::SampleWriter;
 use kvscope::dump::State;
-use kvscope::dump::TensorSpec;
-use kvscope::files::Document;
-use kvscope::files::ModelIdentity;
-use kvscope::files::Provenance;
 use kvscope::files::read_json;
 use kvscope::files::sha256_file;
 use kvscope::files::write_json;
@@ -27,102 +22,12 @@ use kvscope::merge::Shares;
 use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::SerializedFileReader;
 use parquet::record::Field;
+use planted::DIM;
+use planted::Planted;
+use planted::Vectors;
+use planted::write_dump;
 
-const LAYERS: [usize; 2] = [1, 3];
-const KV_HEADS: usize = 2;
-const DIM: usize = 4;
 const NONE_PROTECTED: Shares = Shares { recent: 0.0, heavy: 0.0 };
-
-/// The vector of a state, layer, KV head and token.
-type Vectors<'a> = &'a dyn Fn(State, usize, usize, usize) -> [f32; DIM];
-
-struct Planted<'a> {
-    dataset: &'a str,
-    id: &'a str,
-    n_tokens: usize,
-    heavy: Option<usize>,
-    vectors: Vectors<'a>,
-}
-
-fn write_dump(dir: &Path, fingerprint: &str, states: &[State], samples: &[Planted<'_>]) -> Dump {
-    std::fs::create_dir_all(dir).unwrap();
-    let mut entries = Vec::new();
-    for (number, sample) in samples.iter().enumerate() {
-        let n_tokens = sample.n_tokens;
-        let spec = |name: String, element, shape: Vec<usize>| TensorSpec { name, element, shape };
-        let mut specs = vec![spec("token_ids".into(), ElementType::I64, vec![n_tokens])];
-        for layer in LAYERS {
-            for state in states {
-                let name = Manifest::tensor_name(layer, *state);
-                if *state == State::Mass {
-                    specs.push(spec(name.clone(), ElementType::F32, vec![KV_HEADS, n_tokens]));
-                    specs.push(spec(format!("{name}_window"), ElementType::F32, vec![KV_HEADS, n_tokens]));
-                } else {
-                    specs.push(spec(name, ElementType::F32, vec![KV_HEADS, n_tokens, DIM]));
-                }
-            }
-        }
-        let file = format!("{number}.safetensors");
-        let mut writer = SampleWriter::create(&dir.join(&file), specs, &[]).unwrap();
-        writer.write_i64("token_ids", (0..n_tokens).map(|i| i as i64)).unwrap();
-        for layer in LAYERS {
-            for state in states {
-                let name = Manifest::tensor_name(layer, *state);
-                if *state == State::Mass {
-                    let mass: Vec<f32> = (0..KV_HEADS * n_tokens)
-                        .map(|i| if Some(i % n_tokens) == sample.heavy { 9.0 } else { 0.1 })
-                        .collect();
-                    writer.write_f32(&name, &mass).unwrap();
-                    writer.write_f32(&format!("{name}_window"), &mass).unwrap();
-                } else {
-                    let rows: Vec<f32> = (0..KV_HEADS)
-                        .flat_map(|head| (0..n_tokens).map(move |token| (head, token)))
-                        .flat_map(|(head, token)| (sample.vectors)(*state, layer, head, token))
-                        .collect();
-                    writer.write_f32(&name, &rows).unwrap();
-                }
-            }
-        }
-        let (sha256, bytes) = writer.finish().unwrap();
-        entries.push(SampleEntry {
-            index: number,
-            dataset: sample.dataset.into(),
-            id: sample.id.into(),
-            n_tokens,
-            n_prompt_tokens: n_tokens,
-            n_tokens_full: n_tokens,
-            file,
-            bytes,
-            sha256,
-        });
-    }
-    let manifest = Manifest {
-        schema: Manifest::schema_id(),
-        provenance: Provenance::new("capture", 0, serde_json::json!({}), vec![]),
-        model: ModelIdentity {
-            name: "toy".into(),
-            architecture: "LlamaForCausalLM".into(),
-            fingerprint: fingerprint.into(),
-            tokenizer_sha256: None,
-            n_layers: 4,
-            n_q_heads: 4,
-            n_kv_heads: KV_HEADS,
-            head_dim: DIM,
-            rope_theta: 1e4,
-            max_positions: 1024,
-        },
-        states: states.to_vec(),
-        layers: LAYERS.to_vec(),
-        kv_heads: None,
-        dtype: ElementType::F32,
-        window_tokens: 32,
-        shard: None,
-        planned_samples: samples.len() + 1,
-        samples: entries,
-    };
-    write_json(&dir.join("manifest.json"), &manifest).unwrap();
-    Dump::open(dir).unwrap()
-}
 
 /// A multiple of the unit vector of that index; `None` is zero.
 fn axis(index: Option<usize>, length: f32) -> [f32; DIM] {
@@ -322,19 +227,32 @@ fn the_table_has_a_row_per_figure_and_nulls_where_nothing_is_known() {
         .into_iter()
         .map(|row| row.unwrap().get_column_iter().map(|(_, field)| field.clone()).collect())
         .collect();
-    // 4 data sets x 4 heads x (2 figures of neighbours + 2 thresholds x 3 figures of sets).
-    assert_eq!(rows.len(), 4 * 4 * 8);
+    // 4 data sets x 4 heads x (2 figures of neighbours + 2 thresholds x 3 figures of sets, with and without bridging).
+    assert_eq!(rows.len(), 4 * 4 * 14);
     let text = |text: &str| Field::Str(text.into());
     let head = |metric: &str, eps, value| {
         let (layer, kv_head) = (Field::Int(1), Field::Int(1));
-        vec![text("rising"), text("0"), Field::Long(8), layer, kv_head, text("k"), text(metric), eps, value]
+        let (budget, rule) = (Field::Null, Field::Null);
+        vec![
+            text("rising"),
+            text("0"),
+            Field::Long(8),
+            layer,
+            kv_head,
+            text("k"),
+            text(metric),
+            eps,
+            budget,
+            rule,
+            value,
+        ]
     };
     // The second head of `rising` has a run of two: one pair of 7 has cosine 1, the others 0.
-    assert_eq!(rows[8], head("neighbour_cosine_mean", Field::Null, Field::Double(1.0 / 7.0)));
-    assert_eq!(rows[9], head("neighbour_pairs", Field::Null, Field::Double(7.0)));
-    assert_eq!(rows[10], head("set_ratio", Field::Float(0.5), Field::Null));
-    assert_eq!(rows[14], head("kept_fraction", Field::Float(0.75), Field::Double(1.0)));
-    assert_eq!(rows[15], head("largest_set", Field::Float(0.75), Field::Double(0.0)));
+    assert_eq!(rows[14], head("neighbour_cosine_mean", Field::Null, Field::Double(1.0 / 7.0)));
+    assert_eq!(rows[15], head("neighbour_pairs", Field::Null, Field::Double(7.0)));
+    assert_eq!(rows[16], head("set_ratio", Field::Float(0.5), Field::Null));
+    assert_eq!(rows[20], head("kept_fraction", Field::Float(0.75), Field::Double(1.0)));
+    assert_eq!(rows[21], head("largest_set", Field::Float(0.75), Field::Double(0.0)));
     let reader = SerializedFileReader::try_from(out.join("stats.parquet").as_path()).unwrap();
     let notes = reader.metadata().file_metadata().key_value_metadata().unwrap();
     assert!(notes.iter().any(|note| note.key == "schema" && note.value.as_deref() == Some("kvscope.stats/1")));

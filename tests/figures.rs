@@ -260,6 +260,9 @@ fn an_analysis_that_holds_nothing_gives_a_page_that_says_so() {
     input.analysis.maps.clear();
     input.analysis.datasets.clear();
     input.analysis.kept_fraction.clear();
+    input.analysis.persistence = None;
+    input.analysis.set_overlap = None;
+    input.analysis.queries = None;
     input.profile = None;
     input.generation = Some(serde_json::json!("not an object"));
     let written = report(&input, dir.path(), None).unwrap();

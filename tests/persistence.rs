@@ -20,12 +20,18 @@ use kvscope::files::ModelIdentity;
 use kvscope::files::Provenance;
 use kvscope::files::write_json;
 use kvscope::math::benjamini_hochberg;
+use kvscope::math::bootstrap_mean;
+use kvscope::math::centred_gram;
 use kvscope::math::covariate_fit;
+use kvscope::math::effective_rank;
 use kvscope::math::group_means;
+use kvscope::math::group_sizes;
 use kvscope::math::intraclass_correlation;
 use kvscope::math::kendall_w;
 use kvscope::math::kruskal_wallis;
+use kvscope::math::lowest_rank_p;
 use kvscope::math::mean_spearman;
+use kvscope::math::quantile_sorted;
 use kvscope::math::variance_components;
 use kvscope::merge::Shares;
 use rand::RngExt;
@@ -89,6 +95,32 @@ fn statistics_agree_with_their_references() {
             close("alone", fit.alone, &covariate["alone"]);
             close("within", fit.within, &covariate["within"]);
             close("group after", fit.group_after(), &covariate["group_after"]);
+        }
+        close("lowest p", lowest_rank_p(&group_sizes(&groups)).unwrap(), &case["lowest_p"]);
+
+        let (n, dim) = (rows.len(), rows[0].len());
+        let gram: Vec<f64> =
+            (0..dim * dim).map(|at| rows.iter().map(|row| row[at / dim] * row[at % dim]).sum()).collect();
+        let sum: Vec<f64> = (0..dim).map(|column| rows.iter().map(|row| row[column]).sum()).collect();
+        let ranks = &case["effective_rank"];
+        close("effective rank", effective_rank(&gram, dim).unwrap(), &ranks["plain"]);
+        let centred = centred_gram(&gram, &sum, n as f64);
+        close("centred effective rank", effective_rank(&centred, dim).unwrap(), &ranks["centred"]);
+
+        let mut first: Vec<f32> = rows.iter().map(|row| row[0] as f32).collect();
+        let units: Vec<f64> = rows.iter().map(|row| row[0]).collect();
+        let interval = bootstrap_mean(&units, 200_000, 5).unwrap();
+        let theirs = numbers(&case["mean_interval"]);
+        let (low, high) = (interval.low.unwrap(), interval.high.unwrap());
+        // Each has draws of its own: the ends scatter by about 1 % of the width.
+        let slack = 0.03 * (theirs[1] - theirs[0]);
+        assert!(
+            (low - theirs[0]).abs() < slack && (high - theirs[1]).abs() < slack,
+            "{low} {high}, reference {theirs:?}"
+        );
+        first.sort_by(f32::total_cmp);
+        for (q, theirs) in [0.05, 0.25, 0.5, 0.75, 0.95].into_iter().zip(numbers(&case["quantiles"])) {
+            assert!((quantile_sorted(&first, q).unwrap() - theirs).abs() < 1e-6, "quantile {q}");
         }
         for (ours, theirs) in benjamini_hochberg(&p).iter().zip(case["q"].as_array().unwrap()) {
             close("q", *ours, theirs);
@@ -174,6 +206,7 @@ fn write_dump(dir: &Path, samples: &[Planted]) -> Dump {
         kv_heads: None,
         dtype: ElementType::F32,
         window_tokens: 32,
+        token_classes: None,
         shard: None,
         planned_samples: samples.len(),
         samples: entries,

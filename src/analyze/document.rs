@@ -33,6 +33,15 @@ pub struct HeadSimilarity {
     pub neighbours: Neighbours,
     /// Mean cosine at each lag of [`Analysis::lags`]; `None` where no sample is long enough.
     pub locality: Vec<Option<f64>>,
+    /// Share of the pairs of neighbours above each eps of the grid.
+    #[serde(default)]
+    pub share_above: Vec<Option<f64>>,
+    /// Effective rank (Roy and Vetterli 2007) of up to 512 vectors of each sample: directions, from 1 to D.
+    #[serde(default)]
+    pub effective_rank: Option<f64>,
+    /// The same about the vectors' mean.
+    #[serde(default)]
+    pub effective_rank_centred: Option<f64>,
 }
 
 /// One KV head's merging sets (keys after RoPE, as the cache holds them) in one data set, at each eps of the grid.
@@ -48,6 +57,96 @@ pub struct HeadSparsity {
     pub kept_fraction: Vec<Option<f64>>,
     /// Largest set seen, in tokens.
     pub largest_set: Vec<usize>,
+    /// Sets at the reference eps by [`Analysis::set_size_bins`]; empty for the sets of the other bridging.
+    #[serde(default)]
+    pub sizes: Vec<u64>,
+}
+
+/// Tokens that may be merged, and those of them that are, counted once a head.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Placed {
+    /// Unprotected tokens.
+    pub free: u64,
+    /// Tokens in sets of two or more.
+    pub merged: u64,
+}
+
+impl Placed {
+    /// Share of the unprotected tokens that are merged; `None` without one.
+    pub fn share(self) -> Option<f64> {
+        (self.free > 0).then(|| self.merged as f64 / self.free as f64)
+    }
+
+    pub(crate) fn add(&mut self, other: Self) {
+        self.free += other.free;
+        self.merged += other.merged;
+    }
+}
+
+/// Where the merging sets at the reference eps lie, over all heads of a data set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SetPlaces {
+    /// By tenth of the prompt.
+    pub positions: Vec<Placed>,
+    /// By kind of token, in the order of [`crate::dump::TokenClass::ALL`]; empty when the dump tells no classes.
+    pub classes: Vec<Placed>,
+}
+
+/// How far heads merge the same tokens at the reference eps: the Dice coefficient 2 |A ∩ B| / (|A| + |B|) of the tokens that
+/// are joined to the one before them, pooled over the pairs of different heads of two layers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SetOverlap {
+    /// `[layers][layers]`; `None` where nothing is joined, or for a layer of one head with itself.
+    pub dice: Vec<Vec<Option<f64>>>,
+    /// What heads that join as many tokens at random have.
+    pub chance: Vec<Vec<Option<f64>>>,
+}
+
+/// One KV head's query-aware measures in one data set: means over its samples.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeadQueries {
+    /// Layer.
+    pub layer: usize,
+    /// KV head within the layer.
+    pub kv_head: usize,
+    /// Logit gap q·(k_i - k_{i+1})/√D of neighbouring keys, root mean square over the kept queries, mean over pairs; nats.
+    pub gap: Option<f64>,
+    /// Quantiles of the pairs' gaps at 5, 25, 50, 75 and 95 %.
+    pub gap_quantiles: Option<[f64; 5]>,
+    /// Spearman's rho of the pairs' cosines and gaps: -1 where similarity tells exactly how interchangeable neighbours are.
+    pub cosine_predicts: Option<f64>,
+    /// Relative attention-output error when this head alone is merged: by budget, then rule, of [`QueryAware`].
+    pub errors: Vec<Vec<Option<f64>>>,
+}
+
+/// The attention-output error of one rule at one budget, mean over heads, with the sample as unit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RuleError {
+    /// Slots kept per token.
+    pub budget: f64,
+    /// What a merging set becomes; `evict` keeps its pivot only.
+    pub rule: String,
+    /// Relative error; `None` when nothing was measured.
+    pub error: Option<Interval>,
+    /// Error less that of `evict` on the same samples: below 0 where merging helps.
+    pub against_evict: Option<Interval>,
+    /// Heads of samples that cannot be merged to this budget and are left out.
+    pub unreachable: usize,
+}
+
+/// Query-aware measures over all data sets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QueryAware {
+    /// Budgets, slots kept per token, rising.
+    pub budgets: Vec<f64>,
+    /// Rules, `evict` the last.
+    pub rules: Vec<String>,
+    /// Every budget and rule, by budget.
+    pub errors: Vec<RuleError>,
+    /// [`HeadQueries::cosine_predicts`], mean over heads, with the sample as unit.
+    pub cosine_predicts: Option<Interval>,
+    /// The outcome in words, with its numbers.
+    pub verdict: String,
 }
 
 /// All heads' similarity of one state.
@@ -74,6 +173,15 @@ pub struct DatasetAnalysis {
     pub similarity: Vec<StateSimilarity>,
     /// Merging sets by head; empty when keys or masses were not captured.
     pub sparsity: Vec<HeadSparsity>,
+    /// The same with [`Analysis::bridge`] the other way.
+    #[serde(default)]
+    pub sparsity_other_bridge: Vec<HeadSparsity>,
+    /// Where the sets lie; `None` without them.
+    #[serde(default)]
+    pub places: Option<SetPlaces>,
+    /// Query-aware measures by head; empty when queries were not captured or not asked for.
+    #[serde(default)]
+    pub queries: Vec<HeadQueries>,
 }
 
 /// Rank agreement of the heads between two data sets.
@@ -138,6 +246,15 @@ pub struct Analysis {
     /// Whether sparsity persists over data sets; `None` in files of earlier versions.
     #[serde(default)]
     pub persistence: Option<Persistence>,
+    /// Smallest set of every bin of [`HeadSparsity::sizes`].
+    #[serde(default)]
+    pub set_size_bins: Vec<usize>,
+    /// Overlap of the sets of heads, over all samples; `None` without sets.
+    #[serde(default)]
+    pub set_overlap: Option<SetOverlap>,
+    /// Query-aware measures; `None` when queries were not captured or not asked for.
+    #[serde(default)]
+    pub queries: Option<QueryAware>,
     /// Maps that were asked for.
     pub maps: Vec<MapEntry>,
 }

@@ -16,8 +16,8 @@ pub enum AnalyzeError {
     /// A file cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The Parquet table could not be written.
-    #[error("cannot write the table {}: {source}", path.display())]
+    /// The Parquet table could not be written or read.
+    #[error("cannot read or write the table {}: {source}", path.display())]
     Table {
         /// The table.
         path: PathBuf,
@@ -104,6 +104,27 @@ pub enum AnalyzeError {
         /// Most heads over all layers.
         limit: usize,
     },
+    /// Two runs whose heads do not correspond.
+    #[error("heads do not correspond: {a}, {b}")]
+    HeadsDiffer {
+        /// The first run's layers and heads.
+        a: String,
+        /// The second run's.
+        b: String,
+    },
+    /// Two runs that were measured by different rules.
+    #[error("the runs were analysed with different {what}: {a} and {b}")]
+    RulesDiffer {
+        /// The rule.
+        what: &'static str,
+        /// In the first run.
+        a: String,
+        /// In the second.
+        b: String,
+    },
+    /// Two runs without a figure in common.
+    #[error("the runs have no figure in common")]
+    NothingToCompare,
     /// A map was asked for of something that was not captured.
     #[error("no map of {} of layer {layer}, KV head {kv_head}: {what}", state.name())]
     NoMap {
@@ -131,6 +152,13 @@ impl AnalyzeError {
             }
             Self::NoVectors { .. } => Some("capture again with k or v among --states".into()),
             Self::Duplicate { .. } => Some("give each dump once".into()),
+            Self::HeadsDiffer { .. } => {
+                Some("compare runs over the same layers of models with as many layers and KV heads".into())
+            }
+            Self::RulesDiffer { .. } => {
+                Some("analyse both with the same --reference-eps, --recent, --heavy and --bridge".into())
+            }
+            Self::NothingToCompare => Some("capture and analyse the same states in both".into()),
             Self::NoMap { .. } => Some("ask for a layer, head and state that the dump holds".into()),
             _ => None,
         }

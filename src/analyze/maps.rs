@@ -49,8 +49,9 @@ impl MapFile<'_> {
         let sample = self.sample.entry();
         let n_tokens = sample.n_tokens;
         let rows = self.sample.vectors(layer, state, kv_head)?;
-        let dim = rows.len() / n_tokens;
-        let mut levels = vec![similarity_map(&Directions::new(rows, dim))];
+        let mut finest = Vec::new();
+        similarity_map(&rows, rows.len() / n_tokens, &mut finest);
+        let mut levels = vec![finest];
         let mut widths = vec![n_tokens];
         while let (Some(level), Some(width)) = (levels.last(), widths.last().copied())
             && width > COARSEST
@@ -91,13 +92,15 @@ impl MapFile<'_> {
     }
 }
 
-/// cos(x_i, x_j) for all i and j; NaN where one of them has no direction.
+/// cos(x_i, x_j) for all i and j, into `map`, whose room is used again; NaN where one of the vectors has no direction.
 ///
-/// - Shape: `[T, D]` → `[T, T]`
-/// - Cost:  O(T²·D) time; 2·T² bytes, and one tile per thread
-fn similarity_map(directions: &Directions) -> Vec<f16> {
+/// - Shape: rows `[T, D]`, D = `dim` → `[T, T]`
+/// - Unit:  cosine, rounded to f16
+/// - Cost:  O(T²·D) time, half of it by symmetry; 2·T² bytes, and one tile per thread
+pub fn similarity_map(rows: &[f32], dim: usize, map: &mut Vec<f16>) {
+    let directions = Directions::new(rows.to_vec(), dim);
     let n = directions.len();
-    let mut map = vec![f16::ZERO; n * n];
+    map.resize(n * n, f16::ZERO);
     // The tiles on and above the diagonal, each row of tiles by one thread.
     map.par_chunks_mut(TILE * n.max(1)).enumerate().for_each_init(
         || vec![0f32; TILE * TILE],
@@ -108,19 +111,19 @@ fn similarity_map(directions: &Directions) -> Vec<f16> {
                 let width = TILE.min(n - j);
                 let tile = &mut tile[..height * width];
                 let (lhs, rhs) = (directions.rows(i, i + height), directions.rows(j, j + width));
-                product(lhs, rhs, tile, [height, width, lhs.len() / height], Rhs::Transposed);
-                for (row, (cosines, out)) in tile.chunks_exact_mut(width).zip(rows.chunks_exact_mut(n)).enumerate() {
-                    for (column, cosine) in cosines.iter_mut().enumerate() {
-                        let defined = directions.is_defined(i + row) && directions.is_defined(j + column);
-                        *cosine = if defined { cosine.clamp(-1.0, 1.0) } else { f32::NAN };
-                    }
+                product(lhs, rhs, tile, [height, width, dim], Rhs::Transposed);
+                // What rounding leaves above 1 in f32 is 1 in f16, so that nothing is clamped.
+                for (cosines, out) in tile.chunks_exact(width).zip(rows.chunks_exact_mut(n)) {
                     out[j..j + width].convert_from_f32_slice(cosines);
                 }
             }
         },
     );
-    mirror(&mut map, n);
-    map
+    mirror(map, n);
+    for i in (0..n).filter(|i| !directions.is_defined(*i)) {
+        map[i * n..(i + 1) * n].fill(f16::NAN);
+        map.iter_mut().skip(i).step_by(n).for_each(|cell| *cell = f16::NAN);
+    }
 }
 
 /// Copies what is above the diagonal below it.
@@ -178,11 +181,17 @@ fn safe_name(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn map_of(rows: &[f32], dim: usize) -> Vec<f16> {
+        let mut map = vec![f16::MAX; 3];
+        similarity_map(rows, dim, &mut map);
+        map
+    }
+
     #[test]
     fn levels_of_five_tokens_by_hand() {
         // Directions 0°, 90°, none, 0°, 180°.
         let rows = vec![1.0, 0.0, 0.0, 2.0, 0.0, 0.0, 3.0, 0.0, -1.0, 0.0];
-        let map = similarity_map(&Directions::new(rows, 2));
+        let map = map_of(&rows, 2);
         let nan = f32::NAN;
         let expected = [
             [1.0, 0.0, nan, 1.0, -1.0],
@@ -205,7 +214,7 @@ mod tests {
         let (n, dim) = (301, 5);
         let mut rows: Vec<f32> = (0..n * dim).map(|i| (i as f32 * 0.7).sin() + 0.3).collect();
         rows[290 * dim..291 * dim].fill(0.0);
-        let map = similarity_map(&Directions::new(rows.clone(), dim));
+        let map = map_of(&rows, dim);
         for i in 0..n {
             for j in 0..n {
                 let got = map[i * n + j];

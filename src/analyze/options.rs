@@ -31,6 +31,9 @@ pub struct AnalyzeOptions {
     pub shares: Shares,
     /// Whether chains run on across protected tokens.
     pub bridge: bool,
+    /// Budgets, slots kept per token, at which each head is merged alone to see what that does to its attention output;
+    /// rising, in (0, 1). Without any, queries are not looked at.
+    pub budgets: Vec<f64>,
     /// Heads to draw maps of.
     pub maps: Vec<MapRequest>,
     /// Samples of each data set, from its first, that every map is made of.
@@ -50,6 +53,7 @@ impl Default for AnalyzeOptions {
             lags: vec![1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256],
             shares: Shares::of_paper(0.5),
             bridge: false,
+            budgets: vec![0.2, 0.35, 0.5, 0.65, 0.8],
             maps: Vec::new(),
             map_samples: 1,
             tolerance: 0.05,
@@ -79,6 +83,10 @@ impl AnalyzeOptions {
                 return fault(option, format!("{share} is not in [0, 1]"));
             }
         }
+        let rising = self.budgets.windows(2).all(|pair| pair[0] < pair[1]);
+        if !rising || !self.budgets.iter().all(|budget| *budget > 0.0 && *budget < 1.0) || self.budgets.len() > 100 {
+            return fault("budgets", format!("{:?} is not rising within (0, 1)", self.budgets));
+        }
         if !(0.0..=1.0).contains(&self.tolerance) {
             return fault("tolerance", format!("{} is not in [0, 1]", self.tolerance));
         }
@@ -96,6 +104,7 @@ impl AnalyzeOptions {
             "lags": self.lags,
             "shares": self.shares,
             "bridge": self.bridge,
+            "budgets": self.budgets,
             "maps": self.maps,
             "map_samples": self.map_samples,
             "tolerance": self.tolerance,
@@ -136,6 +145,8 @@ mod tests {
         assert!(refused(&|o| o.lags = vec![0, 1]).starts_with("lags"));
         assert!(refused(&|o| o.lags = vec![]).starts_with("lags"));
         assert!(refused(&|o| o.shares.heavy = 1.5).starts_with("shares.heavy"));
+        assert!(refused(&|o| o.budgets = vec![0.5, 0.5]).starts_with("budgets"));
+        assert!(refused(&|o| o.budgets = vec![0.5, 1.0]).starts_with("budgets"));
         assert!(refused(&|o| o.tolerance = f64::NAN).starts_with("tolerance"));
         let map = MapRequest { layer: 0, kv_head: 0, state: State::K };
         assert!(

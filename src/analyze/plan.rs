@@ -15,7 +15,7 @@ use crate::dump::State;
 use crate::files::InputHash;
 use crate::files::sha256_file;
 
-/// Most heads over all layers of a model; each has counters of about 100 KB. The largest published models have under 6,000.
+/// Most heads over all layers of a model; each has counters of about 300 KB. The largest published models have under 6,000.
 const MAX_HEADS: usize = 1 << 14;
 
 /// One data set's samples.
@@ -26,6 +26,8 @@ pub(crate) struct DatasetPlan {
     pub(crate) states: Vec<State>,
     /// Whether every sample has keys and masses.
     pub(crate) has_sets: bool,
+    /// Whether every sample has keys, values, masses and queries.
+    pub(crate) has_queries: bool,
     /// Dump and index within it.
     pub(crate) samples: Vec<(usize, usize)>,
 }
@@ -36,6 +38,8 @@ pub(crate) struct RunPlan {
     pub(crate) layers: Vec<usize>,
     /// KV heads of every layer, rising.
     pub(crate) kv_heads: Vec<usize>,
+    /// Query heads of a KV head.
+    pub(crate) group: usize,
     pub(crate) datasets: Vec<DatasetPlan>,
     /// Per dump, for provenance: name, states, samples planned and found.
     pub(crate) dumps: Vec<Value>,
@@ -57,8 +61,8 @@ impl RunPlan {
                 limit: MAX_HEADS,
             });
         }
-        let mut plan =
-            Self { layers, kv_heads: held(first), datasets: Vec::new(), dumps: Vec::new(), inputs: Vec::new() };
+        let (kv_heads, group) = (held(first), model.group());
+        let mut plan = Self { layers, kv_heads, group, datasets: Vec::new(), dumps: Vec::new(), inputs: Vec::new() };
         let mut seen = HashMap::new();
         for (index, dump) in dumps.iter().enumerate() {
             plan.check_dump(first, dump)?;
@@ -125,16 +129,19 @@ impl RunPlan {
             }
             let has = |state: State| manifest.states.contains(&state);
             let has_sets = has(State::K) && has(State::Mass);
+            let has_queries = has_sets && has(State::V) && has(State::Q);
             match self.datasets.iter_mut().find(|d| d.dataset == entry.dataset) {
                 Some(dataset) => {
                     dataset.states.retain(|state| has(*state));
                     dataset.has_sets &= has_sets;
+                    dataset.has_queries &= has_queries;
                     dataset.samples.push((index, sample));
                 }
                 None => self.datasets.push(DatasetPlan {
                     dataset: entry.dataset.clone(),
                     states: State::VECTORS.into_iter().filter(|state| has(*state)).collect(),
                     has_sets,
+                    has_queries,
                     samples: vec![(index, sample)],
                 }),
             }

@@ -2,45 +2,35 @@
 
 use std::path::Path;
 
-use rayon::iter::IntoParallelRefMutIterator;
-use rayon::iter::ParallelIterator;
-
 use crate::analyze::Agreement;
 use crate::analyze::Analysis;
 use crate::analyze::AnalyzeError;
 use crate::analyze::AnalyzeOptions;
 use crate::analyze::DatasetAnalysis;
-use crate::analyze::HeadSimilarity;
-use crate::analyze::StateSimilarity;
+use crate::analyze::SetOverlap;
+use crate::analyze::dataset::DatasetRun;
 use crate::analyze::maps::MapFile;
 use crate::analyze::persistence::PersistenceOptions;
 use crate::analyze::persistence::SampleRatios;
 use crate::analyze::persistence::persistence;
-use crate::analyze::plan::DatasetPlan;
 use crate::analyze::plan::RunPlan;
-use crate::analyze::plan::entry;
-use crate::analyze::similarity::COARSE_BINS;
-use crate::analyze::similarity::Directions;
-use crate::analyze::similarity::HeadCounters;
-use crate::analyze::similarity::Sum;
-use crate::analyze::sparsity::SampleSets;
-use crate::analyze::sparsity::SetCounters;
-use crate::analyze::sparsity::SetRule;
-use crate::analyze::table::StatsRow;
+use crate::analyze::queries::SampleErrors;
+use crate::analyze::queries::query_aware;
+use crate::analyze::sparsity::OverlapCounters;
+use crate::analyze::sparsity::SIZE_BINS;
 use crate::analyze::table::StatsTable;
 use crate::dump::Dump;
-use crate::dump::Sample;
-use crate::dump::State;
 use crate::files::Document;
 use crate::files::Provenance;
 use crate::files::create_dir;
 use crate::files::write_json;
 use crate::math::bootstrap_mean;
-use crate::math::mean;
 use crate::math::spearman;
 
 /// Resamples of the bootstrap.
 const RESAMPLES: usize = 10_000;
+/// Above this many layers their overlap, a square of numbers, is left out.
+const MAX_OVERLAP_LAYERS: usize = 512;
 
 /// Analyses dumps of one model and writes `analysis.json`, `stats.parquet` and `maps/*.safetensors` below `out_dir`.
 ///
@@ -77,15 +67,19 @@ pub fn analyze(
 
     let (mut datasets, mut kept_fraction, mut maps) = (Vec::new(), Vec::new(), Vec::new());
     let mut ratios: Vec<SampleRatios> = Vec::new();
+    let mut errors: Vec<SampleErrors> = Vec::new();
+    let few_enough = plan.layers.len() <= MAX_OVERLAP_LAYERS;
+    let mut overlap = few_enough.then(|| OverlapCounters::new(plan.layers.len(), plan.kv_heads.len()));
     for (index, dataset) in plan.datasets.iter().enumerate() {
         let mut run = DatasetRun::new(&plan, dataset, options, reference_eps);
         for sample in &dataset.samples {
-            run.add(&dumps[sample.0].sample(sample.1)?, &mut table)?;
+            run.add(&dumps[sample.0].sample(sample.1)?, overlap.as_mut(), &mut table)?;
             step();
         }
-        kept_fraction.push(bootstrap_mean(&run.kept_fractions[reference_eps], RESAMPLES, options.seed));
+        kept_fraction.push(bootstrap_mean(&run.kept_fractions, RESAMPLES, options.seed));
         let in_dataset = std::mem::take(&mut run.ratios).into_iter();
         ratios.extend(in_dataset.map(|(n_tokens, ratios)| SampleRatios { dataset: index, n_tokens, ratios }));
+        errors.append(&mut run.errors);
         datasets.push(run.finish(dataset, dumps));
         for (number, sample) in dataset.samples.iter().take(options.map_samples).enumerate() {
             let sample = dumps[sample.0].sample(sample.1)?;
@@ -108,6 +102,11 @@ pub fn analyze(
     };
     let persistence = persistence(&ratios, &datasets, persistence_options);
     let options_json = options.to_json(plan.dumps);
+    let overlap = overlap.filter(|_| datasets.iter().any(|dataset| !dataset.sparsity.is_empty()));
+    let set_overlap = overlap.map(|overlap| {
+        let [dice, chance] = overlap.finish();
+        SetOverlap { dice, chance }
+    });
     let analysis = Analysis {
         schema: Analysis::schema_id(),
         provenance: Provenance::new("analyze", options.seed, options_json, plan.inputs),
@@ -122,165 +121,14 @@ pub fn analyze(
         datasets,
         kept_fraction,
         persistence: Some(persistence),
+        set_size_bins: SIZE_BINS.to_vec(),
+        set_overlap,
+        queries: query_aware(&errors, options),
         maps,
     };
     // Last, so that whoever finds it finds the files that it names.
     write_json(&out_dir.join("analysis.json"), &analysis)?;
     Ok(analysis)
-}
-
-/// Counters of one head over a data set.
-#[derive(Debug)]
-struct HeadRun {
-    layer: usize,
-    kv_head: usize,
-    similarity: Vec<HeadCounters>,
-    sets: SetCounters,
-}
-
-/// What one sample adds in one head.
-struct HeadSample {
-    layer: usize,
-    kv_head: usize,
-    neighbours: Vec<Sum>,
-    sets: Option<SampleSets>,
-}
-
-/// A data set while its samples are read.
-struct DatasetRun<'a> {
-    states: &'a [State],
-    has_sets: bool,
-    options: &'a AnalyzeOptions,
-    heads: Vec<HeadRun>,
-    reference_eps: usize,
-    /// Per threshold: every sample's mean over its heads.
-    kept_fractions: Vec<Vec<f64>>,
-    /// Tokens and set ratios at the reference threshold of every sample with unprotected tokens.
-    ratios: Vec<(usize, Vec<f64>)>,
-}
-
-impl<'a> DatasetRun<'a> {
-    fn new(plan: &RunPlan, dataset: &'a DatasetPlan, options: &'a AnalyzeOptions, reference_eps: usize) -> Self {
-        let head = |layer, kv_head| HeadRun {
-            layer,
-            kv_head,
-            similarity: vec![HeadCounters::new(options.lags.len()); dataset.states.len()],
-            sets: SetCounters::new(options.eps_grid.len()),
-        };
-        let heads = plan.heads().map(|(layer, h)| head(layer, h)).collect();
-        let kept_fractions = vec![Vec::new(); options.eps_grid.len()];
-        Self {
-            states: &dataset.states,
-            has_sets: dataset.has_sets,
-            options,
-            heads,
-            reference_eps,
-            kept_fractions,
-            ratios: Vec::new(),
-        }
-    }
-
-    fn add(&mut self, sample: &Sample<'_>, table: &mut StatsTable) -> Result<(), AnalyzeError> {
-        let (states, has_sets, options) = (self.states, self.has_sets, self.options);
-        let found: Vec<HeadSample> = self
-            .heads
-            .par_iter_mut()
-            .map(|head| head.add(sample, states, has_sets, options))
-            .collect::<Result<_, AnalyzeError>>()?;
-        if has_sets {
-            for (index, units) in self.kept_fractions.iter_mut().enumerate() {
-                let kept: Vec<f64> =
-                    found.iter().filter_map(|h| h.sets.as_ref()).map(|s| s.kept_fraction[index]).collect();
-                units.extend(mean(&kept));
-            }
-        }
-        // Protected tokens are as many in every head, so that all have a ratio or none has.
-        let at_reference = |head: &HeadSample| head.sets.as_ref()?.set_ratio[self.reference_eps];
-        if let Some(ratios) = found.iter().map(at_reference).collect::<Option<Vec<f64>>>() {
-            self.ratios.push((sample.entry().n_tokens, ratios));
-        }
-        found.iter().try_for_each(|head| self.tabulate(sample, head, table))
-    }
-
-    fn tabulate(&self, sample: &Sample<'_>, head: &HeadSample, table: &mut StatsTable) -> Result<(), AnalyzeError> {
-        let row = |state, metric, eps, value| StatsRow {
-            sample: sample.entry(),
-            layer: head.layer,
-            kv_head: head.kv_head,
-            state,
-            metric,
-            eps,
-            value,
-        };
-        for (state, sum) in self.states.iter().zip(&head.neighbours) {
-            table.push(&row(*state, "neighbour_cosine_mean", None, sum.mean()))?;
-            table.push(&row(*state, "neighbour_pairs", None, Some(sum.n() as f64)))?;
-        }
-        let Some(sets) = &head.sets else { return Ok(()) };
-        for (index, eps) in self.options.eps_grid.iter().enumerate() {
-            let largest = sets.largest_set[index] as f64;
-            table.push(&row(State::K, "set_ratio", Some(*eps), sets.set_ratio[index]))?;
-            table.push(&row(State::K, "kept_fraction", Some(*eps), Some(sets.kept_fraction[index])))?;
-            table.push(&row(State::K, "largest_set", Some(*eps), Some(largest)))?;
-        }
-        Ok(())
-    }
-
-    fn finish(self, plan: &DatasetPlan, dumps: &[Dump]) -> DatasetAnalysis {
-        let similarity = self.states.iter().enumerate().map(|(index, state)| {
-            let mut histogram = vec![0; COARSE_BINS];
-            let mut heads = Vec::with_capacity(self.heads.len());
-            for head in &self.heads {
-                let counters = &head.similarity[index];
-                counters.add_to(&mut histogram);
-                heads.push(HeadSimilarity {
-                    layer: head.layer,
-                    kv_head: head.kv_head,
-                    neighbours: counters.neighbours(),
-                    locality: counters.locality(),
-                });
-            }
-            StateSimilarity { state: *state, histogram, heads }
-        });
-        DatasetAnalysis {
-            dataset: plan.dataset.clone(),
-            n_samples: plan.samples.len(),
-            n_tokens: plan.samples.iter().map(|sample| entry(dumps, *sample).n_tokens).sum(),
-            similarity: similarity.collect(),
-            sparsity: if self.has_sets {
-                self.heads.into_iter().map(|head| head.sets.finish(head.layer, head.kv_head)).collect()
-            } else {
-                Vec::new()
-            },
-        }
-    }
-}
-
-impl HeadRun {
-    fn add(
-        &mut self,
-        sample: &Sample<'_>,
-        states: &[State],
-        has_sets: bool,
-        options: &AnalyzeOptions,
-    ) -> Result<HeadSample, AnalyzeError> {
-        let (layer, kv_head) = (self.layer, self.kv_head);
-        let n_tokens = sample.entry().n_tokens;
-        let mut found = HeadSample { layer, kv_head, neighbours: Vec::with_capacity(states.len()), sets: None };
-        for (state, counters) in states.iter().zip(&mut self.similarity) {
-            let rows = sample.vectors(layer, *state, kv_head)?;
-            let dim = rows.len() / n_tokens;
-            if *state == State::K && has_sets {
-                let mass = sample.mass(layer, kv_head)?;
-                let rule = SetRule { shares: options.shares, bridge: options.bridge, eps_grid: &options.eps_grid };
-                let sets = SampleSets::of(&rows, dim, &mass, rule);
-                self.sets.add(&sets);
-                found.sets = Some(sets);
-            }
-            found.neighbours.push(counters.add(&Directions::new(rows, dim), &options.lags));
-        }
-        Ok(found)
-    }
 }
 
 /// Spearman's rho of the heads' set ratios for every pair of data sets.

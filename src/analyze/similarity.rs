@@ -1,15 +1,24 @@
 //! Cosines between the tokens of one head: those of neighbours, and how they fall with distance.
 
 use crate::analyze::Neighbours;
+use crate::math::Rhs;
+use crate::math::axpy;
+use crate::math::centred_gram;
 use crate::math::dot;
+use crate::math::effective_rank;
+use crate::math::product;
 use crate::math::scale;
 
 /// Bins of a head's histogram over [-1, 1]. Quantiles are read from it: they are off by at most a bin, 0.0005.
 const BINS: usize = 4000;
+/// Vectors of a sample, evenly spaced, that effective rank is taken of: 4 for each direction of a head of dimension 128.
+const RANK_ROWS: usize = 512;
+/// Rows whose inner products are summed in f32.
+const ROWS_IN_F32: usize = 4096;
 /// Bins of the histogram that goes into the document; divides [`BINS`].
 pub(crate) const COARSE_BINS: usize = 40;
 
-/// Rows scaled to length 1, and which of them have a direction (the others are left as they are).
+/// Rows scaled to length 1, and which of them have a direction (the others become zero).
 ///
 /// A row has no direction when its squared length in f32 is 0 or not finite, as for [`crate::merge::links`].
 #[derive(Debug)]
@@ -28,6 +37,8 @@ impl Directions {
             let usable = norm > 0.0 && norm.is_finite();
             if usable {
                 scale(row, (1.0 / norm) as f32);
+            } else {
+                row.fill(0.0);
             }
             defined.push(usable);
         }
@@ -57,6 +68,18 @@ impl Directions {
     /// cos(x_{i-lag}, x_i) for every i where both have a direction.
     fn cosines_at(&self, lag: usize) -> impl Iterator<Item = f64> {
         (lag..self.len()).filter_map(move |i| self.cosine(i - lag, i))
+    }
+
+    /// Their sum: one long inner product of the rows with themselves, as rows without direction are zero.
+    fn sum_at(&self, lag: usize) -> Sum {
+        let mut sum = Sum::default();
+        for from in (lag..self.len()).step_by(ROWS_IN_F32) {
+            let to = (from + ROWS_IN_F32).min(self.len());
+            sum.total += f64::from(dot(self.rows(from - lag, to - lag), self.rows(from, to)));
+            let (earlier, later) = (&self.defined[from - lag..to - lag], &self.defined[from..to]);
+            sum.n += earlier.iter().zip(later).filter(|(a, b)| **a && **b).count() as u64;
+        }
+        sum
     }
 }
 
@@ -96,36 +119,62 @@ pub(crate) struct HeadCounters {
     bins: Vec<u64>,
     lowest: f64,
     highest: f64,
+    /// Pairs above as many thresholds as the index says.
+    above: Vec<u64>,
     by_lag: Vec<Sum>,
+    rank: RankCounters,
 }
 
 impl HeadCounters {
-    pub(crate) fn new(n_lags: usize) -> Self {
-        let empty = vec![Sum::default(); n_lags];
-        Self { neighbours: Sum::default(), bins: vec![0; BINS], lowest: 1.0, highest: -1.0, by_lag: empty }
+    pub(crate) fn new(n_lags: usize, n_thresholds: usize) -> Self {
+        Self {
+            neighbours: Sum::default(),
+            bins: vec![0; BINS],
+            lowest: 1.0,
+            highest: -1.0,
+            above: vec![0; n_thresholds + 1],
+            by_lag: vec![Sum::default(); n_lags],
+            rank: RankCounters::default(),
+        }
     }
 
-    /// Counts one sample; returns the sum over its neighbours.
+    /// Counts one sample's vectors `[T, D]`; returns the sum over its neighbours.
     ///
     /// - Cost: O(T·D·lags)
-    pub(crate) fn add(&mut self, sample: &Directions, lags: &[usize]) -> Sum {
+    pub(crate) fn add(&mut self, rows: Vec<f32>, dim: usize, lags: &[usize], eps_grid: &[f32]) -> Sum {
+        self.rank.add(&rows, dim);
+        let sample = Directions::new(rows, dim);
         let mut neighbours = Sum::default();
         for cosine in sample.cosines_at(1) {
             neighbours.add(cosine);
             self.bins[bin(cosine)] += 1;
             self.lowest = self.lowest.min(cosine);
             self.highest = self.highest.max(cosine);
+            self.above[eps_grid.iter().filter(|eps| cosine as f32 > **eps).count()] += 1;
         }
         self.neighbours.merge(neighbours);
         for (sum, lag) in self.by_lag.iter_mut().zip(lags) {
-            // The neighbours have been summed already, in the same order.
-            let mut pairs = if *lag == 1 { neighbours } else { Sum::default() };
-            if *lag > 1 {
-                sample.cosines_at(*lag).for_each(|cosine| pairs.add(cosine));
-            }
-            sum.merge(pairs);
+            // The neighbours have been summed already.
+            sum.merge(if *lag == 1 { neighbours } else { sample.sum_at(*lag) });
         }
         neighbours
+    }
+
+    /// Share of the pairs above each threshold; `None` without pairs.
+    pub(crate) fn share_above(&self) -> Vec<Option<f64>> {
+        let mut above = self.neighbours.n;
+        let n = self.neighbours.n;
+        let mut shares = Vec::with_capacity(self.above.len() - 1);
+        for below_next in &self.above[..self.above.len() - 1] {
+            above -= below_next;
+            shares.push((n > 0).then(|| above as f64 / n as f64));
+        }
+        shares
+    }
+
+    /// Effective rank as the vectors are, and about their mean.
+    pub(crate) fn effective_ranks(&self) -> [Option<f64>; 2] {
+        self.rank.finish()
     }
 
     pub(crate) fn neighbours(&self) -> Neighbours {
@@ -167,6 +216,44 @@ impl HeadCounters {
     }
 }
 
+/// Gram matrix and sum of some of a head's vectors.
+#[derive(Clone, Debug, Default)]
+struct RankCounters {
+    /// `[D, D]`.
+    gram: Vec<f32>,
+    sum: Vec<f32>,
+    n: usize,
+}
+
+impl RankCounters {
+    /// Adds at most [`RANK_ROWS`] of a sample's rows.
+    fn add(&mut self, rows: &[f32], dim: usize) {
+        let every = (rows.len() / dim.max(1)).div_ceil(RANK_ROWS).max(1);
+        let chosen: Vec<&[f32]> = rows.chunks_exact(dim.max(1)).step_by(every).collect();
+        let n = chosen.len();
+        let mut columns = vec![0f32; dim * n];
+        for (at, row) in chosen.into_iter().enumerate() {
+            row.iter().enumerate().for_each(|(column, x)| columns[column * n + at] = *x);
+        }
+        let mut gram = vec![0f32; dim * dim];
+        product(&columns, &columns, &mut gram, [dim, dim, n], Rhs::Transposed);
+        self.gram.resize(dim * dim, 0.0);
+        self.sum.resize(dim, 0.0);
+        axpy(1.0, &gram, &mut self.gram);
+        for (sum, column) in self.sum.iter_mut().zip(columns.chunks_exact(n.max(1))) {
+            *sum += column.iter().sum::<f32>();
+        }
+        self.n += n;
+    }
+
+    fn finish(&self) -> [Option<f64>; 2] {
+        let widen = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>();
+        let (gram, sum, dim) = (widen(&self.gram), widen(&self.sum), self.sum.len());
+        let centred = centred_gram(&gram, &sum, self.n as f64);
+        [effective_rank(&gram, dim), effective_rank(&centred, dim)]
+    }
+}
+
 /// The bin of a cosine: half-open, the last one closed.
 fn bin(cosine: f64) -> usize {
     ((cosine + 1.0) * (BINS as f64 / 2.0)).clamp(0.0, (BINS - 1) as f64) as usize
@@ -180,9 +267,8 @@ mod tests {
     fn neighbours_and_lags_of_an_uneven_row_by_hand() {
         // Directions 0°, 0°, 90°, none, 180°: one pair of neighbours at 0°, one at 90°, two undefined.
         let rows = vec![2.0, 0.0, 5.0, 0.0, 0.0, 3.0, 0.0, 0.0, -1.0, 0.0];
-        let sample = Directions::new(rows, 2);
-        let mut head = HeadCounters::new(4);
-        let neighbours = head.add(&sample, &[1, 2, 4, 5]);
+        let mut head = HeadCounters::new(4, 3);
+        let neighbours = head.add(rows, 2, &[1, 2, 4, 5], &[-0.5, 0.0, 0.5]);
         assert_eq!((neighbours.n(), neighbours.mean()), (2, Some(0.5)));
         // Lag 2: (0, 2) 90° and (2, 4) 90°, (1, 3) undefined; lag 4: (0, 4) 180°; lag 5: no pair.
         assert_eq!(head.locality(), [Some(0.5), Some(0.0), Some(-1.0), None]);
@@ -194,6 +280,8 @@ mod tests {
         let mut coarse = vec![0; COARSE_BINS];
         head.add_to(&mut coarse);
         assert_eq!((coarse[20], coarse[39], coarse.iter().sum::<u64>()), (1, 1, 2));
+        // A cosine of exactly 0 is not above 0.
+        assert_eq!(head.share_above(), [Some(1.0), Some(0.5), Some(0.5)]);
     }
 
     #[test]
@@ -206,9 +294,9 @@ mod tests {
                 [angle.cos() as f32, angle.sin() as f32]
             })
             .collect();
-        let sample = Directions::new(rows, 2);
-        let mut head = HeadCounters::new(1);
-        head.add(&sample, &[1]);
+        let sample = Directions::new(rows.clone(), 2);
+        let mut head = HeadCounters::new(1, 0);
+        head.add(rows, 2, &[1], &[]);
         let mut sorted: Vec<f32> = sample.cosines_at(1).map(|c| c as f32).collect();
         sorted.sort_by(f32::total_cmp);
         for (quantile, q) in head.neighbours().quantiles.unwrap().iter().zip([0.05, 0.25, 0.5, 0.75, 0.95]) {
@@ -219,9 +307,23 @@ mod tests {
 
     #[test]
     fn one_token_has_no_neighbours() {
-        let mut head = HeadCounters::new(1);
-        head.add(&Directions::new(vec![1.0, 2.0], 2), &[1]);
+        let mut head = HeadCounters::new(1, 1);
+        head.add(vec![1.0, 2.0], 2, &[1], &[0.5]);
         assert_eq!(head.neighbours(), Neighbours { n: 0, mean: None, quantiles: None });
-        assert_eq!(head.locality(), [None]);
+        assert_eq!((head.locality(), head.share_above()), (vec![None], vec![None]));
+        assert_eq!(head.effective_ranks(), [Some(1.0), None]);
+    }
+
+    #[test]
+    fn ranks_of_vectors_that_lie_on_a_line_and_in_a_plane() {
+        // Multiples of (3, 4, 0) about a mean of (0, 0, 7): two directions, one about the mean.
+        let mut head = HeadCounters::new(1, 0);
+        for factor in [1.0, 2.0] {
+            let row = |t: i32| [3.0, 4.0, 0.0].map(|x| x * factor * t as f32);
+            head.add((-600..=600).flat_map(|t| [row(t)[0], row(t)[1], 7.0]).collect(), 3, &[1], &[]);
+        }
+        let [plain, centred] = head.effective_ranks();
+        assert!(plain.unwrap() > 1.01 && plain.unwrap() < 2.0, "{plain:?}");
+        assert!((centred.unwrap() - 1.0).abs() < 1e-2, "{centred:?}");
     }
 }

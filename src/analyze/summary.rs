@@ -64,9 +64,13 @@ pub fn summary_table(analysis: &Analysis) -> String {
     layers.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     let _ = writeln!(text, "most mergeable layers:  {}", listed(layers.iter().take(SHOWN_LAYERS)));
     let _ = writeln!(text, "least mergeable layers: {}", listed(layers.iter().rev().take(SHOWN_LAYERS)));
-    if let Some(persistence) = &analysis.persistence {
+    let verdicts = [
+        analysis.queries.as_ref().map(|queries| &queries.verdict),
+        analysis.persistence.as_ref().map(|persistence| &persistence.verdict),
+    ];
+    for verdict in verdicts.into_iter().flatten() {
         text.push('\n');
-        wrap(&mut text, &persistence.verdict);
+        wrap(&mut text, verdict);
     }
     text
 }
@@ -125,7 +129,7 @@ fn set_ratio(dataset: &DatasetAnalysis, eps: usize, layer: Option<usize>) -> Opt
 }
 
 /// A name from a file, cut to `width` and without characters that steer a terminal.
-fn short(name: &str, width: usize) -> String {
+pub(super) fn short(name: &str, width: usize) -> String {
     let clean = |c: char| if c.is_control() { '?' } else { c };
     if name.chars().count() <= width {
         return name.chars().map(clean).collect();

@@ -38,6 +38,8 @@ const SCHEMA: &str = "message kvscope_stats {
     required binary state (string);
     required binary metric (string);
     optional float eps;
+    optional double budget;
+    optional binary rule (string);
     optional double value;
 }";
 
@@ -50,6 +52,8 @@ pub(crate) struct StatsRow<'a> {
     pub(crate) state: State,
     pub(crate) metric: &'static str,
     pub(crate) eps: Option<f32>,
+    pub(crate) budget: Option<f64>,
+    pub(crate) rule: Option<&'static str>,
     pub(crate) value: Option<f64>,
 }
 
@@ -65,6 +69,10 @@ struct Columns {
     metric: Vec<ByteArray>,
     eps: Vec<f32>,
     eps_levels: Vec<i16>,
+    budget: Vec<f64>,
+    budget_levels: Vec<i16>,
+    rule: Vec<ByteArray>,
+    rule_levels: Vec<i16>,
     value: Vec<f64>,
     value_levels: Vec<i16>,
     /// Texts of the sample that the last row was of, shared by all of its rows.
@@ -140,6 +148,10 @@ impl Columns {
         self.metric.push(ByteArray::from(row.metric));
         self.eps.extend(row.eps);
         self.eps_levels.push(i16::from(row.eps.is_some()));
+        self.budget.extend(row.budget);
+        self.budget_levels.push(i16::from(row.budget.is_some()));
+        self.rule.extend(row.rule.map(ByteArray::from));
+        self.rule_levels.push(i16::from(row.rule.is_some()));
         self.value.extend(row.value);
         self.value_levels.push(i16::from(row.value.is_some()));
     }
@@ -154,6 +166,8 @@ impl Columns {
         column::<ByteArrayType>(&mut group, &self.state, None)?;
         column::<ByteArrayType>(&mut group, &self.metric, None)?;
         column::<FloatType>(&mut group, &self.eps, Some(&self.eps_levels))?;
+        column::<DoubleType>(&mut group, &self.budget, Some(&self.budget_levels))?;
+        column::<ByteArrayType>(&mut group, &self.rule, Some(&self.rule_levels))?;
         column::<DoubleType>(&mut group, &self.value, Some(&self.value_levels))?;
         group.close().map(drop)
     }

@@ -3,6 +3,7 @@
 //! Never sees an analysis. The prompt passes through one layer after the other, in chunks, so that one layer's states
 //! and one chunk's activations are in memory at a time.
 
+mod classes;
 mod memory;
 mod plan;
 mod recorder;

@@ -185,6 +185,7 @@ pub(super) fn new_manifest(
         kv_heads: options.kv_heads.clone(),
         dtype: options.dtype,
         window_tokens: options.window_tokens,
+        token_classes: None,
         shard,
         planned_samples: shard.map_or(inputs.len(), |shard| shard.n_samples()),
         samples: Vec::new(),

@@ -8,6 +8,7 @@ use crate::capture::CaptureError;
 use crate::capture::CaptureOptions;
 use crate::capture::SampleInput;
 use crate::capture::Target;
+use crate::capture::classes::token_classes;
 use crate::capture::memory::fitting_chunk;
 use crate::capture::plan::estimated_bytes;
 use crate::capture::plan::file_name;
@@ -65,6 +66,8 @@ pub fn run(
     create_dir(dir)?;
     let path = dir.join("manifest.json");
     let mut manifest = new_manifest(model.identity(), inputs, input_hashes, &options, target.shard_of(inputs.len()));
+    // A model of tensors alone can be captured as well.
+    manifest.token_classes = model.tokenizer().ok().map(token_classes);
     if path.exists() {
         if !target.resume {
             return Err(CaptureError::Exists { dir: dir.into() });

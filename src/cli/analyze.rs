@@ -20,14 +20,19 @@ use crate::cli::output::emit_json;
 use crate::cli::output::note;
 use crate::dump::Dump;
 use crate::dump::State;
+use crate::files::create_dir;
+use crate::files::write_json;
 use crate::merge::Shares;
 
 /// Measure similarity, merging sets and sparsity of dumps
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Dumps of one model
-    #[arg(value_name = "DUMP", required = true)]
+    #[arg(value_name = "DUMP", required_unless_present = "compare")]
     dumps: Vec<PathBuf>,
+    /// Compare two analyses head by head instead: folders that `kvscope analyze` wrote
+    #[arg(long, value_names = ["A", "B"], num_args = 2, conflicts_with = "dumps")]
+    compare: Vec<PathBuf>,
     /// Thresholds of the sparsity figures
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     eps: Vec<f32>,
@@ -49,6 +54,9 @@ pub(crate) struct Args {
     /// Let chains run on across protected tokens
     #[arg(long)]
     bridge: bool,
+    /// Budgets at which each head is merged alone to measure its attention output's error, or none
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0.2,0.35,0.5,0.65,0.8")]
+    budgets: Vec<String>,
     /// Distance from its mean within which a head's sets per token persist over data sets
     #[arg(long, value_name = "X", default_value_t = 0.05)]
     tolerance: f64,
@@ -61,6 +69,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
+    if let [a, b] = args.compare.as_slice() {
+        return run_compare(a, b, args, common);
+    }
     let dumps = args.dumps.iter().map(|dir| Dump::open(dir)).collect::<Result<Vec<_>, _>>()?;
     let mut options = AnalyzeOptions {
         reference_eps: args.reference_eps,
@@ -68,6 +79,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
         map_samples: args.map_samples,
         shares: Shares { recent: args.recent, heavy: args.heavy },
         bridge: args.bridge,
+        budgets: parse_budgets(&args.budgets)?,
         tolerance: args.tolerance,
         seed: args.seed,
         ..AnalyzeOptions::default()
@@ -89,6 +101,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
             "maps": analysis.maps,
             "datasets": analysis.datasets.iter().map(|d| &d.dataset).collect::<Vec<_>>(),
             "kept_fraction": analysis.kept_fraction,
+            "queries": analysis.queries.as_ref().map(|queries| &queries.verdict),
             "persistence": analysis.persistence.as_ref().map(|persistence| &persistence.verdict),
         }))?;
     } else {
@@ -96,6 +109,44 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
         emit(&analyze::summary_table(&analysis))?;
         note(common, &format!("next: kvscope tune {} --budget 0.5", args.dumps[0].display()));
         note(common, &format!("  or: kvscope report {}", dir.display()));
+    }
+    Ok(Outcome::Done)
+}
+
+fn run_compare(a: &Path, b: &Path, args: &Args, common: &Common) -> anyhow::Result<Outcome> {
+    for dir in [a, b] {
+        if !dir.join("analysis.json").exists() && dir.join("manifest.json").exists() {
+            return Err(Usage::error(
+                format!("{} is a dump, and --compare takes analyses", dir.display()),
+                format!(
+                    "run: kvscope analyze {0} --out reports/{1}, and give reports/{1}",
+                    dir.display(),
+                    run_name(dir)
+                ),
+            ));
+        }
+    }
+    let comparison = analyze::compare(a, b, args.seed)?;
+    let name = format!("{}-against-{}", run_name(a), run_name(b));
+    let path = out_dir(args.out.as_ref(), "reports", &name).join("comparison.json");
+    if let Some(dir) = path.parent() {
+        create_dir(dir)?;
+    }
+    write_json(&path, &comparison)?;
+    if common.json {
+        emit_json(&json!({
+            "schema": "kvscope.analyze/1",
+            "comparison": path,
+            "paired": comparison.paired,
+            "figures": comparison.figures.iter().map(|figure| json!({
+                "metric": figure.metric, "state": figure.state, "eps": figure.eps, "budget": figure.budget,
+                "rule": figure.rule, "a": figure.a, "b": figure.b, "difference": figure.difference,
+                "rank_agreement": figure.rank_agreement, "n_differ": figure.n_differ,
+            })).collect::<Vec<_>>(),
+        }))?;
+    } else {
+        emit(&format!("{}\n", path.display()))?;
+        emit(&analyze::comparison_table(&comparison))?;
     }
     Ok(Outcome::Done)
 }
@@ -115,6 +166,19 @@ pub(crate) fn analyze_into(
     })?;
     bar.finish_and_clear();
     Ok(analysis)
+}
+
+/// Shares such as `0.35`, rising; `none` alone for no budget.
+fn parse_budgets(list: &[String]) -> anyhow::Result<Vec<f64>> {
+    if list == ["none"] {
+        return Ok(Vec::new());
+    }
+    let bad = |text: &String| Usage::error(format!("{text:?} is no budget"), "give shares such as 0.35,0.5, or none");
+    let budgets: anyhow::Result<Vec<f64>> =
+        list.iter().map(|text| text.trim().parse().map_err(|_| bad(text))).collect();
+    let mut budgets = budgets?;
+    budgets.sort_by(f64::total_cmp);
+    Ok(budgets)
 }
 
 fn parse_map(text: &str) -> anyhow::Result<MapRequest> {
@@ -140,6 +204,14 @@ fn parse_map(text: &str) -> anyhow::Result<MapRequest> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn budgets_as_people_write_them() {
+        let parse = |text: &str| parse_budgets(&text.split(',').map(str::to_string).collect::<Vec<_>>());
+        assert_eq!(parse("0.5, 0.35").unwrap(), [0.35, 0.5]);
+        assert_eq!(parse("none").unwrap(), [0.0; 0]);
+        assert!(parse("half").is_err() && parse("none,0.5").is_err());
+    }
 
     #[test]
     fn maps_as_people_write_them() {

@@ -6,6 +6,7 @@ use crate::dump::ElementType;
 use crate::dump::Manifest;
 use crate::dump::Sample;
 use crate::dump::State;
+use crate::dump::TokenClass;
 use crate::files::sha256_file;
 
 /// Faults of the manifest itself, each in words; empty when there is none.
@@ -21,6 +22,10 @@ pub fn manifest_faults(manifest: &Manifest) -> Vec<String> {
     }
     if manifest.dtype == ElementType::I64 {
         faults.push("states cannot have element type i64".into());
+    }
+    let letters = manifest.token_classes.as_deref().unwrap_or_default();
+    if let Some(at) = letters.bytes().position(|letter| TokenClass::from_letter(letter).is_none()) {
+        faults.push(format!("token {at} has no class that is known"));
     }
     if manifest.samples.len() > manifest.planned_samples {
         faults.push(format!("{} samples where {} were planned", manifest.samples.len(), manifest.planned_samples));

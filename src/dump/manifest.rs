@@ -116,6 +116,9 @@ pub struct Manifest {
     pub dtype: ElementType,
     /// Queries in the observation window of `attn_mass_window`.
     pub window_tokens: usize,
+    /// Class of every token id of the vocabulary, one letter of [`crate::dump::TokenClass`] an id; `None` where unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_classes: Option<String>,
     /// Set where the dump holds a part of a run's samples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<Shard>,

@@ -6,6 +6,7 @@ mod check;
 mod manifest;
 mod merge;
 mod reader;
+mod token_class;
 mod writer;
 
 pub use check::manifest_faults;
@@ -18,6 +19,7 @@ pub use merge::MergeError;
 pub use merge::merge;
 pub use reader::Dump;
 pub use reader::Sample;
+pub use token_class::TokenClass;
 pub use writer::ElementType;
 pub use writer::SampleWriter;
 pub use writer::TensorSpec;

@@ -20,6 +20,7 @@ use crate::dump::DumpError;
 use crate::dump::Manifest;
 use crate::dump::SampleEntry;
 use crate::dump::State;
+use crate::dump::TokenClass;
 use crate::files::FileError;
 use crate::files::read_json;
 
@@ -174,6 +175,13 @@ impl Sample<'_> {
             .collect()
     }
 
+    /// Class of each of the prompt's tokens; `None` when the manifest tells none. An id beyond its list is of no class.
+    pub fn token_classes(&self) -> Result<Option<Vec<TokenClass>>, DumpError> {
+        let Some(letters) = self.manifest.token_classes.as_deref().map(str::as_bytes) else { return Ok(None) };
+        let class = |id: u32| letters.get(id as usize).copied().and_then(TokenClass::from_letter);
+        Ok(Some(self.token_ids()?.into_iter().map(|id| class(id).unwrap_or(TokenClass::Other)).collect()))
+    }
+
     /// Numbers in one head's vector.
     pub(super) fn head_dim(&self) -> usize {
         self.manifest.model.head_dim
@@ -301,6 +309,7 @@ mod tests {
             kv_heads: None,
             dtype,
             window_tokens: 32,
+            token_classes: None,
             shard: None,
             planned_samples: 1,
             samples: vec![SampleEntry {

@@ -49,6 +49,28 @@ pub fn kruskal_wallis(values: &[f64], groups: &[usize]) -> Option<KruskalWallis>
     Some(KruskalWallis { statistic, p, epsilon_squared: (statistic / (n - 1.0)).min(1.0) })
 }
 
+/// Lowest p that [`kruskal_wallis`] can give for groups of these sizes: what it says when no two groups overlap.
+///
+/// H is largest then, (N - 1) (1 - Σ (n_g³ - n_g) / (N³ - N)), whatever the order of the groups.
+///
+/// - Unit: a probability; `None` with fewer than 2 groups or an empty one
+///
+/// ```
+/// // Two groups of two: H = 3 (1 - 12 / 60) = 2.4 with one degree of freedom, so that the test can find nothing at 5 %.
+/// let p = kvscope::math::lowest_rank_p(&[2, 2]).unwrap();
+/// assert!((p - 0.1213).abs() < 1e-4);
+/// ```
+pub fn lowest_rank_p(sizes: &[usize]) -> Option<f64> {
+    if sizes.len() < 2 || sizes.contains(&0) {
+        return None;
+    }
+    let cube = |n: f64| n * n * n - n;
+    let n = sizes.iter().sum::<usize>() as f64;
+    let within: f64 = sizes.iter().map(|size| cube(*size as f64)).sum();
+    let highest = (n - 1.0) * (1.0 - within / cube(n));
+    Some(ChiSquared::new(sizes.len() as f64 - 1.0).ok()?.sf(highest))
+}
+
 /// Benjamini and Hochberg's adjusted p values: the lowest false discovery rate at which each test would be kept.
 ///
 /// - Shape: p `[n]` → `[n]`
@@ -148,6 +170,17 @@ mod tests {
 
     fn close(got: f64, expected: f64) {
         assert!((got - expected).abs() < 1e-9, "{got} for {expected}");
+    }
+
+    #[test]
+    fn the_lowest_p_is_that_of_groups_apart() {
+        for groups in [vec![0, 0, 0, 1, 1, 2, 2, 2, 2], vec![1, 1, 1, 1, 0, 2, 2], vec![0, 1]] {
+            let values: Vec<f64> = (0..groups.len()).map(|i| i as f64).collect();
+            let lowest = lowest_rank_p(&group_sizes(&groups)).unwrap();
+            assert!((lowest - kruskal_wallis(&values, &groups).unwrap().p).abs() < 1e-12, "{groups:?}");
+        }
+        assert_eq!(lowest_rank_p(&[5]), None);
+        assert_eq!(lowest_rank_p(&[5, 0]), None);
     }
 
     #[test]

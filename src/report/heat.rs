@@ -2,12 +2,15 @@
 
 use plotters::style::RGBAColor;
 
+use crate::report::Drawing;
 use crate::report::ReportError;
 use crate::report::axes::Axis;
 use crate::report::canvas::Area;
 use crate::report::canvas::Canvas;
 use crate::report::canvas::Type;
 use crate::report::canvas::text_width;
+use crate::report::legend::Key;
+use crate::report::legend::Legend;
 use crate::report::raster::NO_DATA;
 use crate::report::raster::Raster;
 use crate::report::raster::index_of;
@@ -29,6 +32,8 @@ pub(super) struct Grid {
     pub range: (f64, f64),
     /// Decimals of numbers in cells.
     pub decimals: usize,
+    /// What the columns are.
+    pub columns: &'static str,
 }
 
 impl Grid {
@@ -93,8 +98,33 @@ impl Grid {
             let x = area.x0 + (column as f64 + 0.5) * width;
             canvas.text((x, area.y1 + 17.0), &head.to_string(), tick.center())?;
         }
-        canvas.text((middle, area.y1 + 38.0), "KV head", Type::new(theme::LABEL, theme::INK).center())
+        canvas.text((middle, area.y1 + 38.0), self.columns, Type::new(theme::LABEL, theme::INK).center())
     }
+}
+
+/// Panels beside each other with one colour bar.
+pub(super) fn panels(name: &str, title: &str, subtitle: String, grids: Vec<Grid>, bar_title: &'static str) -> Drawing {
+    let gaps = grids.iter().any(Grid::has_gaps);
+    let panel = Grid::height(grids.first().map_or(0, |grid| grid.layers.len()));
+    let range = grids.first().map_or((0.0, 1.0), |grid| grid.range);
+    let body = 24.0 + panel + 56.0 + if gaps { 30.0 } else { 0.0 };
+    Drawing::new(name, title, subtitle, body, move |canvas, area| {
+        let (left, right) = (area.x0 + 46.0, area.x1 - 96.0);
+        let n = grids.len() as f64;
+        let gap = 22.0;
+        let width = (right - left - gap * (n - 1.0)) / n;
+        let (top, bottom) = (area.y0 + 24.0, area.y0 + 24.0 + panel);
+        for (i, grid) in grids.iter().enumerate() {
+            let x = left + i as f64 * (width + gap);
+            grid.draw(canvas, Area::new(x, top, x + width, bottom), i == 0)?;
+        }
+        let bar = Area::new(right + 22.0, top, right + 38.0, bottom.min(top + 420.0));
+        color_bar(canvas, bar, range, bar_title)?;
+        if gaps {
+            Legend::new(vec![(Key::NoData, "no data".into())], 200.0).draw(canvas, (left, bottom + 58.0))?;
+        }
+        Ok(())
+    })
 }
 
 /// Every how many cells of `size` a label of `needed` has room: 1, 2, 5, 10, ….

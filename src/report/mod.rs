@@ -12,6 +12,7 @@ mod legend;
 mod lines;
 mod map_file;
 mod page;
+mod plot;
 mod pool;
 mod raster;
 mod theme;

@@ -61,6 +61,15 @@ pub(super) fn neighbour_means(analysis: &Analysis, state: State) -> BTreeMap<Hea
     sums.into_iter().map(|(head, (sum, n))| (head, (n > 0.0).then(|| sum / n))).collect()
 }
 
+/// Effective rank about the mean of every head, over all data sets, each weighing the same.
+pub(super) fn effective_ranks(analysis: &Analysis, state: State) -> BTreeMap<Head, Option<f64>> {
+    let mut all: BTreeMap<Head, Vec<Option<f64>>> = BTreeMap::new();
+    for head in analysis.datasets.iter().filter_map(|d| of_state(d, state)).flat_map(|s| &s.heads) {
+        all.entry((head.layer, head.kv_head)).or_default().push(head.effective_rank_centred);
+    }
+    all.into_iter().map(|(head, values)| (head, mean(values))).collect()
+}
+
 /// A figure of a head's merging sets by threshold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Measure {

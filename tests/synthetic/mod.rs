@@ -6,10 +6,19 @@ use half::f16;
 use kvscope::analyze::Agreement;
 use kvscope::analyze::Analysis;
 use kvscope::analyze::DatasetAnalysis;
+use kvscope::analyze::Evidence;
+use kvscope::analyze::HeadPersistence;
+use kvscope::analyze::HeadQueries;
 use kvscope::analyze::HeadSimilarity;
 use kvscope::analyze::HeadSparsity;
 use kvscope::analyze::MapEntry;
 use kvscope::analyze::Neighbours;
+use kvscope::analyze::Persistence;
+use kvscope::analyze::Placed;
+use kvscope::analyze::QueryAware;
+use kvscope::analyze::RuleError;
+use kvscope::analyze::SetOverlap;
+use kvscope::analyze::SetPlaces;
 use kvscope::analyze::StateSimilarity;
 use kvscope::dump::State;
 use kvscope::files::Document;
@@ -99,6 +108,12 @@ fn dataset(
                             .iter()
                             .map(|lag| Some(m * (0.55 + 0.45 / (*lag as f64).powf(0.4 + 0.1 * s as f64))))
                             .collect(),
+                        share_above: eps_grid
+                            .iter()
+                            .map(|eps| Some(1.0 / (1.0 + ((f64::from(*eps) - m) * 9.0).exp())))
+                            .collect(),
+                        effective_rank: Some(8.0 + 40.0 * noise(&[s, layer, kv_head, 5])),
+                        effective_rank_centred: Some(12.0 + 44.0 * noise(&[s, layer, kv_head, 5])),
                     }
                 })
                 .collect();
@@ -112,7 +127,7 @@ fn dataset(
             StateSimilarity { state, histogram, heads }
         })
         .collect();
-    let sparsity = all()
+    let sparsity: Vec<HeadSparsity> = all()
         .map(|(layer, kv_head)| {
             let kept: Vec<f64> =
                 eps_grid.iter().map(|e| kept(index, layer, kv_head, n_layers, f64::from(*e))).collect();
@@ -122,6 +137,30 @@ fn dataset(
                 set_ratio: kept.iter().map(|k| Some(((k - 0.29) / 0.71).max(0.01))).collect(),
                 kept_fraction: kept.iter().map(|k| Some(*k)).collect(),
                 largest_set: kept.iter().map(|k| (30.0 * (1.0 - k)) as usize + 1).collect(),
+                sizes: (0..9)
+                    .map(|bin| (400.0 / (1.0 + bin as f64).powf(1.4 + noise(&[layer, kv_head]))) as u64)
+                    .collect(),
+            }
+        })
+        .collect();
+    let placed = |seed: usize, n: u64| Placed {
+        free: 900 * n,
+        merged: (900.0 * n as f64 * (0.2 + 0.6 * noise(&[index, seed, 77]))) as u64,
+    };
+    let queries = all()
+        .map(|(layer, kv_head)| {
+            let gap = 0.4 + 1.3 * noise(&[layer, kv_head, 31]) + 0.1 * index as f64;
+            let error = |budget: f64, rule: usize| (1.0 - budget) * [0.5, 0.3, 0.2, 0.21, 0.26][rule];
+            HeadQueries {
+                layer,
+                kv_head,
+                gap: Some(gap),
+                gap_quantiles: Some([0.3, 0.6, 0.9, 1.2, 1.9].map(|q| q * gap)),
+                cosine_predicts: Some(-0.2 - 0.7 * noise(&[layer, kv_head, 32])),
+                errors: BUDGETS
+                    .iter()
+                    .map(|b| (0..5).map(|r| Some(error(*b, r) * (0.7 + noise(&[layer, kv_head, r])))).collect())
+                    .collect(),
             }
         })
         .collect();
@@ -130,7 +169,68 @@ fn dataset(
         n_samples: 3 + 2 * index,
         n_tokens: 2711 + 1009 * index,
         similarity,
+        sparsity_other_bridge: sparsity.clone(),
         sparsity,
+        places: Some(SetPlaces {
+            positions: (0..10).map(|bin| placed(bin, 40)).collect(),
+            classes: [300, 30, 60, 25, 2].iter().enumerate().map(|(class, n)| placed(class + 20, *n)).collect(),
+        }),
+        queries,
+    }
+}
+
+fn persistence(n_layers: usize, n_heads: usize, names: &[&str]) -> Persistence {
+    let heads = (0..n_layers).flat_map(|l| (0..n_heads).map(move |h| (l, h)));
+    let heads = heads.map(|(layer, kv_head)| {
+        let mean = ((kept(0, layer, kv_head, n_layers, 0.75) - 0.29) / 0.71).max(0.01);
+        let deviation = 0.08 * noise(&[layer, kv_head, 40]);
+        let persistent = deviation <= 0.05;
+        HeadPersistence { layer, kv_head, mean, deviation, persistent, test: None, length_slope: None }
+    });
+    let evidence = Evidence {
+        eps: 0.75,
+        datasets: names.iter().map(|name| name.to_string()).collect(),
+        n_samples: 12,
+        variance: None,
+        icc_absolute: None,
+        icc_consistency: None,
+        kendall_w: None,
+        mean_spearman: None,
+        persistent_share: None,
+        lowest_head_p: None,
+        rank_null: None,
+        dataset_test: None,
+        split_half: None,
+        length: None,
+        heads: heads.collect(),
+        by_eps: Vec::new(),
+    };
+    let verdict = "Sparsity is mostly a property of the model.".to_string();
+    Persistence { tolerance: 0.05, verdict, left_out: Vec::new(), evidence: Some(evidence) }
+}
+
+const BUDGETS: [f64; 3] = [0.2, 0.5, 0.8];
+const RULES: [&str; 5] = ["scaled", "convex", "log-count", "mass", "evict"];
+
+fn query_aware() -> QueryAware {
+    let error = |budget: f64, rule: usize| {
+        let estimate = (1.0 - budget) * [0.6, 0.36, 0.24, 0.25, 0.31][rule];
+        let interval = |x: f64| Some(Interval { estimate: x, low: Some(x - 0.02), high: Some(x + 0.03), n: 12 });
+        RuleError {
+            budget,
+            rule: RULES[rule].into(),
+            error: interval(estimate),
+            against_evict: interval(estimate - (1.0 - budget) * 0.31),
+            unreachable: if budget < 0.3 { 7 } else { 0 },
+        }
+    };
+    QueryAware {
+        budgets: BUDGETS.to_vec(),
+        rules: RULES.map(str::to_string).to_vec(),
+        errors: BUDGETS.iter().flat_map(|b| (0..5).map(move |r| error(*b, r))).collect(),
+        cosine_predicts: Some(Interval { estimate: -0.55, low: Some(-0.6), high: Some(-0.5), n: 12 }),
+        verdict: "The cosine of neighbouring keys ranks how interchangeable they are with a correlation of -0.55."
+            .into(),
     }
 }
 
@@ -168,7 +268,19 @@ pub fn analysis(n_layers: usize, n_heads: usize, names: &[&str]) -> Analysis {
         datasets,
         kept_fraction,
         agreement,
-        persistence: None,
+        persistence: Some(persistence(n_layers, n_heads, names)),
+        set_size_bins: vec![1, 2, 3, 4, 5, 9, 17, 33, 65],
+        set_overlap: Some(SetOverlap {
+            dice: (0..n_layers)
+                .map(|a| {
+                    (0..n_layers)
+                        .map(|b| Some(0.3 + 0.4 * noise(&[a.min(b), a.max(b), 8]) / (1.0 + 0.1 * a.abs_diff(b) as f64)))
+                        .collect()
+                })
+                .collect(),
+            chance: vec![vec![Some(0.31); n_layers]; n_layers],
+        }),
+        queries: Some(query_aware()),
         maps: Vec::new(),
     }
 }

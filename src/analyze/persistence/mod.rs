@@ -19,6 +19,7 @@ use crate::math::group_sizes;
 use crate::math::intraclass_correlation;
 use crate::math::kendall_w;
 use crate::math::kruskal_wallis;
+use crate::math::lowest_rank_p;
 use crate::math::mean;
 use crate::math::mean_spearman;
 use crate::math::spearman;
@@ -164,6 +165,10 @@ pub struct Evidence {
     pub mean_spearman: Option<Interval>,
     /// Share of heads within the tolerance.
     pub persistent_share: Option<Interval>,
+    /// Lowest p that the rank test of a single head can give with these numbers of samples; `None` in files of earlier
+    /// versions.
+    #[serde(default)]
+    pub lowest_head_p: Option<f64>,
     /// Do data sets rank heads alike beyond chance?
     pub rank_null: Option<RankNull>,
     /// Do data sets differ beyond the samples of one?
@@ -262,6 +267,7 @@ impl<'a> Table<'a> {
             kendall_w: intervals.kendall_w,
             mean_spearman: intervals.mean_spearman,
             persistent_share: intervals.persistent_share,
+            lowest_head_p: lowest_rank_p(&group_sizes(&self.groups)),
             rank_null: self.rank_null(options.seed),
             dataset_test: self.dataset_test(options.seed),
             split_half: self.split_half(),

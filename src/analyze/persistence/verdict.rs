@@ -58,7 +58,24 @@ pub(super) fn verdict(evidence: &Evidence, tolerance: f64) -> String {
         let verb = if test.p <= LEVEL { "They do differ" } else { "They are not shown to differ" };
         words += &format!(" {verb} beyond their samples (p {:.3}; {affected} heads at q <= 0.05).", test.p);
     }
-    words + &not_persistent(evidence)
+    words + &power(evidence) + &not_persistent(evidence)
+}
+
+/// What the test of single heads could not have found, if anything.
+fn power(evidence: &Evidence) -> String {
+    let n_tests = evidence.heads.iter().filter(|head| head.test.is_some()).count();
+    match evidence.lowest_head_p {
+        Some(lowest) if lowest > FALSE_DISCOVERY_RATE => format!(
+            " With so few samples the test of single heads can find nothing: its lowest possible p is {lowest:.2}."
+        ),
+        // The first of n ordered p values must be below the rate over n.
+        Some(lowest) if lowest * n_tests as f64 > FALSE_DISCOVERY_RATE => format!(
+            " With so few samples the test of single heads has little power: its lowest possible p is {lowest:.4}, so that no \
+             head reaches q <= {FALSE_DISCOVERY_RATE} unless at least {} of {n_tests} do together.",
+            (lowest * n_tests as f64 / FALSE_DISCOVERY_RATE).ceil()
+        ),
+        _ => String::new(),
+    }
 }
 
 /// Whose property sparsity is; a share counts as the larger one when its interval lies above one half.

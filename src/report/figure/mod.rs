@@ -1,10 +1,17 @@
 //! The figures: one file each, and the table of them.
 
+mod cosine_predicts;
 mod datasets;
+mod effective_rank;
 mod locality;
+mod merge_error;
 mod neighbour_histogram;
+mod persistence;
 mod profile_quality;
 mod profile_thresholds;
+mod set_overlap;
+mod set_places;
+mod set_sizes;
 mod similarity_heads;
 mod similarity_map;
 mod sparsity_eps;
@@ -38,11 +45,18 @@ pub struct FigureEntry {
 pub const FIGURES: &[FigureEntry] = &[
     similarity_heads::ENTRY,
     similarity_map::ENTRY,
+    effective_rank::ENTRY,
     locality::ENTRY,
     neighbour_histogram::ENTRY,
     sparsity_layers::ENTRY,
     sparsity_eps::ENTRY,
+    set_sizes::ENTRY,
+    set_places::ENTRY,
+    set_overlap::ENTRY,
+    cosine_predicts::ENTRY,
+    merge_error::ENTRY,
     datasets::ENTRY,
+    persistence::ENTRY,
     profile_thresholds::ENTRY,
     profile_quality::ENTRY,
 ];

@@ -43,6 +43,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
         range: rounded(extent(values.iter().flatten().copied()), limits, 5),
         values,
         decimals,
+        columns: "KV head",
     };
     let eps = panel("Threshold", values(|h| f64::from(h.eps)), (-1.0, 1.0), 2);
     let kept = panel("Slots kept, % of tokens", values(|h| 100.0 * h.kept_fraction), (0.0, 100.0), 0);

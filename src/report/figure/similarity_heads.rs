@@ -6,11 +6,8 @@ use crate::report::ReportError;
 use crate::report::ReportInput;
 use crate::report::axes::extent;
 use crate::report::axes::rounded;
-use crate::report::canvas::Area;
 use crate::report::heat::Grid;
-use crate::report::heat::color_bar;
-use crate::report::legend::Key;
-use crate::report::legend::Legend;
+use crate::report::heat::panels;
 use crate::report::pool;
 use crate::report::theme;
 
@@ -44,11 +41,9 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
             values,
             range,
             decimals: 2,
+            columns: "KV head",
         })
         .collect();
-    let gaps = grids.iter().any(Grid::has_gaps);
-    let panel = Grid::height(layers.len());
-    let body = 24.0 + panel + 56.0 + if gaps { 30.0 } else { 0.0 };
     let alt = format!(
         "Heat maps of {} by {}: mean cosine of neighbouring tokens, colours from {:.2} to {:.2}. The numbers are in the table of heads.",
         theme::count(layers.len(), "layer"),
@@ -56,22 +51,5 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
         range.0,
         range.1
     );
-    let drawing = Drawing::new(ENTRY.name, ENTRY.title, pool::subtitle(analysis), body, move |canvas, area| {
-        let (left, right) = (area.x0 + 46.0, area.x1 - 96.0);
-        let n = grids.len() as f64;
-        let gap = 22.0;
-        let width = (right - left - gap * (n - 1.0)) / n;
-        let (top, bottom) = (area.y0 + 24.0, area.y0 + 24.0 + panel);
-        for (i, grid) in grids.iter().enumerate() {
-            let x = left + i as f64 * (width + gap);
-            grid.draw(canvas, Area::new(x, top, x + width, bottom), i == 0)?;
-        }
-        let bar = Area::new(right + 22.0, top, right + 38.0, bottom.min(top + 420.0));
-        color_bar(canvas, bar, range, "Mean cosine")?;
-        if gaps {
-            Legend::new(vec![(Key::NoData, "no data".into())], 200.0).draw(canvas, (left, bottom + 58.0))?;
-        }
-        Ok(())
-    });
-    Ok(vec![drawing.alt(alt)])
+    Ok(vec![panels(ENTRY.name, ENTRY.title, pool::subtitle(analysis), grids, "Mean cosine").alt(alt)])
 }

@@ -29,6 +29,7 @@ pub(super) fn findings(input: &ReportInput) -> Vec<String> {
     findings.extend(rope(analysis));
     findings.extend(distance(analysis));
     findings.extend(agreement(analysis));
+    findings.extend(analysis.queries.as_ref().map(|queries| queries.verdict.clone()));
     findings.extend(analysis.persistence.as_ref().map(|persistence| persistence.verdict.clone()));
     findings.extend(input.profile.as_ref().map(profile));
     findings

@@ -1,0 +1,252 @@
+//! Speed of the analysis, as ratios within one run: similarity maps against numpy and torch and against the machine's
+//! matrix peak, the analysis of a dump against reading it, and cost against length.
+//!
+//! `cargo bench --bench analysis`; `KVSCOPE_PEER_PYTHON` names a Python with numpy and torch (default `python3`).
+
+use std::hint::black_box;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use kvscope::analyze::AnalyzeOptions;
+use kvscope::analyze::analyze;
+use kvscope::analyze::similarity_map;
+use kvscope::dump::Dump;
+use kvscope::dump::ElementType;
+use kvscope::dump::Manifest;
+use kvscope::dump::SampleEntry;
+use kvscope::dump::SampleWriter;
+use kvscope::dump::State;
+use kvscope::dump::TensorSpec;
+use kvscope::files::Document;
+use kvscope::files::ModelIdentity;
+use kvscope::files::Provenance;
+use kvscope::files::write_json;
+use kvscope::math::Rhs;
+use kvscope::math::product;
+use rayon::prelude::*;
+
+const REPEATS: usize = 7;
+
+fn main() {
+    // `cargo test` runs benchmarks too, to see that they work; it passes no `--bench`.
+    let quick = !std::env::args().any(|arg| arg == "--bench");
+    let peak = matrix_peak(quick);
+    println!("matrix peak: {:.1} GFLOP/s in f32 on {} threads", peak / 1e9, rayon::current_num_threads());
+    let (tokens, shapes) = if quick { (256, [(1, 16), (2, 32)]) } else { (4096, [(3, 64), (32, 128)]) };
+    for (heads, dim) in shapes {
+        maps(heads, tokens, dim, peak, quick);
+    }
+    let dir = std::env::temp_dir().join(format!("kvscope-bench-{}", std::process::id()));
+    let lengths: &[usize] = if quick { &[64, 128] } else { &[1024, 2048, 4096, 8192] };
+    let mut first = None;
+    for tokens in lengths {
+        let dump = write_dump(&dir.join(tokens.to_string()), *tokens, if quick { 2 } else { 30 });
+        let per_token = dump_against_reading(&dump, *tokens, &dir.join("out"), quick);
+        let base = *first.get_or_insert(per_token);
+        println!("  cost per token against {} tokens: {:.2}", lengths[0], per_token / base);
+    }
+    if let Err(error) = std::fs::remove_dir_all(&dir) {
+        println!("left behind: {} ({error})", dir.display());
+    }
+}
+
+/// Seconds of the fastest of several runs after one to warm up.
+fn fastest(quick: bool, mut run: impl FnMut()) -> f64 {
+    run();
+    let runs = if quick { 1 } else { REPEATS };
+    (0..runs)
+        .map(|_| {
+            let start = Instant::now();
+            run();
+            start.elapsed().as_secs_f64()
+        })
+        .fold(f64::INFINITY, f64::min)
+}
+
+/// Floating-point operations a second of large products, one on each thread.
+fn matrix_peak(quick: bool) -> f64 {
+    let side = if quick { 128 } else { 1024 };
+    let threads = rayon::current_num_threads();
+    let mut work: Vec<[Vec<f32>; 3]> =
+        (0..threads).map(|_| [noise(side * side, 1), noise(side * side, 2), vec![0.0; side * side]]).collect();
+    let secs = fastest(quick, || {
+        work.par_iter_mut().for_each(|[a, b, out]| product(a, b, out, [side; 3], Rhs::Plain));
+    });
+    black_box(&work);
+    2.0 * threads as f64 * (side as f64).powi(3) / secs
+}
+
+/// Numbers in [-1, 1) that look random.
+fn noise(n: usize, seed: u64) -> Vec<f32> {
+    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..n)
+        .map(|_| {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            (x >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+fn maps(heads: usize, tokens: usize, dim: usize, peak: f64, quick: bool) {
+    let layer: Vec<Vec<f32>> = (0..heads).map(|head| noise(tokens * dim, head as u64 + 5)).collect();
+    let mut map = Vec::new();
+    let ours = fastest(quick, || {
+        for head in &layer {
+            similarity_map(head, dim, &mut map);
+        }
+    });
+    black_box(&map);
+    // Both triangles are one: T² / 2 inner products of D multiplications and additions.
+    let needed = heads as f64 * (tokens as f64).powi(2) * dim as f64;
+    let share = needed / ours / peak;
+    println!(
+        "maps of {heads} heads, {tokens} tokens, dimension {dim}: {:.1} ms, {:.0} % of peak",
+        1e3 * ours,
+        100.0 * share
+    );
+    match peer(heads, tokens, dim) {
+        Ok(times) => {
+            let best = times.iter().map(|(_, secs)| *secs).fold(f64::INFINITY, f64::min);
+            for (name, secs) in &times {
+                println!("  {name}: {:.1} ms", 1e3 * secs);
+            }
+            println!("  against the faster of them: {:.2}x", best / ours);
+        }
+        Err(why) => println!("  no peer: {why}"),
+    }
+}
+
+/// Seconds of numpy and torch.
+fn peer(heads: usize, tokens: usize, dim: usize) -> Result<Vec<(String, f64)>, String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/analysis.py");
+    let python = std::env::var("KVSCOPE_PEER_PYTHON").unwrap_or_else(|_| "python3".into());
+    let sizes = [heads, tokens, dim].map(|n| n.to_string());
+    let output = Command::new(&python).arg(script).args(sizes).output().map_err(|e| format!("{python}: {e}"))?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(text.lines().last().unwrap_or("it failed without a word").into());
+    }
+    let times: std::collections::BTreeMap<String, f64> =
+        serde_json::from_slice(&output.stdout).map_err(|e| e.to_string())?;
+    Ok(times.into_iter().collect())
+}
+
+/// Seconds per token of the analysis without maps and without queries, the part that reads every state once.
+fn dump_against_reading(dump: &Dump, tokens: usize, out: &Path, quick: bool) -> f64 {
+    let path = dump.dir().join(&dump.manifest().samples[0].file);
+    let bytes = dump.manifest().samples[0].bytes as f64;
+    let reading = fastest(quick, || {
+        black_box(std::fs::read(&path).expect("the benchmark's own file"));
+    });
+    let mut buffer = vec![0u8; 1 << 20];
+    let streaming = fastest(quick, || {
+        let mut file = std::fs::File::open(&path).expect("the benchmark's own file");
+        while std::io::Read::read(&mut file, &mut buffer).expect("the benchmark's own file") > 0 {}
+    });
+    let run = |options: &AnalyzeOptions| {
+        let analysis = analyze(std::slice::from_ref(dump), options, out, &mut |_, _| {});
+        black_box(analysis.expect("the benchmark's own dump"));
+    };
+    let plain = fastest(quick, || run(&AnalyzeOptions { budgets: Vec::new(), ..AnalyzeOptions::default() }));
+    let whole = fastest(quick, || run(&AnalyzeOptions::default()));
+    println!(
+        "dump of {tokens} tokens, {:.1} MB: read into memory {:.1} ms, through a buffer {:.1} ms; analysis without queries \
+         {:.1} ms ({:.2}x and {:.2}x the speed of reading), with {:.1} ms",
+        bytes / 1e6,
+        1e3 * reading,
+        1e3 * streaming,
+        1e3 * plain,
+        reading / plain,
+        streaming / plain,
+        1e3 * whole,
+    );
+    plain / tokens as f64
+}
+
+/// A dump of SmolLM2's shape, every state captured, in f16.
+fn write_dump(dir: &Path, tokens: usize, layers: usize) -> Dump {
+    const KV: usize = 3;
+    const GROUP: usize = 3;
+    const DIM: usize = 64;
+    const QUERIES: usize = 64;
+    std::fs::create_dir_all(dir).expect("a temporary folder");
+    let spec = |name: String, element, shape: &[usize]| TensorSpec { name, element, shape: shape.to_vec() };
+    let mut specs = vec![spec("token_ids".into(), ElementType::I64, &[tokens])];
+    for layer in 0..layers {
+        specs.push(spec(format!("layers.{layer}.q_positions"), ElementType::I64, &[QUERIES]));
+    }
+    for layer in 0..layers {
+        for state in State::ALL {
+            let name = Manifest::tensor_name(layer, state);
+            match state {
+                State::Q => specs.push(spec(name, ElementType::F16, &[KV * GROUP, QUERIES, DIM])),
+                State::Mass => {
+                    specs.push(spec(name.clone(), ElementType::F32, &[KV, tokens]));
+                    specs.push(spec(format!("{name}_window"), ElementType::F32, &[KV, tokens]));
+                }
+                _ => specs.push(spec(name, ElementType::F16, &[KV, tokens, DIM])),
+            }
+        }
+    }
+    let file = "sample.safetensors";
+    let mut writer = SampleWriter::create(&dir.join(file), specs.clone(), &[]).expect("a temporary file");
+    for (seed, spec) in specs.iter().enumerate() {
+        let n: usize = spec.shape.iter().product();
+        if spec.element == ElementType::I64 {
+            let last = tokens - n.min(tokens);
+            writer.write_i64(&spec.name, (0..n).map(|i| (last + i) as i64)).expect("a temporary file");
+            continue;
+        }
+        let mut values = noise(n, seed as u64 + 99);
+        if spec.element == ElementType::F32 {
+            values.iter_mut().for_each(|x| *x = x.abs());
+        } else if spec.shape[1] == tokens {
+            // Like neighbours, as keys are.
+            for i in DIM..n {
+                values[i] = 0.8 * values[i - DIM] + 0.4 * values[i];
+            }
+        }
+        writer.write_f32(&spec.name, &values).expect("a temporary file");
+    }
+    let (sha256, bytes) = writer.finish().expect("a temporary file");
+    let manifest = Manifest {
+        schema: Manifest::schema_id(),
+        provenance: Provenance::new("bench", 0, serde_json::json!({}), vec![]),
+        model: ModelIdentity {
+            name: "bench".into(),
+            architecture: "LlamaForCausalLM".into(),
+            fingerprint: "bench".into(),
+            tokenizer_sha256: None,
+            n_layers: layers,
+            n_q_heads: KV * GROUP,
+            n_kv_heads: KV,
+            head_dim: DIM,
+            rope_theta: 1e4,
+            max_positions: 1 << 14,
+        },
+        states: State::ALL.to_vec(),
+        layers: (0..layers).collect(),
+        kv_heads: None,
+        dtype: ElementType::F16,
+        window_tokens: 32,
+        token_classes: None,
+        shard: None,
+        planned_samples: 1,
+        samples: vec![SampleEntry {
+            index: 0,
+            dataset: "noise".into(),
+            id: "0".into(),
+            n_tokens: tokens,
+            n_prompt_tokens: tokens,
+            n_tokens_full: tokens,
+            file: file.into(),
+            bytes,
+            sha256,
+        }],
+    };
+    write_json(&dir.join("manifest.json"), &manifest).expect("a temporary file");
+    Dump::open(dir).expect("the benchmark's own dump")
+}

@@ -1,0 +1,281 @@
+//! One data set while its samples are read: the heads of a sample in parallel, their counters, their rows of the table.
+
+use rayon::iter::IntoParallelRefMutIterator;
+use rayon::iter::ParallelIterator;
+
+use crate::analyze::AnalyzeError;
+use crate::analyze::AnalyzeOptions;
+use crate::analyze::DatasetAnalysis;
+use crate::analyze::HeadSimilarity;
+use crate::analyze::Placed;
+use crate::analyze::SetPlaces;
+use crate::analyze::StateSimilarity;
+use crate::analyze::plan::DatasetPlan;
+use crate::analyze::plan::RunPlan;
+use crate::analyze::plan::entry;
+use crate::analyze::queries::QueryCounters;
+use crate::analyze::queries::RULES;
+use crate::analyze::queries::SampleErrors;
+use crate::analyze::queries::SampleQueries;
+use crate::analyze::similarity::COARSE_BINS;
+use crate::analyze::similarity::HeadCounters;
+use crate::analyze::similarity::Sum;
+use crate::analyze::sparsity::OverlapCounters;
+use crate::analyze::sparsity::POSITION_BINS;
+use crate::analyze::sparsity::SampleSets;
+use crate::analyze::sparsity::SetCounters;
+use crate::analyze::sparsity::SetRule;
+use crate::analyze::table::StatsRow;
+use crate::analyze::table::StatsTable;
+use crate::dump::Dump;
+use crate::dump::Sample;
+use crate::dump::State;
+use crate::dump::TokenClass;
+use crate::math::mean;
+use crate::merge::HeadStates;
+
+/// What is measured of every head of a data set.
+#[derive(Clone, Copy, Debug)]
+struct Measures<'a> {
+    states: &'a [State],
+    has_sets: bool,
+    has_queries: bool,
+    group: usize,
+    options: &'a AnalyzeOptions,
+    reference_eps: usize,
+}
+
+/// Counters of one head.
+#[derive(Debug)]
+struct HeadRun {
+    layer: usize,
+    kv_head: usize,
+    similarity: Vec<HeadCounters>,
+    sets: SetCounters,
+    queries: QueryCounters,
+}
+
+/// What one sample adds in one head.
+struct HeadSample {
+    layer: usize,
+    kv_head: usize,
+    neighbours: Vec<Sum>,
+    sets: Option<SampleSets>,
+    queries: Option<SampleQueries>,
+}
+
+/// A data set while its samples are read.
+pub(crate) struct DatasetRun<'a> {
+    measures: Measures<'a>,
+    heads: Vec<HeadRun>,
+    places: Option<SetPlaces>,
+    /// Every sample's mean kept fraction over its heads at the reference threshold.
+    pub(crate) kept_fractions: Vec<f64>,
+    /// Tokens and set ratios at the reference threshold of every sample with unprotected tokens.
+    pub(crate) ratios: Vec<(usize, Vec<f64>)>,
+    /// Query-aware measures of every sample, means over heads.
+    pub(crate) errors: Vec<SampleErrors>,
+}
+
+impl<'a> DatasetRun<'a> {
+    pub(crate) fn new(
+        plan: &RunPlan,
+        dataset: &'a DatasetPlan,
+        options: &'a AnalyzeOptions,
+        reference_eps: usize,
+    ) -> Self {
+        let head = |layer, kv_head| HeadRun {
+            layer,
+            kv_head,
+            similarity: vec![HeadCounters::new(options.lags.len(), options.eps_grid.len()); dataset.states.len()],
+            sets: SetCounters::new(options.eps_grid.len()),
+            queries: QueryCounters::new(options.budgets.len()),
+        };
+        let heads = plan.heads().map(|(layer, h)| head(layer, h)).collect();
+        let measures = Measures {
+            states: &dataset.states,
+            has_sets: dataset.has_sets,
+            has_queries: dataset.has_queries && !options.budgets.is_empty(),
+            group: plan.group,
+            options,
+            reference_eps,
+        };
+        Self { measures, heads, places: None, kept_fractions: Vec::new(), ratios: Vec::new(), errors: Vec::new() }
+    }
+
+    pub(crate) fn add(
+        &mut self,
+        sample: &Sample<'_>,
+        overlap: Option<&mut OverlapCounters>,
+        table: &mut StatsTable,
+    ) -> Result<(), AnalyzeError> {
+        let measures = self.measures;
+        let classes = if measures.has_sets { sample.token_classes()? } else { None };
+        let found: Vec<HeadSample> = self
+            .heads
+            .par_iter_mut()
+            .map(|head| head.add(sample, classes.as_deref(), measures))
+            .collect::<Result<_, AnalyzeError>>()?;
+        let n_tokens = sample.entry().n_tokens;
+        let sets: Vec<&SampleSets> = found.iter().filter_map(|head| head.sets.as_ref()).collect();
+        if measures.has_sets {
+            let at = measures.reference_eps;
+            let kept: Vec<f64> = sets.iter().map(|sets| sets.grid.kept_fraction[at]).collect();
+            self.kept_fractions.extend(mean(&kept));
+            // Protected tokens are as many in every head, so that all have a ratio or none has.
+            if let Some(ratios) = sets.iter().map(|sets| sets.grid.set_ratio[at]).collect::<Option<Vec<f64>>>() {
+                self.ratios.push((n_tokens, ratios));
+            }
+            if let Some(overlap) = overlap {
+                overlap.add(&sets.iter().map(|sets| sets.joined.as_slice()).collect::<Vec<_>>(), n_tokens);
+            }
+            self.place(&sets);
+        }
+        if measures.has_queries {
+            let queries: Vec<&SampleQueries> = found.iter().filter_map(|head| head.queries.as_ref()).collect();
+            self.errors.push(SampleErrors::over_heads(&queries, measures.options.budgets.len()));
+        }
+        found.iter().try_for_each(|head| self.tabulate(sample, head, table))
+    }
+
+    fn place(&mut self, sets: &[&SampleSets]) {
+        let empty = || SetPlaces { positions: vec![Placed::default(); POSITION_BINS], classes: Vec::new() };
+        let places = self.places.get_or_insert_with(empty);
+        for sets in sets {
+            places.positions.iter_mut().zip(sets.positions).for_each(|(sum, placed)| sum.add(placed));
+            if let Some(classes) = sets.classes {
+                places.classes.resize(TokenClass::ALL.len(), Placed::default());
+                places.classes.iter_mut().zip(classes).for_each(|(sum, placed)| sum.add(placed));
+            }
+        }
+    }
+
+    fn tabulate(&self, sample: &Sample<'_>, head: &HeadSample, table: &mut StatsTable) -> Result<(), AnalyzeError> {
+        let options = self.measures.options;
+        let row = |state, metric, value| StatsRow {
+            sample: sample.entry(),
+            layer: head.layer,
+            kv_head: head.kv_head,
+            state,
+            metric,
+            eps: None,
+            budget: None,
+            rule: None,
+            value,
+        };
+        for (state, sum) in self.measures.states.iter().zip(&head.neighbours) {
+            table.push(&row(*state, "neighbour_cosine_mean", sum.mean()))?;
+            table.push(&row(*state, "neighbour_pairs", Some(sum.n() as f64)))?;
+        }
+        if let Some(sets) = &head.sets {
+            let metrics = [
+                (&sets.grid, ["set_ratio", "kept_fraction", "largest_set"]),
+                (&sets.other, ["set_ratio_other_bridge", "kept_fraction_other_bridge", "largest_set_other_bridge"]),
+            ];
+            for (grid, [ratio, kept, largest]) in metrics {
+                for (index, eps) in options.eps_grid.iter().enumerate() {
+                    let at = |metric, value| StatsRow { eps: Some(*eps), ..row(State::K, metric, value) };
+                    table.push(&at(ratio, grid.set_ratio[index]))?;
+                    table.push(&at(kept, Some(grid.kept_fraction[index])))?;
+                    table.push(&at(largest, Some(grid.largest_set[index] as f64)))?;
+                }
+            }
+        }
+        let Some(queries) = &head.queries else { return Ok(()) };
+        table.push(&row(State::Q, "logit_gap", queries.gap))?;
+        table.push(&row(State::Q, "cosine_predicts_gap", queries.cosine_predicts))?;
+        for (budget, errors) in options.budgets.iter().zip(&queries.errors) {
+            for (index, (rule, ..)) in RULES.iter().enumerate() {
+                let value = errors.map(|errors| errors[index]);
+                let error = row(State::Q, "output_error", value);
+                table.push(&StatsRow { budget: Some(*budget), rule: Some(rule), ..error })?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish(self, plan: &DatasetPlan, dumps: &[Dump]) -> DatasetAnalysis {
+        let similarity = self.measures.states.iter().enumerate().map(|(index, state)| {
+            let mut histogram = vec![0; COARSE_BINS];
+            let mut heads = Vec::with_capacity(self.heads.len());
+            for head in &self.heads {
+                let counters = &head.similarity[index];
+                counters.add_to(&mut histogram);
+                let [effective_rank, effective_rank_centred] = counters.effective_ranks();
+                heads.push(HeadSimilarity {
+                    layer: head.layer,
+                    kv_head: head.kv_head,
+                    neighbours: counters.neighbours(),
+                    locality: counters.locality(),
+                    share_above: counters.share_above(),
+                    effective_rank,
+                    effective_rank_centred,
+                });
+            }
+            StateSimilarity { state: *state, histogram, heads }
+        });
+        let similarity = similarity.collect();
+        let queries = self.heads.iter().map(|head| head.queries.finish(head.layer, head.kv_head));
+        let queries = if self.measures.has_queries { queries.collect() } else { Vec::new() };
+        let (mut sparsity, mut sparsity_other_bridge) = (Vec::new(), Vec::new());
+        if self.measures.has_sets {
+            for head in self.heads {
+                let [chosen, other] = head.sets.finish(head.layer, head.kv_head);
+                sparsity.push(chosen);
+                sparsity_other_bridge.push(other);
+            }
+        }
+        DatasetAnalysis {
+            dataset: plan.dataset.clone(),
+            n_samples: plan.samples.len(),
+            n_tokens: plan.samples.iter().map(|sample| entry(dumps, *sample).n_tokens).sum(),
+            similarity,
+            sparsity,
+            sparsity_other_bridge,
+            places: self.places,
+            queries,
+        }
+    }
+}
+
+impl HeadRun {
+    fn add(
+        &mut self,
+        sample: &Sample<'_>,
+        classes: Option<&[TokenClass]>,
+        measures: Measures<'_>,
+    ) -> Result<HeadSample, AnalyzeError> {
+        let (layer, kv_head, options) = (self.layer, self.kv_head, measures.options);
+        let n_tokens = sample.entry().n_tokens;
+        let mass = if measures.has_sets { sample.mass(layer, kv_head)? } else { Vec::new() };
+        let mut neighbours = Vec::with_capacity(measures.states.len());
+        let (mut sets, mut queries) = (None, None);
+        for (state, counters) in measures.states.iter().zip(&mut self.similarity) {
+            let rows = sample.vectors(layer, *state, kv_head)?;
+            let dim = rows.len() / n_tokens;
+            if *state == State::K && measures.has_sets {
+                let (shares, bridge, eps_grid) = (options.shares, options.bridge, options.eps_grid.as_slice());
+                let rule = SetRule { shares, bridge, eps_grid, reference_eps: measures.reference_eps };
+                let found = SampleSets::of(&rows, dim, &mass, classes, rule);
+                self.sets.add(&found);
+                sets = Some(found);
+            }
+            if *state == State::K && measures.has_queries {
+                let group = (0..measures.group).map(|g| sample.vectors(layer, State::Q, kv_head * measures.group + g));
+                let group = group.collect::<Result<Vec<_>, _>>()?;
+                let states = HeadStates {
+                    head_dim: dim,
+                    keys: &rows,
+                    values: &sample.vectors(layer, State::V, kv_head)?,
+                    queries: &group,
+                    query_positions: &sample.query_positions(layer)?,
+                };
+                let found = SampleQueries::of(states, &mass, &options.budgets, options.bridge);
+                self.queries.add(&found);
+                queries = Some(found);
+            }
+            neighbours.push(counters.add(rows, dim, &options.lags, &options.eps_grid));
+        }
+        Ok(HeadSample { layer, kv_head, neighbours, sets, queries })
+    }
+}

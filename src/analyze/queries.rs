@@ -1,0 +1,413 @@
+//! Does similarity matter? What real queries make of neighbouring keys, and what merging does to a head's output.
+
+use crate::analyze::AnalyzeOptions;
+use crate::analyze::HeadQueries;
+use crate::analyze::QueryAware;
+use crate::analyze::RuleError;
+use crate::math::Interval;
+use crate::math::Rhs;
+use crate::math::bootstrap_mean;
+use crate::math::cosine;
+use crate::math::mean;
+use crate::math::product;
+use crate::math::quantile_sorted;
+use crate::math::spearman;
+use crate::math::squared_distance;
+use crate::merge::HeadStates;
+use crate::merge::Kernel;
+use crate::merge::OutputProbe;
+use crate::merge::Shares;
+use crate::merge::Sigma;
+use crate::merge::ValueRule;
+use crate::merge::links;
+use crate::merge::merge_sets;
+use crate::merge::protect;
+use crate::merge::sets_for_budget;
+
+/// Tokens whose logits are held at a time: with 192 queries 192 KiB, which a core's cache holds.
+const BLOCK: usize = 256;
+
+/// Resamples of every interval.
+const RESAMPLES: usize = 2000;
+
+/// Name of the control: the same slots, nothing merged into them.
+pub(crate) const CONTROL: &str = "evict";
+
+/// What a set becomes: each value rule with the published kernel, and the control.
+pub(crate) const RULES: [(&str, Kernel, ValueRule); 5] = [
+    ("scaled", Kernel::Gaussian, ValueRule::Scaled),
+    ("convex", Kernel::Gaussian, ValueRule::Convex),
+    ("log-count", Kernel::Gaussian, ValueRule::LogCount),
+    ("mass", Kernel::Gaussian, ValueRule::Mass),
+    (CONTROL, Kernel::Pivot, ValueRule::Convex),
+];
+
+/// One sample's measures in one head.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SampleQueries {
+    /// Mean logit gap over pairs of neighbours, nats; `None` without a pair, as the next two.
+    pub(crate) gap: Option<f64>,
+    /// Its quantiles at 5, 25, 50, 75 and 95 %.
+    pub(crate) gap_quantiles: Option<[f64; 5]>,
+    /// Spearman's rho of the pairs' cosines and gaps.
+    pub(crate) cosine_predicts: Option<f64>,
+    /// Error by budget, then rule of [`RULES`]; `None` where the budget cannot be met or no late query was kept.
+    pub(crate) errors: Vec<Option<[f64; RULES.len()]>>,
+    /// Budgets that cannot be met.
+    pub(crate) unreachable: Vec<bool>,
+}
+
+impl SampleQueries {
+    /// - Cost: O(group · n_q · T · D · (1 + budgets · rules))
+    /// - Memory: that of the states, and for the errors late queries x T
+    pub(crate) fn of(states: HeadStates<'_>, mass: &[f32], budgets: &[f64], bridge: bool) -> Self {
+        let gaps = neighbour_gaps(states);
+        let key = |token: usize| &states.keys[token * states.head_dim..][..states.head_dim];
+        let (mut cosines, mut known) = (Vec::new(), Vec::new());
+        for (token, gap) in gaps.iter().enumerate() {
+            if let Some((cosine, gap)) = cosine(key(token), key(token + 1)).zip(*gap) {
+                cosines.push(f64::from(cosine));
+                known.push(gap);
+            }
+        }
+        let mut sorted: Vec<f32> = known.iter().map(|gap| *gap as f32).collect();
+        sorted.sort_unstable_by(f32::total_cmp);
+        let (errors, unreachable) = errors(states, mass, budgets, bridge);
+        Self {
+            gap: mean(&known),
+            gap_quantiles: quantiles(&sorted),
+            cosine_predicts: spearman(&cosines, &known),
+            errors,
+            unreachable,
+        }
+    }
+}
+
+fn quantiles(sorted: &[f32]) -> Option<[f64; 5]> {
+    let mut found = [0.0; 5];
+    for (found, q) in found.iter_mut().zip([0.05, 0.25, 0.5, 0.75, 0.95]) {
+        *found = quantile_sorted(sorted, q)?;
+    }
+    Some(found)
+}
+
+/// Root mean square over the queries of q·(k_i - k_{i+1})/√D, for every pair of neighbours.
+///
+/// About zero and not about its mean: a gap that is the same for all queries sets two tokens apart as well. Only queries
+/// that see both tokens count, and only pairs that at least half of the kept queries see.
+///
+/// - Shape: `[T - 1]`; `None` for a pair that too few queries see
+/// - Unit:  nats
+/// - Cost:  O(group · n_q · T · D)
+fn neighbour_gaps(states: HeadStates<'_>) -> Vec<Option<f64>> {
+    let head_dim = states.head_dim;
+    let n_tokens = states.keys.len() / head_dim;
+    let (rows, positions) = by_position(states);
+    let n_rows = positions.len();
+    let factor = 1.0 / head_dim as f64;
+    let mut gaps = Vec::with_capacity(n_tokens);
+    let mut logits = vec![0f32; (BLOCK + 1) * n_rows];
+    for start in (0..n_tokens.saturating_sub(1)).step_by(BLOCK) {
+        let end = (start + BLOCK + 1).min(n_tokens);
+        let keys = &states.keys[start * head_dim..end * head_dim];
+        product(keys, &rows, &mut logits, [end - start, n_rows, head_dim], Rhs::Transposed);
+        for token in start..end - 1 {
+            let first = positions.partition_point(|position| *position < token + 1);
+            let n_seeing = n_rows - first;
+            let row = |token: usize| &logits[(token - start) * n_rows + first..(token - start + 1) * n_rows];
+            let seen_enough = n_seeing > 0 && 2 * n_seeing >= n_rows;
+            gaps.push(seen_enough.then(|| {
+                let squares = f64::from(squared_distance(row(token), row(token + 1)));
+                (factor * squares / n_seeing as f64).sqrt()
+            }));
+        }
+    }
+    gaps
+}
+
+/// The queries of the whole group in one list `[group · n_q, D]` by rising position, and their positions.
+fn by_position(states: HeadStates<'_>) -> (Vec<f32>, Vec<usize>) {
+    let head_dim = states.head_dim;
+    let mut order: Vec<(usize, &[f32])> = states
+        .queries
+        .iter()
+        .flat_map(|queries| states.query_positions.iter().copied().zip(queries.chunks_exact(head_dim)))
+        .collect();
+    order.sort_by_key(|(position, _)| *position);
+    let positions = order.iter().map(|(position, _)| *position).collect();
+    (order.into_iter().flat_map(|(_, query)| query.iter().copied()).collect(), positions)
+}
+
+/// Attention-output error of every rule at every budget, on the same queries at all budgets: those among the recent tokens
+/// of the budget that protects fewest.
+fn errors(
+    states: HeadStates<'_>,
+    mass: &[f32],
+    budgets: &[f64],
+    bridge: bool,
+) -> (Vec<Option<[f64; RULES.len()]>>, Vec<bool>) {
+    let n_tokens = mass.len();
+    let counts = |budget: f64| Shares::of_paper(budget).counts(n_tokens);
+    let n_recent = budgets.iter().map(|budget| counts(*budget).0).min().unwrap_or(0);
+    let probe = OutputProbe::new(states, n_tokens - n_recent);
+    let (mut all, mut unreachable) = (Vec::new(), Vec::new());
+    for budget in budgets {
+        let (n_recent, n_heavy) = counts(*budget);
+        let protected = protect(mass, n_recent, n_heavy);
+        let (tokens, found) = links(states.keys, states.head_dim, &protected, bridge);
+        let n_protected = n_recent + n_heavy;
+        let wanted = (budget * n_tokens as f64).round() as usize;
+        let sets = wanted
+            .checked_sub(n_protected)
+            .and_then(|n_sets| sets_for_budget(tokens, &found, n_sets, n_protected).ok());
+        unreachable.push(sets.is_none());
+        all.push(probe.as_ref().zip(sets).map(|(probe, sets)| {
+            RULES.map(|(_, kernel, rule)| {
+                let how = (kernel, Sigma::default(), rule);
+                let plan = merge_sets(states.keys, states.head_dim, (mass, None), &protected, &sets, how);
+                probe.error(states.keys, states.values, &plan)
+            })
+        }));
+    }
+    (all, unreachable)
+}
+
+/// Means over the samples of a data set, the sample as unit.
+#[derive(Clone, Debug)]
+pub(crate) struct QueryCounters {
+    gap: Mean,
+    gap_quantiles: [Mean; 5],
+    cosine_predicts: Mean,
+    errors: Vec<[Mean; RULES.len()]>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Mean {
+    total: f64,
+    n: usize,
+}
+
+impl Mean {
+    fn add(&mut self, x: Option<f64>) {
+        if let Some(x) = x {
+            self.total += x;
+            self.n += 1;
+        }
+    }
+
+    fn get(self) -> Option<f64> {
+        (self.n > 0).then(|| self.total / self.n as f64)
+    }
+}
+
+impl QueryCounters {
+    pub(crate) fn new(n_budgets: usize) -> Self {
+        Self {
+            gap: Mean::default(),
+            gap_quantiles: [Mean::default(); 5],
+            cosine_predicts: Mean::default(),
+            errors: vec![[Mean::default(); RULES.len()]; n_budgets],
+        }
+    }
+
+    pub(crate) fn add(&mut self, sample: &SampleQueries) {
+        self.gap.add(sample.gap);
+        self.cosine_predicts.add(sample.cosine_predicts);
+        for (index, mean) in self.gap_quantiles.iter_mut().enumerate() {
+            mean.add(sample.gap_quantiles.map(|quantiles| quantiles[index]));
+        }
+        for (means, errors) in self.errors.iter_mut().zip(&sample.errors) {
+            for (rule, mean) in means.iter_mut().enumerate() {
+                mean.add(errors.map(|errors| errors[rule]));
+            }
+        }
+    }
+
+    pub(crate) fn finish(&self, layer: usize, kv_head: usize) -> HeadQueries {
+        let quantiles: Option<Vec<f64>> = self.gap_quantiles.iter().map(|mean| mean.get()).collect();
+        HeadQueries {
+            layer,
+            kv_head,
+            gap: self.gap.get(),
+            gap_quantiles: quantiles.and_then(|quantiles| quantiles.try_into().ok()),
+            cosine_predicts: self.cosine_predicts.get(),
+            errors: self.errors.iter().map(|rules| rules.iter().map(|mean| mean.get()).collect()).collect(),
+        }
+    }
+}
+
+/// One sample's measures, means over heads.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SampleErrors {
+    cosine_predicts: Option<f64>,
+    /// By budget.
+    errors: Vec<Option<[f64; RULES.len()]>>,
+    /// Heads that cannot be merged to the budget.
+    unreachable: Vec<usize>,
+}
+
+impl SampleErrors {
+    pub(crate) fn over_heads(heads: &[&SampleQueries], n_budgets: usize) -> Self {
+        let errors = |budget: usize| {
+            let known: Vec<[f64; RULES.len()]> = heads.iter().filter_map(|head| head.errors[budget]).collect();
+            let mean = |rule: usize| known.iter().map(|errors| errors[rule]).sum::<f64>() / known.len() as f64;
+            (!known.is_empty()).then(|| std::array::from_fn(mean))
+        };
+        let predicts: Vec<f64> = heads.iter().filter_map(|head| head.cosine_predicts).collect();
+        Self {
+            cosine_predicts: mean(&predicts),
+            errors: (0..n_budgets).map(errors).collect(),
+            unreachable: (0..n_budgets).map(|b| heads.iter().filter(|head| head.unreachable[b]).count()).collect(),
+        }
+    }
+}
+
+/// The measures of all samples with their intervals; `None` without a sample.
+pub(crate) fn query_aware(samples: &[SampleErrors], options: &AnalyzeOptions) -> Option<QueryAware> {
+    if samples.is_empty() {
+        return None;
+    }
+    let interval = |units: Vec<f64>| bootstrap_mean(&units, RESAMPLES, options.seed);
+    let mut errors = Vec::with_capacity(options.budgets.len() * RULES.len());
+    for (b, budget) in options.budgets.iter().enumerate() {
+        let known = || samples.iter().filter_map(|sample| sample.errors[b]);
+        for (r, (rule, ..)) in RULES.iter().enumerate() {
+            errors.push(RuleError {
+                budget: *budget,
+                rule: (*rule).into(),
+                error: interval(known().map(|errors| errors[r]).collect()),
+                against_evict: interval(known().map(|errors| errors[r] - errors[RULES.len() - 1]).collect()),
+                unreachable: samples.iter().map(|sample| sample.unreachable[b]).sum(),
+            });
+        }
+    }
+    let cosine_predicts = interval(samples.iter().filter_map(|sample| sample.cosine_predicts).collect());
+    Some(QueryAware {
+        verdict: verdict(cosine_predicts, &options.budgets, &errors),
+        budgets: options.budgets.clone(),
+        rules: RULES.map(|(rule, ..)| rule.to_string()).to_vec(),
+        errors,
+        cosine_predicts,
+    })
+}
+
+/// The outcome in words.
+fn verdict(cosine_predicts: Option<Interval>, budgets: &[f64], errors: &[RuleError]) -> String {
+    let mut words = match cosine_predicts {
+        Some(rho) => format!(
+            "The cosine of neighbouring keys ranks how interchangeable they are to real queries with a correlation of \
+             {:.2}{} over {} samples (-1 would be perfect, 0 none).",
+            rho.estimate,
+            range(rho, 1.0, 2),
+            rho.n
+        ),
+        None => "Too few queries were kept to tell what similarity means to them.".into(),
+    };
+    for budget in budgets {
+        let at = || errors.iter().filter(|error| error.budget == *budget);
+        let Some(control) = at().find(|error| error.rule == CONTROL).and_then(|error| error.error) else { continue };
+        let merges = at().filter(|error| error.rule != CONTROL);
+        let measured = merges.filter_map(|error| Some((error.rule.as_str(), error.error?, error.against_evict?)));
+        let Some((rule, error, gain)) = measured.min_by(|a, b| a.1.estimate.total_cmp(&b.1.estimate)) else { continue };
+        let conclusion = match (gain.low, gain.high) {
+            (_, Some(high)) if high < 0.0 => "helps",
+            (Some(low), _) if low > 0.0 => "does harm",
+            _ => "makes no difference that these samples show",
+        };
+        words += &format!(
+            " At {:.0} % kept, merging {conclusion}: the best of {} rules, {rule}, errs by {:.1} % and evicting the same \
+             tokens by {:.1} % (difference {:+.2} points{}).",
+            100.0 * budget,
+            RULES.len() - 1,
+            100.0 * error.estimate,
+            100.0 * control.estimate,
+            100.0 * gain.estimate,
+            range(gain, 100.0, 2),
+        );
+    }
+    words
+}
+
+/// `, 95 % interval LOW to HIGH`, or nothing.
+fn range(interval: Interval, factor: f64, decimals: usize) -> String {
+    match (interval.low, interval.high) {
+        (Some(low), Some(high)) => {
+            format!(", 95 % interval {:.decimals$} to {:.decimals$}", factor * low, factor * high)
+        }
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_of_uneven_queries_by_hand() {
+        // D = 4, so that logits are halved. Keys (1..), token t has first component t²: 0, 1, 4, 9.
+        let keys: Vec<f32> = (0..4).flat_map(|t| [(t * t) as f32, 0.0, 0.0, 5.0]).collect();
+        // Two query heads with first components 2 and 4 at position 1, 6 and 0 at position 3.
+        let query = |x: f32| [x, 7.0, 7.0, 1.0];
+        let queries = [[query(2.0), query(6.0)].concat(), [query(4.0), query(0.0)].concat()];
+        let states =
+            HeadStates { head_dim: 4, keys: &keys, values: &keys, queries: &queries, query_positions: &[1, 3] };
+        let gaps = neighbour_gaps(states);
+        // Pair 0-1, all four queries: gaps 1, 3, 2, 0 of squares 14. Pairs 1-2 and 2-3, those at 3: 9, 0 and 15, 0.
+        let expected = [14f64 / 4.0, 81.0 / 2.0, 225.0 / 2.0].map(f64::sqrt);
+        for (gap, expected) in gaps.iter().zip(expected) {
+            assert!((gap.unwrap() - expected).abs() < 1e-6, "{gaps:?}");
+        }
+        // With one late query of three per head, pairs after token 1 are seen by too few.
+        let queries = [[query(2.0), query(3.0), query(6.0)].concat()];
+        let late = HeadStates { queries: &queries, query_positions: &[0, 1, 3], ..states };
+        let seen: Vec<bool> = neighbour_gaps(late).iter().map(Option::is_some).collect();
+        assert_eq!(seen, [true, false, false]);
+    }
+
+    #[test]
+    fn blocks_join_without_a_seam() {
+        let n = 2 * BLOCK + 3;
+        let keys: Vec<f32> = (0..n).map(|t| (t as f32 * 0.7).sin()).collect();
+        let queries = [vec![2.0f32, -1.0]];
+        let states =
+            HeadStates { head_dim: 1, keys: &keys, values: &keys, queries: &queries, query_positions: &[n - 1, n - 1] };
+        let gaps = neighbour_gaps(states);
+        assert_eq!(gaps.len(), n - 1);
+        for (token, gap) in gaps.iter().enumerate() {
+            let expected = f64::from(keys[token] - keys[token + 1]).abs() * (5f64 / 2.0).sqrt();
+            assert!((gap.unwrap() - expected).abs() < 1e-5, "{token}");
+        }
+    }
+
+    #[test]
+    fn what_merging_loses_and_what_it_does_not() {
+        // Twin tokens: equal keys, values that differ only between pairs. Every rule but the published value scale and the
+        // eviction of the twin's mass is exact; counting the twins repairs the softmax.
+        let n = 40;
+        let twin = |t: usize| (t / 2) as f32;
+        let keys: Vec<f32> = (0..n).flat_map(|t| [(twin(t) * 0.9).cos(), (twin(t) * 0.9).sin()]).collect();
+        let values: Vec<f32> = (0..n).flat_map(|t| [twin(t), 1.0]).collect();
+        let queries = [vec![1.0f32, 0.5, 0.2, -1.0]];
+        let states = HeadStates {
+            head_dim: 2,
+            keys: &keys,
+            values: &values,
+            queries: &queries,
+            query_positions: &[n - 2, n - 1],
+        };
+        let mass = vec![1.0; n];
+        let found = SampleQueries::of(states, &mass, &[0.9, 0.75, 0.3], false);
+        let [scaled, convex, log_count, by_mass, evict] = found.errors[1].unwrap();
+        assert!(log_count < 1e-6 && by_mass < 1e-6, "{found:?}");
+        assert!(convex > 1e-3 && (convex - evict).abs() < 1e-6 && scaled > convex, "{found:?}");
+        // Cosines of neighbours are 1 or cos 0.9; gaps are 0 for twins: cosine tells all.
+        assert!(found.cosine_predicts.unwrap() < -0.8, "{found:?}");
+        assert_eq!(found.unreachable, [false; 3]);
+        // 17 % and 12 % protected cannot go below 29 %, and the shares of a smaller budget are smaller.
+        let cut = SampleQueries::of(states, &[9.0, 0.1].repeat(n / 2), &[0.5], false);
+        assert!(cut.errors[0].is_some());
+        let none = HeadStates { queries: &[], query_positions: &[], ..states };
+        let none = SampleQueries::of(none, &mass, &[0.5], false);
+        assert_eq!((none.gap, none.cosine_predicts, none.errors), (None, None, vec![None]));
+    }
+}
