@@ -122,9 +122,10 @@ fn maps(heads: usize, tokens: usize, dim: usize, peak: f64, quick: bool) {
 /// Seconds of numpy and torch.
 fn peer(heads: usize, tokens: usize, dim: usize) -> Result<Vec<(String, f64)>, String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/analysis.py");
-    let python = std::env::var("KVSCOPE_PEER_PYTHON").unwrap_or_else(|_| "python3".into());
+    let python = std::env::var_os("KVSCOPE_PEER_PYTHON").unwrap_or_else(|| "python3".into());
     let sizes = [heads, tokens, dim].map(|n| n.to_string());
-    let output = Command::new(&python).arg(script).args(sizes).output().map_err(|e| format!("{python}: {e}"))?;
+    let output =
+        Command::new(&python).arg(script).args(sizes).output().map_err(|e| format!("{}: {e}", python.display()))?;
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         return Err(text.lines().last().unwrap_or("it failed without a word").into());
