@@ -279,6 +279,9 @@ fn contradictions_in_the_arguments_are_refused() {
     fails(&generate(&["--compare"]), &["--compare"]);
     fails(&generate(&["--policy", "kvmerger:eps=1"]), &["changed nothing"]);
     fails(&generate(&["--device", "tpu"]), &["tpu"]);
+    fails(&generate(&["--compute-dtype", "f16"]), &["computes in f32"]);
+    #[cfg(not(feature = "cuda"))]
+    fails(&generate(&["--device", "cuda:1"]), &["not in this build", "--features cuda"]);
     fails(&kvscope(dir.path(), &["--threads", "0", "inspect", "x.gguf"]), &["--threads"]);
 }
 

@@ -169,8 +169,10 @@ pub(super) fn new_manifest(
     input_hashes: &[InputHash],
     options: &CaptureOptions,
     shard: Option<Shard>,
+    device: &str,
 ) -> Manifest {
     let settings = json!({
+        "device": device,
         "n_queries": options.n_queries,
         "chunk_tokens": options.chunk_tokens,
         "decode_tokens": options.decode_tokens,

@@ -16,6 +16,7 @@ use crate::model::AttnMass;
 use crate::model::ChunkStates;
 use crate::model::HeadSlots;
 use crate::model::KvStore;
+use crate::model::Mirror;
 use crate::model::SlotVectors;
 use crate::model::StoreError;
 use crate::model::StoreNeeds;
@@ -50,6 +51,7 @@ pub(super) struct Recorder<'a> {
     writer: Option<SampleWriter>,
     buffers: Vec<LayerBuffer>,
     tokens: Vec<u32>,
+    mirror: Mirror,
     stop: &'a AtomicBool,
 }
 
@@ -67,7 +69,7 @@ impl<'a> Recorder<'a> {
         stop: &'a AtomicBool,
     ) -> Self {
         let buffers = (0..model.n_layers).map(|_| LayerBuffer::default()).collect();
-        Self { model, options, output, writer: None, buffers, tokens: prompt.to_vec(), stop }
+        Self { model, options, output, writer: None, buffers, tokens: prompt.to_vec(), mirror: Mirror::default(), stop }
     }
 
     /// Tells of a generated token before it is run.
@@ -197,6 +199,10 @@ impl KvStore for Recorder<'_> {
         buffer.k.iter().map(Vec::as_slice).zip(buffer.v.iter().map(Vec::as_slice)).map(slots).collect()
     }
 
+    fn mirror(&mut self) -> Option<&mut Mirror> {
+        Some(&mut self.mirror)
+    }
+
     fn attended(&mut self, chunk: &ChunkStates<'_>, mass: AttnMass) -> Result<(), StoreError> {
         let buffer = &mut self.buffers[chunk.layer];
         for (sums, new) in [(&mut buffer.mass, &mass.all), (&mut buffer.mass_window, &mass.window)] {
@@ -209,6 +215,8 @@ impl KvStore for Recorder<'_> {
         }
         if chunk.first_position + chunk.n_tokens == self.output.n_tokens {
             self.write_layer(chunk.layer)?;
+            // The device's copy of a layer that has been written is of no more use.
+            self.mirror.forget(chunk.layer);
         }
         Ok(())
     }

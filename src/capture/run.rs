@@ -65,7 +65,8 @@ pub fn run(
     let dir = target.dir;
     create_dir(dir)?;
     let path = dir.join("manifest.json");
-    let mut manifest = new_manifest(model.identity(), inputs, input_hashes, &options, target.shard_of(inputs.len()));
+    let (shard, device) = (target.shard_of(inputs.len()), model.compute().name());
+    let mut manifest = new_manifest(model.identity(), inputs, input_hashes, &options, shard, &device);
     // A model of tensors alone can be captured as well.
     manifest.token_classes = model.tokenizer().ok().map(token_classes);
     if path.exists() {

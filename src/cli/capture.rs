@@ -108,7 +108,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
-    args.device.check()?;
+    let compute = args.device.open()?;
     let mut states = BTreeSet::new();
     for name in &args.states {
         let state = State::from_name(name.trim()).ok_or_else(|| {
@@ -118,7 +118,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     }
     let options = ReadOptions { max_samples: args.samples, templates: args.templates.clone() };
     let (prompts, hashes) = read_prompts(&args.prompts, &options, common)?;
-    let model = load_model(&args.model, common)?;
+    let model = load_model(&args.model, &compute, common)?;
     let max_positions = model.config().max_positions;
     if args.decode >= max_positions {
         return Err(Usage::error(

@@ -19,6 +19,7 @@ use crate::cli::generate::CompressionArgs;
 use crate::cli::generate::encode_prompt;
 use crate::cli::generate::generate_and_report;
 use crate::cli::options::Common;
+use crate::cli::options::DeviceArg;
 use crate::cli::options::load_model;
 use crate::cli::output::Style;
 use crate::cli::output::emit;
@@ -58,10 +59,13 @@ pub(crate) struct Args {
     /// Folder that dumps, reports and figures go below
     #[arg(long, value_name = "DIR", default_value = ".")]
     out: PathBuf,
+    #[command(flatten)]
+    device: DeviceArg,
 }
 
 pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     let started = Instant::now();
+    let compute = args.device.open()?;
     let style = Style::stderr(common);
     let step = |n: usize, what: &str| note(common, &style.bold(&format!("[{n}/6] {what}")));
     let folder = |parent: &str| args.out.join(parent).join("demo");
@@ -71,7 +75,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     if hub::resolve(&args.model, &HubSettings::from_env()).is_err() {
         hub::pull(&args.model, &PullOptions::new(HubSettings::from_env()), &mut Bar::new(common))?;
     }
-    let model = load_model(&args.model, common)?;
+    let model = load_model(&args.model, &compute, common)?;
 
     step(2, "capture: run 15 texts of five kinds and write down keys, values, queries and attention mass");
     let texts = prompts::demo();

@@ -106,12 +106,12 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
-    args.device.check()?;
+    let compute = args.device.open()?;
     check(args)?;
     let tasks = args.task.iter().map(|name| family(name)).collect::<anyhow::Result<Vec<_>>>()?;
     let options = ReadOptions { max_samples: args.samples, templates: args.templates.clone() };
     let (prompts, hashes) = read_prompts(&args.prompts, &options, common)?;
-    let model = load_model(&args.model, common)?;
+    let model = load_model(&args.model, &compute, common)?;
     let arms = arms(args, &model)?;
     let settings = Settings {
         context_tokens: args.context,

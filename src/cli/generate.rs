@@ -181,13 +181,13 @@ pub(crate) fn read_profile(path: &Path, model: &Model, force: bool) -> anyhow::R
 }
 
 pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
-    args.device.check()?;
+    let compute = args.device.open()?;
     let text = match (&args.prompt, &args.prompt_file) {
         (Some(text), _) => text.clone(),
         (None, Some(path)) => std::fs::read_to_string(path).map_err(|e| FileError::io("read", path, e))?,
         (None, None) => return Err(Usage::error("there is no prompt", "give --prompt or --prompt-file")),
     };
-    let model = load_model(&args.model, common)?;
+    let model = load_model(&args.model, &compute, common)?;
     let prompt = encode_prompt(&model, &text, args.raw)?;
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,

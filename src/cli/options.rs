@@ -18,6 +18,7 @@ use crate::cli::output::size;
 use crate::dump::ElementType;
 use crate::hub;
 use crate::hub::HubSettings;
+use crate::model::Compute;
 use crate::model::Model;
 use crate::runtime::CacheType;
 
@@ -65,17 +66,18 @@ impl Common {
 /// Where to compute.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DeviceArg {
-    /// Where to compute; this build has `cpu`
+    /// Where to compute: cpu, cuda, cuda:N or metal; GPUs need a build with that feature
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: String,
+    /// Element type of weights and attention on a GPU; the CPU computes in f32
+    #[arg(long, value_enum, value_name = "TYPE", default_value = "f32")]
+    compute_dtype: Dtype,
 }
 
 impl DeviceArg {
-    pub(crate) fn check(&self) -> anyhow::Result<()> {
-        if self.device == "cpu" {
-            return Ok(());
-        }
-        Err(Usage::error(format!("this build cannot compute on {:?}", self.device), "use --device cpu"))
+    /// Opens the device.
+    pub(crate) fn open(&self) -> anyhow::Result<Compute> {
+        Ok(Compute::open(&self.device, self.compute_dtype.into())?)
     }
 }
 
@@ -100,6 +102,16 @@ impl From<Dtype> for ElementType {
     }
 }
 
+impl From<Dtype> for candle_core::DType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F16 => Self::F16,
+            Dtype::Bf16 => Self::BF16,
+            Dtype::F32 => Self::F32,
+        }
+    }
+}
+
 impl From<Dtype> for CacheType {
     fn from(dtype: Dtype) -> Self {
         match dtype {
@@ -110,19 +122,20 @@ impl From<Dtype> for CacheType {
     }
 }
 
-/// Finds a model by path or name and loads it.
-pub(crate) fn load_model(name: &str, common: &Common) -> anyhow::Result<Model> {
+/// Finds a model by path or name and loads it, to compute where `compute` says.
+pub(crate) fn load_model(name: &str, compute: &Compute, common: &Common) -> anyhow::Result<Model> {
     let path = hub::resolve(name, &HubSettings::from_env())?;
-    let model = Model::load(&path).with_context(|| format!("cannot load the model {}", path.display()))?;
+    let model = Model::load_on(&path, compute).with_context(|| format!("cannot load the model {}", path.display()))?;
     let config = model.config();
     let shape = format!(
-        "{}: {} layers, {} query and {} KV heads of {}, {} of weights in memory",
+        "{}: {} layers, {} query and {} KV heads of {}, {} of weights in memory ({})",
         model.identity().name,
         config.n_layers,
         config.n_q_heads,
         config.n_kv_heads,
         config.head_dim,
         size(model.weight_bytes()),
+        compute.name(),
     );
     note(common, &shape);
     Ok(model)

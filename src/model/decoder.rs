@@ -9,6 +9,9 @@ use crate::model::ModelError;
 use crate::model::attention::Geometry;
 use crate::model::attention::attend;
 use crate::model::config::Config;
+use crate::model::device::Compute;
+use crate::model::device::DeviceDecoder;
+use crate::model::device::Ends;
 use crate::model::gguf::Gguf;
 use crate::model::layers::Linear;
 use crate::model::layers::add;
@@ -36,19 +39,87 @@ pub enum LogitRows {
     All,
 }
 
+/// One layer's weights on the host.
 #[derive(Debug)]
-struct Layer {
-    attn_norm: Vec<f32>,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    q_norm: Option<Vec<f32>>,
-    k_norm: Option<Vec<f32>>,
-    o: Linear,
-    ffn_norm: Vec<f32>,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
+pub(super) struct Layer {
+    pub(super) attn_norm: Vec<f32>,
+    pub(super) q: Linear,
+    pub(super) k: Linear,
+    pub(super) v: Linear,
+    pub(super) q_norm: Option<Vec<f32>>,
+    pub(super) k_norm: Option<Vec<f32>>,
+    pub(super) o: Linear,
+    pub(super) ffn_norm: Vec<f32>,
+    pub(super) gate: Linear,
+    pub(super) up: Linear,
+    pub(super) down: Linear,
+}
+
+impl Layer {
+    fn load(weights: &Weights, config: &Config, index: usize) -> Result<Self, ModelError> {
+        let Config { hidden_size, ffn_size, head_dim, .. } = *config;
+        let (q_width, kv_width) = (config.n_q_heads * head_dim, config.n_kv_heads * head_dim);
+        let name = |part: &str| format!("model.layers.{index}.{part}.weight");
+        let matrix = |name: &str, shape: [usize; 2]| weights.matrix(name, shape, config).map(Arc::new);
+        let vector = |name: &str, n: usize| weights.vector(name, n, config);
+        let linear = |part: &str, n_out: usize, n_in: usize| {
+            Ok::<_, ModelError>(Linear::new(matrix(&name(part), [n_out, n_in])?, None))
+        };
+        let projection = |part: &str, n_out: usize| {
+            let weight = matrix(&name(part), [n_out, hidden_size])?;
+            let bias_name = format!("model.layers.{index}.{part}.bias");
+            let bias = if config.qkv_bias { Some(vector(&bias_name, n_out)?) } else { None };
+            Ok::<_, ModelError>(Linear::new(weight, bias))
+        };
+        let head_norm = |part: &str| {
+            Ok::<_, ModelError>(if config.architecture.qk_norm { Some(vector(&name(part), head_dim)?) } else { None })
+        };
+        Ok(Self {
+            attn_norm: vector(&name("input_layernorm"), hidden_size)?,
+            q: projection("self_attn.q_proj", q_width)?,
+            k: projection("self_attn.k_proj", kv_width)?,
+            v: projection("self_attn.v_proj", kv_width)?,
+            q_norm: head_norm("self_attn.q_norm")?,
+            k_norm: head_norm("self_attn.k_norm")?,
+            o: linear("self_attn.o_proj", hidden_size, q_width)?,
+            ffn_norm: vector(&name("post_attention_layernorm"), hidden_size)?,
+            gate: linear("mlp.gate_proj", ffn_size, hidden_size)?,
+            up: linear("mlp.up_proj", ffn_size, hidden_size)?,
+            down: linear("mlp.down_proj", hidden_size, ffn_size)?,
+        })
+    }
+
+    /// Bytes in memory.
+    fn bytes(&self) -> u64 {
+        let norms = [Some(&self.attn_norm), self.q_norm.as_ref(), self.k_norm.as_ref(), Some(&self.ffn_norm)];
+        let maps = [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down];
+        maps.iter().map(|map| map.bytes()).sum::<u64>()
+            + norms.into_iter().flatten().map(|norm| 4 * norm.len() as u64).sum::<u64>()
+    }
+}
+
+/// All weights, for this crate's kernels.
+#[derive(Debug)]
+struct Kernels {
+    embedding: Arc<Matrix>,
+    layers: Vec<Layer>,
+    norm: Vec<f32>,
+    output: Linear,
+}
+
+impl Kernels {
+    fn bytes(&self, tied_output: bool) -> u64 {
+        let embedding = if tied_output { 0 } else { self.embedding.bytes() };
+        let ends = embedding + self.output.bytes() + 4 * self.norm.len() as u64;
+        self.layers.iter().map(Layer::bytes).sum::<u64>() + ends
+    }
+}
+
+/// The weights, where they are computed with.
+#[derive(Debug)]
+enum Decoder {
+    Kernels(Kernels),
+    Device(DeviceDecoder),
 }
 
 /// A loaded model with its tokenizer.
@@ -57,10 +128,8 @@ pub struct Model {
     config: Config,
     identity: ModelIdentity,
     tokenizer: Option<Tokenizer>,
-    embedding: Arc<Matrix>,
-    layers: Vec<Layer>,
-    norm: Vec<f32>,
-    output: Linear,
+    compute: Compute,
+    decoder: Decoder,
     rope: Rope,
 }
 
@@ -69,6 +138,11 @@ impl Model {
     ///
     /// A folder without any tokenizer gives a model that runs on token ids only.
     pub fn load(path: &Path) -> Result<Self, ModelError> {
+        Self::load_on(path, &Compute::Kernels)
+    }
+
+    /// As [`Model::load`], to compute where `compute` says; weights on a device are unpacked.
+    pub fn load_on(path: &Path, compute: &Compute) -> Result<Self, ModelError> {
         let (config, weights, tokenizer) = if path.is_dir() {
             let config = read_config(path)?;
             let has_tokenizer = ["tokenizer.json", "tokenizer.model"].iter().any(|name| path.join(name).exists());
@@ -82,7 +156,7 @@ impl Model {
             (config, Weights::Gguf(Box::new(gguf)), tokenizer)
         };
         let name = path.file_stem().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
-        Self::assemble(name, config, &weights, tokenizer)
+        Self::assemble(name, config, &weights, tokenizer, compute)
     }
 
     fn assemble(
@@ -90,49 +164,28 @@ impl Model {
         config: Config,
         weights: &Weights,
         tokenizer: Option<Tokenizer>,
+        compute: &Compute,
     ) -> Result<Self, ModelError> {
-        let Config { hidden_size, ffn_size, head_dim, vocab_size, .. } = config;
-        let (q_width, kv_width) = (config.n_q_heads * head_dim, config.n_kv_heads * head_dim);
-        let matrix =
-            |name: &str, shape: [usize; 2]| Ok::<_, ModelError>(Arc::new(weights.matrix(name, shape, &config)?));
-        let vector = |name: &str, n: usize| weights.vector(name, n, &config);
-        let embedding = matrix("model.embed_tokens.weight", [vocab_size, hidden_size])?;
-        let mut layers = Vec::new();
-        for i in 0..config.n_layers {
-            let name = |part: &str| format!("model.layers.{i}.{part}.weight");
-            let linear = |part: &str, n_out: usize, n_in: usize| {
-                Ok::<_, ModelError>(Linear::new(matrix(&name(part), [n_out, n_in])?, None))
-            };
-            let projection = |part: &str, n_out: usize| {
-                let weight = matrix(&name(part), [n_out, hidden_size])?;
-                let bias_name = format!("model.layers.{i}.{part}.bias");
-                let bias = if config.qkv_bias { Some(vector(&bias_name, n_out)?) } else { None };
-                Ok::<_, ModelError>(Linear::new(weight, bias))
-            };
-            let head_norm = |part: &str| {
-                Ok::<_, ModelError>(if config.architecture.qk_norm {
-                    Some(vector(&name(part), head_dim)?)
-                } else {
-                    None
-                })
-            };
-            layers.push(Layer {
-                attn_norm: vector(&name("input_layernorm"), hidden_size)?,
-                q: projection("self_attn.q_proj", q_width)?,
-                k: projection("self_attn.k_proj", kv_width)?,
-                v: projection("self_attn.v_proj", kv_width)?,
-                q_norm: head_norm("self_attn.q_norm")?,
-                k_norm: head_norm("self_attn.k_norm")?,
-                o: linear("self_attn.o_proj", hidden_size, q_width)?,
-                ffn_norm: vector(&name("post_attention_layernorm"), hidden_size)?,
-                gate: linear("mlp.gate_proj", ffn_size, hidden_size)?,
-                up: linear("mlp.up_proj", ffn_size, hidden_size)?,
-                down: linear("mlp.down_proj", hidden_size, ffn_size)?,
-            });
-        }
-        let norm = vector("model.norm.weight", hidden_size)?;
-        let output =
-            if config.tied_output { embedding.clone() } else { matrix("lm_head.weight", [vocab_size, hidden_size])? };
+        let Config { hidden_size, head_dim, vocab_size, n_layers, tied_output, .. } = config;
+        let matrix = |name: &str| weights.matrix(name, [vocab_size, hidden_size], &config).map(Arc::new);
+        let embedding = matrix("model.embed_tokens.weight")?;
+        let output = Linear::new(if tied_output { embedding.clone() } else { matrix("lm_head.weight")? }, None);
+        let norm = weights.vector("model.norm.weight", hidden_size, &config)?;
+        let layers = (0..n_layers).map(|index| Layer::load(weights, &config, index));
+        let decoder = match compute {
+            Compute::Kernels => {
+                Decoder::Kernels(Kernels { embedding, layers: layers.collect::<Result<_, _>>()?, norm, output })
+            }
+            Compute::Candle { device, dtype } => {
+                let ends = Ends { embedding: &embedding, norm: &norm, output: (!tied_output).then_some(&output) };
+                let mut decoder = DeviceDecoder::new(device, *dtype, ends)?;
+                // One layer at a time is on the host.
+                for layer in layers {
+                    decoder.push(&layer?)?;
+                }
+                Decoder::Device(decoder)
+            }
+        };
         let identity = ModelIdentity {
             name,
             architecture: config.architecture.hf_name.into(),
@@ -146,12 +199,17 @@ impl Model {
             max_positions: config.max_positions,
         };
         let rope = Rope::new(&config);
-        Ok(Self { config, identity, tokenizer, embedding, layers, norm, output: Linear::new(output, None), rope })
+        Ok(Self { config, identity, tokenizer, compute: compute.clone(), decoder, rope })
     }
 
     /// The model's configuration.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Where it computes.
+    pub fn compute(&self) -> &Compute {
+        &self.compute
     }
 
     /// What artifacts record of it.
@@ -169,18 +227,12 @@ impl Model {
         })
     }
 
-    /// Bytes of the weights in memory.
+    /// Bytes of the weights, in the memory of the device that computes.
     pub fn weight_bytes(&self) -> u64 {
-        let vectors = |layer: &Layer| {
-            let norms = [Some(&layer.attn_norm), layer.q_norm.as_ref(), layer.k_norm.as_ref(), Some(&layer.ffn_norm)];
-            norms.into_iter().flatten().map(|norm| 4 * norm.len() as u64).sum::<u64>()
-        };
-        let layer = |layer: &Layer| {
-            let maps = [&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down];
-            maps.iter().map(|map| map.bytes()).sum::<u64>() + vectors(layer)
-        };
-        let embedding = if self.config.tied_output { 0 } else { self.embedding.bytes() };
-        self.layers.iter().map(layer).sum::<u64>() + embedding + self.output.bytes() + 4 * self.norm.len() as u64
+        match &self.decoder {
+            Decoder::Kernels(kernels) => kernels.bytes(self.config.tied_output),
+            Decoder::Device(decoder) => decoder.bytes(),
+        }
     }
 
     /// Runs a chunk of tokens that starts at `first_position`; keys and values go through `store`.
@@ -217,15 +269,25 @@ impl Model {
             let n_tokens = first_position + tokens.len();
             return Err(ModelError::TooLong { n_tokens, max_positions: c.max_positions });
         }
-        if tokens.len() == 1 {
-            // On a thread of the pool: its neighbours stay awake between the many short parallel regions of one token.
-            return rayon::scope(|_| self.pass(tokens, first_position, 1, store, rows));
+        if let Some(id) = tokens.iter().copied().find(|id| *id as usize >= c.vocab_size) {
+            return Err(ModelError::BadToken { id, vocab_size: c.vocab_size });
         }
-        self.pass(tokens, first_position, chunk_tokens.clamp(1, tokens.len()), store, rows)
+        let chunk_tokens = chunk_tokens.clamp(1, tokens.len());
+        match &self.decoder {
+            // On a thread of the pool: its neighbours stay awake between the many short parallel regions of one token.
+            Decoder::Kernels(kernels) if tokens.len() == 1 => {
+                rayon::scope(|_| self.pass(kernels, tokens, first_position, 1, store, rows))
+            }
+            Decoder::Kernels(kernels) => self.pass(kernels, tokens, first_position, chunk_tokens, store, rows),
+            Decoder::Device(decoder) => {
+                decoder.forward_by_layer((c, &self.rope), tokens, first_position, chunk_tokens, store, rows)
+            }
+        }
     }
 
     fn pass(
         &self,
+        kernels: &Kernels,
         tokens: &[u32],
         first_position: usize,
         chunk_tokens: usize,
@@ -234,8 +296,11 @@ impl Model {
     ) -> Result<Vec<f32>, ModelError> {
         let c = &self.config;
         let mut scratch = Scratch::default();
-        let mut x = self.embed(tokens)?;
-        for (i, layer) in self.layers.iter().enumerate() {
+        let mut x = vec![0f32; tokens.len() * c.hidden_size];
+        for (id, row) in tokens.iter().zip(x.chunks_exact_mut(c.hidden_size)) {
+            kernels.embedding.widen_rows(*id as usize, row);
+        }
+        for (i, layer) in kernels.layers.iter().enumerate() {
             for (chunk, x) in x.chunks_mut(chunk_tokens * c.hidden_size).enumerate() {
                 self.attention_block(i, layer, x, first_position + chunk * chunk_tokens, store, &mut scratch)?;
                 let h = self.normed(x, &layer.ffn_norm);
@@ -249,7 +314,7 @@ impl Model {
             LogitRows::Last => &x[x.len() - c.hidden_size..],
             LogitRows::All => &x,
         };
-        Ok(self.output.forward(&self.normed(x, &self.norm), &mut scratch))
+        Ok(kernels.output.forward(&self.normed(x, &kernels.norm), &mut scratch))
     }
 
     fn attention_block(
@@ -286,18 +351,6 @@ impl Model {
         store.attended(&chunk, mass).map_err(ModelError::Store)?;
         add(x, &layer.o.forward(&attended, scratch));
         Ok(())
-    }
-
-    fn embed(&self, tokens: &[u32]) -> Result<Vec<f32>, ModelError> {
-        let Config { hidden_size, vocab_size, .. } = self.config;
-        if let Some(id) = tokens.iter().copied().find(|id| *id as usize >= vocab_size) {
-            return Err(ModelError::BadToken { id, vocab_size });
-        }
-        let mut x = vec![0f32; tokens.len() * hidden_size];
-        for (id, row) in tokens.iter().zip(x.chunks_exact_mut(hidden_size)) {
-            self.embedding.widen_rows(*id as usize, row);
-        }
-        Ok(x)
     }
 
     fn normed(&self, x: &[f32], weight: &[f32]) -> Vec<f32> {

@@ -30,6 +30,16 @@ impl Linear {
         self.weight.bytes() + 4 * self.bias.as_ref().map_or(0, Vec::len) as u64
     }
 
+    /// The weight `[out, in]`.
+    pub(crate) fn weight(&self) -> &Matrix {
+        &self.weight
+    }
+
+    /// What is added to the product.
+    pub(crate) fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
+    }
+
     /// `x` `[T, in]` → `[T, out]`.
     pub(crate) fn forward(&self, x: &[f32], scratch: &mut Scratch) -> Vec<f32> {
         let [y] = Self::forward_all([self], x, scratch);

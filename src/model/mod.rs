@@ -9,6 +9,7 @@ pub mod tokenizer;
 mod attention;
 mod config;
 mod decoder;
+mod device;
 mod layers;
 mod matrix;
 mod rope;
@@ -21,6 +22,8 @@ pub use config::Config;
 pub use config::RopeScaling;
 pub use decoder::LogitRows;
 pub use decoder::Model;
+pub use device::Compute;
+pub use device::Mirror;
 pub use store::AttnMass;
 pub use store::ChunkStates;
 pub use store::HeadSlots;
@@ -110,6 +113,16 @@ pub enum ModelError {
         /// Tokens known.
         vocab_size: usize,
     },
+    /// A device that cannot be used.
+    #[error("the device {name:?} {what}")]
+    Device {
+        /// As it was typed.
+        name: String,
+        /// What is wrong with it.
+        what: String,
+        /// What to do about it.
+        hint: String,
+    },
     /// Nothing to run.
     #[error("the prompt has no tokens")]
     Empty,
@@ -140,6 +153,7 @@ impl ModelError {
                 let names: Vec<&str> = ARCHITECTURES.iter().map(|a| a.hf_name).collect();
                 Some(format!("supported are {}", names.join(", ")))
             }
+            Self::Device { hint, .. } => Some(hint.clone()),
             Self::TooLong { .. } => Some("shorten the prompt, or set --max-tokens".into()),
             Self::Unreadable { .. } | Self::MissingTensor { .. } => {
                 Some("give a GGUF file, or a folder with config.json, a tokenizer and safetensors".into())

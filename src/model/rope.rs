@@ -35,12 +35,23 @@ impl Rope {
         Self { frequencies }
     }
 
+    /// Sines and cosines of every frequency at a position.
+    fn turn(&self, position: usize) -> (Vec<f32>, Vec<f32>) {
+        self.frequencies.iter().map(|f| (position as f32 * f).sin_cos()).unzip()
+    }
+
+    /// Sines and cosines `[T, D/2]` of T positions from `first_position`.
+    pub(in crate::model) fn tables(&self, first_position: usize, n_tokens: usize) -> (Vec<f32>, Vec<f32>) {
+        let turns = (first_position..first_position + n_tokens).map(|position| self.turn(position));
+        let (sin, cos): (Vec<Vec<f32>>, Vec<Vec<f32>>) = turns.unzip();
+        (sin.concat(), cos.concat())
+    }
+
     /// Rotates `x` `[T, heads, D]` in place; row t stands at position `first_position + t`.
     pub fn rotate(&self, x: &mut [f32], n_heads: usize, first_position: usize) {
         let half = self.frequencies.len();
         x.par_chunks_mut(n_heads * 2 * half).enumerate().for_each(|(row, heads)| {
-            let position = (first_position + row) as f32;
-            let (sin, cos): (Vec<f32>, Vec<f32>) = self.frequencies.iter().map(|f| (position * f).sin_cos()).unzip();
+            let (sin, cos) = self.turn(first_position + row);
             for head in heads.chunks_exact_mut(2 * half) {
                 let (low, high) = head.split_at_mut(half);
                 for i in 0..half {

@@ -1,7 +1,11 @@
 //! The seam between the forward pass and whoever keeps its keys and values.
 
+use std::ops::Range;
+
 use half::bf16;
 use half::f16;
+
+use crate::model::device::Mirror;
 
 /// What the forward pass computed for a chunk of tokens in one layer, before attention.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +35,18 @@ pub enum SlotVectors<'a> {
     F16(&'a [f16]),
     /// The upper half of single precision.
     Bf16(&'a [bf16]),
+}
+
+impl<'a> SlotVectors<'a> {
+    /// The vectors of some slots.
+    pub(in crate::model) fn part(self, head_dim: usize, slots: Range<usize>) -> Self {
+        let range = slots.start * head_dim..slots.end * head_dim;
+        match self {
+            Self::F32(x) => Self::F32(&x[range]),
+            Self::F16(x) => Self::F16(&x[range]),
+            Self::Bf16(x) => Self::Bf16(&x[range]),
+        }
+    }
 }
 
 /// One KV head as attention reads it: n slots in order of position, the chunk's own tokens last.
@@ -79,6 +95,18 @@ pub trait KvStore: Send {
 
     /// Every KV head of a layer.
     fn heads(&self, layer: usize) -> Vec<HeadSlots<'_>>;
+
+    /// How often the layer's slots were changed other than by appending: what a device holds of them is then out of date.
+    ///
+    /// A store that rewrites slots and keeps a [`Mirror`] must count.
+    fn rewrites(&self, _layer: usize) -> u64 {
+        0
+    }
+
+    /// Where the forward pass keeps what a device holds of this store; without a place, everything is uploaded each time.
+    fn mirror(&mut self) -> Option<&mut Mirror> {
+        None
+    }
 
     /// Called when the layer's attention over the chunk is done: the layer may now be written out or compressed.
     fn attended(&mut self, chunk: &ChunkStates<'_>, mass: AttnMass) -> Result<(), StoreError>;

@@ -13,6 +13,7 @@ use crate::model::ChunkStates;
 use crate::model::Config;
 use crate::model::HeadSlots;
 use crate::model::KvStore;
+use crate::model::Mirror;
 use crate::model::StoreError;
 use crate::model::StoreNeeds;
 use crate::policy::HeadView;
@@ -50,6 +51,9 @@ pub struct RaggedCache {
     passing: Option<Passing>,
     /// Slots of each head when it was last compressed.
     settled: Vec<usize>,
+    /// Times that each layer was compressed.
+    rewrites: Vec<u64>,
+    mirror: Mirror,
     /// Slots merged and evicted so far in each layer.
     gone: Vec<Counters>,
     /// Whether any head was asked to drop a slot.
@@ -73,6 +77,8 @@ impl RaggedCache {
             needs,
             passing: None,
             settled: vec![0; n_heads],
+            rewrites: vec![0; config.n_layers],
+            mirror: Mirror::default(),
             gone: vec![Counters::default(); config.n_layers],
             asked: false,
             compress_time: Duration::ZERO,
@@ -127,6 +133,8 @@ impl RaggedCache {
             compression: None,
             needs,
             settled: vec![0; self.heads.len()],
+            rewrites: vec![0; self.n_layers],
+            mirror: Mirror::default(),
             gone: self.gone.clone(),
             ..*self
         };
@@ -292,6 +300,7 @@ impl RaggedCache {
             self.gone[layer].add(counters);
             self.settled[head] = counters.kept;
         }
+        self.rewrites[layer] += 1;
         self.asked |= plans.asked;
         self.compress_time += started.elapsed();
         Ok(())
@@ -362,6 +371,14 @@ impl KvStore for RaggedCache {
 
     fn heads(&self, layer: usize) -> Vec<HeadSlots<'_>> {
         self.of_layer(layer).iter().map(Head::slots).collect()
+    }
+
+    fn rewrites(&self, layer: usize) -> u64 {
+        self.rewrites[layer]
+    }
+
+    fn mirror(&mut self) -> Option<&mut Mirror> {
+        Some(&mut self.mirror)
     }
 
     fn attended(&mut self, chunk: &ChunkStates<'_>, mass: AttnMass) -> Result<(), StoreError> {

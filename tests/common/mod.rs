@@ -41,10 +41,14 @@ pub fn fixture(name: &str) -> Model {
 
 /// The demo model; a test that needs it fails where it is not in the cache.
 pub fn demo_model() -> Model {
-    let path = resolve("smollm2-135m", &HubSettings::from_env()).unwrap_or_else(|error| {
+    Model::load(&demo_model_path()).unwrap()
+}
+
+/// Its file.
+pub fn demo_model_path() -> PathBuf {
+    resolve("smollm2-135m", &HubSettings::from_env()).unwrap_or_else(|error| {
         panic!("this test needs the demo model, run `kvscope pull smollm2-135m` first: {error}")
-    });
-    Model::load(&path).unwrap()
+    })
 }
 
 /// A file of reference tensors, all read.

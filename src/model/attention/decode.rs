@@ -70,10 +70,10 @@ fn attend_piece(
 ) {
     let n = piece.len();
     let tiles = || (0..n).step_by(TILE_SLOTS).map(|start| start..(start + TILE_SLOTS).min(n));
-    let vectors = |all, tile: &Range<usize>| part(all, head_dim, piece.start + tile.start..piece.start + tile.end);
+    let places = |tile: &Range<usize>| piece.start + tile.start..piece.start + tile.end;
     scores.resize(queries.len() / head_dim * n, 0.0);
     for tile in tiles() {
-        let keys = vectors(slots.keys, &tile);
+        let keys = slots.keys.part(head_dim, places(&tile));
         for (query, scores) in queries.chunks_exact(head_dim).zip(scores.chunks_exact_mut(n)) {
             match keys {
                 SlotVectors::F32(keys) => dot_rows(keys, query, &mut scores[tile.clone()]),
@@ -90,7 +90,7 @@ fn attend_piece(
         partial[1] = exp_shifted_sum(scores, partial[0]);
     }
     for tile in tiles() {
-        let values = vectors(slots.values, &tile);
+        let values = slots.values.part(head_dim, places(&tile));
         for (weights, partial) in scores.chunks_exact(n).zip(partials.chunks_exact_mut(head_dim + 2)) {
             let (weights, sum) = (&weights[tile.clone()], &mut partial[2..]);
             match values {
@@ -99,14 +99,5 @@ fn attend_piece(
                 SlotVectors::Bf16(values) => bf16_rows::add_weighted(values, weights, sum),
             }
         }
-    }
-}
-
-fn part(vectors: SlotVectors<'_>, head_dim: usize, slots: Range<usize>) -> SlotVectors<'_> {
-    let range = slots.start * head_dim..slots.end * head_dim;
-    match vectors {
-        SlotVectors::F32(x) => SlotVectors::F32(&x[range]),
-        SlotVectors::F16(x) => SlotVectors::F16(&x[range]),
-        SlotVectors::Bf16(x) => SlotVectors::Bf16(&x[range]),
     }
 }

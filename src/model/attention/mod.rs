@@ -32,12 +32,12 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    fn group(&self) -> usize {
+    pub(in crate::model) fn group(&self) -> usize {
         self.n_q_heads / self.n_kv_heads
     }
 
     /// Index of the first slot that a query at `position` sees.
-    fn first_visible(&self, positions: &[u32], position: usize) -> usize {
+    pub(in crate::model) fn first_visible(&self, positions: &[u32], position: usize) -> usize {
         self.sliding_window.map_or(0, |window| positions.partition_point(|p| *p as usize + window <= position))
     }
 }
@@ -64,7 +64,8 @@ pub fn attend(
     prefill(q, heads, geometry, first_position, needs, n_tokens)
 }
 
-fn widen(vectors: SlotVectors<'_>) -> Cow<'_, [f32]> {
+/// The vectors in f32.
+pub(in crate::model) fn widen(vectors: SlotVectors<'_>) -> Cow<'_, [f32]> {
     match vectors {
         SlotVectors::F32(x) => Cow::Borrowed(x),
         SlotVectors::F16(x) => Cow::Owned(x.to_f32_vec()),

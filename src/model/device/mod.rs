@@ -1,0 +1,295 @@
+//! The forward pass in the tensor library's operations, for devices that our kernels do not run on.
+//!
+//! Runs on the CPU too, where the tests compare it with the kernels. Keys and values go through [`KvStore`] on the host as
+//! they do there; the device keeps a padded copy of each layer's slots, to which a decode step adds what is new.
+
+mod attention;
+mod compute;
+mod mirror;
+
+use candle_core::D;
+use candle_core::DType;
+use candle_core::Device;
+use candle_core::Tensor;
+
+pub use crate::model::device::compute::Compute;
+pub use crate::model::device::mirror::Mirror;
+
+use crate::model::ModelError;
+use crate::model::attention::Geometry;
+use crate::model::config::Config;
+use crate::model::decoder::Layer;
+use crate::model::decoder::LogitRows;
+use crate::model::device::attention::attend;
+use crate::model::device::mirror::Target;
+use crate::model::layers::Linear;
+use crate::model::matrix::Matrix;
+use crate::model::rope::Rope;
+use crate::model::store::ChunkStates;
+use crate::model::store::KvStore;
+
+/// y = W x + b on the device: the product in the weights' type, the rest in f32.
+#[derive(Debug)]
+struct DeviceLinear {
+    /// `[out, in]`.
+    weight: Tensor,
+    /// `[out]` in f32.
+    bias: Option<Tensor>,
+}
+
+impl DeviceLinear {
+    fn new(linear: &Linear, place: &Place) -> Result<Self, candle_core::Error> {
+        let bias = linear.bias().map(|bias| Tensor::from_slice(bias, bias.len(), &place.device)).transpose()?;
+        Ok(Self { weight: place.weight(linear.weight())?, bias })
+    }
+
+    /// `x` `[T, in]` → `[T, out]`, both in f32.
+    fn forward(&self, x: &Tensor) -> Result<Tensor, candle_core::Error> {
+        let y = x.to_dtype(self.weight.dtype())?.matmul(&self.weight.t()?)?.to_dtype(DType::F32)?;
+        match &self.bias {
+            Some(bias) => y.broadcast_add(bias),
+            None => Ok(y),
+        }
+    }
+}
+
+/// The device, and the type of weights, keys and values there.
+#[derive(Clone, Debug)]
+struct Place {
+    device: Device,
+    dtype: DType,
+}
+
+impl Place {
+    /// Unpacks a matrix and takes it to the device.
+    fn weight(&self, matrix: &Matrix) -> Result<Tensor, candle_core::Error> {
+        let shape = (matrix.n_out(), matrix.n_in());
+        let mut values = vec![0f32; shape.0 * shape.1];
+        matrix.widen_rows(0, &mut values);
+        // Narrowed on the host: half as much to carry.
+        Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(self.dtype)?.to_device(&self.device)
+    }
+
+    fn vector(&self, values: &[f32]) -> Result<Tensor, candle_core::Error> {
+        Tensor::from_slice(values, values.len(), &self.device)
+    }
+}
+
+#[derive(Debug)]
+struct DeviceLayer {
+    attn_norm: Tensor,
+    q: DeviceLinear,
+    k: DeviceLinear,
+    v: DeviceLinear,
+    q_norm: Option<Tensor>,
+    k_norm: Option<Tensor>,
+    o: DeviceLinear,
+    ffn_norm: Tensor,
+    gate: DeviceLinear,
+    up: DeviceLinear,
+    down: DeviceLinear,
+}
+
+/// Everything but the layers, as it is loaded.
+pub(super) struct Ends<'a> {
+    pub(super) embedding: &'a Matrix,
+    pub(super) norm: &'a [f32],
+    /// `None` where the embedding is the output matrix too.
+    pub(super) output: Option<&'a Linear>,
+}
+
+/// A model's weights on a device.
+#[derive(Debug)]
+pub(super) struct DeviceDecoder {
+    place: Place,
+    embedding: Tensor,
+    layers: Vec<DeviceLayer>,
+    norm: Tensor,
+    output: DeviceLinear,
+    is_tied: bool,
+}
+
+impl DeviceDecoder {
+    /// Without layers yet.
+    pub(super) fn new(device: &Device, dtype: DType, ends: Ends<'_>) -> Result<Self, candle_core::Error> {
+        let place = Place { device: device.clone(), dtype };
+        let embedding = place.weight(ends.embedding)?;
+        let output = match ends.output {
+            Some(output) => DeviceLinear::new(output, &place)?,
+            None => DeviceLinear { weight: embedding.clone(), bias: None },
+        };
+        Ok(Self {
+            norm: place.vector(ends.norm)?,
+            embedding,
+            layers: Vec::new(),
+            output,
+            is_tied: ends.output.is_none(),
+            place,
+        })
+    }
+
+    /// Bytes of the weights on the device; the norms' are not worth counting.
+    pub(super) fn bytes(&self) -> u64 {
+        let tensor = |tensor: &Tensor| (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64;
+        let layer = |layer: &DeviceLayer| {
+            let maps = [&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down];
+            maps.into_iter().map(|map| tensor(&map.weight)).sum::<u64>()
+        };
+        let output = if self.is_tied { 0 } else { tensor(&self.output.weight) };
+        self.layers.iter().map(layer).sum::<u64>() + tensor(&self.embedding) + output
+    }
+
+    /// Takes a layer to the device.
+    pub(super) fn push(&mut self, layer: &Layer) -> Result<(), candle_core::Error> {
+        let place = &self.place;
+        let linear = |linear: &Linear| DeviceLinear::new(linear, place);
+        let optional = |values: &Option<Vec<f32>>| values.as_ref().map(|values| place.vector(values)).transpose();
+        self.layers.push(DeviceLayer {
+            attn_norm: place.vector(&layer.attn_norm)?,
+            q: linear(&layer.q)?,
+            k: linear(&layer.k)?,
+            v: linear(&layer.v)?,
+            q_norm: optional(&layer.q_norm)?,
+            k_norm: optional(&layer.k_norm)?,
+            o: linear(&layer.o)?,
+            ffn_norm: place.vector(&layer.ffn_norm)?,
+            gate: linear(&layer.gate)?,
+            up: linear(&layer.up)?,
+            down: linear(&layer.down)?,
+        });
+        Ok(())
+    }
+
+    /// As [`crate::model::Model::forward_by_layer`], for tokens and positions that were checked.
+    pub(super) fn forward_by_layer(
+        &self,
+        (config, rope): (&Config, &Rope),
+        tokens: &[u32],
+        first_position: usize,
+        chunk_tokens: usize,
+        store: &mut dyn KvStore,
+        rows: LogitRows,
+    ) -> Result<Vec<f32>, ModelError> {
+        let device = &self.place.device;
+        let ids = Tensor::from_slice(tokens, tokens.len(), device)?;
+        let x = self.embedding.index_select(&ids, 0)?.to_dtype(DType::F32)?;
+        let (sin, cos) = rope.tables(first_position, tokens.len());
+        let table = |values| Tensor::from_vec(values, (tokens.len(), 1, config.head_dim / 2), device);
+        let (sin, cos) = (table(sin)?, table(cos)?);
+        let mut chunks = Vec::new();
+        for start in (0..tokens.len()).step_by(chunk_tokens) {
+            let n_tokens = chunk_tokens.min(tokens.len() - start);
+            chunks.push(Chunk {
+                x: x.narrow(0, start, n_tokens)?,
+                turn: Turn { sin: sin.narrow(0, start, n_tokens)?, cos: cos.narrow(0, start, n_tokens)? },
+                first_position: first_position + start,
+                n_tokens,
+            });
+        }
+        for (index, layer) in self.layers.iter().enumerate() {
+            for chunk in &mut chunks {
+                let x = self.attention_block(config, index, layer, chunk, store)?;
+                let h = rms_norm(&x, &layer.ffn_norm, config.rms_norm_eps)?;
+                let inner = (layer.gate.forward(&h)?.silu()? * layer.up.forward(&h)?)?;
+                chunk.x = (x + layer.down.forward(&inner)?)?;
+            }
+        }
+        let mut logits = Vec::new();
+        let last = chunks.len() - 1;
+        for (i, Chunk { x, n_tokens, .. }) in chunks.iter().enumerate() {
+            let x = match rows {
+                LogitRows::All => x.clone(),
+                LogitRows::Last if i == last => x.narrow(0, n_tokens - 1, 1)?,
+                LogitRows::Last | LogitRows::None => continue,
+            };
+            logits.extend(host(&self.output.forward(&rms_norm(&x, &self.norm, config.rms_norm_eps)?)?)?);
+        }
+        Ok(logits)
+    }
+
+    /// The residual stream after attention.
+    fn attention_block(
+        &self,
+        config: &Config,
+        index: usize,
+        layer: &DeviceLayer,
+        chunk: &Chunk,
+        store: &mut dyn KvStore,
+    ) -> Result<Tensor, ModelError> {
+        let Config { n_q_heads, n_kv_heads, head_dim, rms_norm_eps, sliding_window, .. } = *config;
+        let Chunk { x, turn, first_position, n_tokens } = chunk;
+        let needs = store.needs();
+        let h = rms_norm(x, &layer.attn_norm, rms_norm_eps)?;
+        let heads = |linear: &DeviceLinear, n_heads: usize| linear.forward(&h)?.reshape((*n_tokens, n_heads, head_dim));
+        let (mut q, mut k, v) =
+            (heads(&layer.q, n_q_heads)?, heads(&layer.k, n_kv_heads)?, heads(&layer.v, n_kv_heads)?);
+        if let (Some(q_norm), Some(k_norm)) = (&layer.q_norm, &layer.k_norm) {
+            q = rms_norm(&q, q_norm, rms_norm_eps)?;
+            k = rms_norm(&k, k_norm, rms_norm_eps)?;
+        }
+        let k_pre_rope = if needs.k_pre_rope { host(&k)? } else { Vec::new() };
+        let (q, k) = (turn.rotate(&q)?, turn.rotate(&k)?);
+        let (on_host_q, on_host_k, on_host_v) = (host(&q)?, host(&k)?, host(&v)?);
+        let states = ChunkStates {
+            layer: index,
+            first_position: *first_position,
+            n_tokens: *n_tokens,
+            q: &on_host_q,
+            k: &on_host_k,
+            k_pre_rope: &k_pre_rope,
+            v: &on_host_v,
+        };
+        store.append(&states).map_err(ModelError::Store)?;
+        let Place { device, dtype } = &self.place;
+        let target = Target { device, dtype: *dtype, head_dim, has_positions: sliding_window.is_some() };
+        let geometry = Geometry { n_q_heads, n_kv_heads, head_dim, sliding_window };
+        // Taken out while the slots are borrowed; a store without a place for it has everything uploaded each time.
+        let mut mirror = store.mirror().map(std::mem::take).unwrap_or_default();
+        let slots = store.heads(index);
+        let layer_mirror = mirror.sync(index, &slots, store.rewrites(index), target)?;
+        let (attended, mass) = attend(&q, layer_mirror, &slots, geometry, *first_position, needs)?;
+        if let Some(place) = store.mirror() {
+            *place = mirror;
+        }
+        store.attended(&states, mass).map_err(ModelError::Store)?;
+        Ok((x + layer.o.forward(&attended)?)?)
+    }
+}
+
+/// A part of the prompt on its way through the layers.
+struct Chunk {
+    /// `[n_tokens, hidden]` in f32: the residual stream overflows half precision in some models.
+    x: Tensor,
+    turn: Turn,
+    first_position: usize,
+    n_tokens: usize,
+}
+
+/// Sines and cosines of a chunk's positions, `[n_tokens, 1, D / 2]`.
+struct Turn {
+    sin: Tensor,
+    cos: Tensor,
+}
+
+impl Turn {
+    /// Rotates `[n_tokens, heads, D]`, as [`Rope::rotate`].
+    fn rotate(&self, x: &Tensor) -> Result<Tensor, candle_core::Error> {
+        let half = x.dim(2)? / 2;
+        let (low, high) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
+        let (sin, cos) = (&self.sin, &self.cos);
+        let new_low = (low.broadcast_mul(cos)? - high.broadcast_mul(sin)?)?;
+        let new_high = (high.broadcast_mul(cos)? + low.broadcast_mul(sin)?)?;
+        Tensor::cat(&[new_low, new_high], 2)
+    }
+}
+
+/// x / √(mean(x²) + eps) · weight, over the last dimension.
+fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor, candle_core::Error> {
+    let root = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
+    x.broadcast_div(&root)?.broadcast_mul(weight)
+}
+
+/// Values in row-major order, on the host.
+fn host(x: &Tensor) -> Result<Vec<f32>, candle_core::Error> {
+    x.flatten_all()?.to_vec1()
+}
