@@ -163,7 +163,8 @@ fn assert_peaks(name: &str, model: &Model, options: &CaptureOptions) {
         assert!(above <= due + CONSTANT_BYTES, "{n_tokens} tokens: {above} bytes above the weights, {due} due");
         if let Some((last_above, last_due)) = last {
             let (grew, may_grow) = (above - last_above, due - last_due);
-            assert!(grew <= 1.1 * may_grow + 4.0 * MB, "{n_tokens} tokens: grew by {grew}, may grow by {may_grow}");
+            // The allocator keeps some megabytes more or fewer from run to run; all layers would be hundreds.
+            assert!(grew <= 1.1 * may_grow + 8.0 * MB, "{n_tokens} tokens: grew by {grew}, may grow by {may_grow}");
         }
         last = Some((above, due));
     }
