@@ -3,11 +3,9 @@
 mod common;
 
 use common::Reference;
+use common::contents;
 use common::fixture;
 use common::fixtures;
-use common::widened;
-use kvscope::model::Config;
-use kvscope::model::KvStore;
 use kvscope::model::LogitRows;
 use kvscope::model::Model;
 use kvscope::policy::POLICIES;
@@ -26,21 +24,6 @@ fn prompt_of(name: &str) -> Vec<u32> {
 
 fn compression(spec: &str, kept_fraction: f64) -> Compression {
     Compression::parse(spec, Budget::KeptFraction(kept_fraction)).unwrap_or_else(|error| panic!("{spec}: {error}"))
-}
-
-/// Everything stored: positions, keys, values, biases and counts of every head.
-type Contents = Vec<(Vec<u32>, Vec<f32>, Vec<f32>, Vec<f32>, Vec<u32>)>;
-
-fn contents(cache: &RaggedCache, config: &Config) -> Contents {
-    (0..config.n_layers)
-        .flat_map(|layer| {
-            cache.heads(layer).into_iter().enumerate().map(move |(h, head)| {
-                let bias = head.logit_bias.map_or_else(|| vec![0.0; head.positions.len()], <[f32]>::to_vec);
-                let (keys, values) = (widened(head.keys), widened(head.values));
-                (head.positions.to_vec(), keys, values, bias, cache.counts(layer, h))
-            })
-        })
-        .collect()
 }
 
 /// Logits after each of some further tokens.

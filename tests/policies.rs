@@ -6,11 +6,11 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::Layer;
+use common::contents;
 use common::noise;
 use common::property_cases;
 use common::shape;
 use common::stored_as;
-use common::widened;
 use kvscope::merge::HeadPlan;
 use kvscope::merge::MergeError;
 use kvscope::model::Config;
@@ -84,21 +84,6 @@ fn compressed(
         cache.attended(&chunk, mass).map_err(|error| *error.downcast::<RuntimeError>().unwrap())?;
     }
     Ok(cache)
-}
-
-/// Everything stored: positions, keys, values, biases and counts of every head.
-type Contents = Vec<(Vec<u32>, Vec<f32>, Vec<f32>, Vec<f32>, Vec<u32>)>;
-
-fn contents(cache: &RaggedCache, config: &Config) -> Contents {
-    (0..config.n_layers)
-        .flat_map(|layer| {
-            cache.heads(layer).into_iter().enumerate().map(move |(h, head)| {
-                let bias = head.logit_bias.map_or_else(|| vec![0.0; head.positions.len()], <[f32]>::to_vec);
-                let (keys, values) = (widened(head.keys), widened(head.values));
-                (head.positions.to_vec(), keys, values, bias, cache.counts(layer, h))
-            })
-        })
-        .collect()
 }
 
 /// Runs `check` on every policy, head layout, storage type, length and share that can be met.

@@ -1,7 +1,6 @@
 //! `kvscope capture`: runs a model over prompts and dumps their states.
 
 use std::collections::BTreeSet;
-use std::io::Read;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -9,12 +8,13 @@ use anyhow::Context;
 use serde_json::json;
 
 use crate::capture;
-use crate::capture::CaptureError;
 use crate::capture::CaptureOptions;
 use crate::capture::SampleInput;
 use crate::capture::Target;
 use crate::cli::Outcome;
 use crate::cli::failure::Usage;
+use crate::cli::inputs::Inputs;
+use crate::cli::inputs::parse_shard;
 use crate::cli::options::Common;
 use crate::cli::options::DeviceArg;
 use crate::cli::options::Dtype;
@@ -22,8 +22,6 @@ use crate::cli::options::load_model;
 use crate::cli::options::out_dir;
 use crate::cli::options::parse_heads;
 use crate::cli::options::parse_layers;
-use crate::cli::options::run_name;
-use crate::cli::options::slug;
 use crate::cli::options::stop_flag;
 use crate::cli::output::bar;
 use crate::cli::output::emit;
@@ -32,15 +30,12 @@ use crate::cli::output::note;
 use crate::cli::output::size;
 use crate::dump::Manifest;
 use crate::dump::State;
-use crate::eval::EvalError;
 use crate::files::InputHash;
 use crate::model::Model;
 use crate::model::ModelError;
 use crate::model::tokenizer::AddSpecial;
 use crate::prompts;
 use crate::prompts::Prompt;
-use crate::prompts::ReadOptions;
-use crate::prompts::Source;
 
 /// Large enough for full-speed products, small enough that attention's partial masses stay small at any length.
 const DEFAULT_CHUNK_TOKENS: usize = 1024;
@@ -48,18 +43,8 @@ const DEFAULT_CHUNK_TOKENS: usize = 1024;
 /// Run a model over prompts and dump its KV states per layer
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Model: a GGUF file, a Hugging Face folder, or a name that was pulled
-    #[arg(long, value_name = "PATH|NAME")]
-    model: String,
-    /// Prompts: LongBench-style .jsonl, .txt, a folder of these, or - for stdin; may be repeated
-    #[arg(long, value_name = "FILE|DIR|-", required = true)]
-    prompts: Vec<PathBuf>,
-    /// JSON object of prompt templates by data set [default: dataset2prompt.json or prompts.json beside the prompts]
-    #[arg(long, value_name = "FILE")]
-    templates: Option<PathBuf>,
-    /// Samples of each data set, the first ones [default: all]
-    #[arg(long, value_name = "N")]
-    samples: Option<usize>,
+    #[command(flatten)]
+    inputs: Inputs,
     /// Cut longer prompts to this many tokens, taking out the middle [default: refuse prompts beyond the context]
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
@@ -116,9 +101,8 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
         })?;
         states.insert(state);
     }
-    let options = ReadOptions { max_samples: args.samples, templates: args.templates.clone() };
-    let (prompts, hashes) = read_prompts(&args.prompts, &options, common)?;
-    let model = load_model(&args.model, &compute, common)?;
+    let (prompts, hashes) = args.inputs.read(common)?;
+    let model = load_model(&args.inputs.model, &compute, common)?;
     let max_positions = model.config().max_positions;
     if args.decode >= max_positions {
         return Err(Usage::error(
@@ -139,12 +123,11 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
         decode_tokens: args.decode,
         seed: args.seed,
     };
-    let run = format!("{}-{}", prompts_name(&args.prompts), slug(&model.identity().name));
-    let run = args.shard.map_or(run.clone(), |(number, count)| format!("{run}-{number}-of-{count}"));
+    let run = args.inputs.run_name(&model, args.shard);
     let dir = out_dir(args.out.as_ref(), "dumps", &run);
     let target = Target { dir: &dir, resume: args.resume, shard: args.shard, memory_limit: args.memory_limit };
     let manifest = capture_into(&model, &inputs, &hashes, &options, &target, common)
-        .map_err(|error| with_resume_command(error, args.resume, &args.prompts))?;
+        .map_err(|error| args.inputs.with_resume_command(error, args.resume))?;
     summarise(&manifest, &dir, common)?;
     Ok(Outcome::Done)
 }
@@ -179,31 +162,6 @@ pub(crate) fn capture_into(
     Ok(manifest)
 }
 
-/// Tells someone who interrupted a run what to type to go on.
-pub(crate) fn with_resume_command(error: anyhow::Error, resumed: bool, prompts: &[PathBuf]) -> anyhow::Error {
-    let is_capture = matches!(error.downcast_ref::<CaptureError>(), Some(CaptureError::Interrupted { .. }));
-    if !is_capture && !matches!(error.downcast_ref::<EvalError>(), Some(EvalError::Interrupted { .. })) {
-        return error;
-    }
-    let mut words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-    if !resumed {
-        words.push("--resume".into());
-    }
-    let command: Vec<String> = words.iter().map(|word| shell_quoted(word)).collect();
-    let from_stdin = prompts.iter().any(|path| path.as_os_str() == "-");
-    let input = if from_stdin { ", with the same standard input" } else { "" };
-    Usage::error(error.to_string(), format!("to go on, run{input}:\n  {}", command.join(" ")))
-}
-
-/// The word as a POSIX shell reads it back.
-fn shell_quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.into();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
-}
-
 /// A number of queries; `None` for all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Queries(Option<usize>);
@@ -213,14 +171,6 @@ fn parse_queries(text: &str) -> Result<Queries, String> {
         "all" => Ok(Queries(None)),
         _ => text.parse().map(|n| Queries(Some(n))).map_err(|_| "write a number, or all".into()),
     }
-}
-
-/// `2/8` as the second of eight shards.
-pub(crate) fn parse_shard(text: &str) -> Result<(usize, usize), String> {
-    let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
-    parts
-        .filter(|(number, count)| (1..=*count).contains(number))
-        .ok_or_else(|| "write I/N with I from 1 to N, such as 1/4".into())
 }
 
 /// Bytes of `2GB`, `1.5GiB`, `800000000`, or `50%` of the machine's memory.
@@ -265,33 +215,6 @@ fn summarise(manifest: &Manifest, dir: &Path, common: &Common) -> anyhow::Result
     Ok(())
 }
 
-/// Prompts of several places, and the hashes of what was read.
-pub(crate) fn read_prompts(
-    paths: &[PathBuf],
-    options: &ReadOptions,
-    common: &Common,
-) -> anyhow::Result<(Vec<Prompt>, Vec<InputHash>)> {
-    let (mut all, mut hashes) = (Vec::new(), Vec::new());
-    for path in paths {
-        let source = if path.as_os_str() == "-" {
-            let mut bytes = Vec::new();
-            std::io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
-            Source::Stdin(bytes)
-        } else {
-            Source::Path(path.clone())
-        };
-        let set = prompts::read(&source, options)?;
-        for skipped in &set.skipped {
-            note(common, &format!("skipped {}: neither .jsonl nor .txt", skipped.display()));
-        }
-        all.extend(set.prompts);
-        hashes.extend(set.inputs);
-    }
-    hashes.sort();
-    hashes.dedup();
-    Ok((all, hashes))
-}
-
 /// Tokens of every prompt, cut in the middle when a limit is given.
 pub(crate) fn encode(model: &Model, prompts: &[Prompt], max_tokens: Option<usize>) -> anyhow::Result<Vec<SampleInput>> {
     encode_for(model, prompts, max_tokens, model.config().max_positions)
@@ -330,33 +253,9 @@ fn encode_for(
     Ok(inputs)
 }
 
-pub(crate) fn prompts_name(paths: &[PathBuf]) -> String {
-    match paths {
-        [one] if one.as_os_str() == "-" => "stdin".into(),
-        [one] => run_name(&one.with_extension("")),
-        many => format!("{}-and-{}-more", run_name(&many[0].with_extension("")), many.len() - 1),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn words_for_a_shell() {
-        assert_eq!(shell_quoted("--max-tokens=64"), "--max-tokens=64");
-        assert_eq!(shell_quoted("a b$c"), "'a b$c'");
-        assert_eq!(shell_quoted("it's"), r"'it'\''s'");
-        assert_eq!(shell_quoted(""), "''");
-    }
-
-    #[test]
-    fn shards_are_counted_from_one() {
-        assert_eq!(parse_shard("2/8"), Ok((2, 8)));
-        for bad in ["0/2", "3/2", "1", "a/b", "1/0", "-1/2", ""] {
-            assert!(parse_shard(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn sizes_as_people_write_them() {

@@ -6,18 +6,15 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::cli::Outcome;
-use crate::cli::capture::parse_shard;
-use crate::cli::capture::prompts_name;
-use crate::cli::capture::read_prompts;
-use crate::cli::capture::with_resume_command;
 use crate::cli::failure::Usage;
 use crate::cli::generate::read_profile;
+use crate::cli::inputs::Inputs;
+use crate::cli::inputs::parse_shard;
 use crate::cli::options::Common;
 use crate::cli::options::DeviceArg;
 use crate::cli::options::Dtype;
 use crate::cli::options::load_model;
 use crate::cli::options::out_dir;
-use crate::cli::options::slug;
 use crate::cli::options::stop_flag;
 use crate::cli::output::bar;
 use crate::cli::output::emit;
@@ -39,7 +36,6 @@ use crate::math::Interval;
 use crate::model::Model;
 use crate::policy::KvMerger;
 use crate::policy::Policy;
-use crate::prompts::ReadOptions;
 use crate::runtime::Budget;
 use crate::runtime::Compression;
 
@@ -49,18 +45,8 @@ const DEFAULT_POLICIES: &[&str] = &["kvmerger", "kvmerger:variant=log-count", "h
 /// Measure what compression costs: policies x budgets x tasks, against the full cache
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Model: a GGUF file, a Hugging Face folder, or a name that was pulled
-    #[arg(long, value_name = "PATH|NAME")]
-    model: String,
-    /// Texts: LongBench-style .jsonl, .txt, a folder of these, or - for stdin; may be repeated
-    #[arg(long, value_name = "FILE|DIR|-", required = true)]
-    prompts: Vec<PathBuf>,
-    /// JSON object of prompt templates by data set [default: dataset2prompt.json or prompts.json beside the prompts]
-    #[arg(long, value_name = "FILE")]
-    templates: Option<PathBuf>,
-    /// Samples of each data set, the first ones [default: all]
-    #[arg(long, value_name = "N")]
-    samples: Option<usize>,
+    #[command(flatten)]
+    inputs: Inputs,
     /// Task families: any of kl, longbench, needle, ruler, zeroscrolls
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "kl")]
     task: Vec<String>,
@@ -109,9 +95,8 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     let compute = args.device.open()?;
     check(args)?;
     let tasks = args.task.iter().map(|name| family(name)).collect::<anyhow::Result<Vec<_>>>()?;
-    let options = ReadOptions { max_samples: args.samples, templates: args.templates.clone() };
-    let (prompts, hashes) = read_prompts(&args.prompts, &options, common)?;
-    let model = load_model(&args.model, &compute, common)?;
+    let (prompts, hashes) = args.inputs.read(common)?;
+    let model = load_model(&args.inputs.model, &compute, common)?;
     let arms = arms(args, &model)?;
     let settings = Settings {
         context_tokens: args.context,
@@ -125,8 +110,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     for (name, n) in &skipped {
         note(common, &format!("skipped {n} texts of {name}: too short or too long"));
     }
-    let run = format!("{}-{}", prompts_name(&args.prompts), slug(&model.identity().name));
-    let run = args.shard.map_or(run.clone(), |(number, count)| format!("{run}-{number}-of-{count}"));
+    let run = args.inputs.run_name(&model, args.shard);
     let dir = out_dir(args.out.as_ref(), "reports", &run);
     let plan = Plan::new(model.identity(), &items, skipped, &arms, &settings, hashes);
     let share = args.shard.map_or_else(String::new, |(number, count)| format!(", shard {number} of {count}"));
@@ -138,7 +122,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     let bar = bar(common, (items.len() * arms.len() / args.shard.map_or(1, |(_, count)| count)) as u64, "rows");
     bar.set_message("eval");
     let evaluation = eval::run(&model, &items, &arms, plan, &target, &stop, &mut |_| bar.inc(1))
-        .map_err(|error| with_resume_command(error.into(), args.resume, &args.prompts))?;
+        .map_err(|error| args.inputs.with_resume_command(error.into(), args.resume))?;
     bar.finish_and_clear();
     if common.json {
         emit_json(&serde_json::to_value(&evaluation)?)?;

@@ -7,6 +7,7 @@ mod demo;
 mod eval;
 mod failure;
 mod generate;
+mod inputs;
 mod inspect;
 mod merge;
 mod options;

@@ -2,6 +2,7 @@
 
 use plotters::style::RGBAColor;
 
+use crate::dump::State;
 use crate::report::Drawing;
 use crate::report::ReportError;
 use crate::report::axes::Axis;
@@ -34,6 +35,26 @@ pub(super) struct Grid {
     pub decimals: usize,
     /// What the columns are.
     pub columns: &'static str,
+}
+
+/// A panel for each state: its values by layer, then head, all on one range.
+pub(super) fn by_state(
+    states: &[State],
+    (layers, heads): (&[usize], &[usize]),
+    values: Vec<Vec<Option<f64>>>,
+    range: (f64, f64),
+    decimals: usize,
+) -> Vec<Grid> {
+    let grid = |(state, values): (&State, Vec<Option<f64>>)| Grid {
+        title: theme::capitalised(theme::state_label(*state)),
+        layers: layers.to_vec(),
+        heads: heads.to_vec(),
+        values,
+        range,
+        decimals,
+        columns: "KV head",
+    };
+    states.iter().zip(values).map(grid).collect()
 }
 
 impl Grid {

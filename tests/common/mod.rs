@@ -21,6 +21,7 @@ use kvscope::model::SlotVectors;
 use kvscope::model::StoreError;
 use kvscope::model::StoreNeeds;
 use kvscope::runtime::CacheType;
+use kvscope::runtime::RaggedCache;
 use proptest::test_runner::Config as ProptestConfig;
 use proptest::test_runner::FileFailurePersistence;
 use rand::RngExt;
@@ -304,4 +305,19 @@ pub fn stored_as(kind: CacheType, x: f32) -> f32 {
         CacheType::F16 => f16::from_f32(x).to_f32(),
         CacheType::Bf16 => bf16::from_f32(x).to_f32(),
     }
+}
+
+/// Everything stored: positions, keys, values, biases and counts of every head.
+pub type Contents = Vec<(Vec<u32>, Vec<f32>, Vec<f32>, Vec<f32>, Vec<u32>)>;
+
+pub fn contents(cache: &RaggedCache, config: &Config) -> Contents {
+    (0..config.n_layers)
+        .flat_map(|layer| {
+            cache.heads(layer).into_iter().enumerate().map(move |(h, head)| {
+                let bias = head.logit_bias.map_or_else(|| vec![0.0; head.positions.len()], <[f32]>::to_vec);
+                let (keys, values) = (widened(head.keys), widened(head.values));
+                (head.positions.to_vec(), keys, values, bias, cache.counts(layer, h))
+            })
+        })
+        .collect()
 }

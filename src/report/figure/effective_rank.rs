@@ -6,7 +6,7 @@ use crate::report::ReportError;
 use crate::report::ReportInput;
 use crate::report::axes::extent;
 use crate::report::axes::rounded;
-use crate::report::heat::Grid;
+use crate::report::heat::by_state;
 use crate::report::heat::panels;
 use crate::report::pool;
 use crate::report::theme;
@@ -32,19 +32,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
         return Ok(Vec::new());
     }
     let range = rounded(extent(values.iter().flatten().flatten().copied()), (1.0, 1e6), 6);
-    let grids: Vec<Grid> = states
-        .iter()
-        .zip(values)
-        .map(|(state, values)| Grid {
-            title: theme::capitalised(theme::state_label(*state)),
-            layers: layers.clone(),
-            heads: heads.clone(),
-            values,
-            range,
-            decimals: 1,
-            columns: "KV head",
-        })
-        .collect();
+    let grids = by_state(&states, (&layers, &heads), values, range, 1);
     let alt = format!(
         "Heat maps of {} by {}: effective rank about the mean, colours from {:.1} to {:.1}.",
         theme::count(layers.len(), "layer"),

@@ -6,7 +6,7 @@ use crate::report::ReportError;
 use crate::report::ReportInput;
 use crate::report::axes::extent;
 use crate::report::axes::rounded;
-use crate::report::heat::Grid;
+use crate::report::heat::by_state;
 use crate::report::heat::panels;
 use crate::report::pool;
 use crate::report::theme;
@@ -31,19 +31,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     let values: Vec<Vec<Option<f64>>> =
         states.iter().map(|s| pool::grid(&pool::neighbour_means(analysis, *s), &layers, &heads)).collect();
     let range = rounded(extent(values.iter().flatten().flatten().copied()), (-1.0, 1.0), 6);
-    let grids: Vec<Grid> = states
-        .iter()
-        .zip(values)
-        .map(|(state, values)| Grid {
-            title: theme::capitalised(theme::state_label(*state)),
-            layers: layers.clone(),
-            heads: heads.clone(),
-            values,
-            range,
-            decimals: 2,
-            columns: "KV head",
-        })
-        .collect();
+    let grids = by_state(&states, (&layers, &heads), values, range, 2);
     let alt = format!(
         "Heat maps of {} by {}: mean cosine of neighbouring tokens, colours from {:.2} to {:.2}. The numbers are in the table of heads.",
         theme::count(layers.len(), "layer"),

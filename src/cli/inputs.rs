@@ -1,0 +1,128 @@
+//! The model and prompts of the commands that run one over the other.
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+use crate::capture::CaptureError;
+use crate::cli::failure::Usage;
+use crate::cli::options::Common;
+use crate::cli::options::run_name;
+use crate::cli::options::slug;
+use crate::cli::output::note;
+use crate::eval::EvalError;
+use crate::files::InputHash;
+use crate::model::Model;
+use crate::prompts;
+use crate::prompts::Prompt;
+use crate::prompts::ReadOptions;
+use crate::prompts::Source;
+
+/// Which model runs over which prompts.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Inputs {
+    /// Model: a GGUF file, a Hugging Face folder, or a name that was pulled
+    #[arg(long, value_name = "PATH|NAME")]
+    pub model: String,
+    /// Prompts: LongBench-style .jsonl, .txt, a folder of these, or - for stdin; may be repeated
+    #[arg(long, value_name = "FILE|DIR|-", required = true)]
+    prompts: Vec<PathBuf>,
+    /// JSON object of prompt templates by data set [default: dataset2prompt.json or prompts.json beside the prompts]
+    #[arg(long, value_name = "FILE")]
+    templates: Option<PathBuf>,
+    /// Samples of each data set, the first ones [default: all]
+    #[arg(long, value_name = "N")]
+    samples: Option<usize>,
+}
+
+impl Inputs {
+    /// Prompts of all places, and the hashes of what was read.
+    pub fn read(&self, common: &Common) -> anyhow::Result<(Vec<Prompt>, Vec<InputHash>)> {
+        let options = ReadOptions { max_samples: self.samples, templates: self.templates.clone() };
+        let (mut all, mut hashes) = (Vec::new(), Vec::new());
+        for path in &self.prompts {
+            let source = if path.as_os_str() == "-" {
+                let mut bytes = Vec::new();
+                std::io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
+                Source::Stdin(bytes)
+            } else {
+                Source::Path(path.clone())
+            };
+            let set = prompts::read(&source, &options)?;
+            for skipped in &set.skipped {
+                note(common, &format!("skipped {}: neither .jsonl nor .txt", skipped.display()));
+            }
+            all.extend(set.prompts);
+            hashes.extend(set.inputs);
+        }
+        hashes.sort();
+        hashes.dedup();
+        Ok((all, hashes))
+    }
+
+    /// What the folder of a run is called: its prompts, the model, and its shard.
+    pub fn run_name(&self, model: &Model, shard: Option<(usize, usize)>) -> String {
+        let prompts = match self.prompts.as_slice() {
+            [one] if one.as_os_str() == "-" => "stdin".into(),
+            [one] => run_name(&one.with_extension("")),
+            many => format!("{}-and-{}-more", run_name(&many[0].with_extension("")), many.len() - 1),
+        };
+        let run = format!("{prompts}-{}", slug(&model.identity().name));
+        shard.map_or(run.clone(), |(number, count)| format!("{run}-{number}-of-{count}"))
+    }
+
+    /// Tells someone who interrupted a run what to type to go on.
+    pub fn with_resume_command(&self, error: anyhow::Error, resumed: bool) -> anyhow::Error {
+        let is_capture = matches!(error.downcast_ref::<CaptureError>(), Some(CaptureError::Interrupted { .. }));
+        if !is_capture && !matches!(error.downcast_ref::<EvalError>(), Some(EvalError::Interrupted { .. })) {
+            return error;
+        }
+        let mut words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+        if !resumed {
+            words.push("--resume".into());
+        }
+        let command: Vec<String> = words.iter().map(|word| shell_quoted(word)).collect();
+        let from_stdin = self.prompts.iter().any(|path| path.as_os_str() == "-");
+        let input = if from_stdin { ", with the same standard input" } else { "" };
+        Usage::error(error.to_string(), format!("to go on, run{input}:\n  {}", command.join(" ")))
+    }
+}
+
+/// The word as a POSIX shell reads it back.
+fn shell_quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.into();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+/// `2/8` as the second of eight shards.
+pub(crate) fn parse_shard(text: &str) -> Result<(usize, usize), String> {
+    let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    parts
+        .filter(|(number, count)| (1..=*count).contains(number))
+        .ok_or_else(|| "write I/N with I from 1 to N, such as 1/4".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_for_a_shell() {
+        assert_eq!(shell_quoted("--max-tokens=64"), "--max-tokens=64");
+        assert_eq!(shell_quoted("a b$c"), "'a b$c'");
+        assert_eq!(shell_quoted("it's"), r"'it'\''s'");
+        assert_eq!(shell_quoted(""), "''");
+    }
+
+    #[test]
+    fn shards_are_counted_from_one() {
+        assert_eq!(parse_shard("2/8"), Ok((2, 8)));
+        for bad in ["0/2", "3/2", "1", "a/b", "1/0", "-1/2", ""] {
+            assert!(parse_shard(bad).is_err(), "{bad}");
+        }
+    }
+}
