@@ -2,10 +2,17 @@
 
 mod common;
 
+use common::Layer;
 use common::Reference;
 use common::contents;
 use common::fixture;
 use common::fixtures;
+use common::noise;
+use common::shape;
+use common::widened;
+use kvscope::model::AttnMass;
+use kvscope::model::Config;
+use kvscope::model::KvStore;
 use kvscope::model::LogitRows;
 use kvscope::model::Model;
 use kvscope::policy::POLICIES;
@@ -37,7 +44,8 @@ fn one_prefill_serves_every_compression() {
     let (model, prompt) = (fixture("llama-gqa"), prompt_of("llama-gqa"));
     let (prompt, continuation) = prompt.split_at(40);
     let names = POLICIES.iter().map(|entry| entry.name);
-    let specs: Vec<&str> = names.chain(["kvmerger:variant=mass,bridge=true", "evict:eps=0.3"]).collect();
+    let specs: Vec<&str> =
+        names.chain(["kvmerger:variant=mass,bridge=true", "evict:eps=0.3", "h2o+refit:recent=3"]).collect();
     for kind in TYPES {
         for chunk_tokens in [0, 7] {
             let wanted: Vec<Compression> =
@@ -87,4 +95,276 @@ fn what_was_not_recorded_is_refused() {
     // Tokens behind the prompt were attended to by nobody that was recorded.
     decode(&model, &mut whole, &[5]);
     refused(&whole, &compression("snapkv", 0.5));
+}
+
+/// Passes tokens at the next positions through a cache that no model stands behind; every head gets attention of its own.
+fn pass(cache: &mut RaggedCache, config: &Config, n_tokens: usize) -> Result<(), RuntimeError> {
+    let first_position = cache.n_seen();
+    for l in 0..config.n_layers {
+        let seed = (first_position * 7 + l) as u64;
+        let layer = Layer::new(config, n_tokens, seed);
+        let needs = cache.needs();
+        let chunk = layer.chunk(l, first_position);
+        cache.append(&chunk).unwrap();
+        let masses = |wanted: bool, seed: u64| -> Vec<Vec<f32>> {
+            let lengths = cache.heads(l).into_iter().map(|head| head.positions.len()).enumerate();
+            let mass = lengths.map(|(h, n)| noise(n, seed + 100 * h as u64).iter().map(|x| x * x * x * x).collect());
+            if wanted { mass.collect() } else { Vec::new() }
+        };
+        let mass = AttnMass {
+            all: masses(needs.mass, seed + 1),
+            window: masses(needs.mass_from_position.is_some(), seed + 2),
+        };
+        cache.attended(&chunk, mass).map_err(|error| *error.downcast::<RuntimeError>().unwrap())?;
+    }
+    Ok(())
+}
+
+/// Every policy and some of their variants.
+const SPECS: [&str; 13] = [
+    "cam",
+    "cam:base=h2o,merge=4",
+    "evict",
+    "full",
+    "h2o",
+    "kvmerger",
+    "kvmerger:bridge=true,kernel=attention,variant=mass",
+    "kvmerger:kernel=uniform,variant=convex",
+    "kvmerger:variant=log-count",
+    "kvmerger:variant=mass",
+    "random",
+    "snapkv:window=8",
+    "streaming",
+];
+
+/// Slots that `n` of `n_seen` tokens may take: the share, rounded up.
+fn share(kept_fraction: f64, n_seen: usize) -> usize {
+    ((kept_fraction * n_seen as f64).ceil() as usize).max(1)
+}
+
+#[test]
+fn parts_and_decode_stay_within_the_budget_and_account_for_every_token() {
+    const SLACK: usize = 5;
+    for entry in POLICIES {
+        assert!(SPECS.iter().any(|spec| spec.split(':').next() == Some(entry.name)), "{} is missing", entry.name);
+    }
+    for spec in SPECS {
+        for (n_q_heads, n_kv_heads, kind) in [(4, 2, CacheType::F16), (3, 3, CacheType::F32)] {
+            let config = shape(2, n_q_heads, n_kv_heads, 8);
+            for n_prompt in [1, 2, 100] {
+                let kept_fraction = 0.35;
+                let what = format!("{spec}, {kind:?}, {n_prompt}");
+                let compression = Compression {
+                    every_tokens: Some(30),
+                    decode_slack: Some(SLACK),
+                    ..compression(spec, kept_fraction)
+                };
+                let mut cache = RaggedCache::new(&config, kind, Some(compression));
+                let check = |cache: &RaggedCache, slack: usize| {
+                    let counters = cache.counters();
+                    let n_seen = cache.n_seen();
+                    assert_eq!(counters.seen, n_seen * 2 * n_kv_heads, "{what}");
+                    assert_eq!(counters.kept, cache.n_slots(), "{what}");
+                    assert_eq!(counters.kept + counters.merged + counters.evicted, counters.seen, "{what}");
+                    let mut stood_for = 0;
+                    for layer in 0..2 {
+                        for (h, head) in cache.heads(layer).into_iter().enumerate() {
+                            let n = head.positions.len();
+                            assert!(
+                                spec == "full" || n <= share(kept_fraction, n_seen) + slack,
+                                "{what}: {n} of {n_seen}"
+                            );
+                            assert!(head.positions.windows(2).all(|w| w[0] < w[1]), "{what}");
+                            // Half of one slot, as H2O's recent ones are, is none.
+                            assert!(n == 1 || head.positions[n - 1] as usize + 1 == n_seen, "{what}");
+                            let finite = |x: &[f32]| x.iter().all(|x| x.is_finite());
+                            assert!(finite(&widened(head.keys)) && finite(&widened(head.values)), "{what}");
+                            let counts = cache.counts(layer, h);
+                            assert!(counts.iter().all(|count| *count >= 1), "{what}");
+                            stood_for += counts.iter().sum::<u32>() as usize;
+                            // Attention by count never exceeds that of the tokens.
+                            for (bias, count) in head.logit_bias.into_iter().flatten().zip(&counts) {
+                                assert!(*bias <= (*count as f32).ln() + 1e-5, "{what}: {bias} of {count}");
+                            }
+                        }
+                    }
+                    if spec.starts_with("kvmerger") {
+                        assert_eq!((stood_for, counters.evicted), (counters.seen, 0), "{what}");
+                    } else if !spec.starts_with("cam") {
+                        assert_eq!((stood_for, counters.merged), (counters.seen - counters.evicted, 0), "{what}");
+                    }
+                };
+                cache.begin_prompt(n_prompt);
+                while let Some(left) = cache.part_left().filter(|left| *left > 0) {
+                    pass(&mut cache, &config, left.min(16)).unwrap_or_else(|error| panic!("{what}: {error}"));
+                    check(&cache, 30);
+                }
+                cache.end_prompt().unwrap_or_else(|error| panic!("{what}: {error}"));
+                check(&cache, 0);
+                let mut most = 0;
+                for _ in 0..120 {
+                    pass(&mut cache, &config, 1).unwrap_or_else(|error| panic!("{what}: {error}"));
+                    check(&cache, SLACK);
+                    most =
+                        most.max(cache.n_slots().saturating_sub(2 * n_kv_heads * share(kept_fraction, cache.n_seen())));
+                }
+                assert!(spec == "full" || most > 0, "{what}: the slack was never used");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_budget_of_everything_is_never_compressed() {
+    let config = shape(2, 4, 2, 8);
+    let run = |compression: Option<Compression>| {
+        let mut cache = RaggedCache::new(&config, CacheType::F32, compression);
+        cache.begin_prompt(40);
+        (0..4).for_each(|_| pass(&mut cache, &config, 10).unwrap());
+        cache.end_prompt().unwrap();
+        (0..30).for_each(|_| pass(&mut cache, &config, 1).unwrap());
+        contents(&cache, &config)
+    };
+    let whole = run(None);
+    for spec in SPECS {
+        for budget in [Budget::KeptFraction(1.0), Budget::Tokens(70), Budget::PerHead([1.0; 4].into())] {
+            let parsed = Compression::parse(spec, budget).unwrap();
+            let compression = Compression { every_tokens: Some(10), decode_slack: Some(0), ..parsed };
+            assert_eq!(run(Some(compression)), whole, "{spec}");
+        }
+    }
+}
+
+#[test]
+fn budgets_in_tokens_and_per_head_are_met_head_by_head() {
+    let config = shape(2, 4, 2, 8);
+    let slots = |budget: Budget, n_new: usize| -> Result<Vec<usize>, RuntimeError> {
+        let compression = Compression { decode_slack: Some(0), ..Compression::parse("h2o", budget).unwrap() };
+        let mut cache = RaggedCache::new(&config, CacheType::F32, Some(compression));
+        cache.begin_prompt(60);
+        pass(&mut cache, &config, 60)?;
+        cache.end_prompt()?;
+        (0..n_new).for_each(|_| pass(&mut cache, &config, 1).unwrap());
+        Ok((0..2)
+            .flat_map(|l| cache.heads(l).into_iter().map(|head| head.positions.len()).collect::<Vec<_>>())
+            .collect())
+    };
+    assert_eq!(slots(Budget::Tokens(17), 0).unwrap(), [17; 4]);
+    assert_eq!(slots(Budget::Tokens(17), 25).unwrap(), [17; 4]);
+    let uneven = Budget::PerHead([0.1, 0.5, 0.25, 1.0].into());
+    assert_eq!(slots(uneven.clone(), 0).unwrap(), [6, 30, 15, 60]);
+    assert_eq!(slots(uneven, 20).unwrap(), [8, 40, 20, 80]);
+    assert!(matches!(slots(Budget::Tokens(0), 0), Err(RuntimeError::NoSlots)));
+    assert!(matches!(
+        slots(Budget::PerHead([0.5; 3].into()), 0),
+        Err(RuntimeError::OtherHeads { found: 3, expected: 4 })
+    ));
+    assert!(matches!(slots(Budget::PerHead([0.5, 0.5, 1.5, 0.5].into()), 0), Err(RuntimeError::BadKeptFraction(_))));
+}
+
+#[test]
+fn h2o_scores_accumulate_through_decode_and_go_with_their_token() {
+    // A second bookkeeping of one head: (position, score); masses are whole numbers, so that no rounding decides.
+    const BUDGET: usize = 12;
+    const SLACK: usize = 3;
+    let config = shape(1, 2, 1, 4);
+    let mut compression = Compression::parse("h2o", Budget::Tokens(BUDGET)).unwrap();
+    compression.decode_slack = Some(SLACK);
+    let mut cache = RaggedCache::new(&config, CacheType::F32, Some(compression));
+    let mut kept: Vec<(u32, u64)> = Vec::new();
+    let drop_to_budget = |kept: &mut Vec<(u32, u64)>| {
+        while kept.len() > BUDGET {
+            // The later one of the lightest among all but the last half of the budget.
+            let older = kept.len() - BUDGET / 2;
+            let least = kept[..older].iter().map(|(_, score)| *score).min().unwrap();
+            let at = kept[..older].iter().rposition(|(_, score)| *score == least).unwrap();
+            kept.remove(at);
+        }
+    };
+    let mut random = 12345u64;
+    let mut drawn = |n: usize| -> Vec<u64> {
+        (0..n)
+            .map(|_| {
+                random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                random >> 61
+            })
+            .collect()
+    };
+    cache.begin_prompt(30);
+    for (n_tokens, is_prompt) in [(30, true)].into_iter().chain([(1, false); 60]) {
+        let first = cache.n_seen();
+        let layer = Layer::new(&config, n_tokens, first as u64);
+        let chunk = layer.chunk(0, first);
+        cache.append(&chunk).unwrap();
+        kept.extend((first..first + n_tokens).map(|position| (position as u32, 0)));
+        let mass = drawn(kept.len());
+        kept.iter_mut().zip(&mass).for_each(|((_, score), mass)| *score += mass);
+        assert!(cache.needs().mass);
+        let all = vec![mass.iter().map(|x| *x as f32).collect()];
+        cache.attended(&chunk, AttnMass { all, window: Vec::new() }).unwrap();
+        if is_prompt {
+            cache.end_prompt().unwrap();
+        }
+        if is_prompt || kept.len() > BUDGET + SLACK {
+            drop_to_budget(&mut kept);
+        }
+        let positions: Vec<u32> = kept.iter().map(|(position, _)| *position).collect();
+        assert_eq!(cache.heads(0)[0].positions, positions, "after {} tokens", cache.n_seen());
+    }
+}
+
+#[test]
+fn two_thousand_decode_steps_stay_within_their_byte_budget() {
+    const KEPT: f64 = 0.35;
+    const SLACK: usize = 32;
+    let config = shape(1, 2, 2, 64);
+    for (spec, kind) in [
+        ("h2o", CacheType::F32),
+        ("h2o", CacheType::F16),
+        ("kvmerger:variant=mass", CacheType::F32),
+        ("kvmerger:variant=log-count", CacheType::F16),
+        ("snapkv", CacheType::F16),
+        ("streaming", CacheType::F16),
+    ] {
+        let compression = Compression { decode_slack: Some(SLACK), ..compression(spec, KEPT) };
+        let mut cache = RaggedCache::new(&config, kind, Some(compression));
+        cache.begin_prompt(500);
+        pass(&mut cache, &config, 500).unwrap();
+        cache.end_prompt().unwrap();
+        let mut worst = 0f64;
+        for _ in 0..2000 {
+            pass(&mut cache, &config, 1).unwrap();
+            let per_token = cache.full_bytes() as f64 / cache.n_seen() as f64;
+            let allowed = KEPT * cache.full_bytes() as f64 + SLACK as f64 * per_token;
+            worst = worst.max(cache.bytes() as f64 / allowed - 1.0);
+            // And no less than what the slots take.
+            assert!(cache.bytes() as f64 >= per_token * cache.n_slots() as f64 / 2.0);
+        }
+        println!("{spec} {kind:?}: at most {:+.2} % over", 100.0 * worst);
+        assert!(worst <= 0.05, "{spec}, {kind:?}: {:+.2} %", 100.0 * worst);
+    }
+}
+
+#[test]
+fn refitted_values_bring_outputs_closer_and_only_values_change() {
+    let (model, prompt) = (fixture("llama-gqa"), prompt_of("llama-gqa"));
+    let plain = compression("evict", 0.35);
+    let refitted = compression("evict+refit:recent=4,span=16", 0.35);
+    let mut whole = RaggedCache::recording(model.config(), CacheType::F32, [&plain, &refitted]).unwrap();
+    prefill(&model, &prompt, &mut whole, 0).unwrap();
+    let (a, b) = (whole.compressed(&plain).unwrap(), whole.compressed(&refitted).unwrap());
+    let (a, b) = (contents(&a, model.config()), contents(&b, model.config()));
+    let d = model.config().head_dim;
+    for (a, b) in a.iter().zip(&b) {
+        assert_eq!((&a.0, &a.1, &a.3, &a.4), (&b.0, &b.1, &b.3, &b.4));
+        let n = a.0.len();
+        assert_ne!(a.2, b.2);
+        assert_eq!(a.2[(n - 4) * d..], b.2[(n - 4) * d..], "recent values stay");
+    }
+    let other = compression("evict+refit:seed=1", 0.35);
+    assert!(matches!(
+        RaggedCache::recording(model.config(), CacheType::F32, [&refitted, &other]),
+        Err(RuntimeError::DifferentQueries)
+    ));
+    assert!(matches!(whole.compressed(&other), Err(RuntimeError::NotRecorded { .. })));
 }

@@ -28,6 +28,8 @@ use proptest::prelude::*;
 
 /// What each policy is tried with beside its defaults.
 const VARIANTS: &[&str] = &[
+    "cam:base=h2o,merge=4",
+    "cam:sinks=0,seed=3",
     "evict:bridge=true",
     "evict:eps=0.5",
     "h2o:recent=0",
@@ -50,7 +52,7 @@ const VARIANTS: &[&str] = &[
 const TYPES: [CacheType; 3] = [CacheType::F32, CacheType::F16, CacheType::Bf16];
 /// GQA with groups of two, and as many KV heads as query heads.
 const HEADS: [(usize, usize); 2] = [(4, 2), (3, 3)];
-const LENGTHS: [usize; 3] = [1, 5, 300];
+const LENGTHS: [usize; 4] = [1, 2, 5, 300];
 /// Shares of which none, some and all are whole numbers of slots at those lengths.
 const FRACTIONS: [f64; 3] = [0.3623, 0.5, 0.8];
 
@@ -82,6 +84,11 @@ fn compressed(
         let mass = layer.wanted_mass(cache.needs());
         cache.append(&chunk).unwrap();
         cache.attended(&chunk, mass).map_err(|error| *error.downcast::<RuntimeError>().unwrap())?;
+    }
+    match cache.end_prompt() {
+        // A threshold may find nothing alike among a few tokens.
+        Err(RuntimeError::NothingCompressed { .. }) if policy(spec).sets_own_size() && layers[0].n_tokens <= 5 => {}
+        ended => ended?,
     }
     Ok(cache)
 }
@@ -121,10 +128,9 @@ fn caches_meet_the_budget_and_account_for_every_token() {
         let n_heads = config.n_layers * config.n_kv_heads;
         let cache = match compressed(config, kind, spec, kept_fraction, layers) {
             Ok(cache) => cache,
-            // Chains that protected tokens cut to pieces cannot meet every budget; five tokens hardly make any chain.
+            // Shares that were asked for are kept to, even where five tokens cannot be cut that way.
             Err(error @ RuntimeError::Unmeetable { .. }) => {
-                assert!(spec.starts_with("kvmerger") || spec.starts_with("evict"), "{what}: {error}");
-                assert!(n_tokens == 5 || !spec.contains("bridge"), "{what}: {error}");
+                assert!(n_tokens == 5 && spec == "kvmerger:bridge=true,heavy=0.1", "{what}: {error}");
                 return;
             }
             Err(error) => panic!("{what}: {error}"),
@@ -137,7 +143,7 @@ fn caches_meet_the_budget_and_account_for_every_token() {
         let exact = kept_fraction * (n_tokens * n_heads) as f64;
         if spec == "full" {
             assert_eq!(cache.n_slots(), n_tokens * n_heads, "{what}");
-        } else if !policy(spec).sets_own_size() && n_tokens > 1 {
+        } else if !policy(spec).sets_own_size() && kept_fraction * n_tokens as f64 >= 1.0 {
             assert!((cache.n_slots() as f64 - exact).abs() <= 0.5 + 1e-6, "{what}: {} slots", cache.n_slots());
         }
         for (h, (positions, keys, values, bias, counts)) in contents(&cache, config).into_iter().enumerate() {
@@ -146,7 +152,7 @@ fn caches_meet_the_budget_and_account_for_every_token() {
             assert!(positions.windows(2).all(|w| w[0] < w[1]) && (positions[n - 1] as usize) < n_tokens, "{what}");
             assert_eq!((keys.len(), values.len(), bias.len(), counts.len()), (n * 8, n * 8, n, n), "{what}");
             assert!(keys.iter().chain(&values).chain(&bias).all(|x| x.is_finite()), "{what}");
-            if !policy(spec).sets_own_size() && n_tokens > 1 {
+            if !policy(spec).sets_own_size() && kept_fraction * n_tokens as f64 >= 1.0 {
                 let share = kept_fraction * n_tokens as f64;
                 assert!((n as f64 - share).abs() < 1.0 || n == 1, "{what}: head {h} keeps {n}");
             }
@@ -156,15 +162,24 @@ fn caches_meet_the_budget_and_account_for_every_token() {
                 let at = (*position as usize * config.n_kv_heads + h % config.n_kv_heads) * 8;
                 for d in 0..8 {
                     assert_eq!(keys[slot * 8 + d], stored_as(kind, layer.k[at + d]), "{what}");
-                    assert_eq!(values[slot * 8 + d], stored_as(kind, layer.v[at + d]), "{what}");
+                    // CaM adds to the values of tokens that stay single.
+                    if !spec.starts_with("cam") {
+                        assert_eq!(values[slot * 8 + d], stored_as(kind, layer.v[at + d]), "{what}");
+                    }
                 }
             }
         }
     });
-    // Every policy runs on long prompts, whatever the share.
+    // Every policy runs on every length, whatever the share, unless it was told what to protect.
     for spec in every_spec() {
-        assert_eq!(met.get(&(spec, 300)), Some(&(TYPES.len() * FRACTIONS.len() * HEADS.len())), "{spec}");
-        assert!(met.contains_key(&(spec, 1)), "{spec}");
+        for n_tokens in LENGTHS {
+            let all = TYPES.len() * FRACTIONS.len() * HEADS.len();
+            let met = met.get(&(spec, n_tokens)).copied().unwrap_or(0);
+            assert!(
+                met == all || (n_tokens == 5 && spec == "kvmerger:bridge=true,heavy=0.1"),
+                "{spec}, {n_tokens}: {met}"
+            );
+        }
     }
 }
 
@@ -190,6 +205,9 @@ fn heads_permuted_in_come_permuted_out() {
                 if spec.starts_with("random") {
                     // A random choice belongs to the place of the head, not to what it holds.
                     assert_eq!(moved[to].0, plain[to].0, "{spec}");
+                } else if spec.starts_with("cam") {
+                    // Who goes does not hang on chance, only who receives a value.
+                    assert_eq!((&moved[to].0, &moved[to].1), (&plain[*from].0, &plain[*from].1), "{spec}");
                 } else {
                     assert_eq!(moved[to], plain[*from], "{spec}, head {from} in the place of {to}");
                 }

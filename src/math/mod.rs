@@ -1,5 +1,6 @@
 //! Pure numerics on slices: vector kernels, order statistics, bootstrap. No tensor library, no I/O, no clock.
 
+mod cholesky;
 mod concordance;
 mod groups;
 mod paired;
@@ -11,6 +12,7 @@ mod spectrum;
 mod stats;
 mod variance;
 
+pub use cholesky::solve_positive_definite;
 pub use concordance::kendall_w;
 pub use concordance::mean_spearman;
 pub use concordance::spearman_brown;

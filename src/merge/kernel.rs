@@ -86,10 +86,19 @@ impl ValueRule {
 pub struct SetWeights {
     /// Weights of the keys; they sum to 1.
     pub key: Vec<f32>,
-    /// Weights of the values; they sum to 1, or to |S| under [`ValueRule::Scaled`].
+    /// Weights of the values; they sum to 1, or to |S| under [`ValueRule::Scaled`] when every member is one token.
     pub value: Vec<f32>,
-    /// Added to the slot's logit, in nats.
+    /// Added to the pivot's own logit bias, in nats.
     pub logit_bias: f32,
+}
+
+/// What slots hold that were merged before.
+#[derive(Clone, Copy, Debug)]
+pub struct MergedSlots<'a> {
+    /// Tokens that each slot stands for, `[T]`.
+    pub counts: &'a [u32],
+    /// Logit bias of each slot in nats, `[T]`; `None` when all are zero.
+    pub logit_bias: Option<&'a [f32]>,
 }
 
 /// Position within `set` of its pivot: the member of largest attention mass, the earliest of equals.
@@ -105,19 +114,20 @@ pub fn pivot(set: &[u32], mass: &[f32]) -> usize {
 
 /// Weights of a set's members for its merged key and value.
 ///
-/// w_i = g_i / Σ_j g_j with g of the chosen [`Kernel`], g_p = 1. Counts of members that are merged slots themselves
-/// multiply neither w nor g; they add up in the bias of [`ValueRule::LogCount`] through `counts`.
+/// w_i = c_i g_i / Σ_j c_j g_j with g of the chosen [`Kernel`], g_p = 1, and c the tokens that a member stands for: 1, or
+/// more where it is a merged slot itself. So merging again gives what merging all at once would, wherever g does not
+/// depend on the other members. Counts and masses add; the bias is never above the log of the summed counts.
 ///
-/// - Shape: keys `[T, D]`, set `[S]` token indices, mass `[T]`, counts `[T]` or none when each stands for one token
+/// - Shape: keys `[T, D]`, set `[S]` token indices, mass `[T]`; `merged` is none when every slot is one token
 /// - Unit:  none
 /// - Cost:  O(S·D)
-/// - Source: arXiv 2407.08454 equations 3 to 5. Differs: sigma, see [`Sigma`]
+/// - Source: arXiv 2407.08454 equations 3 to 5. Differs: sigma, see [`Sigma`]; merged slots, of which it says nothing
 pub fn set_weights(
     keys: &[f32],
     head_dim: usize,
     set: &[u32],
     mass: &[f32],
-    counts: Option<&[u32]>,
+    merged: Option<MergedSlots<'_>>,
     (kernel, sigma, rule): (Kernel, Sigma, ValueRule),
 ) -> SetWeights {
     let p = pivot(set, mass);
@@ -126,26 +136,32 @@ pub fn set_weights(
         return SetWeights { key: only_pivot.clone(), value: only_pivot, logit_bias: 0.0 };
     }
     let of_mass = |i: usize| mass[set[i] as usize];
-    let raw: Vec<f32> = match kernel {
-        Kernel::Gaussian | Kernel::KeyFixed => gaussian(keys, head_dim, set, p, sigma),
+    let count: Vec<f32> = set.iter().map(|i| merged.map_or(1, |merged| merged.counts[*i as usize]) as f32).collect();
+    let w = normalised(match kernel {
+        Kernel::Gaussian | Kernel::KeyFixed => {
+            gaussian(keys, head_dim, set, p, sigma).iter().zip(&count).map(|(g, c)| g * c).collect()
+        }
+        // A slot's mass is that of all its tokens already.
         Kernel::Attention if of_mass(p) > 0.0 => (0..set.len()).map(of_mass).collect(),
-        Kernel::Attention | Kernel::Uniform | Kernel::Pivot => vec![1.0; set.len()],
-    };
-    let w = normalised(raw);
-    let count = |i: usize| counts.map_or(1, |c| c[set[i] as usize]) as f32;
-    let total_count: f32 = (0..set.len()).map(count).sum();
+        Kernel::Attention | Kernel::Uniform | Kernel::Pivot => count.clone(),
+    });
+    let total_count: f32 = count.iter().sum();
     let log_count = total_count.ln();
-    let (value, logit_bias) = match rule {
-        ValueRule::Scaled => (w.iter().map(|x| x * set.len() as f32).collect(), 0.0),
-        ValueRule::Convex => (w.clone(), 0.0),
-        ValueRule::LogCount => (w.clone(), log_count),
-        // Without any mass the members are equals.
-        ValueRule::Mass if of_mass(p) <= 0.0 => (normalised(vec![1.0; set.len()]), log_count),
+    let before = merged.and_then(|merged| merged.logit_bias).map_or(0.0, |bias| bias[set[p] as usize]);
+    let (value, bias) = match rule {
+        // A merged slot's value is scaled by its count already.
+        ValueRule::Scaled => (w.iter().zip(&count).map(|(w, c)| w * total_count / c).collect(), None),
+        ValueRule::Convex => (w.clone(), None),
+        ValueRule::LogCount => (w.clone(), Some(log_count)),
+        // Without any mass the tokens are equals.
+        ValueRule::Mass if of_mass(p) <= 0.0 => (normalised(count), Some(log_count)),
         ValueRule::Mass => {
             let total: f32 = (0..set.len()).map(of_mass).sum();
-            (normalised((0..set.len()).map(of_mass).collect()), (total / of_mass(p)).ln().min(log_count))
+            let bias = before + (total / of_mass(p)).ln();
+            (normalised((0..set.len()).map(of_mass).collect()), Some(bias.min(log_count)))
         }
     };
+    let logit_bias = bias.map_or(0.0, |bias| bias - before);
     SetWeights { key: if kernel == Kernel::KeyFixed { only_pivot } else { w }, value, logit_bias }
 }
 
@@ -227,12 +243,80 @@ mod tests {
         close(&weights(Kernel::Attention, Sigma::Distance, ValueRule::Convex).key, &[0.5, 0.25, 0.25]);
     }
 
+    /// A merged slot as the next merge sees it.
+    struct Merged {
+        key: f32,
+        value: f32,
+        mass: f32,
+        count: u32,
+        bias: f32,
+    }
+
+    fn merged(members: &[Merged], how: (Kernel, Sigma, ValueRule)) -> Merged {
+        let column = |of: fn(&Merged) -> f32| members.iter().map(of).collect::<Vec<f32>>();
+        let (keys, values, mass, bias) =
+            (column(|m| m.key), column(|m| m.value), column(|m| m.mass), column(|m| m.bias));
+        let counts: Vec<u32> = members.iter().map(|m| m.count).collect();
+        let set: Vec<u32> = (0..members.len() as u32).collect();
+        let w = set_weights(&keys, 1, &set, &mass, Some(MergedSlots { counts: &counts, logit_bias: Some(&bias) }), how);
+        let mixed = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(x, w)| x * w).sum();
+        Merged {
+            key: mixed(&keys, &w.key),
+            value: mixed(&values, &w.value),
+            mass: mass.iter().sum(),
+            count: counts.iter().sum(),
+            bias: bias[pivot(&set, &mass)] + w.logit_bias,
+        }
+    }
+
     #[test]
-    fn counts_add_in_the_bias() {
+    fn merging_again_is_merging_at_once_where_weights_do_not_depend_on_the_set() {
+        let token = |(key, value, mass)| Merged { key, value, mass, count: 1, bias: 0.0 };
+        let tokens = || [(1.0, 5.0, 0.5), (2.0, -3.0, 2.0), (4.0, 1.0, 0.25), (8.0, 7.0, 1.0)].map(token);
+        for kernel in [Kernel::Uniform, Kernel::Attention] {
+            for rule in ValueRule::ALL {
+                let how = (kernel, Sigma::Distance, rule);
+                let at_once = merged(&tokens(), how);
+                let [a, b, c, d] = tokens();
+                let again = merged(&[merged(&[a, b], how), c, d], how);
+                let what = format!("{kernel:?} {rule:?}");
+                assert_eq!(again.count, 4, "{what}");
+                for (x, y) in [
+                    (again.key, at_once.key),
+                    (again.value, at_once.value),
+                    (again.mass, at_once.mass),
+                    (again.bias, at_once.bias),
+                ] {
+                    assert!((x - y).abs() < 1e-5, "{what}: {x} is not {y}");
+                }
+            }
+        }
+        // By hand: 4 tokens count as log 4, their uniform values scaled by 4 are their sum.
+        let uniform = |rule| merged(&tokens(), (Kernel::Uniform, Sigma::Distance, rule));
+        assert!((uniform(ValueRule::LogCount).bias - 4f32.ln()).abs() < 1e-6);
+        assert!((uniform(ValueRule::Scaled).value - 10.0).abs() < 1e-5);
+        assert!((uniform(ValueRule::Mass).bias - (3.75f32 / 2.0).ln()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_merged_slot_weighs_its_tokens() {
+        // Members at distances 0, 5 and 1 with 1, 4 and 2 tokens; uniform: 1/7, 4/7, 2/7.
         let counts = [1, 4, 2];
-        let w =
-            set_weights(&KEYS, 2, &SET, &MASS, Some(&counts), (Kernel::Uniform, Sigma::Distance, ValueRule::LogCount));
-        assert!((w.logit_bias - 7f32.ln()).abs() < 1e-6);
+        let how = (Kernel::Uniform, Sigma::Distance, ValueRule::LogCount);
+        let w = set_weights(
+            &KEYS,
+            2,
+            &SET,
+            &MASS,
+            Some(MergedSlots { counts: &counts, logit_bias: Some(&[0.5, 0.0, 0.0]) }),
+            how,
+        );
+        close(&w.key, &[1.0 / 7.0, 4.0 / 7.0, 2.0 / 7.0]);
+        assert!((w.logit_bias - (7f32.ln() - 0.5)).abs() < 1e-6);
+        // Gaussian, g = 1, 0.00193045, 0.77880078 as above: 1, 0.0077218, 1.55760157; sum 2.56532337.
+        let how = (Kernel::Gaussian, Sigma::Distance, ValueRule::Convex);
+        let w = set_weights(&KEYS, 2, &SET, &MASS, Some(MergedSlots { counts: &counts, logit_bias: None }), how);
+        close(&w.key, &[0.389_814_4, 0.003_010_1, 0.607_175_5]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::math::axpy;
 use crate::merge::Kernel;
+use crate::merge::MergedSlots;
 use crate::merge::MergingSets;
 use crate::merge::Sigma;
 use crate::merge::ValueRule;
@@ -38,8 +39,19 @@ pub struct Slot {
     pub pivot: u32,
     /// Its members, as a range into [`HeadPlan::members`].
     pub members: Range<usize>,
-    /// Added to the slot's logit, in nats.
+    /// Added to the pivot's own logit bias, in nats.
     pub logit_bias: f32,
+}
+
+/// A share of a value that is added to another one, before anything is folded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Flow {
+    /// Old slot whose value it is.
+    pub from: u32,
+    /// Old slot that receives it.
+    pub to: u32,
+    /// Its weight.
+    pub weight: f32,
 }
 
 /// What one KV head becomes.
@@ -52,6 +64,8 @@ pub struct HeadPlan {
     pub slots: Vec<Slot>,
     /// Members of all slots, slot after slot.
     pub members: Vec<Member>,
+    /// Values handed on before folding, one after the other; what a value has received goes along when it is handed on.
+    pub flows: Vec<Flow>,
     /// Lowest similarity that was joined; `None` for a policy that joins nothing.
     pub lowest_joined: Option<f32>,
 }
@@ -109,6 +123,14 @@ pub enum PlanFault {
         slot: usize,
         /// The member.
         source_index: u32,
+        /// Old slots.
+        n_tokens: usize,
+    },
+    /// A value is handed from or to a slot that does not exist.
+    #[error("flow {flow} leaves the {n_tokens} tokens")]
+    FlowOutOfRange {
+        /// Index of the flow.
+        flow: usize,
         /// Old slots.
         n_tokens: usize,
     },
@@ -172,8 +194,17 @@ impl HeadPlan {
         self.fold(keys, head_dim, |member| member.key_weight)
     }
 
-    /// New values `[slots, D]` from the old ones, as [`HeadPlan::fold_keys`] makes keys.
+    /// New values `[slots, D]` from the old ones, as [`HeadPlan::fold_keys`] makes keys, after all flows.
     pub fn fold_values(&self, values: &[f32], head_dim: usize) -> Vec<f32> {
+        if !self.flows.is_empty() {
+            let mut values = values.to_vec();
+            let mut handed_on = vec![0f32; head_dim];
+            for flow in &self.flows {
+                handed_on.copy_from_slice(&values[flow.from as usize * head_dim..][..head_dim]);
+                axpy(flow.weight, &handed_on, &mut values[flow.to as usize * head_dim..][..head_dim]);
+            }
+            return self.fold(&values, head_dim, |member| member.value_weight);
+        }
         self.fold(values, head_dim, |member| member.value_weight)
     }
 
@@ -192,9 +223,13 @@ impl HeadPlan {
         folded
     }
 
-    /// Counts for `n_tokens` old slots. A member that weighs nothing in key and value was evicted, not merged.
+    /// Counts for `n_tokens` old slots. A member that weighs nothing in key and value was evicted, not merged; a slot
+    /// that is no member but handed its value on was merged.
     pub fn counters(&self, n_tokens: usize) -> Counters {
-        let represented = self.members.iter().filter(|member| member.weighs()).count();
+        let mut is_in = vec![false; n_tokens];
+        let members = self.members.iter().filter(|member| member.weighs()).map(|member| member.source);
+        members.chain(self.flows.iter().map(|flow| flow.from)).for_each(|source| is_in[source as usize] = true);
+        let represented = is_in.iter().filter(|is_in| **is_in).count();
         Counters {
             seen: n_tokens,
             kept: self.slots.len(),
@@ -225,26 +260,31 @@ impl HeadPlan {
                 }
             }
         }
+        for (flow, Flow { from, to, .. }) in self.flows.iter().enumerate() {
+            if *from.max(to) as usize >= n_tokens {
+                return Err(PlanFault::FlowOutOfRange { flow, n_tokens });
+            }
+        }
         Ok(())
     }
 }
 
 /// The plan that keeps the protected tokens and folds every set onto its pivot.
 ///
-/// - Shape: keys `[T, D]`; mass and counts `[T]`, counts `None` when each slot stands for one token; protected `[T]`
+/// - Shape: keys `[T, D]`; mass and protected `[T]`; what was merged before is `None` when every slot is one token
 /// - Cost:  O(T·D)
 /// - Source: arXiv 2407.08454 algorithm 2
 pub fn merge_sets(
     keys: &[f32],
     head_dim: usize,
-    (mass, counts): (&[f32], Option<&[u32]>),
+    (mass, merged): (&[f32], Option<MergedSlots<'_>>),
     protected: &[bool],
     sets: &MergingSets,
     how: (Kernel, Sigma, ValueRule),
 ) -> HeadPlan {
     let mut plan = HeadPlan::keep_marked(protected);
     for set in sets.iter() {
-        let weights = set_weights(keys, head_dim, set, mass, counts, how);
+        let weights = set_weights(keys, head_dim, set, mass, merged, how);
         let members = set.iter().zip(weights.key.iter().zip(&weights.value));
         plan.push(
             set[pivot(set, mass)],
@@ -287,6 +327,19 @@ mod tests {
         let x = [4.0, 0.0, 9.0, 8.0, 8.0, 4.0];
         assert_eq!(plan.fold_keys(&x, 2), [9.0, 8.0, 7.0, 3.0]);
         assert_eq!(plan.fold_values(&x, 2), [9.0, 8.0, 28.0, 12.0]);
+    }
+
+    #[test]
+    fn values_are_handed_on_in_order() {
+        // 0 gives half to 1; 1 gives all it then has to 2; 1 is dropped.
+        let mut plan = HeadPlan::keep(vec![2, 3]);
+        plan.flows = vec![Flow { from: 0, to: 1, weight: 0.5 }, Flow { from: 1, to: 2, weight: 1.0 }];
+        assert_eq!(plan.check(4), Ok(()));
+        assert_eq!(plan.fold_values(&[8.0, 1.0, 2.0, 7.0], 1), [7.0, 7.0]);
+        assert_eq!(plan.fold_keys(&[8.0, 1.0, 2.0, 7.0], 1), [2.0, 7.0]);
+        assert_eq!(plan.counters(4), Counters { seen: 4, kept: 2, merged: 2, evicted: 0 });
+        plan.flows.push(Flow { from: 3, to: 4, weight: 1.0 });
+        assert_eq!(plan.check(4), Err(PlanFault::FlowOutOfRange { flow: 2, n_tokens: 4 }));
     }
 
     #[test]

@@ -57,6 +57,36 @@ pub fn protect(mass: &[f32], n_recent: usize, n_heavy: usize) -> Vec<bool> {
     protected
 }
 
+/// The most heavy tokens, up to `n_heavy`, that leave a budget within reach: each of them cuts a chain, and what is not
+/// protected needs a slot for every chain.
+///
+/// `n_slots` are the slots for all but the recent tokens. With `bridge` chains run on across protected tokens.
+///
+/// - Shape: mass `[T]` of the tokens that are not recent
+/// - Cost:  O(T log T)
+///
+/// ```
+/// // Token 2 in the middle would leave two chains beside itself, 3 slots; token 0 at the edge leaves one.
+/// assert_eq!(kvscope::merge::heavy_within(&[0.1, 0.2, 9.0, 0.1], 1, 2, false), 0);
+/// assert_eq!(kvscope::merge::heavy_within(&[9.0, 0.2, 0.1, 0.1], 1, 2, false), 1);
+/// assert_eq!(kvscope::merge::heavy_within(&[0.1, 0.2, 9.0, 0.1], 1, 2, true), 1);
+/// ```
+pub fn heavy_within(mass: &[f32], n_heavy: usize, n_slots: usize, bridge: bool) -> usize {
+    let mut taken = vec![false; mass.len()];
+    let is_free = |taken: &[bool], i: Option<usize>| i.and_then(|i| taken.get(i)).is_some_and(|taken| !taken);
+    let (mut n_chains, mut most) = (usize::from(!mass.is_empty()), 0);
+    for (rank, token) in heaviest(mass, n_heavy).into_iter().enumerate() {
+        let token = token as usize;
+        taken[token] = true;
+        let beside = usize::from(is_free(&taken, token.checked_sub(1))) + usize::from(is_free(&taken, Some(token + 1)));
+        n_chains = if bridge { usize::from(rank + 1 < mass.len()) } else { n_chains + beside - 1 };
+        if rank + 1 + n_chains <= n_slots {
+            most = rank + 1;
+        }
+    }
+    most
+}
+
 /// Indices of the `n` largest values, in falling order of value; ties go to the lower index.
 ///
 /// ```

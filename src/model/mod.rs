@@ -24,6 +24,7 @@ pub use decoder::LogitRows;
 pub use decoder::Model;
 pub use device::Compute;
 pub use device::Mirror;
+pub use rope::Rope;
 pub use store::AttnMass;
 pub use store::ChunkStates;
 pub use store::HeadSlots;

@@ -35,14 +35,14 @@ impl Rope {
         Self { frequencies }
     }
 
-    /// Sines and cosines of every frequency at a position.
-    fn turn(&self, position: usize) -> (Vec<f32>, Vec<f32>) {
-        self.frequencies.iter().map(|f| (position as f32 * f).sin_cos()).unzip()
+    /// Sines and cosines of every frequency after so many positions.
+    fn angles(&self, positions: f32) -> (Vec<f32>, Vec<f32>) {
+        self.frequencies.iter().map(|f| (positions * f).sin_cos()).unzip()
     }
 
     /// Sines and cosines `[T, D/2]` of T positions from `first_position`.
     pub(in crate::model) fn tables(&self, first_position: usize, n_tokens: usize) -> (Vec<f32>, Vec<f32>) {
-        let turns = (first_position..first_position + n_tokens).map(|position| self.turn(position));
+        let turns = (first_position..first_position + n_tokens).map(|position| self.angles(position as f32));
         let (sin, cos): (Vec<Vec<f32>>, Vec<Vec<f32>>) = turns.unzip();
         (sin.concat(), cos.concat())
     }
@@ -51,16 +51,22 @@ impl Rope {
     pub fn rotate(&self, x: &mut [f32], n_heads: usize, first_position: usize) {
         let half = self.frequencies.len();
         x.par_chunks_mut(n_heads * 2 * half).enumerate().for_each(|(row, heads)| {
-            let (sin, cos) = self.turn(first_position + row);
-            for head in heads.chunks_exact_mut(2 * half) {
-                let (low, high) = head.split_at_mut(half);
-                for i in 0..half {
-                    let (a, b) = (low[i], high[i]);
-                    low[i] = a * cos[i] - b * sin[i];
-                    high[i] = b * cos[i] + a * sin[i];
-                }
-            }
+            self.turn(heads, (first_position + row) as f32);
         });
+    }
+
+    /// Rotates vectors `[n, D]` in place by a number of positions; what is rotated already turns on by as many.
+    pub fn turn(&self, x: &mut [f32], positions: f32) {
+        let half = self.frequencies.len();
+        let (sin, cos) = self.angles(positions);
+        for vector in x.chunks_exact_mut(2 * half) {
+            let (low, high) = vector.split_at_mut(half);
+            for i in 0..half {
+                let (a, b) = (low[i], high[i]);
+                low[i] = a * cos[i] - b * sin[i];
+                high[i] = b * cos[i] + a * sin[i];
+            }
+        }
     }
 }
 

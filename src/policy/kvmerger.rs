@@ -5,9 +5,11 @@ use serde::Deserialize;
 use crate::merge::HeadPlan;
 use crate::merge::Kernel;
 use crate::merge::MergeError;
+use crate::merge::MergedSlots;
 use crate::merge::Shares;
 use crate::merge::Sigma;
 use crate::merge::ValueRule;
+use crate::merge::heavy_within;
 use crate::merge::links;
 use crate::merge::merge_sets;
 use crate::merge::protect;
@@ -44,7 +46,7 @@ enum Threshold {
 #[derive(Clone, Debug)]
 pub struct KvMerger {
     rule: MergeRule,
-    /// Protected shares; what is `None` is the paper's at the budget.
+    /// Protected shares of the tokens seen; what is `None` is the paper's at the budget, as far as it lets the budget be met.
     recent: Option<f64>,
     heavy: Option<f64>,
     threshold: Threshold,
@@ -121,10 +123,17 @@ impl Policy for KvMerger {
         if by_budget && budget_tokens >= n {
             return Ok(HeadPlan::identity(n));
         }
-        let kept_fraction = if by_budget { budget_tokens as f64 / n as f64 } else { 0.5 };
+        let kept_fraction = if by_budget { budget_tokens as f64 / view.n_seen as f64 } else { 0.5 };
         let paper = Shares::of_paper(kept_fraction);
         let shares = Shares { recent: self.recent.unwrap_or(paper.recent), heavy: self.heavy.unwrap_or(paper.heavy) };
-        let (n_recent, n_heavy) = shares.counts(n);
+        let (mut n_recent, mut n_heavy) = shares.counts(view.n_seen);
+        if by_budget && self.recent.is_none() {
+            n_recent = n_recent.min(budget_tokens - 1);
+        }
+        if by_budget && self.heavy.is_none() {
+            let (older, n_slots) = (&view.mass[..n.saturating_sub(n_recent)], budget_tokens.saturating_sub(n_recent));
+            n_heavy = heavy_within(older, n_heavy, n_slots, self.rule.bridge);
+        }
         let protected = protect(view.mass, n_recent, n_heavy);
         let (tokens, found) = links(view.keys, view.head_dim, &protected, self.rule.bridge);
         let eps = match &self.threshold {
@@ -144,8 +153,9 @@ impl Policy for KvMerger {
                 .ok_or(MergeError::ProtectedExceedBudget { protected: n_protected, budget_tokens })?;
             sets_for_budget(tokens, &found, n_sets, n_protected)?
         };
+        let merged = view.counts.map(|counts| MergedSlots { counts, logit_bias: view.logit_bias });
         let how = (self.rule.kernel, self.rule.sigma, self.rule.variant);
-        Ok(merge_sets(view.keys, view.head_dim, (view.mass, view.counts), &protected, &sets, how))
+        Ok(merge_sets(view.keys, view.head_dim, (view.mass, merged), &protected, &sets, how))
     }
 
     fn params(&self) -> serde_json::Value {

@@ -3,6 +3,7 @@
 //! A policy plans, the runtime applies: no tensor is moved here, so every policy can be tested on plain slices.
 //! Adding one is a file and a line in [`POLICIES`].
 
+mod cam;
 mod evict;
 mod full;
 mod h2o;
@@ -49,6 +50,11 @@ impl HeadView<'_> {
     /// Stored slots T.
     pub fn n_slots(&self) -> usize {
         self.keys.len() / self.head_dim.max(1)
+    }
+
+    /// A stream of random numbers of its own for every head and time, so that no draw depends on the order of planning.
+    fn random_stream(&self) -> u64 {
+        ((self.n_seen as u64) << 32) | (self.layer * self.n_kv_heads + self.kv_head) as u64
     }
 }
 
@@ -97,8 +103,16 @@ pub struct PolicyEntry {
 }
 
 /// Every policy, by name.
-pub const POLICIES: &[PolicyEntry] =
-    &[evict::ENTRY, full::ENTRY, h2o::ENTRY, kvmerger::ENTRY, random::ENTRY, snapkv::ENTRY, streaming::ENTRY];
+pub const POLICIES: &[PolicyEntry] = &[
+    cam::ENTRY,
+    evict::ENTRY,
+    full::ENTRY,
+    h2o::ENTRY,
+    kvmerger::ENTRY,
+    random::ENTRY,
+    snapkv::ENTRY,
+    streaming::ENTRY,
+];
 
 /// Why a policy cannot be built.
 #[derive(Debug, thiserror::Error)]

@@ -37,12 +37,11 @@ impl Policy for Random {
         if budget_tokens >= n {
             return Ok(HeadPlan::identity(n));
         }
-        let (recent, _) = Shares::of_paper(budget_tokens as f64 / n as f64).counts(n);
+        let (recent, _) = Shares::of_paper(budget_tokens as f64 / view.n_seen as f64).counts(view.n_seen);
         let recent = recent.clamp(1, budget_tokens);
         let mut older: Vec<u32> = (0..(n - recent) as u32).collect();
-        // Every head draws from its own stream, so the result does not depend on the order of planning.
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
-        random.set_stream((view.layer * view.n_kv_heads + view.kv_head) as u64);
+        random.set_stream(view.random_stream());
         older.shuffle(&mut random);
         older.truncate(budget_tokens - recent);
         older.extend((n - recent) as u32..n as u32);

@@ -8,18 +8,21 @@ use rayon::prelude::*;
 
 use crate::merge::Counters;
 use crate::merge::HeadPlan;
+use crate::merge::Refit;
 use crate::model::AttnMass;
 use crate::model::ChunkStates;
 use crate::model::Config;
 use crate::model::HeadSlots;
 use crate::model::KvStore;
 use crate::model::Mirror;
+use crate::model::Rope;
 use crate::model::StoreError;
 use crate::model::StoreNeeds;
 use crate::policy::HeadView;
 use crate::policy::Needs;
 use crate::runtime::Compression;
 use crate::runtime::RuntimeError;
+use crate::runtime::refit::QuerySample;
 use crate::runtime::slots::CacheType;
 use crate::runtime::slots::Head;
 
@@ -36,7 +39,7 @@ struct Passing {
 /// in decode, where a head has outgrown its budget.
 ///
 /// When a prompt passes in one chunk, no more than one layer is ever whole. Allocated bytes are those of the slots, plus
-/// at most a 256th (or four slots).
+/// at most a 256th (or two slots).
 #[derive(Debug)]
 pub struct RaggedCache {
     n_layers: usize,
@@ -45,8 +48,12 @@ pub struct RaggedCache {
     kind: CacheType,
     heads: Vec<Head>,
     compression: Option<Compression>,
+    group: usize,
+    rope: Rope,
     /// What is recorded for compressions to come.
     needs: Needs,
+    refit: Option<Refit>,
+    sample: QuerySample,
     /// `None` between prompts and in decode.
     passing: Option<Passing>,
     /// Slots of each head when it was last compressed.
@@ -66,6 +73,7 @@ impl RaggedCache {
     /// An empty cache for a model.
     pub fn new(config: &Config, kind: CacheType, compression: Option<Compression>) -> Self {
         let needs = compression.as_ref().map_or_else(Needs::default, |compression| compression.policy.needs());
+        let refit = compression.as_ref().and_then(|compression| compression.refit);
         let n_heads = config.n_layers * config.n_kv_heads;
         Self {
             n_layers: config.n_layers,
@@ -74,7 +82,11 @@ impl RaggedCache {
             kind,
             heads: (0..n_heads).map(|_| Head::new(kind)).collect(),
             compression,
+            group: config.n_q_heads / config.n_kv_heads,
+            rope: Rope::new(config),
             needs,
+            refit,
+            sample: QuerySample::default(),
             passing: None,
             settled: vec![0; n_heads],
             rewrites: vec![0; config.n_layers],
@@ -89,21 +101,27 @@ impl RaggedCache {
     /// An empty cache that stays whole and records what the given compressions need, so that after one prefill
     /// [`RaggedCache::compressed`] makes a cache for each of them.
     ///
-    /// - Errors: [`RuntimeError::DifferentWindows`] when two policies need attention mass over windows of different sizes
+    /// - Errors: [`RuntimeError::DifferentWindows`] when two policies need attention mass over windows of different sizes,
+    ///   [`RuntimeError::DifferentQueries`] when two refits need different samples
     pub fn recording<'a>(
         config: &Config,
         kind: CacheType,
         compressions: impl IntoIterator<Item = &'a Compression>,
     ) -> Result<Self, RuntimeError> {
-        let mut needs = Needs::default();
-        for wanted in compressions.into_iter().map(|compression| compression.policy.needs()) {
+        let (mut needs, mut refit) = (Needs::default(), None);
+        for compression in compressions {
+            match (refit, compression.refit) {
+                (Some(a), Some(b)) if !same_sample(a, b) => return Err(RuntimeError::DifferentQueries),
+                (known, new) => refit = known.or(new),
+            }
+            let wanted = compression.policy.needs();
             needs.mass |= wanted.mass;
             match (needs.mass_window, wanted.mass_window) {
                 (Some(a), Some(b)) if a != b => return Err(RuntimeError::DifferentWindows(a, b)),
                 (known, new) => needs.mass_window = known.or(new),
             }
         }
-        Ok(Self { needs, ..Self::new(config, kind, None) })
+        Ok(Self { needs, refit, ..Self::new(config, kind, None) })
     }
 
     /// A compressed copy of this whole cache, bit for bit what the same compression gives at the end of the same prompt.
@@ -128,27 +146,29 @@ impl RaggedCache {
         {
             return fault("attention mass over its window of queries");
         }
+        if compression.refit.is_some_and(|wanted| {
+            !self.sample.has(0) || !self.refit.is_some_and(|recorded| same_sample(recorded, wanted))
+        }) {
+            return fault("a sample of the prompt's queries");
+        }
         let mut copy = Self {
-            heads: Vec::with_capacity(self.heads.len()),
+            heads: Vec::new(),
             compression: None,
             needs,
+            refit: compression.refit,
+            sample: QuerySample::default(),
             settled: vec![0; self.heads.len()],
             rewrites: vec![0; self.n_layers],
             mirror: Mirror::default(),
             gone: self.gone.clone(),
+            rope: self.rope.clone(),
             ..*self
         };
         for layer in 0..self.n_layers {
             let started = Instant::now();
-            let plans = self.plan(compression, layer)?;
-            let keep_mass = needs.mass && compression.decode_slack.is_some();
-            for (head, plan) in self.of_layer(layer).iter().zip(&plans.heads) {
-                let count = plan.counters(head.len());
-                copy.gone[layer].add(count);
-                copy.settled[copy.heads.len()] = count.kept;
-                copy.heads.push(head.folded(plan, self.head_dim, keep_mass));
-            }
-            copy.asked |= plans.asked;
+            let new = self.rewritten(compression, layer, compression.decode_slack.is_some())?;
+            copy.settle(layer, &new);
+            copy.heads.extend(new.heads);
             copy.compress_time += started.elapsed();
         }
         copy.compression = Some(compression.clone());
@@ -159,12 +179,16 @@ impl RaggedCache {
     /// Announces a prompt of so many tokens, at whose end (and between parts, as the compression says) compression comes.
     pub fn begin_prompt(&mut self, n_tokens: usize) {
         let prompt_end = self.n_seen + n_tokens;
-        self.passing = Some(Passing { prompt_end, part_end: self.part_end(prompt_end) });
+        self.begin_part(prompt_end);
     }
 
-    fn part_end(&self, prompt_end: usize) -> usize {
+    fn begin_part(&mut self, prompt_end: usize) {
         let every = self.compression.as_ref().and_then(|compression| compression.every_tokens);
-        every.map_or(prompt_end, |every| (self.n_seen + every.max(1)).min(prompt_end))
+        let part_end = every.map_or(prompt_end, |every| (self.n_seen + every.max(1)).min(prompt_end));
+        self.passing = Some(Passing { prompt_end, part_end });
+        if let Some(refit) = self.refit {
+            self.sample = QuerySample::draw(refit, self.group, self.n_layers, self.n_seen..part_end);
+        }
     }
 
     /// Tokens of the prompt that may pass before the next compression.
@@ -289,19 +313,39 @@ impl RaggedCache {
         Ok(LayerPlan { heads, asked: asked.contains(&true) })
     }
 
+    /// What a compression makes of a layer's heads.
+    fn rewritten(&self, compression: &Compression, layer: usize, keep_mass: bool) -> Result<NewLayer, RuntimeError> {
+        let LayerPlan { heads: plans, asked } = self.plan(compression, layer)?;
+        let old = self.of_layer(layer);
+        let keep_mass = keep_mass && self.needs.mass && compression.policy.needs().mass;
+        let mut heads: Vec<Head> =
+            old.iter().zip(&plans).map(|(head, plan)| head.folded(plan, self.head_dim, keep_mass)).collect();
+        if let Some(refit) = compression.refit.filter(|_| self.sample.has(layer)) {
+            self.sample
+                .refit(refit, &self.rope, self.head_dim, self.n_seen, layer, old, &mut heads)
+                .map_err(|kv_head| RuntimeError::Refit { layer, kv_head })?;
+        }
+        let counters = old.iter().zip(&plans).map(|(head, plan)| plan.counters(head.len())).collect();
+        Ok(NewLayer { heads, counters, asked })
+    }
+
+    fn settle(&mut self, layer: usize, new: &NewLayer) {
+        for (kv_head, counters) in new.counters.iter().enumerate() {
+            self.gone[layer].add(*counters);
+            self.settled[layer * self.n_kv_heads + kv_head] = counters.kept;
+        }
+        self.asked |= new.asked;
+    }
+
     fn compress_layer(&mut self, layer: usize, keep_mass: bool) -> Result<(), RuntimeError> {
         let Some(compression) = &self.compression else { return Ok(()) };
         let started = Instant::now();
-        let plans = self.plan(compression, layer)?;
-        for (kv_head, plan) in plans.heads.iter().enumerate() {
-            let head = layer * self.n_kv_heads + kv_head;
-            let counters = plan.counters(self.heads[head].len());
-            self.heads[head] = self.heads[head].folded(plan, self.head_dim, keep_mass);
-            self.gone[layer].add(counters);
-            self.settled[head] = counters.kept;
-        }
+        let new = self.rewritten(compression, layer, keep_mass)?;
+        self.settle(layer, &new);
         self.rewrites[layer] += 1;
-        self.asked |= plans.asked;
+        self.sample.forget(layer);
+        let first = layer * self.n_kv_heads;
+        self.heads.splice(first..first + self.n_kv_heads, new.heads);
         self.compress_time += started.elapsed();
         Ok(())
     }
@@ -329,7 +373,21 @@ impl RaggedCache {
     }
 }
 
-/// What the heads of a layer become.
+/// Whether two refits need the same queries.
+fn same_sample(a: Refit, b: Refit) -> bool {
+    (a.queries, a.seed) == (b.queries, b.seed)
+}
+
+/// A layer after compression.
+struct NewLayer {
+    heads: Vec<Head>,
+    /// Of each head.
+    counters: Vec<Counters>,
+    /// Whether any head was asked to drop a slot.
+    asked: bool,
+}
+
+/// What the heads of a layer are to become.
 struct LayerPlan {
     heads: Vec<HeadPlan>,
     /// Whether any of them was asked to drop a slot.
@@ -363,6 +421,9 @@ impl KvStore for RaggedCache {
             });
             head.append(chunk.first_position, head_dim, rows);
         }
+        if self.passing.is_some() && self.refit.is_some() {
+            self.sample.take(chunk);
+        }
         if chunk.layer == 0 {
             self.n_seen += chunk.n_tokens;
         }
@@ -390,8 +451,8 @@ impl KvStore for RaggedCache {
         match self.passing {
             Some(Passing { prompt_end, part_end }) if end >= part_end => {
                 self.compress_layer(chunk.layer, in_decode || end < prompt_end)?;
-                if chunk.layer + 1 == self.n_layers {
-                    self.passing = Some(Passing { prompt_end, part_end: self.part_end(prompt_end) });
+                if chunk.layer + 1 == self.n_layers && end < prompt_end {
+                    self.begin_part(prompt_end);
                 }
             }
             Some(_) => {}

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::merge::Refit;
 use crate::policy;
+use crate::policy::Params;
 use crate::policy::Policy;
 use crate::policy::PolicyError;
 use crate::runtime::RuntimeError;
@@ -30,6 +32,8 @@ pub struct Compression {
     pub budget: Budget,
     /// Layers left whole; they count in the budget.
     pub skip_layers: BTreeSet<usize>,
+    /// Whether and how the stored values are refitted to the prompt's queries; not in decode, which has none to spare.
+    pub refit: Option<Refit>,
     /// Tokens of a prompt between compressions; `None` compresses at its end only.
     pub every_tokens: Option<usize>,
     /// Slots over its budget at which a head is compressed again in decode; `None` lets new tokens stay, whole.
@@ -44,22 +48,28 @@ impl Compression {
             policy: policy.into(),
             budget,
             skip_layers: BTreeSet::new(),
+            refit: None,
             every_tokens: None,
             decode_slack: None,
         }
     }
 
-    /// As [`Compression::new`], with the policy as typed: `NAME[:key=value,...]`.
+    /// As [`Compression::new`], with policy and refit as typed: `NAME[:key=value,...][+refit[:key=value,...]]`.
     ///
     /// ```
     /// use kvscope::runtime::{Budget, Compression};
-    /// let compression = Compression::parse("h2o:recent=0.3", Budget::KeptFraction(0.35))?;
+    /// let compression = Compression::parse("h2o:recent=0.3+refit:lambda=0.1", Budget::KeptFraction(0.35))?;
     /// assert_eq!(compression.policy.params()["recent"], 0.3);
+    /// assert_eq!(compression.refit.map(|refit| (refit.lambda, refit.queries)), Some((0.1, 768)));
     /// # Ok::<(), kvscope::policy::PolicyError>(())
     /// ```
     pub fn parse(spec: &str, budget: Budget) -> Result<Self, PolicyError> {
-        let (_, policy) = policy::parse(spec)?;
-        Ok(Self::new(spec, policy, budget))
+        let (policy, refit) = match spec.split_once("+refit") {
+            Some((policy, rest)) => (policy, Some(parse_refit(rest)?)),
+            None => (spec, None),
+        };
+        let (_, policy) = policy::parse(policy)?;
+        Ok(Self { refit, ..Self::new(spec, policy, budget) })
     }
 
     /// Whether it is meant to leave fewer slots than tokens.
@@ -108,6 +118,16 @@ impl Compression {
         let share = rest / (n_layers - n_skipped) as f64;
         Ok(between(share * rank, share * (rank + 1.0)) as usize)
     }
+}
+
+/// Reads what follows `+refit`: nothing, or `:key=value,...`.
+fn parse_refit(text: &str) -> Result<Refit, PolicyError> {
+    let params = Params::parse("refit", text.strip_prefix(':').unwrap_or(text))?;
+    let refit: Refit = params.read()?;
+    if refit.queries == 0 || !(refit.lambda > 0.0 && refit.lambda.is_finite()) {
+        return Err(params.bad("queries is at least 1 and lambda a number above 0"));
+    }
+    Ok(refit)
 }
 
 fn checked(share: f64) -> Result<f64, RuntimeError> {

@@ -7,6 +7,7 @@ mod compare;
 mod compression;
 mod generate;
 mod memory;
+mod refit;
 mod slots;
 
 pub use cache::RaggedCache;
@@ -91,9 +92,20 @@ pub enum RuntimeError {
         /// What is missing.
         what: &'static str,
     },
+    /// Values cannot be refitted.
+    #[error("layer {layer}, KV head {kv_head}: values cannot be refitted, the states are not finite")]
+    Refit {
+        /// Layer.
+        layer: usize,
+        /// KV head.
+        kv_head: usize,
+    },
     /// One prefill records the attention of one window of queries.
     #[error("one prefill cannot record attention mass over the last {0} and the last {1} queries")]
     DifferentWindows(usize, usize),
+    /// One prefill records one sample of queries.
+    #[error("one prefill cannot record two samples of queries: refits differ in queries= or seed=")]
+    DifferentQueries,
     /// Layers that stay whole leave nothing for the others.
     #[error("{n_skipped} of {n_layers} layers stay whole, which alone exceeds kept_fraction {kept_fraction}")]
     SkippedTooMuch {
@@ -117,8 +129,9 @@ impl RuntimeError {
             }
             Self::SkippedTooMuch { .. } => Some("skip fewer layers or keep more".into()),
             Self::NotRecorded { .. } => Some("name the compression when the recording cache is made".into()),
-            Self::DifferentWindows(..) => Some("record a cache for each window".into()),
-            Self::FaultyPlan { .. } | Self::BadKeptFraction(_) | Self::NoSlots | Self::OtherHeads { .. } => None,
+            Self::DifferentWindows(..) | Self::DifferentQueries => Some("record a cache for each of them".into()),
+            Self::FaultyPlan { .. } | Self::BadKeptFraction(_) | Self::NoSlots => None,
+            Self::Refit { .. } | Self::OtherHeads { .. } => None,
         }
     }
 }

@@ -40,7 +40,7 @@ pub(crate) enum Vectors {
 ///
 /// Amortised, a new slot has 256 old ones copied, fewer than the attention of its own token reads.
 fn growth(n_slots: usize) -> usize {
-    (n_slots / 256).max(4)
+    (n_slots / 256).max(2)
 }
 
 /// Makes room for `more` numbers, `step` at least.
@@ -116,6 +116,37 @@ impl Vectors {
     }
 }
 
+/// Tokens of each slot, in two bytes where they fit: beside half-precision vectors four would weigh.
+#[derive(Debug)]
+enum Counts {
+    Small(Vec<u16>),
+    Large(Vec<u32>),
+}
+
+impl Counts {
+    fn new(counts: Vec<u32>) -> Self {
+        let small: Result<Vec<u16>, _> = counts.iter().map(|count| u16::try_from(*count)).collect();
+        small.map_or(Self::Large(counts), |mut small| {
+            small.shrink_to_fit();
+            Self::Small(small)
+        })
+    }
+
+    fn widened(&self) -> Vec<u32> {
+        match self {
+            Self::Small(counts) => counts.iter().map(|count| u32::from(*count)).collect(),
+            Self::Large(counts) => counts.clone(),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        (match self {
+            Self::Small(counts) => 2 * counts.capacity(),
+            Self::Large(counts) => 4 * counts.capacity(),
+        }) as u64
+    }
+}
+
 /// One KV head's slots.
 #[derive(Debug)]
 pub(crate) struct Head {
@@ -123,7 +154,7 @@ pub(crate) struct Head {
     pub(crate) values: Vectors,
     pub(crate) positions: Vec<u32>,
     /// Tokens that each of the first slots stands for, as compression left them; every slot behind them stands for one.
-    counts: Option<Vec<u32>>,
+    counts: Option<Counts>,
     /// `None` while all are zero.
     pub(crate) logit_bias: Option<Vec<f32>>,
     /// Attention mass so far; empty where no compression to come asks for it.
@@ -154,7 +185,7 @@ impl Head {
         self.keys.bytes()
             + self.values.bytes()
             + words(self.positions.capacity())
-            + words(self.counts.as_ref().map_or(0, Vec::capacity))
+            + self.counts.as_ref().map_or(0, Counts::bytes)
             + words(self.logit_bias.as_ref().map_or(0, Vec::capacity))
             + words(self.mass.capacity() + self.mass_window.capacity())
     }
@@ -181,6 +212,10 @@ impl Head {
         }
     }
 
+    pub(crate) fn set_values(&mut self, values: &[f32]) {
+        self.values = self.values.replaced(values);
+    }
+
     pub(crate) fn add_mass(&mut self, mass: &[f32]) {
         accumulate(&mut self.mass, mass);
     }
@@ -200,7 +235,7 @@ impl Head {
 
     /// Tokens that each slot stands for; `None` when all stand for one.
     pub(crate) fn counts(&self) -> Option<Vec<u32>> {
-        let mut counts = self.counts.clone()?;
+        let mut counts = self.counts.as_ref()?.widened();
         counts.resize(self.len(), 1);
         Some(counts)
     }
@@ -211,14 +246,8 @@ impl Head {
         let members = |slot: &Slot| plan.members_of(slot).iter().filter(|member| member.weighs());
         let count_of = |member: &Member| counts.as_ref().map_or(1, |counts| counts[member.source as usize]);
         let counts: Vec<u32> = plan.slots.iter().map(|slot| members(slot).map(count_of).sum()).collect();
-        let bias: Vec<f32> = plan
-            .slots
-            .iter()
-            .map(|slot| match plan.members_of(slot) {
-                [only] => self.logit_bias.as_ref().map_or(0.0, |b| b[only.source as usize]) + slot.logit_bias,
-                _ => slot.logit_bias,
-            })
-            .collect();
+        let bias_of = |source: u32| self.logit_bias.as_ref().map_or(0.0, |bias| bias[source as usize]);
+        let bias: Vec<f32> = plan.slots.iter().map(|slot| bias_of(slot.pivot) + slot.logit_bias).collect();
         let mass = if keep_mass && !self.mass.is_empty() {
             plan.slots.iter().map(|slot| members(slot).map(|m| self.mass[m.source as usize]).sum()).collect()
         } else {
@@ -228,7 +257,7 @@ impl Head {
             keys: self.keys.replaced(&plan.fold_keys(&self.keys.widened(), head_dim)),
             values: self.values.replaced(&plan.fold_values(&self.values.widened(), head_dim)),
             positions: plan.slots.iter().map(|slot| self.positions[slot.pivot as usize]).collect(),
-            counts: counts.iter().any(|c| *c != 1).then_some(counts),
+            counts: counts.iter().any(|c| *c != 1).then(|| Counts::new(counts)),
             logit_bias: bias.iter().any(|b| *b != 0.0).then_some(bias),
             mass,
             mass_window: Vec::new(),
