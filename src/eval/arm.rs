@@ -47,16 +47,6 @@ impl Arm {
         let compression = Compression::parse(FULL, Budget::KeptFraction(1.0))?;
         Ok(Self { policy: FULL.into(), budget: None, role: Role::Reference, control: None, compression })
     }
-
-    /// A tuned profile, which brings its own budget.
-    pub fn profile(name: &str, budget: f64, compression: Compression, control: Option<String>) -> Self {
-        Self { policy: format!("profile {name}"), budget: Some(budget), role: Role::Profile, control, compression }
-    }
-
-    /// What files and tables call it beside its budget.
-    pub fn key(&self) -> (&str, Option<u64>) {
-        (&self.policy, self.budget.map(f64::to_bits))
-    }
 }
 
 /// The arms of policies as typed, in order, each at every budget, the full cache first and controls behind what they
