@@ -128,7 +128,8 @@ impl Policy for KvMerger {
         let shares = Shares { recent: self.recent.unwrap_or(paper.recent), heavy: self.heavy.unwrap_or(paper.heavy) };
         let (mut n_recent, mut n_heavy) = shares.counts(view.n_seen);
         if by_budget && self.recent.is_none() {
-            n_recent = n_recent.min(budget_tokens - 1);
+            // At least the newest token: 8 % of six are none.
+            n_recent = n_recent.max(1).min(budget_tokens - 1);
         }
         if by_budget && self.heavy.is_none() {
             let (older, n_slots) = (&view.mass[..n.saturating_sub(n_recent)], budget_tokens.saturating_sub(n_recent));
