@@ -4,6 +4,7 @@ use crate::policy;
 use crate::policy::PolicyError;
 use crate::runtime::Budget;
 use crate::runtime::Compression;
+use crate::runtime::split_refit;
 
 /// What an arm is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -19,6 +20,8 @@ pub enum Role {
     Baseline,
     /// Random tokens.
     Chance,
+    /// A published way to evict, with its values refitted.
+    Refitted,
     /// A tuned profile.
     Profile,
 }
@@ -58,12 +61,14 @@ pub fn arms(specs: &[String], budgets: &[f64]) -> Result<Vec<Arm>, PolicyError> 
     for spec in specs {
         let control = control_of(spec);
         for spec in std::iter::once(spec).chain(&control) {
-            let (entry, policy) = policy::parse(spec)?;
+            let (plain, refit) = split_refit(spec);
+            let (entry, policy) = policy::parse(plain)?;
             let role = match entry.name {
                 _ if Some(spec) == control.as_ref() => Role::Control,
                 "kvmerger" => Role::Merge,
                 "evict" => Role::Control,
                 "random" => Role::Chance,
+                _ if refit.is_some() => Role::Refitted,
                 _ => Role::Baseline,
             };
             let budgets: Vec<Option<f64>> =
@@ -82,16 +87,19 @@ pub fn arms(specs: &[String], budgets: &[f64]) -> Result<Vec<Arm>, PolicyError> 
     Ok(arms)
 }
 
-/// The policy that evicts what `spec` merges: `evict` with the same protected tokens, chains and threshold.
+/// The policy that evicts what `spec` merges: `evict` with the same protected tokens, chains, threshold and refit.
 fn control_of(spec: &str) -> Option<String> {
-    let (name, params) = spec.split_once(':').unwrap_or((spec, ""));
+    let (plain, _) = split_refit(spec);
+    let refit = &spec[plain.len()..];
+    let (name, params) = plain.split_once(':').unwrap_or((plain, ""));
     if name != "kvmerger" {
         return None;
     }
     let is_rule =
         |pair: &str| ["kernel", "sigma", "variant"].iter().any(|key| pair.trim().starts_with(&format!("{key}=")));
     let shared: Vec<&str> = params.split(',').filter(|pair| !pair.trim().is_empty() && !is_rule(pair)).collect();
-    Some(if shared.is_empty() { "evict".into() } else { format!("evict:{}", shared.join(",")) })
+    let params = if shared.is_empty() { String::new() } else { format!(":{}", shared.join(",")) };
+    Some(format!("evict{params}{refit}"))
 }
 
 #[cfg(test)]
@@ -106,6 +114,9 @@ mod tests {
         );
         assert_eq!(control_of("kvmerger").unwrap(), "evict");
         assert_eq!(control_of("h2o"), None);
+        assert_eq!(control_of("kvmerger:variant=mass,heavy=0.1+refit:span=9").unwrap(), "evict:heavy=0.1+refit:span=9");
+        let refitted = super::arms(&["h2o+refit".into()], &[0.5]).unwrap();
+        assert_eq!((refitted[1].role, refitted[1].compression.refit.is_some()), (Role::Refitted, true));
         let specs = ["kvmerger:variant=convex", "kvmerger", "h2o", "kvmerger:eps=0.5", "evict"].map(String::from);
         let arms = arms(&specs, &[0.5, 0.35]).unwrap();
         let found: Vec<(&str, Option<f64>, Role)> =

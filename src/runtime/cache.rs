@@ -322,7 +322,7 @@ impl RaggedCache {
             old.iter().zip(&plans).map(|(head, plan)| head.folded(plan, self.head_dim, keep_mass)).collect();
         if let Some(refit) = compression.refit.filter(|_| self.sample.has(layer)) {
             self.sample
-                .refit(refit, &self.rope, self.head_dim, self.n_seen, layer, old, &mut heads)
+                .refit(refit, &self.rope, self.n_seen, layer, old, &mut heads)
                 .map_err(|kv_head| RuntimeError::Refit { layer, kv_head })?;
         }
         let counters = old.iter().zip(&plans).map(|(head, plan)| plan.counters(head.len())).collect();

@@ -64,11 +64,9 @@ impl Compression {
     /// # Ok::<(), kvscope::policy::PolicyError>(())
     /// ```
     pub fn parse(spec: &str, budget: Budget) -> Result<Self, PolicyError> {
-        let (policy, refit) = match spec.split_once("+refit") {
-            Some((policy, rest)) => (policy, Some(parse_refit(rest)?)),
-            None => (spec, None),
-        };
+        let (policy, refit) = split_refit(spec);
         let (_, policy) = policy::parse(policy)?;
+        let refit = refit.map(parse_refit).transpose()?;
         Ok(Self { refit, ..Self::new(spec, policy, budget) })
     }
 
@@ -118,6 +116,11 @@ impl Compression {
         let share = rest / (n_layers - n_skipped) as f64;
         Ok(between(share * rank, share * (rank + 1.0)) as usize)
     }
+}
+
+/// The policy as typed, and what follows `+refit` where that is there.
+pub(crate) fn split_refit(spec: &str) -> (&str, Option<&str>) {
+    spec.split_once("+refit").map_or((spec, None), |(policy, rest)| (policy, Some(rest)))
 }
 
 /// Reads what follows `+refit`: nothing, or `:key=value,...`.

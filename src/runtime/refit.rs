@@ -21,6 +21,8 @@ pub(crate) struct QuerySample {
     ahead: Vec<f32>,
     /// Queries after RoPE, `[layer][tokens, n_q_heads · D]`; empty once a layer has been refitted.
     queries: Vec<Vec<f32>>,
+    /// Query heads of a KV head.
+    group: usize,
 }
 
 impl QuerySample {
@@ -33,7 +35,7 @@ impl QuerySample {
         positions.sort_unstable();
         positions.iter_mut().for_each(|position| *position += part.start);
         let ahead = positions.iter().map(|_| random.random()).collect();
-        Self { positions, ahead, queries: vec![Vec::new(); n_layers] }
+        Self { positions, ahead, queries: vec![Vec::new(); n_layers], group }
     }
 
     /// Keeps the sampled ones of a chunk's queries.
@@ -67,7 +69,6 @@ impl QuerySample {
         &self,
         refit: Refit,
         rope: &Rope,
-        head_dim: usize,
         n_seen: usize,
         layer: usize,
         old: &[Head],
@@ -79,6 +80,7 @@ impl QuerySample {
             rope.turn(row, (n_seen - position) as f32 + (ahead * refit.span as f32).floor());
         }
         let group_width = width / old.len().max(1);
+        let head_dim = group_width / self.group.max(1);
         let solved: Vec<Option<Vec<f32>>> = old
             .par_iter()
             .zip(&*new)
