@@ -138,7 +138,8 @@ fn a_run_has_every_row_once_with_counters_and_a_verdict() {
     assert_eq!(asked(Question::MergeOrEvict), 2);
     assert_eq!(asked(Question::BestBaselineOrNext), 2);
     assert!(evaluation.verdict.iter().any(|line| line.contains("evicting the same tokens (evict:bridge=true)")));
-    assert!(evaluation.verdict.iter().any(|line| line.contains("4 texts show a difference")));
+    assert!(evaluation.verdict.iter().any(|line| line.contains("4 texts show no direction")));
+    assert!(evaluation.comparisons.iter().all(|entry| entry.result.direction().is_none()));
     for sentence in &evaluation.verdict {
         assert!(shown.contains(sentence.as_str()), "{sentence}");
     }

@@ -165,7 +165,7 @@ fn errors(
             RULES.map(|(_, kernel, rule)| {
                 let how = (kernel, Sigma::default(), rule);
                 let plan = merge_sets(states.keys, states.head_dim, (mass, None), &protected, &sets, how);
-                probe.error(states.keys, states.values, &plan)
+                probe.error(&plan)
             })
         }));
     }

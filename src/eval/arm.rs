@@ -1,10 +1,15 @@
 //! What is compared: policies at budgets, the full cache as the reference, and beside every merge its eviction.
 
 use crate::policy;
+use crate::policy::Policy;
+use crate::policy::PolicyEntry;
 use crate::policy::PolicyError;
 use crate::runtime::Budget;
 use crate::runtime::Compression;
 use crate::runtime::split_refit;
+
+/// Policies that others published; kvmerger is told apart by its settings.
+const PUBLISHED: [&str; 4] = ["cam", "h2o", "snapkv", "streaming"];
 
 /// What an arm is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -12,16 +17,16 @@ use crate::runtime::split_refit;
 pub enum Role {
     /// The full cache, which all others are measured against.
     Reference,
-    /// A policy that merges.
-    Merge,
-    /// The same selection without merging, beside a merge.
+    /// A way that is not published as it stands: other settings, other policies, refits.
+    Candidate,
+    /// KVMerger as published; a baseline too.
+    Paper,
+    /// Eviction of what a merge folds.
     Control,
-    /// A published way to evict.
+    /// Another published way.
     Baseline,
     /// Random tokens.
     Chance,
-    /// A published way to evict, with its values refitted.
-    Refitted,
     /// A tuned profile.
     Profile,
 }
@@ -59,18 +64,12 @@ impl Arm {
 pub fn arms(specs: &[String], budgets: &[f64]) -> Result<Vec<Arm>, PolicyError> {
     let mut arms = vec![Arm::full()?];
     for spec in specs {
-        let control = control_of(spec);
+        let (_, typed) = policy::parse(parts(spec).0)?;
+        let control = control_of(spec, typed.as_ref());
         for spec in std::iter::once(spec).chain(&control) {
-            let (plain, refit) = split_refit(spec);
+            let (plain, refit) = parts(spec);
             let (entry, policy) = policy::parse(plain)?;
-            let role = match entry.name {
-                _ if Some(spec) == control.as_ref() => Role::Control,
-                "kvmerger" => Role::Merge,
-                "evict" => Role::Control,
-                "random" => Role::Chance,
-                _ if refit.is_some() => Role::Refitted,
-                _ => Role::Baseline,
-            };
+            let role = role_of(entry, policy.as_ref(), !refit.is_empty())?;
             let budgets: Vec<Option<f64>> =
                 if policy.sets_own_size() { vec![None] } else { budgets.iter().copied().map(Some).collect() };
             for budget in budgets {
@@ -79,7 +78,7 @@ pub fn arms(specs: &[String], budgets: &[f64]) -> Result<Vec<Arm>, PolicyError> 
                     continue;
                 }
                 let compression = Compression::parse(spec, Budget::KeptFraction(budget.unwrap_or(1.0)))?;
-                let control = (role == Role::Merge).then(|| control.clone()).flatten();
+                let control = control.clone().filter(|control| control != spec);
                 arms.push(Arm { policy: spec.clone(), budget, role, control, compression });
             }
         }
@@ -87,19 +86,27 @@ pub fn arms(specs: &[String], budgets: &[f64]) -> Result<Vec<Arm>, PolicyError> 
     Ok(arms)
 }
 
-/// The policy that evicts what `spec` merges: `evict` with the same protected tokens, chains, threshold and refit.
-fn control_of(spec: &str) -> Option<String> {
-    let (plain, _) = split_refit(spec);
-    let refit = &spec[plain.len()..];
-    let (name, params) = plain.split_once(':').unwrap_or((plain, ""));
-    if name != "kvmerger" {
-        return None;
-    }
-    let is_rule =
-        |pair: &str| ["kernel", "sigma", "variant"].iter().any(|key| pair.trim().starts_with(&format!("{key}=")));
-    let shared: Vec<&str> = params.split(',').filter(|pair| !pair.trim().is_empty() && !is_rule(pair)).collect();
-    let params = if shared.is_empty() { String::new() } else { format!(":{}", shared.join(",")) };
-    Some(format!("evict{params}{refit}"))
+/// The policy that evicts what `spec` merges, refitted as it is; `None` where nothing is merged.
+fn control_of(spec: &str, policy: &dyn Policy) -> Option<String> {
+    let (plain, refit) = parts(spec);
+    Some(format!("{}{refit}", policy.control()?.of(plain)))
+}
+
+/// The policy as typed, and what is typed behind it about refitting.
+pub(super) fn parts(spec: &str) -> (&str, &str) {
+    spec.split_at(split_refit(spec).0.len())
+}
+
+fn role_of(entry: &PolicyEntry, policy: &dyn Policy, is_refitted: bool) -> Result<Role, PolicyError> {
+    Ok(match entry.name {
+        "random" => Role::Chance,
+        "evict" => Role::Control,
+        _ if is_refitted => Role::Candidate,
+        name if PUBLISHED.contains(&name) => Role::Baseline,
+        // KVMerger as published, whatever way its settings were typed.
+        "kvmerger" if policy.params() == policy::parse("kvmerger")?.1.params() => Role::Paper,
+        _ => Role::Candidate,
+    })
 }
 
 #[cfg(test)]
@@ -108,15 +115,14 @@ mod tests {
 
     #[test]
     fn a_merge_brings_the_eviction_of_the_same_tokens() {
-        assert_eq!(
-            control_of("kvmerger:variant=convex,bridge=true,recent=0.2").unwrap(),
-            "evict:bridge=true,recent=0.2"
-        );
-        assert_eq!(control_of("kvmerger").unwrap(), "evict");
-        assert_eq!(control_of("h2o"), None);
-        assert_eq!(control_of("kvmerger:variant=mass,heavy=0.1+refit:span=9").unwrap(), "evict:heavy=0.1+refit:span=9");
+        let of = |spec: &str| control_of(spec, policy::parse(parts(spec).0).unwrap().1.as_ref());
+        assert_eq!(of("kvmerger:variant=convex,bridge=true,recent=0.2").unwrap(), "evict:bridge=true,recent=0.2");
+        assert_eq!(of("kvmerger+refit:lambda=1").unwrap(), "evict+refit:lambda=1");
+        assert_eq!(of("cam:merge=8,sinks=2").unwrap(), "streaming:sinks=2");
+        assert_eq!(of("cam:base=h2o,seed=4").unwrap(), "h2o");
         let refitted = super::arms(&["h2o+refit".into()], &[0.5]).unwrap();
-        assert_eq!((refitted[1].role, refitted[1].compression.refit.is_some()), (Role::Refitted, true));
+        assert_eq!((refitted[1].role, refitted[1].compression.refit.is_some()), (Role::Candidate, true));
+        assert_eq!((of("h2o"), of("evict"), of("kvmerger:kernel=pivot")), (None, None, None));
         let specs = ["kvmerger:variant=convex", "kvmerger", "h2o", "kvmerger:eps=0.5", "evict"].map(String::from);
         let arms = arms(&specs, &[0.5, 0.35]).unwrap();
         let found: Vec<(&str, Option<f64>, Role)> =
@@ -126,15 +132,15 @@ mod tests {
             found,
             [
                 ("full", None, Role::Reference),
-                ("kvmerger:variant=convex", half, Role::Merge),
-                ("kvmerger:variant=convex", third, Role::Merge),
+                ("kvmerger:variant=convex", half, Role::Candidate),
+                ("kvmerger:variant=convex", third, Role::Candidate),
                 ("evict", half, Role::Control),
                 ("evict", third, Role::Control),
-                ("kvmerger", half, Role::Merge),
-                ("kvmerger", third, Role::Merge),
+                ("kvmerger", half, Role::Paper),
+                ("kvmerger", third, Role::Paper),
                 ("h2o", half, Role::Baseline),
                 ("h2o", third, Role::Baseline),
-                ("kvmerger:eps=0.5", None, Role::Merge),
+                ("kvmerger:eps=0.5", None, Role::Candidate),
                 ("evict:eps=0.5", None, Role::Control),
             ]
         );

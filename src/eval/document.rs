@@ -180,6 +180,8 @@ pub struct ComparisonEntry {
 pub enum Question {
     /// Does merging beat evicting the same tokens?
     MergeOrEvict,
+    /// Do refitted values beat the same slots without?
+    RefitOrNot,
     /// Does the tuned profile beat the paper's settings?
     ProfileOrPaper,
     /// Is the best baseline better than the next one?

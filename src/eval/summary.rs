@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use crate::eval::arm::Role;
+use crate::eval::arm::parts;
 use crate::eval::document::ArmEntry;
 use crate::eval::document::ComparisonEntry;
 use crate::eval::document::Evaluation;
@@ -135,20 +136,24 @@ pub(super) fn comparisons(evaluation: &Evaluation, rows: &[Row]) -> Vec<Comparis
         for budget in budgets {
             let arms: Vec<&ArmEntry> =
                 evaluation.arms.iter().filter(|arm| arm.budget == budget && arm.role != Role::Reference).collect();
-            let merges = arms.iter().filter(|arm| matches!(arm.role, Role::Merge | Role::Profile));
-            for arm in merges.clone() {
-                if let Some(control) = arms.iter().find(|other| Some(&other.policy) == arm.control.as_ref()) {
+            let named = |name: &str| arms.iter().find(|other| other.policy == name);
+            for arm in &arms {
+                if let Some(control) = arm.control.as_deref().and_then(named) {
                     compare(Question::MergeOrEvict, arm, control);
                 }
+                let (plain, refit) = parts(&arm.policy);
+                if let Some(without) = named(plain).filter(|_| !refit.is_empty()) {
+                    compare(Question::RefitOrNot, arm, without);
+                }
             }
-            if let Some(paper) = arms.iter().find(|arm| is_paper(arm)) {
+            if let Some(paper) = arms.iter().find(|arm| arm.role == Role::Paper) {
                 for profile in arms.iter().filter(|arm| arm.role == Role::Profile) {
                     compare(Question::ProfileOrPaper, profile, paper);
                 }
             }
             let mut ranked: Vec<(f64, &ArmEntry)> = arms
                 .iter()
-                .filter(|arm| arm.role == Role::Baseline)
+                .filter(|arm| matches!(arm.role, Role::Baseline | Role::Paper))
                 .filter_map(|arm| Some((mean(&values(arm).into_values().collect::<Vec<_>>())?, *arm)))
                 .collect();
             ranked.sort_by(|a, b| if less_is_better { a.0.total_cmp(&b.0) } else { b.0.total_cmp(&a.0) });
@@ -156,17 +161,12 @@ pub(super) fn comparisons(evaluation: &Evaluation, rows: &[Row]) -> Vec<Comparis
             if let Some((_, next)) = ranked.get(1) {
                 compare(Question::BestBaselineOrNext, best, next);
             }
-            for arm in merges {
+            for arm in arms.iter().filter(|arm| matches!(arm.role, Role::Candidate | Role::Profile)) {
                 compare(Question::OrBestBaseline, arm, best);
             }
         }
     }
     found
-}
-
-/// KVMerger as published: the rule's defaults, whatever way they were typed.
-fn is_paper(arm: &ArmEntry) -> bool {
-    arm.role == Role::Merge && ["kvmerger", "kvmerger:variant=paper", "kvmerger:variant=scaled"].contains(&&*arm.policy)
 }
 
 pub(super) fn needle_maps(evaluation: &Evaluation, rows: &[Row]) -> Vec<NeedleMap> {

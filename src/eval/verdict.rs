@@ -1,10 +1,13 @@
 //! What the comparisons say, in words with numbers.
 
+use std::cmp::Ordering;
+
 use crate::eval::document::ComparisonEntry;
 use crate::eval::document::Evaluation;
 use crate::eval::document::Question;
 use crate::eval::summary::headline;
 use crate::math::Interval;
+use crate::math::sign_test_needs;
 
 /// One sentence for each comparison, and one on what the texts can resolve.
 pub(super) fn in_words(evaluation: &Evaluation) -> Vec<String> {
@@ -23,15 +26,21 @@ pub(super) fn in_words(evaluation: &Evaluation) -> Vec<String> {
             .filter(|other| (other.task.as_str(), budgets(other)) == key)
             .filter_map(|other| other.result.resolvable)
             .collect();
-        if let Some(largest) = of_group.iter().copied().reduce(f64::max) {
-            verdict.push(format!(
-                "{}: {} texts show a difference of {} in {}, between the policies compared here, in 4 of 5 repetitions at the 5 % level.",
-                place(entry),
-                entry.result.difference.n,
+        let n = entry.result.difference.n;
+        let sign = match sign_test_needs(n) {
+            None => format!(
+                "{n} texts show no direction, whichever way they fall: 6 that agree are the fewest that a sign test at the 5 % level tells from chance"
+            ),
+            Some(agree) => format!("of {n} texts {agree} must agree for a direction"),
+        };
+        let size = of_group.iter().copied().reduce(f64::max).map_or_else(String::new, |largest| {
+            format!(
+                "; a difference of {} in {} between the policies compared here is found in 4 of 5 repetitions",
                 number(largest),
                 measure(&entry.task),
-            ));
-        }
+            )
+        });
+        verdict.push(format!("{}: {sign}{size}.", place(entry)));
     }
     verdict
 }
@@ -58,25 +67,13 @@ fn bounds(interval: Interval) -> String {
     }
 }
 
-/// Whether a is better, worse, or neither is shown: the interval of the difference must leave out 0.
+/// Whether a is better, worse, or neither is shown by both interval and sign test.
 fn outcome(entry: &ComparisonEntry) -> Outcome {
     let (_, less_is_better) = headline(&entry.task);
-    match (entry.result.difference.low, entry.result.difference.high) {
-        (Some(low), _) if low > 0.0 => {
-            if less_is_better {
-                Outcome::Worse
-            } else {
-                Outcome::Better
-            }
-        }
-        (_, Some(high)) if high < 0.0 => {
-            if less_is_better {
-                Outcome::Better
-            } else {
-                Outcome::Worse
-            }
-        }
-        _ => Outcome::NotShown,
+    match entry.result.direction() {
+        None => Outcome::NotShown,
+        Some(direction) if (direction == Ordering::Less) == less_is_better => Outcome::Better,
+        Some(_) => Outcome::Worse,
     }
 }
 
@@ -98,6 +95,9 @@ fn sentence(entry: &ComparisonEntry) -> String {
         (Question::MergeOrEvict, _) => {
             format!("no difference is shown between merging ({a}) and evicting the same tokens ({b})")
         }
+        (Question::RefitOrNot, Outcome::Better) => format!("refitting ({a}) beats the same slots without ({b})"),
+        (Question::RefitOrNot, Outcome::Worse) => format!("refitting ({a}) is worse than the same slots without ({b})"),
+        (Question::RefitOrNot, _) => format!("no difference is shown between refitting ({a}) and not ({b})"),
         (Question::ProfileOrPaper, Outcome::Better) => format!("the tuned {a} beats the paper's settings ({b})"),
         (Question::ProfileOrPaper, Outcome::Worse) => format!("the tuned {a} is worse than the paper's settings ({b})"),
         (Question::ProfileOrPaper, _) => {

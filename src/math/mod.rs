@@ -25,6 +25,7 @@ pub use groups::lowest_rank_p;
 pub use paired::Paired;
 pub use paired::paired;
 pub use paired::sign_test;
+pub use paired::sign_test_needs;
 pub use product::Rhs;
 pub use product::product;
 pub use product::product_columns;

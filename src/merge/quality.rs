@@ -1,12 +1,12 @@
 //! What a plan does to a head's attention output, on queries that were kept.
 
 use crate::math::Rhs;
-use crate::math::axpy;
 use crate::math::exp_shifted_sum;
 use crate::math::max;
 use crate::math::product;
 use crate::math::scale;
 use crate::merge::HeadPlan;
+use crate::merge::Slot;
 
 /// One KV head's states in one sample.
 #[derive(Clone, Copy, Debug)]
@@ -25,25 +25,31 @@ pub struct HeadStates<'a> {
 
 /// A head's late queries, and their attention output over the whole head: what every plan is held against.
 #[derive(Clone, Debug)]
-pub struct OutputProbe {
+pub struct OutputProbe<'a> {
     head_dim: usize,
+    keys: &'a [f32],
+    values: &'a [f32],
     /// Queries over √D, `[n, D]`.
     queries: Vec<f32>,
     positions: Vec<usize>,
+    /// Largest logit of each query, `[n]`.
+    shifts: Vec<f32>,
+    /// exp(logit - shift) of every token, 0 of those behind the query, `[n, T]`.
+    weights: Vec<f32>,
     /// Outputs over the whole head, `[n, D]`.
     full: Vec<f32>,
     /// ‖full‖².
-    total: f64,
+    energy: f64,
 }
 
-impl OutputProbe {
+impl<'a> OutputProbe<'a> {
     /// From the queries of the group at `first_query` and later; `None` without one, or when their outputs are all zero.
     ///
-    /// With `first_query` at the first protected recent token, every merged slot lies wholly in the queries' past.
+    /// With `first_query` at the first token that a plan leaves alone, every merged slot lies wholly in the queries' past.
     ///
     /// - Cost: O(group · n_q · T · D)
-    pub fn new(states: HeadStates<'_>, first_query: usize) -> Option<Self> {
-        let head_dim = states.head_dim;
+    pub fn new(states: HeadStates<'a>, first_query: usize) -> Option<Self> {
+        let HeadStates { head_dim, keys, values, .. } = states;
         let (mut queries, mut positions) = (Vec::new(), Vec::new());
         for of_head in states.queries {
             for (query, position) in of_head.chunks_exact(head_dim).zip(states.query_positions) {
@@ -54,50 +60,99 @@ impl OutputProbe {
             }
         }
         scale(&mut queries, 1.0 / (head_dim as f32).sqrt());
-        let mut probe = Self { head_dim, queries, positions, full: Vec::new(), total: 0.0 };
-        let slots: Vec<usize> = (0..states.keys.len() / head_dim).collect();
-        probe.full = probe.outputs(states.keys, states.values, &vec![0.0; slots.len()], &slots);
-        probe.total = probe.full.iter().map(|x| f64::from(*x).powi(2)).sum();
-        (probe.total > 0.0).then_some(probe)
+        let (n_rows, n_tokens) = (positions.len(), keys.len() / head_dim);
+        let mut weights = vec![0f32; n_rows * n_tokens];
+        product(&queries, keys, &mut weights, [n_rows, n_tokens, head_dim], Rhs::Transposed);
+        let mut shifts = Vec::with_capacity(n_rows);
+        for (row, position) in weights.chunks_exact_mut(n_tokens.max(1)).zip(&positions) {
+            let (seen, hidden) = row.split_at_mut((position + 1).min(n_tokens));
+            hidden.fill(0.0);
+            let shift = max(seen);
+            exp_shifted_sum(seen, shift);
+            shifts.push(shift);
+        }
+        let full = outputs(weights.clone(), values, n_rows, head_dim);
+        let energy: f64 = full.iter().map(|x| f64::from(*x).powi(2)).sum();
+        let probe = Self { head_dim, keys, values, queries, positions, shifts, weights, full, energy };
+        (energy > 0.0).then_some(probe)
     }
 
-    /// ‖O_full - O_plan‖ / ‖O_full‖ over all its queries, for a plan of the head whose keys and values `[T, D]` these are.
+    /// ‖O_full‖² over all its queries.
+    pub fn energy(&self) -> f64 {
+        self.energy
+    }
+
+    /// ‖O_full - O_plan‖ / ‖O_full‖ over all its queries.
     ///
     /// - Unit: relative error, 0 when nothing changed
     /// - Cost: O(queries · slots · D)
-    pub fn error(&self, keys: &[f32], values: &[f32], plan: &HeadPlan) -> f64 {
-        let bias: Vec<f32> = plan.slots.iter().map(|slot| slot.logit_bias).collect();
-        let positions: Vec<usize> = plan.slots.iter().map(|slot| slot.pivot as usize).collect();
-        let (keys, values) = (plan.fold_keys(keys, self.head_dim), plan.fold_values(values, self.head_dim));
-        let outputs = self.outputs(&keys, &values, &bias, &positions);
-        let squares: f64 = self.full.iter().zip(&outputs).map(|(a, b)| f64::from(a - b).powi(2)).sum();
-        (squares / self.total).sqrt()
+    pub fn error(&self, plan: &HeadPlan) -> f64 {
+        (self.squared_change(plan) / self.energy).sqrt()
     }
 
-    /// Attention outputs `[n, D]` over slots of rising position, each query seeing those up to its own.
-    fn outputs(&self, keys: &[f32], values: &[f32], bias: &[f32], positions: &[usize]) -> Vec<f32> {
-        let (n_rows, n_slots) = (self.positions.len(), positions.len());
-        let mut scores = vec![0f32; n_rows * n_slots];
-        let mut outputs = vec![0f32; n_rows * self.head_dim];
-        product(&self.queries, keys, &mut scores, [n_rows, n_slots, self.head_dim], Rhs::Transposed);
-        for (row, position) in scores.chunks_exact_mut(n_slots.max(1)).zip(&self.positions) {
-            let n_visible = positions.partition_point(|p| p <= position);
-            let (seen, hidden) = row.split_at_mut(n_visible);
-            hidden.fill(0.0);
-            axpy(1.0, bias, seen);
-            let shift = max(seen);
-            let sum = exp_shifted_sum(seen, shift);
-            // A query that sees no slot has no output.
-            scale(seen, if n_visible > 0 { 1.0 / sum } else { 0.0 });
+    /// ‖O_full - O_plan‖² over all its queries; what the plan does not name counts as dropped.
+    ///
+    /// - Unit: squared norm of the attention output
+    /// - Cost: O(queries · slots · D)
+    pub fn squared_change(&self, plan: &HeadPlan) -> f64 {
+        let (d, n_rows) = (self.head_dim, self.positions.len());
+        let (n_tokens, n_slots) = (self.keys.len() / d, plan.slots.len());
+        let values = plan.fold_values(self.values, d);
+        let mut weights = vec![0f32; n_rows * n_slots];
+        // A slot with a token's own key keeps the token's weight; what has a new key is scored anew.
+        let is_own = |slot: &Slot| {
+            let mut weighing = plan.members_of(slot).iter().filter(|member| member.key_weight != 0.0);
+            let own = weighing.next().is_some_and(|m| m.source == slot.pivot && m.key_weight == 1.0);
+            own && weighing.next().is_none()
+        };
+        let (own, new): (Vec<usize>, Vec<usize>) = (0..n_slots).partition(|slot| is_own(&plan.slots[*slot]));
+        let places: Vec<(usize, usize, f32)> = own
+            .iter()
+            .map(|slot| (*slot, plan.slots[*slot].pivot as usize, plan.slots[*slot].logit_bias.exp()))
+            .collect();
+        for (row, all) in weights.chunks_exact_mut(n_slots.max(1)).zip(self.weights.chunks_exact(n_tokens.max(1))) {
+            for (slot, token, factor) in &places {
+                row[*slot] = all[*token] * factor;
+            }
         }
-        product(&scores, values, &mut outputs, [n_rows, self.head_dim, n_slots], Rhs::Plain);
-        outputs
+        if !new.is_empty() {
+            let keys = plan.fold_keys(self.keys, d);
+            let keys: Vec<f32> = new.iter().flat_map(|slot| &keys[slot * d..][..d]).copied().collect();
+            let mut scores = vec![0f32; n_rows * new.len()];
+            product(&self.queries, &keys, &mut scores, [n_rows, new.len(), d], Rhs::Transposed);
+            let rows = weights.chunks_exact_mut(n_slots).zip(scores.chunks_exact(new.len()));
+            for ((row, scores), (position, shift)) in rows.zip(self.positions.iter().zip(&self.shifts)) {
+                for (slot, score) in new.iter().zip(scores) {
+                    let Slot { pivot, logit_bias, .. } = &plan.slots[*slot];
+                    if *pivot as usize <= *position {
+                        row[*slot] = (score + logit_bias - shift).exp();
+                    }
+                }
+            }
+        }
+        let found = outputs(weights, &values, n_rows, d);
+        self.full.iter().zip(&found).map(|(a, b)| f64::from(a - b).powi(2)).sum()
     }
+}
+
+/// Outputs `[n, D]` of weights `[n, slots]` that do not sum to 1 yet. A query that sees no slot has none.
+fn outputs(mut weights: Vec<f32>, values: &[f32], n_rows: usize, head_dim: usize) -> Vec<f32> {
+    let n_slots = values.len() / head_dim;
+    for row in weights.chunks_exact_mut(n_slots.max(1)) {
+        let sum: f32 = row.iter().sum();
+        if sum > 0.0 {
+            scale(row, 1.0 / sum);
+        }
+    }
+    let mut outputs = vec![0f32; n_rows * head_dim];
+    product(&weights, values, &mut outputs, [n_rows, head_dim, n_slots], Rhs::Plain);
+    outputs
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::merge::Member;
 
     #[test]
     fn error_of_dropping_a_token_by_hand() {
@@ -107,14 +162,30 @@ mod tests {
             HeadStates { head_dim: 1, keys: &keys, values: &values, queries: &queries, query_positions: &[0, 2] };
         let probe = OutputProbe::new(states, 2).unwrap();
         assert_eq!(probe.full, [3.0]);
-        let error = probe.error(&keys, &values, &HeadPlan::keep(vec![0, 2]));
+        let error = probe.error(&HeadPlan::keep(vec![0, 2]));
         assert!((error - 0.5 / 3.0).abs() < 1e-6, "{error}");
-        assert_eq!(probe.error(&keys, &values, &HeadPlan::identity(3)), 0.0);
+        assert_eq!(probe.error(&HeadPlan::identity(3)), 0.0);
         assert!(OutputProbe::new(states, 3).is_none());
         // A bias of log 3 on token 0 makes its value count three times: (3·1 + 6) / 4.
         let mut plan = HeadPlan::keep(vec![0, 2]);
         plan.slots[0].logit_bias = 3f32.ln();
-        assert!((probe.error(&keys, &values, &plan) - 0.75 / 3.0).abs() < 1e-6);
+        assert!((probe.error(&plan) - 0.75 / 3.0).abs() < 1e-6);
+        assert!((probe.squared_change(&plan) - 0.75f64.powi(2)).abs() < 1e-6 && probe.energy() == 9.0);
+    }
+
+    #[test]
+    fn a_merged_key_is_scored_anew() {
+        // Keys 0, 1, 3, query 2 (D = 1): tokens 1 and 2 merged on 2 with equal weights have key 2 and value 4.
+        let (keys, values, queries) = ([0.0, 1.0, 3.0], [1.0, 2.0, 6.0], [vec![2.0]]);
+        let states = HeadStates { head_dim: 1, keys: &keys, values: &values, queries: &queries, query_positions: &[2] };
+        let probe = OutputProbe::new(states, 0).unwrap();
+        let half = |source| Member { source, key_weight: 0.5, value_weight: 0.5 };
+        let mut plan = HeadPlan::keep(vec![0]);
+        plan.push(2, [half(1), half(2)], 0.0);
+        let (a, b, c) = (1.0, 2f64.exp(), 6f64.exp());
+        let full = (a + 2.0 * b + 6.0 * c) / (a + b + c);
+        let found = (a + 4.0 * 4f64.exp()) / (a + 4f64.exp());
+        assert!((probe.squared_change(&plan) - (full - found).powi(2)).abs() < 1e-5);
     }
 
     #[test]
@@ -125,7 +196,7 @@ mod tests {
         let probe = OutputProbe::new(states, 0).unwrap();
         assert_eq!(probe.full, [1.0, 3.0]);
         // Token 0 gone: the first query sees nothing, the second the mean of 2 and 6.
-        let error = probe.error(&keys, &values, &HeadPlan::keep(vec![1, 2]));
+        let error = probe.error(&HeadPlan::keep(vec![1, 2]));
         assert!((error - (2.0f64 / 10.0).sqrt()).abs() < 1e-6, "{error}");
     }
 }

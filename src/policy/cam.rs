@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::merge::Flow;
 use crate::merge::HeadPlan;
 use crate::merge::MergeError;
+use crate::policy::Control;
 use crate::policy::HeadView;
 use crate::policy::Needs;
 use crate::policy::Policy;
@@ -77,6 +78,13 @@ impl Policy for Cam {
     }
 
     /// Tokens enter one by one behind the first `budget_tokens`; the masses are those at the time of planning.
+    fn control(&self) -> Option<Control> {
+        Some(match self.base {
+            Base::Streaming => Control { policy: "streaming", without: &["base", "merge", "seed"] },
+            Base::H2o => Control { policy: "h2o", without: &["base", "merge", "seed", "sinks"] },
+        })
+    }
+
     fn plan(&self, view: &HeadView<'_>, budget_tokens: usize) -> Result<HeadPlan, MergeError> {
         let n = view.n_slots();
         if budget_tokens >= n {

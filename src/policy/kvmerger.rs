@@ -15,6 +15,7 @@ use crate::merge::merge_sets;
 use crate::merge::protect;
 use crate::merge::sets_above;
 use crate::merge::sets_for_budget;
+use crate::policy::Control;
 use crate::policy::HeadView;
 use crate::policy::Needs;
 use crate::policy::Params;
@@ -115,6 +116,11 @@ impl Policy for KvMerger {
 
     fn sets_own_size(&self) -> bool {
         self.threshold != Threshold::Budget
+    }
+
+    fn control(&self) -> Option<Control> {
+        let without = &["kernel", "sigma", "variant"];
+        (self.rule.kernel != Kernel::Pivot).then_some(Control { policy: "evict", without })
     }
 
     fn plan(&self, view: &HeadView<'_>, budget_tokens: usize) -> Result<HeadPlan, MergeError> {

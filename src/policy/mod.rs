@@ -67,6 +67,33 @@ pub struct Needs {
     pub mass_window: Option<usize>,
 }
 
+/// How to type the eviction that a merging policy is to be compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// Name of the policy.
+    pub policy: &'static str,
+    /// Parameters of the merging policy that only say how slots are folded; all others are the control's too.
+    pub without: &'static [&'static str],
+}
+
+impl Control {
+    /// The control of a policy typed as `NAME[:key=value,...]`, typed the same way.
+    ///
+    /// ```
+    /// let control = kvscope::policy::Control { policy: "evict", without: &["kernel"] };
+    /// assert_eq!(control.of("kvmerger:recent=0.2,kernel=uniform,bridge=true"), "evict:recent=0.2,bridge=true");
+    /// ```
+    pub fn of(&self, spec: &str) -> String {
+        let params = spec.split_once(':').map_or("", |(_, params)| params);
+        let is_shared = |pair: &&str| {
+            let key = pair.split('=').next().unwrap_or_default().trim();
+            !key.is_empty() && !self.without.contains(&key)
+        };
+        let shared: Vec<&str> = params.split(',').filter(is_shared).collect();
+        if shared.is_empty() { self.policy.into() } else { format!("{}:{}", self.policy, shared.join(",")) }
+    }
+}
+
 /// A way to choose slots. Implementations are immutable after construction.
 pub trait Policy: Debug + Send + Sync {
     /// What has to be recorded during prefill.
@@ -80,6 +107,11 @@ pub trait Policy: Debug + Send + Sync {
     /// Whether it is meant to change anything.
     fn compresses(&self) -> bool {
         true
+    }
+
+    /// The policy that keeps the same slots and drops what this one folds into them; `None` where nothing is folded.
+    fn control(&self) -> Option<Control> {
+        None
     }
 
     /// Plans one head under a budget of slots, at least 1. A budget of T or more gives the identity.

@@ -283,7 +283,7 @@ fn sample_errors(
             .iter()
             .map(|candidate| {
                 let plan = KvMerger::with_eps(candidate.rule, shares, eps).plan(&view, n_tokens)?;
-                Ok(probe.error(&keys, &values, &plan))
+                Ok(probe.error(&plan))
             })
             .collect();
         // A fixed threshold has no budget to miss, so planning cannot fail.
