@@ -1,34 +1,30 @@
 //! Similarity maps: every token against every token of one head, with coarser levels for drawing.
 
+use std::marker::PhantomData;
 use std::path::Path;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use rayon::iter::IndexedParallelIterator;
+use rayon::iter::IntoParallelRefIterator;
 use rayon::iter::ParallelIterator;
-use rayon::slice::ParallelSliceMut;
 
 use crate::analyze::AnalyzeError;
 use crate::analyze::MapEntry;
 use crate::analyze::MapRequest;
-use crate::analyze::similarity::Directions;
 use crate::dump::ElementType;
 use crate::dump::Sample;
 use crate::dump::SampleWriter;
 use crate::dump::TensorSpec;
 use crate::files::ModelIdentity;
 use crate::files::TOOL_VERSION;
-use crate::math::Rhs;
-use crate::math::product;
+use crate::math::TILE;
+use crate::math::UnitRows;
+use crate::math::transpose_tile;
 
-/// Longest sample of which a map is made; it takes 2·T² bytes of memory, 512 MiB.
+/// Longest sample of which a map is made; it takes 8/3·T² bytes of memory, 683 MiB.
 pub(crate) const MAX_MAP_TOKENS: usize = 1 << 14;
 /// Levels are halved until they are no wider.
 const COARSEST: usize = 256;
-/// Rows and columns of a tile: its product, 256 KiB in f32, stays in a core's cache.
-const TILE: usize = 256;
-/// Rows and columns of a transposed piece: 32 f16 are one cache line.
-const PIECE: usize = 32;
 
 /// One map to be written.
 #[derive(Clone, Copy, Debug)]
@@ -43,22 +39,20 @@ pub(crate) struct MapFile<'a> {
 }
 
 impl MapFile<'_> {
-    /// Writes `maps/<name>.safetensors` below `out_dir`.
-    pub(crate) fn write(self, out_dir: &Path) -> Result<MapEntry, AnalyzeError> {
+    /// Writes `maps/<name>.safetensors` below `out_dir`; the room of `levels` is used again.
+    pub(crate) fn write(self, out_dir: &Path, levels: &mut Vec<Vec<f16>>) -> Result<MapEntry, AnalyzeError> {
         let MapRequest { layer, kv_head, state } = self.request;
         let sample = self.sample.entry();
         let n_tokens = sample.n_tokens;
         let rows = self.sample.vectors(layer, state, kv_head)?;
-        let mut finest = Vec::new();
-        similarity_map(&rows, rows.len() / n_tokens, &mut finest);
-        let mut levels = vec![finest];
         let mut widths = vec![n_tokens];
-        while let (Some(level), Some(width)) = (levels.last(), widths.last().copied())
+        while let Some(width) = widths.last().copied()
             && width > COARSEST
         {
-            levels.push(coarser(level, width));
             widths.push(width.div_ceil(2));
         }
+        levels.resize(widths.len(), Vec::new());
+        similarity_map(&rows, rows.len() / n_tokens, levels);
         let specs = widths
             .iter()
             .enumerate()
@@ -92,83 +86,112 @@ impl MapFile<'_> {
     }
 }
 
-/// cos(x_i, x_j) for all i and j, into `map`, whose room is used again; NaN where one of the vectors has no direction.
+/// cos(x_i, x_j) for all i and j, and coarser levels of it, into `levels`, whose room is used again.
 ///
-/// - Shape: rows `[T, D]`, D = `dim` → `[T, T]`
+/// A cell of a coarser level is the mean over 2 x 2 cells of the one before, of those that are there and defined, rounded
+/// to f16. NaN where there is none, as where one of two vectors has no direction.
+///
+/// - Shape: rows `[T, D]`, D = `dim` → `[T, T]`, `[⌈T/2⌉, ⌈T/2⌉]`, and so on, as many as `levels`, at most 9
 /// - Unit:  cosine, rounded to f16
-/// - Cost:  O(T²·D) time, half of it by symmetry; 2·T² bytes, and one tile per thread
-pub fn similarity_map(rows: &[f32], dim: usize, map: &mut Vec<f16>) {
-    let directions = Directions::new(rows.to_vec(), dim);
-    let n = directions.len();
-    map.resize(n * n, f16::ZERO);
-    // The tiles on and above the diagonal, each row of tiles by one thread.
-    map.par_chunks_mut(TILE * n.max(1)).enumerate().for_each_init(
-        || vec![0f32; TILE * TILE],
-        |tile, (row_tile, rows)| {
-            let i = row_tile * TILE;
-            let height = rows.len() / n;
-            for j in (i..n).step_by(TILE) {
-                let width = TILE.min(n - j);
-                let tile = &mut tile[..height * width];
-                let (lhs, rhs) = (directions.rows(i, i + height), directions.rows(j, j + width));
-                product(lhs, rhs, tile, [height, width, dim], Rhs::Transposed);
-                // What rounding leaves above 1 in f32 is 1 in f16, so that nothing is clamped.
-                for (cosines, out) in tile.chunks_exact(width).zip(rows.chunks_exact_mut(n)) {
-                    out[j..j + width].convert_from_f32_slice(cosines);
-                }
-            }
-        },
-    );
-    mirror(map, n);
-    for i in (0..n).filter(|i| !directions.is_defined(*i)) {
-        map[i * n..(i + 1) * n].fill(f16::NAN);
-        map.iter_mut().skip(i).step_by(n).for_each(|cell| *cell = f16::NAN);
-    }
-}
-
-/// Copies what is above the diagonal below it.
-fn mirror(map: &mut [f16], n: usize) {
-    for i in (0..n).step_by(TILE) {
-        let height = TILE.min(n - i);
-        let (above, rest) = map.split_at_mut(i * n);
-        let rows = &mut rest[..height * n];
-        rows.par_chunks_mut(PIECE * n).enumerate().for_each(|(piece, rows)| {
-            let first = i + piece * PIECE;
-            for j in (0..i).step_by(PIECE) {
-                for (r, row) in rows.chunks_exact_mut(n).enumerate() {
-                    for (k, out) in row[j..j + PIECE].iter_mut().enumerate() {
-                        *out = above[(j + k) * n + first + r];
-                    }
-                }
-            }
-        });
-        for r in 1..height {
-            for c in 0..r {
-                rows[r * n + i + c] = rows[c * n + i + r];
-            }
-        }
-    }
-}
-
-/// Means over 2 x 2 cells of those that are there and defined; NaN where none is. Every level is rounded to f16.
-///
-/// - Shape: `[W, W]` → `[⌈W/2⌉, ⌈W/2⌉]`; a cell at an odd edge is the mean of two, or of one
-fn coarser(level: &[f16], width: usize) -> Vec<f16> {
-    let half = width.div_ceil(2);
-    let mut out = vec![f16::ZERO; half * half];
-    out.par_chunks_mut(half.max(1)).enumerate().for_each(|(i, out)| {
-        for (j, out) in out.iter_mut().enumerate() {
-            let (mut sum, mut n) = (0f32, 0f32);
-            for row in level.chunks_exact(width).skip(2 * i).take(2) {
-                for cell in row[2 * j..].iter().take(2).filter(|cell| !cell.is_nan()) {
-                    sum += cell.to_f32();
-                    n += 1.0;
-                }
-            }
-            *out = if n > 0.0 { f16::from_f32(sum / n) } else { f16::NAN };
-        }
+/// - Cost:  O(T²·D) time, half of it by symmetry; 8/3·T² bytes for all levels, and two tiles per thread
+pub fn similarity_map(rows: &[f32], dim: usize, levels: &mut [Vec<f16>]) {
+    let unit = UnitRows::new(rows, dim);
+    let mut side = unit.len();
+    let squares = levels.iter_mut().map(|cells| {
+        let square = Square::new(cells, side);
+        side = side.div_ceil(2);
+        square
     });
-    out
+    let squares: Vec<Square<'_>> = squares.collect();
+    let n_tiles = unit.len().div_ceil(TILE);
+    let places: Vec<[usize; 2]> = (0..n_tiles).flat_map(|i| (i..n_tiles).map(move |j| [i, j])).collect();
+    places.par_iter().for_each_init(
+        || [vec![f16::ZERO; TILE * TILE], vec![f16::ZERO; TILE * TILE]],
+        |[tile, mirrored], place| fill(&unit, *place, tile, mirrored, &squares),
+    );
+}
+
+/// One tile and its mirror image in every level, made while the tile is in the cache.
+fn fill(unit: &UnitRows, place: [usize; 2], tile: &mut [f16], mirrored: &mut [f16], squares: &[Square<'_>]) {
+    let mut size = place.map(|at| (unit.len() - at * TILE).min(TILE));
+    unit.tile(place, tile);
+    let undefined = |side: usize| (0..size[side]).filter(move |i| !unit.is_defined(place[side] * TILE + i));
+    undefined(0).for_each(|i| tile[i * TILE..][..TILE].fill(f16::NAN));
+    undefined(1).for_each(|j| tile.iter_mut().skip(j).step_by(TILE).for_each(|cell| *cell = f16::NAN));
+    let mut side = TILE;
+    transpose_tile(tile, side, mirrored);
+    if place[0] == place[1] {
+        for (i, (row, mirrored)) in tile.chunks_exact_mut(TILE).zip(mirrored.chunks_exact(TILE)).enumerate() {
+            row[..i].copy_from_slice(&mirrored[..i]);
+        }
+    }
+    for (level, square) in squares.iter().enumerate() {
+        if level > 0 {
+            halve(tile, size);
+            side /= 2;
+            size = size.map(|n| n.div_ceil(2));
+            transpose_tile(tile, side, mirrored);
+        }
+        let [i, j] = place.map(|at| at * side);
+        square.put([i, j], size, tile);
+        if i != j {
+            square.put([j, i], [size[1], size[0]], mirrored);
+        }
+    }
+}
+
+/// Means over 2 x 2 cells of the first rows and columns of a tile, in its first rows and columns; a cell at an odd edge is
+/// the mean of two, or of one.
+fn halve(tile: &mut [f16], [height, width]: [usize; 2]) {
+    let (mut top, mut bottom) = ([0f32; TILE], [0f32; TILE]);
+    for i in 0..height.div_ceil(2) {
+        tile[2 * i * TILE..][..width].convert_to_f32_slice(&mut top[..width]);
+        let n_rows = (height - 2 * i).min(2);
+        if n_rows == 2 {
+            tile[(2 * i + 1) * TILE..][..width].convert_to_f32_slice(&mut bottom[..width]);
+        }
+        let mut means = [0f32; TILE / 2];
+        let cells = means.iter_mut().zip(top.as_chunks::<2>().0.iter().zip(bottom.as_chunks::<2>().0));
+        cells.for_each(|(mean, ([a, b], [c, d]))| *mean = (a + b + c + d) * 0.25);
+        // At an edge, and where a cell is undefined, only some of the four count.
+        for (j, mean) in means.iter_mut().enumerate().take(width.div_ceil(2)) {
+            if n_rows == 2 && 2 * j + 1 < width && !mean.is_nan() {
+                continue;
+            }
+            let cells = [&top, &bottom].into_iter().take(n_rows).flat_map(|row| &row[2 * j..width.min(2 * j + 2)]);
+            let (sum, n) = cells.filter(|x| !x.is_nan()).fold((0f32, 0f32), |(sum, n), x| (sum + x, n + 1.0));
+            *mean = if n > 0.0 { sum / n } else { f32::NAN };
+        }
+        tile[i * TILE..][..TILE / 2].convert_from_f32_slice(&means);
+    }
+}
+
+/// One level, of which several threads write different parts.
+struct Square<'a> {
+    cells: *mut f16,
+    side: usize,
+    borrowed: PhantomData<&'a mut [f16]>,
+}
+
+#[expect(unsafe_code, reason = "threads write the places of different tiles, as `similarity_map` gives each tile out once")]
+unsafe impl Sync for Square<'_> {}
+
+impl<'a> Square<'a> {
+    fn new(cells: &'a mut Vec<f16>, side: usize) -> Self {
+        cells.resize(side * side, f16::ZERO);
+        Self { cells: cells.as_mut_ptr(), side, borrowed: PhantomData }
+    }
+
+    /// Copies the first rows and columns of a tile to row `i` and column `j` on.
+    fn put(&self, [i, j]: [usize; 2], [height, width]: [usize; 2], tile: &[f16]) {
+        assert!(i + height <= self.side && j + width <= self.side && width <= TILE, "outside of the level");
+        for (r, row) in tile.chunks_exact(TILE).take(height).enumerate() {
+            #[expect(unsafe_code, reason = "checked above; no other thread has this place")]
+            unsafe {
+                self.cells.add((i + r) * self.side + j).copy_from_nonoverlapping(row.as_ptr(), width);
+            }
+        }
+    }
 }
 
 /// A data set's name as part of a file name.
@@ -181,17 +204,17 @@ fn safe_name(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn map_of(rows: &[f32], dim: usize) -> Vec<f16> {
-        let mut map = vec![f16::MAX; 3];
-        similarity_map(rows, dim, &mut map);
-        map
+    fn map_of(rows: &[f32], dim: usize, n_levels: usize) -> Vec<Vec<f16>> {
+        let mut levels = vec![vec![f16::MAX; 3]; n_levels];
+        similarity_map(rows, dim, &mut levels);
+        levels
     }
 
     #[test]
     fn levels_of_five_tokens_by_hand() {
         // Directions 0°, 90°, none, 0°, 180°.
         let rows = vec![1.0, 0.0, 0.0, 2.0, 0.0, 0.0, 3.0, 0.0, -1.0, 0.0];
-        let map = map_of(&rows, 2);
+        let levels = map_of(&rows, 2, 4);
         let nan = f32::NAN;
         let expected = [
             [1.0, 0.0, nan, 1.0, -1.0],
@@ -200,29 +223,40 @@ mod tests {
             [1.0, 0.0, nan, 1.0, -1.0],
             [-1.0, 0.0, nan, -1.0, 1.0],
         ];
-        same(&map, expected.as_flattened());
+        same(&levels[0], expected.as_flattened());
         // (0,0): 1 0 0 1; (0,1): 1 and 0 beside the undefined column; (0,2): -1 0; (1,1): only token 3 itself.
-        let level = coarser(&map, 5);
-        same(&level, &[0.5, 0.5, -0.5, 0.5, 1.0, -1.0, -0.5, -1.0, 1.0]);
-        same(&coarser(&level, 3), &[0.625, -0.75, -0.75, 1.0]);
-        same(&coarser(&[f16::NAN], 1), &[nan]);
+        same(&levels[1], &[0.5, 0.5, -0.5, 0.5, 1.0, -1.0, -0.5, -1.0, 1.0]);
+        same(&levels[2], &[0.625, -0.75, -0.75, 1.0]);
+        same(&levels[3], &[0.03125]);
+        same(&map_of(&[0.0], 1, 1)[0], &[nan]);
     }
 
     #[test]
-    fn tiles_and_their_mirrors_agree_with_plain_cosines() {
-        // Not a multiple of the tile or the piece; the second row of tiles has 45 rows.
+    fn tiles_their_mirrors_and_levels_agree_with_plain_cosines() {
+        // Not a multiple of the tile: the second row of tiles has 45 rows. Nothing lies beside row 300 in coarser levels.
         let (n, dim) = (301, 5);
         let mut rows: Vec<f32> = (0..n * dim).map(|i| (i as f32 * 0.7).sin() + 0.3).collect();
         rows[290 * dim..291 * dim].fill(0.0);
-        let map = map_of(&rows, dim);
-        for i in 0..n {
-            for j in 0..n {
-                let got = map[i * n + j];
-                assert_eq!(got.to_bits(), map[j * n + i].to_bits(), "{i} {j}");
-                match crate::math::cosine(&rows[i * dim..][..dim], &rows[j * dim..][..dim]) {
-                    // f16 has 11 bits: half a unit in the last place below 1 is 2^-12.
-                    Some(exact) => assert!((got.to_f32() - exact).abs() < 2.6e-4, "{i} {j}: {got} for {exact}"),
-                    None => assert!(got.is_nan()),
+        let levels = map_of(&rows, dim, 4);
+        let exact = |i: usize, j: usize| crate::math::cosine(&rows[i * dim..][..dim], &rows[j * dim..][..dim]);
+        for (level, cells) in levels.iter().enumerate() {
+            let (block, side) = (1 << level, n.div_ceil(1 << level));
+            assert_eq!(cells.len(), side * side);
+            for i in 0..side {
+                for j in 0..side {
+                    let got = cells[i * side + j];
+                    assert_eq!(got.to_bits(), cells[j * side + i].to_bits(), "{i} {j}");
+                    // Means of means are plain means where all cells are there and defined.
+                    let [first, second] = [i, j].map(|at| at * block..((at + 1) * block).min(n));
+                    let pairs = first.clone().flat_map(|a| second.clone().map(move |b| (a, b)));
+                    let known: Vec<f32> = pairs.filter_map(|(a, b)| exact(a, b)).collect();
+                    if known.len() == block * block {
+                        let mean = known.iter().sum::<f32>() / known.len() as f32;
+                        // f16 has 11 bits: half a unit in the last place below 1 is 2^-12, once for every level.
+                        let slack = 2.6e-4 * (level + 1) as f32;
+                        assert!((got.to_f32() - mean).abs() < slack, "level {level}, {i} {j}: {got} for {mean}");
+                    }
+                    assert_eq!(got.is_nan(), known.is_empty(), "level {level}, {i} {j}");
                 }
             }
         }

@@ -66,6 +66,7 @@ pub fn analyze(
     };
 
     let (mut datasets, mut kept_fraction, mut maps) = (Vec::new(), Vec::new(), Vec::new());
+    let mut map_levels = Vec::new();
     let mut ratios: Vec<SampleRatios> = Vec::new();
     let mut errors: Vec<SampleErrors> = Vec::new();
     let few_enough = plan.layers.len() <= MAX_OVERLAP_LAYERS;
@@ -85,7 +86,7 @@ pub fn analyze(
             let sample = dumps[sample.0].sample(sample.1)?;
             for request in &options.maps {
                 let map = MapFile { model: &model, sample: &sample, request: *request, dataset: index, number };
-                maps.push(map.write(out_dir)?);
+                maps.push(map.write(out_dir, &mut map_levels)?);
                 step();
             }
         }

@@ -2,6 +2,7 @@
 
 mod cholesky;
 mod concordance;
+mod cosines;
 mod groups;
 mod paired;
 mod product;
@@ -16,6 +17,9 @@ pub use cholesky::solve_positive_definite;
 pub use concordance::kendall_w;
 pub use concordance::mean_spearman;
 pub use concordance::spearman_brown;
+pub use cosines::TILE;
+pub use cosines::UnitRows;
+pub use cosines::transpose_tile;
 pub use groups::CovariateFit;
 pub use groups::KruskalWallis;
 pub use groups::benjamini_hochberg;

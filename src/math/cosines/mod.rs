@@ -1,0 +1,255 @@
+//! Cosines of all pairs of rows, a square tile at a time, rounded to half precision while they are in registers.
+
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use half::f16;
+use rayon::iter::IndexedParallelIterator;
+use rayon::iter::ParallelIterator;
+use rayon::slice::ParallelSliceMut;
+
+use crate::math::dot;
+
+/// Rows and columns of a tile: in f16, with the two sides it is the product of, it stays in a core's own cache.
+pub const TILE: usize = 256;
+/// Rows that lie side by side in memory: a register of AVX-512.
+const PANEL: usize = 16;
+/// Rows of padding unit: the widest block of any kernel, which divides a tile.
+const BLOCK: usize = 32;
+
+/// Rows scaled to length 1 and laid out for products with each other.
+///
+/// A row has no direction when its squared length in f32 is 0 or not finite; its cosines are 0 here.
+#[derive(Debug)]
+pub struct UnitRows {
+    /// Panel by panel `[D, PANEL]`, filled up with zeros to a multiple of [`BLOCK`] rows.
+    panels: Vec<f32>,
+    dim: usize,
+    defined: Vec<bool>,
+}
+
+/// Instructions that a kernel is written for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Instructions {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Any,
+}
+
+impl Instructions {
+    /// Those of this machine, the best first.
+    fn available() -> Vec<Self> {
+        let mut found = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") {
+                found.push(Self::Avx512);
+            }
+            if ["avx2", "fma", "f16c"].into_iter().all(has_feature) {
+                found.push(Self::Avx2);
+            }
+        }
+        found.push(Self::Any);
+        found
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_feature(name: &str) -> bool {
+    match name {
+        "avx2" => is_x86_feature_detected!("avx2"),
+        "fma" => is_x86_feature_detected!("fma"),
+        _ => is_x86_feature_detected!("f16c"),
+    }
+}
+
+impl UnitRows {
+    /// - Shape: rows `[T, D]`, D = `dim` > 0
+    /// - Cost:  O(T·D) time and memory
+    pub fn new(rows: &[f32], dim: usize) -> Self {
+        let n = rows.len() / dim;
+        let mut panels = vec![0f32; n.next_multiple_of(BLOCK) * dim];
+        let mut defined = vec![false; n];
+        let work = panels.par_chunks_mut(PANEL * dim).zip(defined.par_chunks_mut(PANEL)).enumerate();
+        work.for_each(|(index, (panel, defined))| {
+            let rows = rows[index * PANEL * dim..].chunks_exact(dim);
+            for (place, (row, defined)) in rows.zip(defined).enumerate() {
+                let norm = f64::from(dot(row, row)).sqrt();
+                *defined = norm > 0.0 && norm.is_finite();
+                if *defined {
+                    let factor = (1.0 / norm) as f32;
+                    row.iter().zip(panel[place..].iter_mut().step_by(PANEL)).for_each(|(x, out)| *out = x * factor);
+                }
+            }
+        });
+        Self { panels, dim, defined }
+    }
+
+    /// Rows.
+    pub fn len(&self) -> usize {
+        self.defined.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.defined.is_empty()
+    }
+
+    /// Whether row `i` has a direction.
+    pub fn is_defined(&self, i: usize) -> bool {
+        self.defined[i]
+    }
+
+    /// cos(x_i, x_j) into `tile`, for `i` in the tile's rows and `j` in its columns; what is left of the diagonal in the
+    /// whole square may be missing.
+    ///
+    /// - Shape: `at` are the tile's row and column among tiles → `[TILE, TILE]`; places beyond the last row are undefined
+    /// - Unit:  cosine, rounded to f16 once from an f32 sum
+    /// - Panics: when the tile is not on or right of the diagonal, or `tile` has another size
+    pub fn tile(&self, at: [usize; 2], tile: &mut [f16]) {
+        let instructions = Instructions::available();
+        self.tile_by(instructions[0], at, tile);
+    }
+
+    fn tile_by(&self, instructions: Instructions, [row, column]: [usize; 2], tile: &mut [f16]) {
+        assert!(row <= column && tile.len() == TILE * TILE, "no tile right of the diagonal");
+        let sides = [self.side(row), self.side(column)];
+        let bits: &mut [u16] = bytemuck::cast_slice_mut(tile);
+        match instructions {
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "the instructions were asked for")]
+            Instructions::Avx512 => unsafe { x86::tile_avx512(sides, self.dim, row == column, bits) },
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "the instructions were asked for")]
+            Instructions::Avx2 => unsafe { x86::tile_avx2(sides, self.dim, row == column, bits) },
+            Instructions::Any => blocks::<4, PANEL>(sides, self.dim, row == column, bits, block_of_any),
+        }
+    }
+
+    /// The panels of one of a tile's sides.
+    fn side(&self, tile: usize) -> &[f32] {
+        let from = (tile * TILE * self.dim).min(self.panels.len());
+        &self.panels[from..(from + TILE * self.dim).min(self.panels.len())]
+    }
+}
+
+/// Calls `block` for every `R` rows and `C` columns of a tile, `R` a divisor of [`PANEL`] and `C` a multiple of it, but
+/// for those wholly left of the diagonal when the tile lies on it.
+///
+/// `block` is given the panels of its columns, the panel of its rows from its first row on, and its place in the tile.
+#[inline(always)]
+fn blocks<const R: usize, const C: usize>(
+    [rows, columns]: [&[f32]; 2],
+    dim: usize,
+    on_diagonal: bool,
+    tile: &mut [u16],
+    block: impl Fn(&[f32], &[f32], usize, &mut [u16]),
+) {
+    let n_rows = rows.len() / dim;
+    for (j, columns) in columns.chunks_exact(C * dim).enumerate() {
+        let last = if on_diagonal { n_rows.min((j + 1) * C) } else { n_rows };
+        for i in (0..last).step_by(R) {
+            let panel = &rows[i / PANEL * PANEL * dim..][..PANEL * dim];
+            block(&panel[i % PANEL..], columns, dim, &mut tile[i * TILE + j * C..]);
+        }
+    }
+}
+
+/// Four rows times a panel.
+fn block_of_any(rows: &[f32], columns: &[f32], _: usize, out: &mut [u16]) {
+    let mut sums = [[0f32; PANEL]; 4];
+    for (rows, column) in rows.chunks(PANEL).zip(columns.as_chunks::<PANEL>().0) {
+        for (sums, x) in sums.iter_mut().zip(rows) {
+            sums.iter_mut().zip(column).for_each(|(sum, y)| *sum += x * y);
+        }
+    }
+    for (sums, out) in sums.iter().zip(out.chunks_mut(TILE)) {
+        out.iter_mut().zip(sums).for_each(|(out, x)| *out = f16::from_f32(*x).to_bits());
+    }
+}
+
+/// The transpose of the first `side` rows and columns of a tile.
+///
+/// - Shape: `[TILE, TILE]` → `[TILE, TILE]`; places beyond `side` are undefined
+pub fn transpose_tile(tile: &[f16], side: usize, out: &mut [f16]) {
+    const PIECE: usize = 8;
+    assert!(tile.len() == TILE * TILE && out.len() == TILE * TILE && side <= TILE, "no tiles");
+    let (from, to): (&[u16], &mut [u16]) = (bytemuck::cast_slice(tile), bytemuck::cast_slice_mut(out));
+    for i in (0..side).step_by(PIECE) {
+        for j in (0..side).step_by(PIECE) {
+            let row = |r: usize| from[(i + r) * TILE + j..].first_chunk::<PIECE>().copied().unwrap_or_default();
+            for (r, row) in transposed(std::array::from_fn(row)).into_iter().enumerate() {
+                to[(j + r) * TILE + i..][..PIECE].copy_from_slice(&row);
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+use x86::transposed;
+
+#[cfg(not(target_arch = "x86_64"))]
+fn transposed(rows: [[u16; 8]; 8]) -> [[u16; 8]; 8] {
+    std::array::from_fn(|i| std::array::from_fn(|j| rows[j][i]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers that are no pattern of the tile's sizes.
+    fn rows(n: usize, dim: usize) -> Vec<f32> {
+        (0..n * dim).map(|i| (i as f32 * 0.73).sin() + 0.2 * (i % 11) as f32 + 0.1).collect()
+    }
+
+    fn exact(rows: &[f32], dim: usize, i: usize, j: usize) -> f64 {
+        let dot = |a: usize, b: usize| -> f64 {
+            let (a, b) = (&rows[a * dim..][..dim], &rows[b * dim..][..dim]);
+            a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
+        };
+        dot(i, j) / (dot(i, i) * dot(j, j)).sqrt()
+    }
+
+    #[test]
+    fn every_kernel_agrees_with_f64_at_uneven_sizes() {
+        for (n, dim) in [(1, 1), (31, 3), (300, 64), (517, 7), (530, 40)] {
+            let mut rows = rows(n, dim);
+            if n > 30 {
+                rows[29 * dim..30 * dim].fill(0.0);
+            }
+            let unit = UnitRows::new(&rows, dim);
+            assert_eq!((unit.len(), n > 30 && !unit.is_defined(29)), (n, n > 30));
+            for instructions in Instructions::available() {
+                for (row, column) in [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2)] {
+                    let mut tile = vec![f16::NAN; TILE * TILE];
+                    unit.tile_by(instructions, [row, column], &mut tile);
+                    for i in row * TILE..n.min((row + 1) * TILE) {
+                        for j in (column * TILE).max(i)..n.min((column + 1) * TILE) {
+                            let got = tile[(i - row * TILE) * TILE + j - column * TILE].to_f64();
+                            let expected = if i == 29 || j == 29 { 0.0 } else { exact(&rows, dim, i, j) };
+                            // Half a unit in the last place below 1 is 2^-12.
+                            let close = (got - expected).abs() < 2f64.powi(-12) + 1e-6;
+                            assert!(close, "{instructions:?} {n} x {dim}, {i} {j}: {got} for {expected}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_tile_is_transposed() {
+        let tile: Vec<f16> = (0..TILE * TILE).map(|i| f16::from_bits((i % 65_521) as u16)).collect();
+        let mut out = vec![f16::ZERO; TILE * TILE];
+        for side in [3, 40, TILE] {
+            transpose_tile(&tile, side, &mut out);
+            for i in 0..side {
+                for j in 0..side {
+                    assert_eq!(out[j * TILE + i].to_bits(), tile[i * TILE + j].to_bits(), "{i} {j}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Blocks of a tile in AVX-512 and AVX2 registers: sums in f32, rounded to half precision and stored from there.
+
+use std::arch::x86_64::*;
+
+use bytemuck::cast;
+
+use crate::math::cosines::PANEL;
+use crate::math::cosines::TILE;
+use crate::math::cosines::blocks;
+
+/// Blocks of 8 x 32: sixteen sums, two registers of columns, and one row's number at a time in all lanes.
+#[target_feature(enable = "avx512f")]
+pub(super) fn tile_avx512(sides: [&[f32]; 2], dim: usize, on_diagonal: bool, tile: &mut [u16]) {
+    blocks::<8, 32>(sides, dim, on_diagonal, tile, |rows, columns, dim, out| {
+        let (left, right) = columns.split_at(PANEL * dim);
+        let mut sums = [[_mm512_setzero_ps(); 2]; 8];
+        let columns = left.as_chunks::<PANEL>().0.iter().zip(right.as_chunks::<PANEL>().0);
+        for (rows, (left, right)) in rows.chunks(PANEL).zip(columns) {
+            let Some(rows) = rows.first_chunk::<8>() else { return };
+            let (left, right): (__m512, __m512) = (cast(*left), cast(*right));
+            for r in 0..8 {
+                let x = _mm512_set1_ps(rows[r]);
+                sums[r] = [_mm512_fmadd_ps(x, left, sums[r][0]), _mm512_fmadd_ps(x, right, sums[r][1])];
+            }
+        }
+        for (sums, out) in sums.into_iter().zip(out.chunks_mut(TILE)) {
+            let Some(out) = out.first_chunk_mut::<32>() else { return };
+            *out = cast(sums.map(|sum| _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(sum)));
+        }
+    });
+}
+
+/// Blocks of 4 x 16: eight sums, as many as hide the latency of two multipliers.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn tile_avx2(sides: [&[f32]; 2], dim: usize, on_diagonal: bool, tile: &mut [u16]) {
+    blocks::<4, 16>(sides, dim, on_diagonal, tile, |rows, columns, _, out| {
+        let mut sums = [[_mm256_setzero_ps(); 2]; 4];
+        for (rows, columns) in rows.chunks(PANEL).zip(columns.as_chunks::<PANEL>().0) {
+            let Some(rows) = rows.first_chunk::<4>() else { return };
+            let columns: [__m256; 2] = cast(*columns);
+            for r in 0..4 {
+                let x = _mm256_set1_ps(rows[r]);
+                sums[r] = [0, 1].map(|half| _mm256_fmadd_ps(x, columns[half], sums[r][half]));
+            }
+        }
+        for (sums, out) in sums.into_iter().zip(out.chunks_mut(TILE)) {
+            let Some(out) = out.first_chunk_mut::<16>() else { return };
+            *out = cast(sums.map(|sum| _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(sum)));
+        }
+    });
+}
+
+/// The transpose of 8 x 8 numbers, in the instructions that every x86-64 has.
+pub(super) fn transposed(rows: [[u16; 8]; 8]) -> [[u16; 8]; 8] {
+    #[expect(unsafe_code, reason = "SSE2 is part of x86-64")]
+    unsafe {
+        transposed_sse2(rows)
+    }
+}
+
+#[inline]
+#[target_feature(enable = "sse2")]
+fn transposed_sse2(rows: [[u16; 8]; 8]) -> [[u16; 8]; 8] {
+    let r: [__m128i; 8] = cast(rows);
+    let pairs = |a, b| [_mm_unpacklo_epi16(a, b), _mm_unpackhi_epi16(a, b)];
+    let [a0, a1] = pairs(r[0], r[1]);
+    let [b0, b1] = pairs(r[2], r[3]);
+    let [c0, c1] = pairs(r[4], r[5]);
+    let [d0, d1] = pairs(r[6], r[7]);
+    let quads = |a, b| [_mm_unpacklo_epi32(a, b), _mm_unpackhi_epi32(a, b)];
+    let top = [quads(a0, b0), quads(a1, b1)];
+    let bottom = [quads(c0, d0), quads(c1, d1)];
+    let out: [__m128i; 8] = std::array::from_fn(|i| {
+        let (t, b) = (top[i / 4][i / 2 % 2], bottom[i / 4][i / 2 % 2]);
+        if i % 2 == 0 { _mm_unpacklo_epi64(t, b) } else { _mm_unpackhi_epi64(t, b) }
+    });
+    cast(out)
+}
