@@ -5,6 +5,8 @@ use std::path::Path;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use multiversion::multiversion;
+use rayon::iter::IndexedParallelIterator;
 use rayon::iter::IntoParallelRefIterator;
 use rayon::iter::ParallelIterator;
 
@@ -18,11 +20,13 @@ use crate::dump::TensorSpec;
 use crate::files::ModelIdentity;
 use crate::files::TOOL_VERSION;
 use crate::math::TILE;
+use crate::math::Tile;
 use crate::math::UnitRows;
-use crate::math::transpose_tile;
 
 /// Longest sample of which a map is made; it takes 8/3·T² bytes of memory, 683 MiB.
 pub(crate) const MAX_MAP_TOKENS: usize = 1 << 14;
+/// Tiles that a thread takes at least, for which it makes room once.
+const TILES_AT_ONCE: usize = 8;
 /// Levels are halved until they are no wider.
 const COARSEST: usize = 256;
 
@@ -105,32 +109,33 @@ pub fn similarity_map(rows: &[f32], dim: usize, levels: &mut [Vec<f16>]) {
     let squares: Vec<Square<'_>> = squares.collect();
     let n_tiles = unit.len().div_ceil(TILE);
     let places: Vec<[usize; 2]> = (0..n_tiles).flat_map(|i| (i..n_tiles).map(move |j| [i, j])).collect();
-    places.par_iter().for_each_init(
-        || [vec![f16::ZERO; TILE * TILE], vec![f16::ZERO; TILE * TILE]],
+    places.par_iter().with_min_len(TILES_AT_ONCE).for_each_init(
+        || [Tile::default(), Tile::default()],
         |[tile, mirrored], place| fill(&unit, *place, tile, mirrored, &squares),
     );
 }
 
 /// One tile and its mirror image in every level, made while the tile is in the cache.
-fn fill(unit: &UnitRows, place: [usize; 2], tile: &mut [f16], mirrored: &mut [f16], squares: &[Square<'_>]) {
+fn fill(unit: &UnitRows, place: [usize; 2], tile: &mut Tile, mirrored: &mut Tile, squares: &[Square<'_>]) {
     let mut size = place.map(|at| (unit.len() - at * TILE).min(TILE));
     unit.tile(place, tile);
     let undefined = |side: usize| (0..size[side]).filter(move |i| !unit.is_defined(place[side] * TILE + i));
-    undefined(0).for_each(|i| tile[i * TILE..][..TILE].fill(f16::NAN));
-    undefined(1).for_each(|j| tile.iter_mut().skip(j).step_by(TILE).for_each(|cell| *cell = f16::NAN));
+    undefined(0).for_each(|i| tile.cells_mut()[i * TILE..][..TILE].fill(f16::NAN));
+    undefined(1).for_each(|j| tile.cells_mut().iter_mut().skip(j).step_by(TILE).for_each(|cell| *cell = f16::NAN));
     let mut side = TILE;
-    transpose_tile(tile, side, mirrored);
+    tile.transpose(side, mirrored);
     if place[0] == place[1] {
-        for (i, (row, mirrored)) in tile.chunks_exact_mut(TILE).zip(mirrored.chunks_exact(TILE)).enumerate() {
+        let rows = tile.cells_mut().chunks_exact_mut(TILE).zip(mirrored.cells().chunks_exact(TILE));
+        for (i, (row, mirrored)) in rows.enumerate() {
             row[..i].copy_from_slice(&mirrored[..i]);
         }
     }
     for (level, square) in squares.iter().enumerate() {
         if level > 0 {
-            halve(tile, size);
+            halve(tile.cells_mut(), size);
             side /= 2;
             size = size.map(|n| n.div_ceil(2));
-            transpose_tile(tile, side, mirrored);
+            tile.transpose(side, mirrored);
         }
         let [i, j] = place.map(|at| at * side);
         square.put([i, j], size, tile);
@@ -151,19 +156,30 @@ fn halve(tile: &mut [f16], [height, width]: [usize; 2]) {
             tile[(2 * i + 1) * TILE..][..width].convert_to_f32_slice(&mut bottom[..width]);
         }
         let mut means = [0f32; TILE / 2];
-        let cells = means.iter_mut().zip(top.as_chunks::<2>().0.iter().zip(bottom.as_chunks::<2>().0));
-        cells.for_each(|(mean, ([a, b], [c, d]))| *mean = (a + b + c + d) * 0.25);
+        let n_means = width.div_ceil(2);
+        let all_known = pair_means(&top, &bottom, &mut means[..n_means]);
         // At an edge, and where a cell is undefined, only some of the four count.
-        for (j, mean) in means.iter_mut().enumerate().take(width.div_ceil(2)) {
-            if n_rows == 2 && 2 * j + 1 < width && !mean.is_nan() {
-                continue;
-            }
+        let is_whole = n_rows == 2 && width.is_multiple_of(2) && all_known;
+        let first = if is_whole { n_means } else { 0 };
+        for (j, mean) in means.iter_mut().enumerate().take(n_means).skip(first) {
             let cells = [&top, &bottom].into_iter().take(n_rows).flat_map(|row| &row[2 * j..width.min(2 * j + 2)]);
             let (sum, n) = cells.filter(|x| !x.is_nan()).fold((0f32, 0f32), |(sum, n), x| (sum + x, n + 1.0));
             *mean = if n > 0.0 { sum / n } else { f32::NAN };
         }
         tile[i * TILE..][..TILE / 2].convert_from_f32_slice(&means);
     }
+}
+
+/// Means of two neighbours in each of two rows, and whether all are numbers.
+#[multiversion(targets("x86_64+avx2+fma"))]
+fn pair_means(top: &[f32; TILE], bottom: &[f32; TILE], means: &mut [f32]) -> bool {
+    let mut sum = 0f32;
+    let cells = means.iter_mut().zip(top.as_chunks::<2>().0.iter().zip(bottom.as_chunks::<2>().0));
+    cells.for_each(|(mean, ([a, b], [c, d]))| {
+        *mean = ((a + c) + (b + d)) * 0.25;
+    });
+    means.as_chunks::<8>().0.iter().for_each(|means| sum += means.iter().sum::<f32>());
+    !(sum + means.as_chunks::<8>().1.iter().sum::<f32>()).is_nan()
 }
 
 /// One level, of which several threads write different parts.
@@ -173,7 +189,10 @@ struct Square<'a> {
     borrowed: PhantomData<&'a mut [f16]>,
 }
 
-#[expect(unsafe_code, reason = "threads write the places of different tiles, as `similarity_map` gives each tile out once")]
+#[expect(
+    unsafe_code,
+    reason = "threads write the places of different tiles, as `similarity_map` gives each tile out once"
+)]
 unsafe impl Sync for Square<'_> {}
 
 impl<'a> Square<'a> {
@@ -183,13 +202,11 @@ impl<'a> Square<'a> {
     }
 
     /// Copies the first rows and columns of a tile to row `i` and column `j` on.
-    fn put(&self, [i, j]: [usize; 2], [height, width]: [usize; 2], tile: &[f16]) {
+    fn put(&self, [i, j]: [usize; 2], [height, width]: [usize; 2], tile: &Tile) {
         assert!(i + height <= self.side && j + width <= self.side && width <= TILE, "outside of the level");
-        for (r, row) in tile.chunks_exact(TILE).take(height).enumerate() {
-            #[expect(unsafe_code, reason = "checked above; no other thread has this place")]
-            unsafe {
-                self.cells.add((i + r) * self.side + j).copy_from_nonoverlapping(row.as_ptr(), width);
-            }
+        #[expect(unsafe_code, reason = "checked above; no other thread has this place")]
+        unsafe {
+            tile.copy_to([height, width], self.cells.add(i * self.side + j), self.side);
         }
     }
 }

@@ -50,11 +50,6 @@ impl Directions {
         self.defined.len()
     }
 
-    /// Whether token `i` has a direction.
-    pub(crate) fn is_defined(&self, i: usize) -> bool {
-        self.defined[i]
-    }
-
     /// Unit rows of the tokens `from..to`.
     pub(crate) fn rows(&self, from: usize, to: usize) -> &[f32] {
         &self.rows[from * self.dim..to * self.dim]

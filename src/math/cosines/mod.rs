@@ -17,13 +17,88 @@ const PANEL: usize = 16;
 /// Rows of padding unit: the widest block of any kernel, which divides a tile.
 const BLOCK: usize = 32;
 
+/// A cache line: what is made of them has no register straddle two.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Line([u32; 16]);
+
+#[expect(unsafe_code, reason = "an array of integers without padding, for which all bits are values")]
+unsafe impl bytemuck::Zeroable for Line {}
+#[expect(unsafe_code, reason = "an array of integers without padding, for which all bits are values")]
+unsafe impl bytemuck::Pod for Line {}
+
+/// Cosines of one square of pairs.
+#[derive(Clone, Debug)]
+pub struct Tile(Vec<Line>);
+
+impl Default for Tile {
+    fn default() -> Self {
+        Self(vec![Line([0; 16]); TILE * TILE * size_of::<f16>() / size_of::<Line>()])
+    }
+}
+
+impl Tile {
+    /// Cells by row.
+    ///
+    /// - Shape: `[TILE, TILE]`
+    pub fn cells(&self) -> &[f16] {
+        bytemuck::cast_slice(&self.0)
+    }
+
+    /// The same to be changed.
+    pub fn cells_mut(&mut self) -> &mut [f16] {
+        bytemuck::cast_slice_mut(&mut self.0)
+    }
+
+    /// The transpose of the first `side` rows and columns into `out`; places beyond them are undefined.
+    pub fn transpose(&self, side: usize, out: &mut Self) {
+        const PIECE: usize = 8;
+        assert!(side <= TILE, "no part of a tile");
+        let (from, to): (&[u16], &mut [u16]) = (bytemuck::cast_slice(&self.0), bytemuck::cast_slice_mut(&mut out.0));
+        for i in (0..side).step_by(PIECE) {
+            for j in (0..side).step_by(PIECE) {
+                let row = |r: usize| from[(i + r) * TILE + j..].first_chunk::<PIECE>().copied().unwrap_or_default();
+                for (r, row) in transposed(std::array::from_fn(row)).into_iter().enumerate() {
+                    to[(j + r) * TILE + i..][..PIECE].copy_from_slice(&row);
+                }
+            }
+        }
+    }
+
+    /// Copies the first rows and columns to rows `stride` apart, past the caches where the machine can.
+    ///
+    /// - Panics: when a tile is not as large
+    ///
+    /// # Safety
+    ///
+    /// `to` is valid for writes of `width` numbers at every multiple of `stride` below `height` of them, and no one else
+    /// reads or writes there meanwhile.
+    #[expect(unsafe_code, reason = "threads write parts of one square that are not slices of it")]
+    pub unsafe fn copy_to(&self, [height, width]: [usize; 2], to: *mut f16, stride: usize) {
+        assert!(height <= TILE, "no part of a tile");
+        let cells: &[u16] = bytemuck::cast_slice(&self.0);
+        for (r, row) in cells.chunks_exact(TILE).take(height).enumerate() {
+            // SAFETY: as the caller says.
+            unsafe {
+                let to = to.add(r * stride).cast::<u16>();
+                #[cfg(target_arch = "x86_64")]
+                x86::copy_past_caches(&row[..width], to);
+                #[cfg(not(target_arch = "x86_64"))]
+                to.copy_from_nonoverlapping(row[..width].as_ptr(), width);
+            }
+        }
+        #[cfg(target_arch = "x86_64")]
+        x86::settle();
+    }
+}
+
 /// Rows scaled to length 1 and laid out for products with each other.
 ///
 /// A row has no direction when its squared length in f32 is 0 or not finite; its cosines are 0 here.
 #[derive(Debug)]
 pub struct UnitRows {
-    /// Panel by panel `[D, PANEL]`, filled up with zeros to a multiple of [`BLOCK`] rows.
-    panels: Vec<f32>,
+    /// Panel by panel `[D, PANEL]` in f32, filled up with zeros to a multiple of [`BLOCK`] rows.
+    panels: Vec<Line>,
     dim: usize,
     defined: Vec<bool>,
 }
@@ -70,9 +145,10 @@ impl UnitRows {
     /// - Cost:  O(T·D) time and memory
     pub fn new(rows: &[f32], dim: usize) -> Self {
         let n = rows.len() / dim;
-        let mut panels = vec![0f32; n.next_multiple_of(BLOCK) * dim];
+        let mut panels = vec![Line([0; 16]); n.next_multiple_of(BLOCK) / PANEL * dim];
         let mut defined = vec![false; n];
-        let work = panels.par_chunks_mut(PANEL * dim).zip(defined.par_chunks_mut(PANEL)).enumerate();
+        let numbers: &mut [f32] = bytemuck::cast_slice_mut(&mut panels);
+        let work = numbers.par_chunks_mut(PANEL * dim).zip(defined.par_chunks_mut(PANEL)).enumerate();
         work.for_each(|(index, (panel, defined))| {
             let rows = rows[index * PANEL * dim..].chunks_exact(dim);
             for (place, (row, defined)) in rows.zip(defined).enumerate() {
@@ -107,16 +183,16 @@ impl UnitRows {
     ///
     /// - Shape: `at` are the tile's row and column among tiles → `[TILE, TILE]`; places beyond the last row are undefined
     /// - Unit:  cosine, rounded to f16 once from an f32 sum
-    /// - Panics: when the tile is not on or right of the diagonal, or `tile` has another size
-    pub fn tile(&self, at: [usize; 2], tile: &mut [f16]) {
+    /// - Panics: when the tile is left of the diagonal
+    pub fn tile(&self, at: [usize; 2], tile: &mut Tile) {
         let instructions = Instructions::available();
         self.tile_by(instructions[0], at, tile);
     }
 
-    fn tile_by(&self, instructions: Instructions, [row, column]: [usize; 2], tile: &mut [f16]) {
-        assert!(row <= column && tile.len() == TILE * TILE, "no tile right of the diagonal");
+    fn tile_by(&self, instructions: Instructions, [row, column]: [usize; 2], tile: &mut Tile) {
+        assert!(row <= column, "no tile right of the diagonal");
         let sides = [self.side(row), self.side(column)];
-        let bits: &mut [u16] = bytemuck::cast_slice_mut(tile);
+        let bits: &mut [u16] = bytemuck::cast_slice_mut(&mut tile.0);
         match instructions {
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "the instructions were asked for")]
@@ -130,8 +206,9 @@ impl UnitRows {
 
     /// The panels of one of a tile's sides.
     fn side(&self, tile: usize) -> &[f32] {
-        let from = (tile * TILE * self.dim).min(self.panels.len());
-        &self.panels[from..(from + TILE * self.dim).min(self.panels.len())]
+        let panels: &[f32] = bytemuck::cast_slice(&self.panels);
+        let from = (tile * TILE * self.dim).min(panels.len());
+        &panels[from..(from + TILE * self.dim).min(panels.len())]
     }
 }
 
@@ -167,23 +244,6 @@ fn block_of_any(rows: &[f32], columns: &[f32], _: usize, out: &mut [u16]) {
     }
     for (sums, out) in sums.iter().zip(out.chunks_mut(TILE)) {
         out.iter_mut().zip(sums).for_each(|(out, x)| *out = f16::from_f32(*x).to_bits());
-    }
-}
-
-/// The transpose of the first `side` rows and columns of a tile.
-///
-/// - Shape: `[TILE, TILE]` → `[TILE, TILE]`; places beyond `side` are undefined
-pub fn transpose_tile(tile: &[f16], side: usize, out: &mut [f16]) {
-    const PIECE: usize = 8;
-    assert!(tile.len() == TILE * TILE && out.len() == TILE * TILE && side <= TILE, "no tiles");
-    let (from, to): (&[u16], &mut [u16]) = (bytemuck::cast_slice(tile), bytemuck::cast_slice_mut(out));
-    for i in (0..side).step_by(PIECE) {
-        for j in (0..side).step_by(PIECE) {
-            let row = |r: usize| from[(i + r) * TILE + j..].first_chunk::<PIECE>().copied().unwrap_or_default();
-            for (r, row) in transposed(std::array::from_fn(row)).into_iter().enumerate() {
-                to[(j + r) * TILE + i..][..PIECE].copy_from_slice(&row);
-            }
-        }
     }
 }
 
@@ -223,11 +283,12 @@ mod tests {
             assert_eq!((unit.len(), n > 30 && !unit.is_defined(29)), (n, n > 30));
             for instructions in Instructions::available() {
                 for (row, column) in [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2)] {
-                    let mut tile = vec![f16::NAN; TILE * TILE];
+                    let mut tile = Tile::default();
+                    tile.cells_mut().fill(f16::NAN);
                     unit.tile_by(instructions, [row, column], &mut tile);
                     for i in row * TILE..n.min((row + 1) * TILE) {
                         for j in (column * TILE).max(i)..n.min((column + 1) * TILE) {
-                            let got = tile[(i - row * TILE) * TILE + j - column * TILE].to_f64();
+                            let got = tile.cells()[(i - row * TILE) * TILE + j - column * TILE].to_f64();
                             let expected = if i == 29 || j == 29 { 0.0 } else { exact(&rows, dim, i, j) };
                             // Half a unit in the last place below 1 is 2^-12.
                             let close = (got - expected).abs() < 2f64.powi(-12) + 1e-6;
@@ -241,13 +302,13 @@ mod tests {
 
     #[test]
     fn a_tile_is_transposed() {
-        let tile: Vec<f16> = (0..TILE * TILE).map(|i| f16::from_bits((i % 65_521) as u16)).collect();
-        let mut out = vec![f16::ZERO; TILE * TILE];
+        let (mut tile, mut out) = (Tile::default(), Tile::default());
+        tile.cells_mut().iter_mut().enumerate().for_each(|(i, x)| *x = f16::from_bits((i % 65_521) as u16));
         for side in [3, 40, TILE] {
-            transpose_tile(&tile, side, &mut out);
+            tile.transpose(side, &mut out);
             for i in 0..side {
                 for j in 0..side {
-                    assert_eq!(out[j * TILE + i].to_bits(), tile[i * TILE + j].to_bits(), "{i} {j}");
+                    assert_eq!(out.cells()[j * TILE + i].to_bits(), tile.cells()[i * TILE + j].to_bits(), "{i} {j}");
                 }
             }
         }

@@ -51,6 +51,7 @@ pub(super) fn tile_avx2(sides: [&[f32]; 2], dim: usize, on_diagonal: bool, tile:
 }
 
 /// The transpose of 8 x 8 numbers, in the instructions that every x86-64 has.
+#[inline]
 pub(super) fn transposed(rows: [[u16; 8]; 8]) -> [[u16; 8]; 8] {
     #[expect(unsafe_code, reason = "SSE2 is part of x86-64")]
     unsafe {
@@ -75,4 +76,31 @@ fn transposed_sse2(rows: [[u16; 8]; 8]) -> [[u16; 8]; 8] {
         if i % 2 == 0 { _mm_unpacklo_epi64(t, b) } else { _mm_unpackhi_epi64(t, b) }
     });
     cast(out)
+}
+
+/// Copies a row past the caches, which a map is too large for: its lines need not be read before they are written.
+///
+/// # Safety
+///
+/// `to` is valid for writes of the row's length.
+#[expect(unsafe_code, reason = "several threads write parts of one row's memory")]
+pub(super) unsafe fn copy_past_caches(row: &[u16], to: *mut u16) {
+    const LEN: usize = 8;
+    let whole = if to.addr().is_multiple_of(16) { row.as_chunks::<LEN>().0 } else { &[] };
+    // SAFETY: all places lie within the row's length, whole registers at multiples of 16 bytes; SSE2 is part of x86-64.
+    unsafe {
+        for (i, x) in whole.iter().enumerate() {
+            _mm_stream_si128(to.add(i * LEN).cast(), cast(*x));
+        }
+        let done = whole.len() * LEN;
+        to.add(done).copy_from_nonoverlapping(row.as_ptr().add(done), row.len() - done);
+    }
+}
+
+/// Makes what [`copy_past_caches`] wrote on this thread visible before anything that it writes later.
+pub(super) fn settle() {
+    #[expect(unsafe_code, reason = "SSE2 is part of x86-64")]
+    unsafe {
+        _mm_sfence();
+    }
 }
