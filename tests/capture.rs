@@ -412,7 +412,7 @@ fn verify_knows_profiles_and_analyses() {
     let analysis = "reports/run/analysis.json";
     done(run(dir, &["verify", "dumps/run", profile.to_str().unwrap(), analysis]));
     for (path, key, value, word) in [
-        (profile.as_path(), "/heads/1/kept_fraction", Value::from(1.5), "kept_fraction of layer 0 head 1 is 1.5"),
+        (profile.as_path(), "/heads/1/kept_fraction", Value::from(1.5), "kept_fraction 1.5 of layer 0 head 1"),
         (profile.as_path(), "/heads/0/eps", Value::from(-2.0), "eps -2"),
         (Path::new(analysis), "/reference_eps", Value::from(999), "threshold number 999"),
         (Path::new(analysis), "/datasets/0/similarity/0/histogram/0", Value::from(77), "in the histogram"),

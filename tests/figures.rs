@@ -108,7 +108,7 @@ fn svgs_hold_the_series_and_the_labels() {
         assert_eq!(datasets.lines().filter(|l| l.trim() == rho).count(), 2, "{rho}");
     }
     let quality = svg(dir.path(), "profile-quality");
-    for label in ["evict (control)", "scaled (in the profile)", "0.126", "0.133", "held-out samples", "no data"] {
+    for label in ["the profile, evicting (control)", "the profile", "0.126", "0.133", "held-out samples", "no data"] {
         assert!(quality.contains(label), "{label}");
     }
     let map = svg(dir.path(), "similarity-map-1-layer-4-head-1-k");
@@ -139,7 +139,7 @@ fn hostile_names_stay_text() {
     input.analysis.provenance.options = serde_json::json!({ "</pre><script>": "<b>\u{8}" });
     let profile = input.profile.as_mut().unwrap();
     profile.verdict = "<script>alert(5)</script>".into();
-    profile.policy = "\" onmouseover=\"alert(6)".into();
+    profile.settings[0] = "\" onmouseover=\"alert(6)".into();
     profile.model.name = "<svg onload=alert(7)>".into();
     profile.quality[0].rule = "<script>alert(8)</script>".into();
     let html = html(&input, dir.path());
@@ -220,7 +220,7 @@ fn the_summary_states_what_the_data_says() {
     assert!(
         html.contains("The data sets agree on which heads are compressible: Spearman&#39;s ρ of news and code is 0.89")
     );
-    assert!(html.contains("errs by 0.244 in the attention output, evicting by 0.133: merging does worse"));
+    assert!(html.contains("errs by 0.098 in the attention output, evicting by 0.133: merging does better"));
     assert!(html.contains("2.0x") && html.contains("17.2 tokens per second") && !html.contains("ignored"));
     input.analysis.kept_fraction = vec![interval(0.998), interval(1.0)];
     input.profile.as_mut().unwrap().model.fingerprint = "other".into();

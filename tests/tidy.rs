@@ -18,7 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("capture", &["dump", "files", "math", "model"]),
     ("analyze", &["dump", "files", "math", "merge"]),
     ("tune", &["dump", "files", "math", "merge", "policy", "profile"]),
-    ("runtime", &["math", "merge", "model", "policy"]),
+    ("runtime", &["math", "merge", "model", "policy", "profile"]),
     ("eval", &["dump", "files", "math", "merge", "model", "policy", "profile", "prompts", "runtime"]),
     ("report", &["analyze", "dump", "files", "math", "profile"]),
     (

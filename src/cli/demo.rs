@@ -4,6 +4,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use anyhow::Context;
 use serde_json::json;
 
 use crate::analyze::AnalyzeOptions;
@@ -27,7 +28,8 @@ use crate::cli::output::emit_json;
 use crate::cli::output::note;
 use crate::cli::pull::Bar;
 use crate::cli::report::report_into;
-use crate::cli::tune::tune_into;
+use crate::cli::tune;
+use crate::cli::tune::tuned;
 use crate::dump::Dump;
 use crate::dump::ElementType;
 use crate::dump::State;
@@ -36,13 +38,12 @@ use crate::files::write_atomic;
 use crate::hub;
 use crate::hub::HubSettings;
 use crate::hub::PullOptions;
-use crate::merge::Shares;
 use crate::model::Model;
-use crate::profile::MergeRule;
 use crate::prompts;
 use crate::prompts::Prompt;
 use crate::runtime::GenerateOptions;
 use crate::tune::TuneOptions;
+use crate::tune::Tuned;
 
 /// The demo model's name.
 const MODEL: &str = "smollm2-135m";
@@ -91,17 +92,13 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
         emit(&summary_table(&analysis))?;
     }
 
-    step(4, "tune: a threshold for every head, so that half of the cache stays");
-    let options = TuneOptions {
-        budget: BUDGET,
-        search: "per-head".into(),
-        shares: Some(Shares::of_paper(BUDGET)),
-        rule: MergeRule::default(),
-        hold_out: 0.34,
-        seed: 0,
-    };
-    let (profile, tuned) = tune_into(&[dump], &options, &report_dir, false, common)?;
-    note(common, &tuned.profile.verdict);
+    step(4, "tune: a size and a policy for every head, so that half of the cache stays");
+    let options = TuneOptions { budgets: vec![BUDGET], ..TuneOptions::default() };
+    let tuned = tuned(&[dump], &options, common)?;
+    let profile = tuned.first().and_then(Tuned::profile).context("no setting meets the budget")?;
+    let path = tune::write(profile, &report_dir, false)?;
+    note(common, &profile.verdict);
+    let profile = path;
 
     step(5, "generate: the same question with the compressed and with the full cache");
     let generation = generated(&model, &texts, &profile, &report_dir, common)?;

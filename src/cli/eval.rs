@@ -1,7 +1,6 @@
 //! `kvscope eval`: policies x budgets x tasks, with paired statistics and a verdict.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use serde_json::json;
 
@@ -34,9 +33,6 @@ use crate::eval::task::TaskEntry;
 use crate::eval::task::task;
 use crate::math::Interval;
 use crate::model::Model;
-use crate::policy::KvMerger;
-use crate::policy::Policy;
-use crate::runtime::Budget;
 use crate::runtime::Compression;
 
 /// Policies that are compared when none is named.
@@ -51,7 +47,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "kl")]
     task: Vec<String>,
     /// Policy, with parameters: NAME[:key=value,...]; may be repeated [default: kvmerger, kvmerger:variant=log-count, h2o,
-    /// snapkv, streaming, random]. evict is added beside every kvmerger
+    /// snapkv, streaming, random]. the eviction of the same tokens is added beside every merge
     #[arg(long, value_name = "SPEC")]
     policy: Vec<String>,
     /// Profile made by `kvscope tune`, at its own budget; may be repeated
@@ -170,16 +166,17 @@ fn arms(args: &Args, model: &Model) -> anyhow::Result<Vec<Arm>> {
     let mut arms = eval::arms(&specs, &args.budget)?;
     for path in &args.profile {
         let (profile, name) = read_profile(path, model, false)?;
-        let kept_fraction = profile.target_kept_fraction;
-        let merger = KvMerger::from_profile(&profile);
-        let control = format!("{name}, evicting");
-        let mut push = |name: &str, role: Role, control: Option<String>, policy: KvMerger| {
-            let compression =
-                Compression::new(name, Arc::new(policy) as Arc<dyn Policy>, Budget::KeptFraction(kept_fraction));
-            arms.push(Arm { policy: name.into(), budget: Some(kept_fraction), role, control, compression });
+        let control_name = format!("{name}, evicting");
+        let control = Compression::evicting_profile(&control_name, &profile)?;
+        let budget = Some(profile.target_kept_fraction);
+        let mut push = |role: Role, control: Option<String>, compression: Compression| {
+            arms.push(Arm { policy: compression.name.clone(), budget, role, control, compression });
         };
-        push(&name, Role::Profile, Some(control.clone()), merger.clone());
-        push(&control, Role::Control, None, merger.evicting());
+        let compression = Compression::from_profile(&name, &profile)?;
+        push(Role::Profile, control.as_ref().map(|_| control_name), compression);
+        if let Some(control) = control {
+            push(Role::Control, None, control);
+        }
     }
     Ok(arms)
 }

@@ -5,7 +5,6 @@ use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
@@ -33,8 +32,6 @@ use crate::model::tokenizer::AddSpecial;
 use crate::model::tokenizer::Message;
 use crate::model::tokenizer::SkipSpecial;
 use crate::policy;
-use crate::policy::KvMerger;
-use crate::policy::Policy;
 use crate::profile::Profile;
 use crate::runtime::Budget;
 use crate::runtime::CacheType;
@@ -141,9 +138,7 @@ impl CompressionArgs {
         };
         if let Some(path) = &self.profile {
             let (profile, name) = read_profile(path, model, self.force)?;
-            let policy = Arc::new(KvMerger::from_profile(&profile));
-            let budget = Budget::KeptFraction(profile.target_kept_fraction);
-            return Ok(Some(Compression { skip_layers, ..Compression::new(name, policy as Arc<dyn Policy>, budget) }));
+            return Ok(Some(Compression { skip_layers, ..Compression::from_profile(name, &profile)? }));
         }
         let spec = self.policy.as_deref().unwrap_or("full");
         let (entry, policy) = policy::parse(spec)?;

@@ -40,25 +40,7 @@ impl Inputs {
     /// Prompts of all places, and the hashes of what was read.
     pub fn read(&self, common: &Common) -> anyhow::Result<(Vec<Prompt>, Vec<InputHash>)> {
         let options = ReadOptions { max_samples: self.samples, templates: self.templates.clone() };
-        let (mut all, mut hashes) = (Vec::new(), Vec::new());
-        for path in &self.prompts {
-            let source = if path.as_os_str() == "-" {
-                let mut bytes = Vec::new();
-                std::io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
-                Source::Stdin(bytes)
-            } else {
-                Source::Path(path.clone())
-            };
-            let set = prompts::read(&source, &options)?;
-            for skipped in &set.skipped {
-                note(common, &format!("skipped {}: neither .jsonl nor .txt", skipped.display()));
-            }
-            all.extend(set.prompts);
-            hashes.extend(set.inputs);
-        }
-        hashes.sort();
-        hashes.dedup();
-        Ok((all, hashes))
+        read_prompts(&self.prompts, &options, common)
     }
 
     /// What the folder of a run is called: its prompts, the model, and its shard.
@@ -87,6 +69,33 @@ impl Inputs {
         let input = if from_stdin { ", with the same standard input" } else { "" };
         Usage::error(error.to_string(), format!("to go on, run{input}:\n  {}", command.join(" ")))
     }
+}
+
+/// Prompts of several places, and the hashes of what was read.
+pub(crate) fn read_prompts(
+    places: &[PathBuf],
+    options: &ReadOptions,
+    common: &Common,
+) -> anyhow::Result<(Vec<Prompt>, Vec<InputHash>)> {
+    let (mut all, mut hashes) = (Vec::new(), Vec::new());
+    for path in places {
+        let source = if path.as_os_str() == "-" {
+            let mut bytes = Vec::new();
+            std::io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
+            Source::Stdin(bytes)
+        } else {
+            Source::Path(path.clone())
+        };
+        let set = prompts::read(&source, options)?;
+        for skipped in &set.skipped {
+            note(common, &format!("skipped {}: neither .jsonl nor .txt", skipped.display()));
+        }
+        all.extend(set.prompts);
+        hashes.extend(set.inputs);
+    }
+    hashes.sort();
+    hashes.dedup();
+    Ok((all, hashes))
 }
 
 /// The word as a POSIX shell reads it back.

@@ -1,5 +1,6 @@
 //! `kvscope inspect`: what a file is, in words.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -180,19 +181,32 @@ fn measure(sample: &Sample<'_>, manifest: &Manifest, state: State, statistics: &
     Ok(())
 }
 
+/// Heads of each policy that some head has.
+fn heads_by_setting(profile: &Profile) -> BTreeMap<&str, usize> {
+    let mut counts = BTreeMap::new();
+    profile.heads.iter().for_each(|head| *counts.entry(profile.setting_of(head)).or_default() += 1);
+    counts
+}
+
 fn of_profile(path: &Path) -> anyhow::Result<Value> {
     let profile: Profile = crate::files::read_json(path)?;
     profile.check()?;
+    let share = |join: fn(f64, f64) -> f64| profile.heads.iter().map(|head| head.kept_fraction).reduce(join);
     Ok(json!({
         "schema": profile.schema,
         "model": profile.model,
-        "policy": profile.policy,
-        "rule": profile.rule,
-        "shares": profile.shares,
+        "settings": heads_by_setting(&profile),
+        "refit": profile.refit,
+        "measure": profile.measure,
+        "search": profile.search,
         "target_kept_fraction": profile.target_kept_fraction,
         "calibration_kept_fraction": profile.calibration_kept_fraction,
         "held_out_kept_fraction": profile.held_out_kept_fraction,
         "heads": profile.heads.len(),
+        "kept_fraction_of_heads": { "least": share(f64::min), "most": share(f64::max) },
+        "held_out_kl": profile.held_out_kl,
+        "calibration_samples": profile.calibration.len(),
+        "held_out_samples": profile.held_out.len(),
         "verdict": profile.verdict,
     }))
 }

@@ -1,4 +1,4 @@
-//! `kvscope tune`: thresholds for a budget, from dumps, as a profile.
+//! `kvscope tune`: a size and a setting for every head under a budget, from dumps, as a profile.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -17,76 +17,105 @@ use crate::cli::output::emit;
 use crate::cli::output::emit_json;
 use crate::cli::output::note;
 use crate::dump::Dump;
+use crate::files::InputHash;
 use crate::files::create_dir;
+use crate::files::read_json;
+use crate::files::sha256_file;
 use crate::files::write_json;
 use crate::math::Interval;
-use crate::merge::Shares;
-use crate::merge::Sigma;
-use crate::profile::MergeRule;
+use crate::profile::Profile;
+use crate::profile::TUNED;
+use crate::runtime::parse_refit;
 use crate::tune;
+use crate::tune::DEFAULT_SETTINGS;
+use crate::tune::Measure;
 use crate::tune::TuneOptions;
 use crate::tune::Tuned;
 
-/// Tune merge thresholds for a budget from dumps, and write them as a profile
+/// Tune a size and a policy for every head under a budget, from dumps, and write them as a profile. Exits with 1 when no
+/// setting meets a budget, or --max-error
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Dumps of one model
-    #[arg(value_name = "DUMP", required = true)]
+    #[arg(value_name = "DUMP", required_unless_present = "from", conflicts_with = "from")]
     dumps: Vec<PathBuf>,
+    /// Solve the budgets on the curves of this profile instead of measuring dumps
+    #[arg(long, value_name = "PROFILE", conflicts_with_all = ["policy", "measure", "min_share", "late", "hold_out", "seed"])]
+    from: Option<PathBuf>,
     /// Share of the slots to keep; several give a profile each
     #[arg(long, value_name = "X", value_delimiter = ',', default_value = "0.5")]
     budget: Vec<f64>,
-    /// How thresholds are chosen: per-head, or shared by all heads
-    #[arg(long, value_name = "NAME", default_value = "per-head")]
-    search: String,
-    /// Share of the tokens protected as recent [default: the paper's for the budget]
-    #[arg(long, value_name = "X")]
-    recent: Option<f64>,
-    /// Share of the tokens protected for their attention mass [default: the paper's for the budget]
-    #[arg(long, value_name = "X")]
-    heavy: Option<f64>,
-    /// Width of the Gaussian kernel: distance, printed or fixed:X
-    #[arg(long, value_name = "RULE", default_value = "distance")]
-    sigma: String,
-    /// Let chains run on across protected tokens
-    #[arg(long)]
-    bridge: bool,
+    /// Policy that heads may have, with parameters: NAME[:key=value,...]; may be repeated [default: h2o, evict and kvmerger
+    /// with several shares and variants]
+    #[arg(long, value_name = "SPEC")]
+    policy: Vec<String>,
+    /// How sizes and policies are chosen: equal, settings, half or hull [default: the best in cross-validation]
+    #[arg(long, value_name = "NAME")]
+    search: Option<String>,
+    /// What is minimised: squared changes of the attention output over that of the layer, of the head, or absolute
+    #[arg(long, value_name = "NAME", default_value = "layer")]
+    measure: String,
+    /// Least size of a head, over the budget
+    #[arg(long, value_name = "X", default_value_t = 0.25)]
+    min_share: f64,
+    /// Last tokens of a sample that stand for the text to come [default: as many as the dump keeps queries of]
+    #[arg(long, value_name = "N")]
+    late: Option<usize>,
+    /// Let the profile refit stored values: key=value,... of queries, span, lambda, recent and seed, or nothing
+    #[arg(long, value_name = "PARAMS", num_args = 0..=1, default_missing_value = "")]
+    refit: Option<String>,
+    /// Highest error of the attention output, upper end of its interval on held-out samples, that is good enough
+    #[arg(long, value_name = "X", conflicts_with = "from")]
+    max_error: Option<f64>,
     /// Share of each data set's samples that are only measured, never chosen on
     #[arg(long, value_name = "X", default_value_t = 0.34)]
     hold_out: f64,
     /// Seed of the split and the intervals
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Folder of the profile [default: reports/RUN of the first dump]
+    /// Folder of the profile [default: reports/RUN of the first dump, or the folder of --from]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
-    let dumps = args.dumps.iter().map(|dir| Dump::open(dir)).collect::<Result<Vec<_>, _>>()?;
-    let dir = out_dir(args.out.as_ref(), "reports", &run_name(&args.dumps[0]));
-    let sigma = Sigma::try_from(args.sigma.clone()).map_err(|what| Usage::error(what, "see kvscope tune --help"))?;
-    let (mut outcome, mut reports) = (Outcome::Done, Vec::new());
-    for budget in &args.budget {
-        let paper = Shares::of_paper(*budget);
-        let shares = Shares { recent: args.recent.unwrap_or(paper.recent), heavy: args.heavy.unwrap_or(paper.heavy) };
-        if !(shares.recent >= 0.0 && shares.heavy >= 0.0 && shares.recent + shares.heavy < 1.0) {
-            return Err(Usage::error("--recent and --heavy are shares that sum to less than 1", "give smaller ones"));
+    let options = options(args)?;
+    let (dir, tuned) = match &args.from {
+        Some(path) => {
+            let profile: Profile = read_json(path)?;
+            profile.check()?;
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let source = InputHash { name, sha256: sha256_file(path)? };
+            let beside = path.parent().unwrap_or(Path::new(".")).to_path_buf();
+            (args.out.clone().unwrap_or(beside), tune::resolve(&profile, source, &options)?)
         }
-        let options = TuneOptions {
-            budget: *budget,
-            search: args.search.clone(),
-            shares: Some(shares),
-            rule: MergeRule { sigma, bridge: args.bridge, ..MergeRule::default() },
-            hold_out: args.hold_out,
-            seed: args.seed,
+        None => {
+            let dumps = args.dumps.iter().map(|dir| Dump::open(dir)).collect::<Result<Vec<_>, _>>()?;
+            let dir = out_dir(args.out.as_ref(), "reports", &run_name(&args.dumps[0]));
+            (dir, tuned(&dumps, &options, common)?)
+        }
+    };
+    let name_budget = args.budget.len() > 1 || args.from.is_some();
+    let (mut outcome, mut reports) = (Outcome::Done, Vec::new());
+    for tuned in &tuned {
+        let Some(profile) = tuned.profile() else {
+            note(
+                common,
+                &format!("no setting meets a budget of {}: allow more slots or name other policies", tuned.budget),
+            );
+            reports.push(json!({ "target_kept_fraction": tuned.budget, "profile": null, "budget_met": false }));
+            outcome = Outcome::GateNotMet;
+            continue;
         };
-        let name_budget = args.budget.len() > 1;
-        let (path, tuned) = tune_into(&dumps, &options, &dir, name_budget, common)?;
-        if !tuned.budget_met {
+        let path = write(profile, &dir, name_budget)?;
+        let good_enough = args.max_error.is_none_or(|most| highest_error(profile).is_some_and(|error| error <= most));
+        if !good_enough {
             outcome = Outcome::GateNotMet;
         }
-        reports.push(summary(&path, &tuned, common)?);
+        reports.push(summary(&path, profile, good_enough, common)?);
+        if !good_enough {
+            note(common, &format!("no setting meets --max-error at a budget of {}", tuned.budget));
+        }
     }
     if common.json {
         emit_json(&json!({ "schema": "kvscope.tune/1", "profiles": reports }))?;
@@ -94,32 +123,58 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     Ok(outcome)
 }
 
-/// Tunes with a bar and writes the profile; shared with the demo.
-pub(crate) fn tune_into(
-    dumps: &[Dump],
-    options: &TuneOptions,
-    dir: &Path,
-    name_budget: bool,
-    common: &Common,
-) -> anyhow::Result<(PathBuf, Tuned)> {
-    let bar = bar(common, 0, "steps");
+fn options(args: &Args) -> anyhow::Result<TuneOptions> {
+    let measure = Measure::from_name(&args.measure).ok_or_else(|| {
+        Usage::error(format!("there is no measure {:?}", args.measure), "choose among layer, head and absolute")
+    })?;
+    let settings = match args.policy.as_slice() {
+        [] => DEFAULT_SETTINGS.iter().map(|setting| setting.to_string()).collect(),
+        typed => typed.to_vec(),
+    };
+    Ok(TuneOptions {
+        budgets: args.budget.clone(),
+        settings,
+        search: args.search.clone(),
+        measure,
+        min_share: args.min_share,
+        n_late: args.late,
+        refit: args.refit.as_deref().map(parse_refit).transpose()?,
+        hold_out: args.hold_out,
+        seed: args.seed,
+    })
+}
+
+/// Tunes with a bar; shared with the demo.
+pub(crate) fn tuned(dumps: &[Dump], options: &TuneOptions, common: &Common) -> anyhow::Result<Vec<Tuned>> {
+    let bar = bar(common, 0, "samples");
     bar.set_message("tune");
     let tuned = tune::tune(dumps, options, &mut |done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
     })?;
     bar.finish_and_clear();
-    create_dir(dir)?;
-    let suffix = if name_budget { format!("-{}", options.budget) } else { String::new() };
-    let path = dir.join(format!("{}{suffix}.profile.json", slug(&tuned.profile.model.name)));
-    write_json(&path, &tuned.profile)?;
-    Ok((path, tuned))
+    Ok(tuned)
 }
 
-fn summary(path: &Path, tuned: &Tuned, common: &Common) -> anyhow::Result<Value> {
-    let profile = &tuned.profile;
+/// Writes a profile into a folder, its budget in the name where there are several.
+pub(crate) fn write(profile: &Profile, dir: &Path, name_budget: bool) -> anyhow::Result<PathBuf> {
+    create_dir(dir)?;
+    let suffix = if name_budget { format!("-{}", profile.target_kept_fraction) } else { String::new() };
+    let path = dir.join(format!("{}{suffix}.profile.json", slug(&profile.model.name)));
+    write_json(&path, profile)?;
+    Ok(path)
+}
+
+/// Upper end of the profile's error on held-out samples, on calibration samples where none were held out.
+fn highest_error(profile: &Profile) -> Option<f64> {
+    let quality = profile.quality.iter().find(|quality| quality.rule == TUNED)?;
+    let error = quality.held_out.unwrap_or(quality.calibration);
+    Some(error.high.unwrap_or(error.estimate))
+}
+
+fn summary(path: &Path, profile: &Profile, good_enough: bool, common: &Common) -> anyhow::Result<Value> {
     if !common.json {
-        let mut text = format!("{}\n", path.display());
+        let mut text = format!("{}\n  {:44} {:^24}   {:^24}\n", path.display(), "", "calibration", "held out");
         let percent = |x: Option<f64>| x.map_or("-".to_string(), |x| format!("{:.2}", 100.0 * x));
         let cells = |i: Option<Interval>| match i {
             None => ["-".into(), "-".into(), "-".into()],
@@ -127,26 +182,26 @@ fn summary(path: &Path, tuned: &Tuned, common: &Common) -> anyhow::Result<Value>
         };
         let mut row = |name: &str, a: Option<Interval>, b: Option<Interval>| {
             let ([a, al, ah], [b, bl, bh]) = (cells(a), cells(b));
-            text.push_str(&format!("  {name:30} {a:>7} [{al:>6}, {ah:>6}]   {b:>7} [{bl:>6}, {bh:>6}]\n"));
+            let name: String = name.chars().take(44).collect();
+            text.push_str(&format!("  {name:44} {a:>6} [{al:>5}, {ah:>5}]   {b:>6} [{bl:>5}, {bh:>5}]\n"));
         };
         row("kept, % of slots", Some(profile.calibration_kept_fraction), profile.held_out_kept_fraction);
         for quality in &profile.quality {
             row(&format!("error {}, %", quality.rule), Some(quality.calibration), quality.held_out);
         }
-        let head = format!("  {:30} {:^24}   {:^24}\n", "", "calibration", "held out");
-        let at = text.find('\n').map_or(0, |i| i + 1);
-        text.insert_str(at, &head);
         emit(&text)?;
         note(common, &profile.verdict);
         note(common, &format!("next: kvscope generate --model ... --prompt ... --profile {}", path.display()));
     }
     Ok(json!({
         "profile": path,
-        "budget_met": tuned.budget_met,
+        "budget_met": true,
+        "error_met": good_enough,
         "target_kept_fraction": profile.target_kept_fraction,
         "calibration_kept_fraction": profile.calibration_kept_fraction,
         "held_out_kept_fraction": profile.held_out_kept_fraction,
-        "rule": profile.rule,
+        "search": profile.search,
+        "refit": profile.refit,
         "verdict": profile.verdict,
     }))
 }

@@ -8,6 +8,7 @@ mod plan;
 mod protect;
 mod quality;
 mod refit;
+mod rule;
 mod sets;
 
 pub use kernel::Kernel;
@@ -33,6 +34,7 @@ pub use quality::OutputProbe;
 pub use refit::Refit;
 pub use refit::RefitHead;
 pub use refit::refit_values;
+pub use rule::MergeRule;
 pub use sets::Link;
 pub use sets::MergingSets;
 pub use sets::links;

@@ -170,6 +170,14 @@ impl HeadPlan {
         Self::keep((0..n_tokens as u32).collect())
     }
 
+    /// The same plan for a head that these tokens came to later, and stay.
+    pub fn followed_by(mut self, later: Range<usize>) -> Self {
+        for source in later {
+            self.push(source as u32, [Member { source: source as u32, key_weight: 1.0, value_weight: 1.0 }], 0.0);
+        }
+        self
+    }
+
     /// Adds a slot; [`HeadPlan::sort`] puts slots in order when they were not added so.
     pub fn push(&mut self, pivot: u32, members: impl IntoIterator<Item = Member>, logit_bias: f32) {
         let start = self.members.len();

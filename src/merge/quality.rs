@@ -1,6 +1,7 @@
 //! What a plan does to a head's attention output, on queries that were kept.
 
 use crate::math::Rhs;
+use crate::math::axpy;
 use crate::math::exp_shifted_sum;
 use crate::math::max;
 use crate::math::product;
@@ -80,6 +81,16 @@ impl<'a> OutputProbe<'a> {
     /// ‖O_full‖² over all its queries.
     pub fn energy(&self) -> f64 {
         self.energy
+    }
+
+    /// Attention that every token receives from its queries, `[T]`: the sum of their softmax weights.
+    pub fn attn_mass(&self) -> Vec<f32> {
+        let n_tokens = self.keys.len() / self.head_dim;
+        let mut mass = vec![0f32; n_tokens];
+        for row in self.weights.chunks_exact(n_tokens.max(1)) {
+            axpy(1.0 / row.iter().sum::<f32>(), row, &mut mass);
+        }
+        mass
     }
 
     /// ‖O_full - O_plan‖ / ‖O_full‖ over all its queries.
@@ -195,6 +206,8 @@ mod tests {
             HeadStates { head_dim: 1, keys: &keys, values: &values, queries: &queries, query_positions: &[0, 2] };
         let probe = OutputProbe::new(states, 0).unwrap();
         assert_eq!(probe.full, [1.0, 3.0]);
+        let mass = probe.attn_mass();
+        assert!(mass.iter().zip([4.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0]).all(|(a, b): (&f32, f32)| (a - b).abs() < 1e-6));
         // Token 0 gone: the first query sees nothing, the second the mean of 2 and 6.
         let error = probe.error(&HeadPlan::keep(vec![1, 2]));
         assert!((error - (2.0f64 / 10.0).sqrt()).abs() < 1e-6, "{error}");

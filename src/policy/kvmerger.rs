@@ -5,6 +5,7 @@ use serde::Deserialize;
 use crate::merge::HeadPlan;
 use crate::merge::Kernel;
 use crate::merge::MergeError;
+use crate::merge::MergeRule;
 use crate::merge::MergedSlots;
 use crate::merge::Shares;
 use crate::merge::Sigma;
@@ -22,8 +23,6 @@ use crate::policy::Params;
 use crate::policy::Policy;
 use crate::policy::PolicyEntry;
 use crate::policy::PolicyError;
-use crate::profile::MergeRule;
-use crate::profile::Profile;
 
 pub(super) const ENTRY: PolicyEntry = PolicyEntry {
     name: "kvmerger",
@@ -39,8 +38,6 @@ enum Threshold {
     Budget,
     /// One eps for all heads.
     Fixed(f32),
-    /// An eps for every head, by layer and KV head, from a profile.
-    PerHead(Vec<f32>),
 }
 
 /// The policy; see [`MergeRule`] for its choices.
@@ -86,22 +83,6 @@ impl KvMerger {
         })
     }
 
-    /// One eps for all heads.
-    pub fn with_eps(rule: MergeRule, shares: Shares, eps: f32) -> Self {
-        let Shares { recent, heavy } = shares;
-        Self { rule, recent: Some(recent), heavy: Some(heavy), threshold: Threshold::Fixed(eps) }
-    }
-
-    /// The policy that a tuned profile describes.
-    pub fn from_profile(profile: &Profile) -> Self {
-        Self {
-            rule: profile.rule,
-            recent: Some(profile.shares.recent),
-            heavy: Some(profile.shares.heavy),
-            threshold: Threshold::PerHead(profile.heads.iter().map(|head| head.eps).collect()),
-        }
-    }
-
     /// The same selection with everything but the pivots dropped.
     pub fn evicting(mut self) -> Self {
         self.rule.kernel = Kernel::Pivot;
@@ -143,15 +124,7 @@ impl Policy for KvMerger {
         }
         let protected = protect(view.mass, n_recent, n_heavy);
         let (tokens, found) = links(view.keys, view.head_dim, &protected, self.rule.bridge);
-        let eps = match &self.threshold {
-            Threshold::Budget => None,
-            Threshold::Fixed(eps) => Some(*eps),
-            // A profile covers every head of its model; a head it does not name merges nothing.
-            Threshold::PerHead(eps) => {
-                Some(eps.get(view.layer * view.n_kv_heads + view.kv_head).copied().unwrap_or(1.0))
-            }
-        };
-        let sets = if let Some(eps) = eps {
+        let sets = if let Threshold::Fixed(eps) = self.threshold {
             sets_above(tokens, &found, eps)
         } else {
             let n_protected = n_recent + n_heavy;
@@ -174,7 +147,6 @@ impl Policy for KvMerger {
                 Threshold::Budget => serde_json::Value::Null,
                 // As typed: the shortest decimal that reads back as this f32.
                 Threshold::Fixed(eps) => serde_json::json!(eps.to_string().parse::<f64>().ok()),
-                Threshold::PerHead(_) => serde_json::json!("profile"),
             },
         })
     }

@@ -9,12 +9,14 @@ mod full;
 mod h2o;
 mod kvmerger;
 mod params;
+mod per_head;
 mod random;
 mod snapkv;
 mod streaming;
 
 pub use kvmerger::KvMerger;
 pub use params::Params;
+pub use per_head::PerHead;
 
 use std::fmt::Debug;
 

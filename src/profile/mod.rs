@@ -10,10 +10,7 @@ use crate::files::FileError;
 use crate::files::ModelIdentity;
 use crate::files::Provenance;
 use crate::math::Interval;
-use crate::merge::Kernel;
-use crate::merge::Shares;
-use crate::merge::Sigma;
-use crate::merge::ValueRule;
+use crate::merge::Refit;
 
 /// Why a profile cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -54,27 +51,15 @@ impl ProfileError {
     }
 }
 
-/// How the members of a set become one slot.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MergeRule {
-    /// Weights of the keys.
-    pub kernel: Kernel,
-    /// Width of the Gaussian kernel.
-    pub sigma: Sigma,
-    /// Values and logit bias.
-    pub variant: ValueRule,
-    /// Whether chains run on across protected tokens.
-    pub bridge: bool,
-}
-
-/// A point of a head's threshold → size curve.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// How large a head is, and what each setting costs there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CurvePoint {
-    /// Threshold.
-    pub eps: f32,
-    /// Mean kept_fraction over the calibration samples, protected tokens included.
+    /// Slots per token.
     pub kept_fraction: f64,
+    /// The measure under every setting, mean over the calibration samples; `None` where a setting cannot reach the size.
+    pub errors: Vec<Option<f32>>,
+    /// Cosine above which the head's own setting joins neighbours there, mean over the samples; `None` where none are joined.
+    pub eps: Option<f32>,
 }
 
 /// What was chosen for one KV head.
@@ -84,11 +69,13 @@ pub struct HeadProfile {
     pub layer: usize,
     /// KV head within the layer.
     pub kv_head: usize,
-    /// Neighbours above this cosine are joined.
-    pub eps: f32,
-    /// Mean kept_fraction of the head on the calibration samples at `eps`.
+    /// Its place in [`Profile::settings`].
+    pub setting: usize,
+    /// Slots per token that the head keeps.
     pub kept_fraction: f64,
-    /// The head's curve, by rising eps.
+    /// Cosine above which neighbours are joined, mean over the calibration samples; `None` where none are joined.
+    pub eps: Option<f32>,
+    /// The head's curve, by rising size.
     pub curve: Vec<CurvePoint>,
 }
 
@@ -101,19 +88,37 @@ pub struct UsedSample {
     pub id: String,
     /// SHA-256 of the captured file.
     pub sha256: String,
-    /// kept_fraction that the profile reaches on it, over all layers and heads.
-    pub kept_fraction: f64,
+    /// kept_fraction that the profile reaches on it, over all layers and heads; `None` where it was not measured.
+    pub kept_fraction: Option<f64>,
 }
 
-/// Relative error of the attention output, ‖o_full - o_compressed‖ / ‖o_full‖, of one way to compress.
+/// Error of the attention output under one way to compress: the mean over layers of ‖O_full - O‖ / ‖O_full‖, all heads of a
+/// layer together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Quality {
-    /// `scaled`, `convex`, `log-count`, `mass`, or `evict`: the same pivots without merging.
+    /// [`TUNED`], [`CONTROL`], or a setting that every head has at equal sizes.
     pub rule: String,
-    /// Mean over heads on the calibration samples.
+    /// Mean over the calibration samples.
     pub calibration: Interval,
-    /// The same on samples that no choice has seen; `None` when none were set aside.
+    /// Mean over samples that no choice has seen; `None` when none were set aside.
     pub held_out: Option<Interval>,
+}
+
+/// Name in [`Profile::quality`] of what the profile does.
+pub const TUNED: &str = "tuned";
+/// Name in [`Profile::quality`] of the same slots with nothing folded into them.
+pub const CONTROL: &str = "tuned, evicting";
+
+/// A way to choose sizes and settings that was tried.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tried {
+    /// Name of the search.
+    pub search: String,
+    /// Sum of the measure over heads on calibration samples that this search had not seen, over that of equal sizes with one
+    /// setting; `None` with too few samples, or where it meets no budget.
+    pub cross_validated: Option<f64>,
+    /// Mean KL to the full cache (nats) on the calibration texts; `None` where no model was run.
+    pub kl: Option<Interval>,
 }
 
 /// The whole profile.
@@ -125,28 +130,45 @@ pub struct Profile {
     pub provenance: Provenance,
     /// The model that it is for.
     pub model: ModelIdentity,
-    /// Policy that carries it out.
-    pub policy: String,
-    /// How sets become slots.
-    pub rule: MergeRule,
-    /// Protected shares of the tokens seen.
-    pub shares: Shares,
+    /// Policies with parameters that heads chose among, as they are typed: `NAME[:key=value,...]`.
+    pub settings: Vec<String>,
+    /// How the stored values are refitted; `None` where they are not.
+    pub refit: Option<Refit>,
+    /// What is minimised: `layer`, `head` or `absolute`.
+    pub measure: String,
+    /// The search whose sizes and settings these are.
+    pub search: String,
+    /// Least size of a head over the budget.
+    pub min_share: f64,
+    /// Every search that was tried.
+    pub tried: Vec<Tried>,
     /// Budget that was asked for: slots kept per token seen.
     pub target_kept_fraction: f64,
     /// kept_fraction on the calibration samples.
     pub calibration_kept_fraction: Interval,
-    /// kept_fraction on held-out samples; `None` when none were set aside.
+    /// kept_fraction on held-out samples; `None` when none were measured.
     pub held_out_kept_fraction: Option<Interval>,
-    /// Attention-output error of every rule and of `evict`; empty when the dump holds no queries.
+    /// Attention-output error of the profile, its control, and every setting at equal sizes; empty when none was measured.
     pub quality: Vec<Quality>,
+    /// Mean KL to the full cache (nats) on held-out texts, by policy; empty where no model was run.
+    pub held_out_kl: Vec<HeldOutKl>,
     /// The outcome in words.
     pub verdict: String,
     /// Samples that choices were made on.
     pub calibration: Vec<UsedSample>,
-    /// Samples that were only measured.
+    /// Samples that had no part in any choice.
     pub held_out: Vec<UsedSample>,
     /// Every head, by layer and head.
     pub heads: Vec<HeadProfile>,
+}
+
+/// Mean KL of one policy on held-out texts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldOutKl {
+    /// [`TUNED`], [`CONTROL`], or a policy as typed.
+    pub policy: String,
+    /// Nats per token.
+    pub kl: Interval,
 }
 
 impl Document for Profile {
@@ -156,12 +178,11 @@ impl Document for Profile {
 }
 
 impl Profile {
-    /// Checks that the numbers can be: shares and thresholds in range, one line per head in order.
+    /// Checks that the numbers can be: sizes and thresholds in range, one line per head in order.
     pub fn check(&self) -> Result<(), ProfileError> {
         let fault = |what: String| Err(ProfileError::Damaged(what));
-        let Shares { recent, heavy } = self.shares;
-        if !(recent >= 0.0 && heavy >= 0.0 && recent + heavy <= 1.0) {
-            return fault(format!("shares recent = {recent}, heavy = {heavy}"));
+        if !(self.target_kept_fraction > 0.0 && self.target_kept_fraction <= 1.0) {
+            return fault(format!("target_kept_fraction {}", self.target_kept_fraction));
         }
         if self.heads.len() != self.model.n_layers * self.model.n_kv_heads {
             return fault(format!(
@@ -175,11 +196,29 @@ impl Profile {
             if (head.layer, head.kv_head) != (i / self.model.n_kv_heads, i % self.model.n_kv_heads) {
                 return fault(format!("line {i} is of layer {} head {}", head.layer, head.kv_head));
             }
-            if !(-1.0..=1.0).contains(&head.eps) {
-                return fault(format!("eps {} of layer {} head {}", head.eps, head.layer, head.kv_head));
+            let place = format!("layer {} head {}", head.layer, head.kv_head);
+            if head.setting >= self.settings.len() {
+                return fault(format!("setting {} of {} in {place}", head.setting, self.settings.len()));
+            }
+            let sizes = || head.curve.iter().map(|point| point.kept_fraction);
+            let is_share = |share: f64| share > 0.0 && share <= 1.0;
+            if let Some(share) = std::iter::once(head.kept_fraction).chain(sizes()).find(|share| !is_share(*share)) {
+                return fault(format!("kept_fraction {share} of {place}"));
+            }
+            if head.curve.iter().any(|point| point.errors.len() != self.settings.len()) || !sizes().is_sorted() {
+                return fault(format!("the curve of {place}"));
+            }
+            let thresholds = head.curve.iter().map(|point| point.eps).chain([head.eps]).flatten();
+            if let Some(eps) = thresholds.into_iter().find(|eps| !(-1.0..=1.0).contains(eps)) {
+                return fault(format!("eps {eps} of {place}"));
             }
         }
         Ok(())
+    }
+
+    /// The setting of a head.
+    pub fn setting_of(&self, head: &HeadProfile) -> &str {
+        self.settings.get(head.setting).map_or("", String::as_str)
     }
 
     /// Refuses a model other than the profile's own.

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use crate::merge::Refit;
 use crate::policy;
 use crate::policy::Params;
+use crate::policy::PerHead;
 use crate::policy::Policy;
 use crate::policy::PolicyError;
+use crate::profile::Profile;
 use crate::runtime::RuntimeError;
 
 /// Slots that a cache may hold.
@@ -70,6 +72,28 @@ impl Compression {
         Ok(Self { refit, ..Self::new(spec, policy, budget) })
     }
 
+    /// What a checked profile says: every head's own policy and size, and the refit.
+    ///
+    /// - Errors: a setting that this version does not know
+    pub fn from_profile(name: impl Into<String>, profile: &Profile) -> Result<Self, PolicyError> {
+        Ok(Self::of_profile(name, profile, PerHead::from_profile(profile)?))
+    }
+
+    /// The same slots with nothing folded into them, refitted alike; `None` where no head of the profile merges.
+    pub fn evicting_profile(name: impl Into<String>, profile: &Profile) -> Result<Option<Self>, PolicyError> {
+        let policy = PerHead::from_profile(profile)?;
+        if !policy.merges() {
+            return Ok(None);
+        }
+        Ok(Some(Self::of_profile(name, profile, policy.evicting()?)))
+    }
+
+    fn of_profile(name: impl Into<String>, profile: &Profile, policy: PerHead) -> Self {
+        let shares: Vec<f64> = profile.heads.iter().map(|head| head.kept_fraction).collect();
+        let new = Self::new(name, Arc::new(policy) as Arc<dyn Policy>, Budget::PerHead(shares.into()));
+        Self { refit: profile.refit, ..new }
+    }
+
     /// Whether it is meant to leave fewer slots than tokens.
     pub(crate) fn wants_less(&self) -> bool {
         let whole = match &self.budget {
@@ -123,8 +147,10 @@ pub(crate) fn split_refit(spec: &str) -> (&str, Option<&str>) {
     spec.split_once("+refit").map_or((spec, None), |(policy, rest)| (policy, Some(rest)))
 }
 
-/// Reads what follows `+refit`: nothing, or `:key=value,...`.
-fn parse_refit(text: &str) -> Result<Refit, PolicyError> {
+/// Reads what follows `+refit` as typed: nothing, or `:key=value,...`.
+///
+/// - Errors: an unknown or faulty parameter
+pub fn parse_refit(text: &str) -> Result<Refit, PolicyError> {
     let params = Params::parse("refit", text.strip_prefix(':').unwrap_or(text))?;
     let refit: Refit = params.read()?;
     if refit.queries == 0 || !(refit.lambda > 0.0 && refit.lambda.is_finite()) {

@@ -1,12 +1,22 @@
-//! Dumps in, profile out: thresholds for a budget, chosen on some samples and checked on others.
+//! Dumps in, profiles out: a size and a setting for every head under a budget, chosen on some samples and checked on others.
 //!
-//! Never sees the runtime: what a threshold does to a head is computed from the dump with the same plans.
+//! Never sees the runtime: what a setting does to a head is computed from the dump with the plans that the runtime carries
+//! out, and judged by the attention of the queries that follow.
 
-mod links;
+mod cost;
+mod curves;
+mod hull;
+mod measure;
+mod profiles;
+mod resolve;
 mod run;
 mod search;
 mod split;
+mod words;
 
+pub use cost::Measure;
+pub use resolve::resolve;
+pub use run::DEFAULT_SETTINGS;
 pub use run::TuneOptions;
 pub use run::Tuned;
 pub use run::tune;
@@ -14,6 +24,7 @@ pub use search::SEARCHES;
 pub use search::SearchEntry;
 
 use crate::dump::DumpError;
+use crate::policy::PolicyError;
 
 /// What can go wrong while tuning.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +33,27 @@ pub enum TuneError {
     /// A dump cannot be read, or lacks a state that tuning needs.
     #[error(transparent)]
     Dump(#[from] DumpError),
+    /// A setting is no policy, or has faulty parameters.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// A setting cannot be given a size.
+    #[error("{setting} cannot be tuned: {why}")]
+    Setting {
+        /// As typed.
+        setting: String,
+        /// Why.
+        why: &'static str,
+    },
+    /// A setting looks at a window of queries that the dump has not counted before the end of what is compressed.
+    #[error(
+        "{setting} looks at the prompt's last {needed} queries, which this dump does not tell apart from those that judge it"
+    )]
+    Window {
+        /// As typed.
+        setting: String,
+        /// Queries of the window.
+        needed: usize,
+    },
     /// The dumps are of different models.
     #[error("the dumps are of different models: {first} and {other}")]
     MixedModels {
@@ -49,15 +81,35 @@ pub enum TuneError {
     /// No samples.
     #[error("the dumps hold no sample")]
     NoSamples,
+    /// A sample keeps no queries of its last tokens.
+    #[error(
+        "sample {id} keeps the queries of its last {in_a_row} tokens, and {wanted} are needed to tell what compressing does"
+    )]
+    NoQueries {
+        /// Row id.
+        id: String,
+        /// Queries at the end without a gap.
+        in_a_row: usize,
+        /// Queries that are needed.
+        wanted: usize,
+    },
     /// A budget that is no share.
     #[error("a budget is a share in (0, 1), not {0}")]
     BadBudget(f64),
-    /// A share for holding out that is no share.
-    #[error("the share of held-out samples is in [0, 1), not {0}")]
-    BadHoldOut(f64),
+    /// Another option that is no share.
+    #[error("{name} is a share in [0, 1), not {value}")]
+    BadShare {
+        /// The option.
+        name: &'static str,
+        /// What was given.
+        value: f64,
+    },
     /// No such search.
     #[error("there is no search {0:?}")]
     UnknownSearch(String),
+    /// A profile without curves.
+    #[error("the profile keeps no curves to solve another budget from")]
+    NoCurves,
 }
 
 impl TuneError {
@@ -65,13 +117,22 @@ impl TuneError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Dump(error) => error.hint(),
+            Self::Policy(error) => error.hint(),
+            Self::Setting { .. } => Some("leave out eps=, so that the budget decides".into()),
+            Self::Window { .. } => {
+                Some("capture with --window of as many queries and --decode N, and tune on that".into())
+            }
             Self::MissingLayers { .. } => Some("capture again with --layers all".into()),
             Self::MissingHeads { .. } => Some("capture again with --heads all".into()),
             Self::NoSamples => Some("capture some prompts first".into()),
+            Self::NoQueries { .. } => {
+                Some("capture with more --queries (half of them are the last ones), or lower --late".into())
+            }
             Self::UnknownSearch(_) => {
                 let names: Vec<&str> = SEARCHES.iter().map(|entry| entry.name).collect();
                 Some(format!("choose one of {}", names.join(", ")))
             }
+            Self::NoCurves => Some("tune from the dumps".into()),
             _ => None,
         }
     }

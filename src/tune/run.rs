@@ -1,205 +1,280 @@
-//! The tuning run: measure, solve, choose, check.
+//! The tuning run: measure, choose, check.
 
-use rayon::prelude::*;
-use serde_json::json;
+use std::collections::BTreeSet;
 
 use crate::dump::Dump;
 use crate::dump::DumpError;
 use crate::dump::Sample;
-use crate::dump::State;
-use crate::files::Document;
-use crate::files::InputHash;
 use crate::files::ModelIdentity;
-use crate::files::Provenance;
-use crate::math::Interval;
-use crate::math::bootstrap_mean;
-use crate::merge::HeadStates;
-use crate::merge::Kernel;
-use crate::merge::MergeError;
-use crate::merge::OutputProbe;
-use crate::merge::Shares;
-use crate::merge::ValueRule;
-use crate::policy::HeadView;
-use crate::policy::KvMerger;
+use crate::merge::Refit;
+use crate::policy;
 use crate::policy::Policy;
-use crate::profile::CurvePoint;
-use crate::profile::HeadProfile;
-use crate::profile::MergeRule;
 use crate::profile::Profile;
-use crate::profile::Quality;
-use crate::profile::UsedSample;
+use crate::tune::Measure;
 use crate::tune::SEARCHES;
 use crate::tune::TuneError;
-use crate::tune::links::HeadLinks;
+use crate::tune::cost::curves;
+use crate::tune::curves::Choice;
+use crate::tune::curves::Curves;
+use crate::tune::curves::UNITS;
+use crate::tune::measure::Measured;
+use crate::tune::measure::Trial;
+use crate::tune::measure::measure;
+use crate::tune::measure::prompt_end;
+use crate::tune::profiles::Evidence;
+use crate::tune::search::SearchEntry;
+use crate::tune::search::Target;
 use crate::tune::split::split;
 
-/// Resamples of every bootstrap interval.
-const RESAMPLES: usize = 2000;
-/// A budget counts as met when the calibration mean is at most this far above it.
-const BUDGET_TOLERANCE: f64 = 0.005;
+/// Policies that heads choose among unless others are named. Of the merges those that bridge, so that protected tokens do
+/// not cut chains: others cannot reach small sizes.
+pub const DEFAULT_SETTINGS: &[&str] = &[
+    "h2o",
+    "h2o:recent=0.25",
+    "h2o:recent=0.1",
+    "evict:bridge=true",
+    "kvmerger:bridge=true,variant=convex",
+    "kvmerger:bridge=true,variant=log-count",
+    "kvmerger:bridge=true,variant=mass,kernel=key-fixed",
+    "kvmerger:bridge=true,variant=convex,recent=0.08,heavy=0.16",
+    "kvmerger:bridge=true,variant=log-count,recent=0.08,heavy=0.16",
+    "evict:bridge=true,recent=0.08,heavy=0.16",
+];
+
+/// Sizes at which heads are measured, beside the budgets.
+const SIZES: [f64; 8] = [0.06, 0.12, 0.18, 0.25, 0.35, 0.5, 0.65, 0.8];
+/// Calibration samples from which on searches can be compared by cross-validation.
+const FEWEST_TO_VALIDATE: usize = 4;
 
 /// What to tune.
 #[derive(Clone, Debug)]
 pub struct TuneOptions {
-    /// Slots to keep per token seen.
-    pub budget: f64,
-    /// Line of [`SEARCHES`].
-    pub search: String,
-    /// Protected shares; `None` for the paper's at this budget.
-    pub shares: Option<Shares>,
-    /// Kernel width and bridging; kernel and variant are chosen.
-    pub rule: MergeRule,
+    /// Slots to keep per token seen, for each profile.
+    pub budgets: Vec<f64>,
+    /// Policies that heads choose among, as typed.
+    pub settings: Vec<String>,
+    /// Line of [`SEARCHES`]; `None` for the one that does best in cross-validation.
+    pub search: Option<String>,
+    /// What is minimised.
+    pub measure: Measure,
+    /// Least size of a head over the budget.
+    pub min_share: f64,
+    /// Last tokens of a sample that stand for the text to come; `None` for what the dump allows.
+    pub n_late: Option<usize>,
+    /// Refit that the profile asks for; it has no part in the choice.
+    pub refit: Option<Refit>,
     /// Share of each data set's samples that are only measured.
     pub hold_out: f64,
     /// Seed of the split and the intervals.
     pub seed: u64,
 }
 
-/// A profile, and whether it keeps to the budget.
+impl Default for TuneOptions {
+    fn default() -> Self {
+        Self {
+            budgets: vec![0.5],
+            settings: DEFAULT_SETTINGS.iter().map(|setting| setting.to_string()).collect(),
+            search: None,
+            measure: Measure::default(),
+            min_share: 0.25,
+            n_late: None,
+            refit: None,
+            hold_out: 0.34,
+            seed: 0,
+        }
+    }
+}
+
+/// What came of one budget.
 #[derive(Clone, Debug)]
 pub struct Tuned {
-    /// The profile.
-    pub profile: Profile,
-    /// Whether the calibration samples meet the budget.
-    pub budget_met: bool,
+    /// The budget.
+    pub budget: f64,
+    /// One profile for each search that meets it, in the order of [`SEARCHES`]; none when no setting does.
+    pub candidates: Vec<Profile>,
+    /// The chosen one's place.
+    pub chosen: usize,
 }
 
-/// A way to turn sets into slots, with its name in tables.
+impl Tuned {
+    /// The chosen profile; `None` when no setting meets the budget.
+    pub fn profile(&self) -> Option<&Profile> {
+        self.candidates.get(self.chosen)
+    }
+}
+
+/// A search's solution.
 #[derive(Clone, Debug)]
-struct Candidate {
-    name: String,
-    rule: MergeRule,
+pub(super) struct Solution {
+    pub entry: &'static SearchEntry,
+    pub choices: Vec<Choice>,
+    /// See [`crate::profile::Tried`].
+    pub cross_validated: Option<f64>,
 }
 
-/// Every kernel and value rule that is tried; the last one is plain eviction, the control.
-fn candidates(base: MergeRule) -> Vec<Candidate> {
-    let name = |rule: ValueRule| json!(rule).as_str().unwrap_or_default().to_string();
-    let merged = |kernel: Kernel, prefix: &str| {
-        let prefix = prefix.to_string();
-        ValueRule::ALL.map(|variant| Candidate {
-            name: format!("{prefix}{}", name(variant)),
-            rule: MergeRule { kernel, variant, ..base },
-        })
-    };
-    let mut all = Vec::from(merged(Kernel::Gaussian, ""));
-    all.extend(merged(Kernel::KeyFixed, "key-fixed "));
-    all.push(Candidate {
-        name: "evict".into(),
-        rule: MergeRule { kernel: Kernel::Pivot, variant: ValueRule::Convex, ..base },
-    });
-    all
-}
-
-/// Chooses thresholds and merge rule for a budget.
+/// Chooses sizes and settings for every budget.
 ///
-/// Thresholds come from the calibration samples' neighbour similarities alone; kernel and value rule (or plain eviction)
-/// from the attention-output error on the same samples. Held-out samples have no part in any choice.
+/// All choices come from the calibration samples: curves from all of them, the search by cross-validation between their
+/// halves. Held-out samples are measured at what was chosen, and nothing else.
 ///
-/// - Errors: dumps of different models, missing states or layers, a budget or share out of range
-pub fn tune(dumps: &[Dump], options: &TuneOptions, progress: &mut dyn FnMut(usize, usize)) -> Result<Tuned, TuneError> {
+/// - Cost: samples x heads x settings x sizes, each O(late queries · slots · D)
+/// - Errors: dumps of different models, missing states or layers, a budget or share out of range, a faulty setting
+pub fn tune(
+    dumps: &[Dump],
+    options: &TuneOptions,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Vec<Tuned>, TuneError> {
     let model = check(dumps, options)?;
-    let search = SEARCHES
+    let settings = options
+        .settings
         .iter()
-        .find(|entry| entry.name == options.search)
-        .ok_or_else(|| TuneError::UnknownSearch(options.search.clone()))?;
-    let shares = options.shares.unwrap_or_else(|| Shares::of_paper(options.budget));
-    let samples: Vec<Sample<'_>> = dumps
+        .map(|setting| parse_setting(setting))
+        .collect::<Result<Vec<Box<dyn Policy>>, TuneError>>()?;
+    let samples: Vec<(&Dump, Sample<'_>)> = dumps
         .iter()
-        .flat_map(|dump| (0..dump.manifest().samples.len()).map(|i| dump.sample(i)))
+        .flat_map(|dump| (0..dump.manifest().samples.len()).map(move |i| Ok((dump, dump.sample(i)?))))
         .collect::<Result<_, DumpError>>()?;
     if samples.is_empty() {
         return Err(TuneError::NoSamples);
     }
-    let names: Vec<&str> = samples.iter().map(|sample| sample.entry().dataset.as_str()).collect();
-    let (calibration, held_out) = split(&names, options.hold_out, options.seed);
-    let n_steps = 2 * samples.len();
-
-    let mut links: Vec<Vec<HeadLinks>> = Vec::with_capacity(samples.len());
-    for (i, sample) in samples.iter().enumerate() {
-        links.push(head_links(sample, &model, shares, options.rule.bridge)?);
-        progress(i + 1, n_steps);
-    }
-    let n_heads = model.n_layers * model.n_kv_heads;
-    let by_head: Vec<Vec<HeadLinks>> =
-        (0..n_heads).map(|head| calibration.iter().map(|s| links[*s][head].clone()).collect()).collect();
-    let eps = (search.solve)(&by_head, options.budget);
-
-    let candidates = candidates(options.rule);
-    let mut errors: Vec<Vec<f64>> = Vec::with_capacity(samples.len());
-    for (i, sample) in samples.iter().enumerate() {
-        errors.push(sample_errors(sample, &model, shares, &eps, &candidates)?);
-        progress(samples.len() + i + 1, n_steps);
-    }
-    let of = |split: &[usize], candidate: usize| -> Vec<f64> {
-        split.iter().filter_map(|s| errors[*s].get(candidate).copied()).collect()
-    };
-    let interval = |values: &[f64]| bootstrap_mean(values, RESAMPLES, options.seed);
-    let quality: Vec<Quality> = candidates
+    let ends = samples
         .iter()
-        .enumerate()
-        .filter_map(|(c, candidate)| {
-            Some(Quality {
-                rule: candidate.name.clone(),
-                calibration: interval(&of(&calibration, c))?,
-                held_out: interval(&of(&held_out, c)),
-            })
+        .map(|(_, sample)| prompt_end(sample, 0, options.n_late))
+        .collect::<Result<Vec<usize>, TuneError>>()?;
+    for (setting, policy) in options.settings.iter().zip(&settings) {
+        check_window(setting, policy.as_ref(), &samples, &ends)?;
+    }
+    let names: Vec<&str> = samples.iter().map(|(_, sample)| sample.entry().dataset.as_str()).collect();
+    let (calibration, held_out) = split(&names, options.hold_out, options.seed);
+    let n_steps = calibration.len() + samples.len();
+
+    let sizes = sizes(&options.budgets);
+    let grid: Vec<Trial<'_>> = sizes
+        .iter()
+        .flat_map(|size| settings.iter().map(move |policy| (policy.as_ref(), *size as f64 / UNITS as f64)))
+        .collect();
+    let mut measured: Vec<Measured> = Vec::with_capacity(calibration.len());
+    for (done, sample) in calibration.iter().enumerate() {
+        let (dump, sample, end) = (samples[*sample].0, &samples[*sample].1, ends[*sample]);
+        measured.push(measure(dump, sample, end, &|_| grid.clone())?);
+        progress(done + 1, n_steps);
+    }
+    let curves_of = |chosen: &[&Measured]| curves(chosen, &model, &sizes, settings.len(), options.measure);
+    let all: Vec<&Measured> = measured.iter().collect();
+    let whole = curves_of(&all);
+    let folds = (all.len() >= FEWEST_TO_VALIDATE).then(|| {
+        let fold = |which: usize| all.iter().copied().skip(which).step_by(2).collect::<Vec<&Measured>>();
+        [curves_of(&fold(0)), curves_of(&fold(1))]
+    });
+    let searches: Vec<&SearchEntry> =
+        SEARCHES.iter().filter(|entry| options.search.as_ref().is_none_or(|name| entry.name == name)).collect();
+    let solved: Vec<Vec<Solution>> = options
+        .budgets
+        .iter()
+        .map(|budget| {
+            let target = target(*budget, options.min_share);
+            solutions(&searches, &whole, folds.as_ref(), target)
         })
         .collect();
-    let best =
-        (0..quality.len()).min_by(|a, b| quality[*a].calibration.estimate.total_cmp(&quality[*b].calibration.estimate));
 
-    let kept_of =
-        |s: usize| links[s].iter().zip(&eps).map(|(head, eps)| head.kept_fraction(*eps)).sum::<f64>() / n_heads as f64;
-    let used = |split: &[usize]| -> Vec<UsedSample> {
-        split
-            .iter()
-            .map(|s| {
-                let entry = samples[*s].entry();
-                UsedSample {
-                    dataset: entry.dataset.clone(),
-                    id: entry.id.clone(),
-                    sha256: entry.sha256.clone(),
-                    kept_fraction: kept_of(*s),
-                }
-            })
-            .collect()
+    // What was chosen, its controls, and every setting at equal sizes, on all samples.
+    let controls: Vec<Option<Box<dyn Policy>>> = settings
+        .iter()
+        .zip(&options.settings)
+        .map(|(policy, setting)| {
+            policy.control().map(|control| policy::parse(&control.of(setting)).map(|(_, policy)| policy)).transpose()
+        })
+        .collect::<Result<_, _>>()?;
+    let checks = |head: usize| -> Vec<Trial<'_>> {
+        let mut trials = Vec::new();
+        for (budget, solutions) in options.budgets.iter().zip(&solved) {
+            for solution in solutions {
+                let choice = solution.choices[head];
+                let policy = settings[choice.setting].as_ref();
+                let control = controls[choice.setting].as_ref().map_or(policy, AsRef::as_ref);
+                trials.extend([(policy, choice.share()), (control, choice.share())]);
+            }
+            trials.extend(settings.iter().map(|policy| (policy.as_ref(), *budget)));
+        }
+        trials
     };
-    let kept = |split: &[usize]| interval(&split.iter().map(|s| kept_of(*s)).collect::<Vec<_>>());
-    let calibration_kept = kept(&calibration).ok_or(TuneError::NoSamples)?;
-    let budget_met = calibration_kept.estimate <= options.budget + BUDGET_TOLERANCE;
-    let last = candidates.len() - 1;
-    // Compared on samples that the choice has not seen, or, without any, on those that it has.
-    let judged_on = if held_out.is_empty() { &calibration } else { &held_out };
-    let gain = best.and_then(|best| {
-        let pairs = of(judged_on, best).into_iter().zip(of(judged_on, last));
-        interval(&pairs.map(|(merged, evicted)| merged - evicted).collect::<Vec<_>>())
-    });
-    let profile = Profile {
-        schema: Profile::schema_id(),
-        provenance: provenance(dumps, options),
-        policy: "kvmerger".into(),
-        rule: candidates[best.unwrap_or(last)].rule,
-        shares,
-        target_kept_fraction: options.budget,
-        calibration_kept_fraction: calibration_kept,
-        held_out_kept_fraction: kept(&held_out),
-        verdict: verdict(best.map(|b| &quality[b]), quality.last(), gain, budget_met, options, !held_out.is_empty()),
-        quality,
-        calibration: used(&calibration),
-        held_out: used(&held_out),
-        heads: head_profiles(&model, &by_head, &eps),
-        model,
+    let mut checked: Vec<Measured> = Vec::with_capacity(samples.len());
+    for (i, (dump, sample)) in samples.iter().enumerate() {
+        checked.push(measure(dump, sample, ends[i], &checks)?);
+        progress(calibration.len() + i + 1, n_steps);
+    }
+    let entries = samples.iter().map(|(_, sample)| sample.entry()).collect();
+    let merging = controls.iter().map(Option::is_some).collect();
+    let evidence =
+        Evidence { dumps, options, model: &model, entries, calibration, held_out, measured, checked, merging };
+    Ok(evidence.profiles(&whole, &solved))
+}
+
+/// The target of a budget.
+pub(super) fn target(budget: f64, min_share: f64) -> Target {
+    let units = (budget * UNITS as f64).round() as usize;
+    Target { units, min_units: ((units as f64 * min_share) as usize).max(1) }
+}
+
+/// What every search makes of the curves, those that meet the target.
+///
+/// With two halves of the samples, each search is solved on one and paid for on the other.
+pub(super) fn solutions(
+    searches: &[&'static SearchEntry],
+    whole: &Curves,
+    folds: Option<&[Curves; 2]>,
+    target: Target,
+) -> Vec<Solution> {
+    let crossed = |entry: &SearchEntry| -> Option<f64> {
+        let [a, b] = folds?;
+        Some(b.total(&(entry.solve)(a, target)?)? + a.total(&(entry.solve)(b, target)?)?)
     };
-    Ok(Tuned { profile, budget_met })
+    let plainest = SEARCHES.first().and_then(&crossed).filter(|cost| *cost > 0.0);
+    searches
+        .iter()
+        .filter_map(|entry| {
+            let choices = (entry.solve)(whole, target)?;
+            let cross_validated = crossed(entry).zip(plainest).map(|(cost, plainest)| cost / plainest);
+            Some(Solution { entry, choices, cross_validated })
+        })
+        .collect()
+}
+
+fn sizes(budgets: &[f64]) -> Vec<usize> {
+    let all = SIZES.iter().chain(budgets).map(|share| (share * UNITS as f64).round() as usize);
+    let all: BTreeSet<usize> = all.filter(|units| (1..UNITS).contains(units)).collect();
+    all.into_iter().collect()
+}
+
+fn parse_setting(setting: &str) -> Result<Box<dyn Policy>, TuneError> {
+    let fault = |why| Err(TuneError::Setting { setting: setting.into(), why });
+    let (_, policy) = policy::parse(setting)?;
+    if policy.sets_own_size() {
+        return fault("thresholds of its own decide its size");
+    }
+    if !policy.compresses() {
+        return fault("it keeps everything");
+    }
+    Ok(policy)
+}
+
+/// A window of queries counts only where it ends with the compressed part.
+fn check_window(
+    setting: &str,
+    policy: &dyn Policy,
+    samples: &[(&Dump, Sample<'_>)],
+    ends: &[usize],
+) -> Result<(), TuneError> {
+    let Some(needed) = policy.needs().mass_window else { return Ok(()) };
+    let fits = samples
+        .iter()
+        .zip(ends)
+        .all(|((dump, sample), end)| dump.manifest().window_tokens == needed && sample.entry().n_prompt_tokens == *end);
+    if fits { Ok(()) } else { Err(TuneError::Window { setting: setting.into(), needed }) }
 }
 
 fn check(dumps: &[Dump], options: &TuneOptions) -> Result<ModelIdentity, TuneError> {
-    if !(options.budget > 0.0 && options.budget < 1.0) {
-        return Err(TuneError::BadBudget(options.budget));
-    }
-    if !(0.0..1.0).contains(&options.hold_out) {
-        return Err(TuneError::BadHoldOut(options.hold_out));
-    }
+    check_options(options)?;
     let first = dumps.first().ok_or(TuneError::NoSamples)?.manifest();
     for dump in dumps {
         let manifest = dump.manifest();
@@ -217,170 +292,17 @@ fn check(dumps: &[Dump], options: &TuneOptions) -> Result<ModelIdentity, TuneErr
     Ok(first.model.clone())
 }
 
-/// Runs `work` for every head of a sample, by layer and head.
-fn for_heads<T: Send>(
-    model: &ModelIdentity,
-    work: impl Fn(usize, usize) -> Result<T, DumpError> + Sync,
-) -> Result<Vec<T>, DumpError> {
-    (0..model.n_layers * model.n_kv_heads)
-        .into_par_iter()
-        .map(|head| work(head / model.n_kv_heads, head % model.n_kv_heads))
-        .collect()
-}
-
-fn head_links(
-    sample: &Sample<'_>,
-    model: &ModelIdentity,
-    shares: Shares,
-    bridge: bool,
-) -> Result<Vec<HeadLinks>, DumpError> {
-    for_heads(model, |layer, head| {
-        let keys = sample.vectors(layer, State::K, head)?;
-        Ok(HeadLinks::new(&keys, model.head_dim, &sample.mass(layer, head)?, shares, bridge))
-    })
-}
-
-/// Mean over heads of every candidate's attention-output error; empty when the sample keeps no query late enough.
-fn sample_errors(
-    sample: &Sample<'_>,
-    model: &ModelIdentity,
-    shares: Shares,
-    eps: &[f32],
-    candidates: &[Candidate],
-) -> Result<Vec<f64>, DumpError> {
-    let n_tokens = sample.entry().n_tokens;
-    let first_query = n_tokens - shares.counts(n_tokens).0;
-    let heads = for_heads(model, |layer, head| {
-        let keys = sample.vectors(layer, State::K, head)?;
-        let values = sample.vectors(layer, State::V, head)?;
-        let mass = sample.mass(layer, head)?;
-        let query_positions = sample.query_positions(layer)?;
-        let queries = (0..model.group())
-            .map(|g| sample.vectors(layer, State::Q, head * model.group() + g))
-            .collect::<Result<Vec<_>, _>>()?;
-        let states = HeadStates {
-            head_dim: model.head_dim,
-            keys: &keys,
-            values: &values,
-            queries: &queries,
-            query_positions: &query_positions,
-        };
-        let view = HeadView {
-            layer,
-            kv_head: head,
-            n_kv_heads: model.n_kv_heads,
-            head_dim: model.head_dim,
-            n_seen: n_tokens,
-            keys: &keys,
-            mass: &mass,
-            mass_window: &[],
-            counts: None,
-            logit_bias: None,
-        };
-        let Some(probe) = OutputProbe::new(states, first_query) else { return Ok(None) };
-        let eps = eps[layer * model.n_kv_heads + head];
-        let errors: Result<Vec<f64>, MergeError> = candidates
-            .iter()
-            .map(|candidate| {
-                let plan = KvMerger::with_eps(candidate.rule, shares, eps).plan(&view, n_tokens)?;
-                Ok(probe.error(&plan))
-            })
-            .collect();
-        // A fixed threshold has no budget to miss, so planning cannot fail.
-        Ok(errors.ok())
-    })?;
-    let measured: Vec<&Vec<f64>> = heads.iter().flatten().collect();
-    if measured.is_empty() {
-        return Ok(Vec::new());
+pub(super) fn check_options(options: &TuneOptions) -> Result<(), TuneError> {
+    if let Some(budget) = options.budgets.iter().find(|budget| !(**budget > 0.0 && **budget < 1.0)) {
+        return Err(TuneError::BadBudget(*budget));
     }
-    let mean = |c: usize| measured.iter().map(|head| head[c]).sum::<f64>() / measured.len() as f64;
-    Ok((0..candidates.len()).map(mean).collect())
-}
-
-fn head_profiles(model: &ModelIdentity, by_head: &[Vec<HeadLinks>], eps: &[f32]) -> Vec<HeadProfile> {
-    let mean = |samples: &[HeadLinks], eps: f32| {
-        samples.iter().map(|sample| sample.kept_fraction(eps)).sum::<f64>() / samples.len() as f64
-    };
-    by_head
-        .iter()
-        .zip(eps)
-        .enumerate()
-        .map(|(i, (samples, eps))| HeadProfile {
-            layer: i / model.n_kv_heads,
-            kv_head: i % model.n_kv_heads,
-            eps: *eps,
-            kept_fraction: mean(samples, *eps),
-            curve: (-10..=20)
-                .map(|step| {
-                    let eps = step as f32 / 20.0;
-                    CurvePoint { eps, kept_fraction: mean(samples, eps) }
-                })
-                .collect(),
-        })
-        .collect()
-}
-
-fn provenance(dumps: &[Dump], options: &TuneOptions) -> Provenance {
-    let mut inputs: Vec<InputHash> = dumps
-        .iter()
-        .flat_map(|dump| &dump.manifest().samples)
-        .map(|sample| InputHash { name: sample.file.clone(), sha256: sample.sha256.clone() })
-        .collect();
-    inputs.sort();
-    let settings = json!({
-        "budget": options.budget,
-        "search": options.search,
-        "hold_out": options.hold_out,
-        "sigma": options.rule.sigma,
-        "bridge": options.rule.bridge,
-    });
-    Provenance::new("tune", options.seed, settings, inputs)
-}
-
-/// The outcome in words, with its numbers.
-fn verdict(
-    best: Option<&Quality>,
-    evict: Option<&Quality>,
-    gain: Option<Interval>,
-    budget_met: bool,
-    options: &TuneOptions,
-    held_out: bool,
-) -> String {
-    let mut words = String::new();
-    if !budget_met {
-        words.push_str(&format!(
-            "No threshold reaches {:.1} % kept: protected tokens cut the chains of neighbours. ",
-            100.0 * options.budget
-        ));
+    for (name, value) in [("the share of held-out samples", options.hold_out), ("the least share", options.min_share)] {
+        if !(0.0..1.0).contains(&value) {
+            return Err(TuneError::BadShare { name, value });
+        }
     }
-    let (Some(best), Some(evict), Some(gain)) = (best, evict, gain) else {
-        return words
-            + "The dumps keep no query among the recent tokens, so quality was not measured and pivots are kept unmerged.";
-    };
-    let place = if held_out { "held-out" } else { "calibration (no sample was held out)" };
-    if best.rule == "evict" {
-        return words
-            + "Merging does not help: keeping each set's pivot and dropping the rest has the smallest attention-output error.";
+    match &options.search {
+        Some(name) if SEARCHES.iter().all(|entry| entry.name != name) => Err(TuneError::UnknownSearch(name.clone())),
+        _ => Ok(()),
     }
-    let error = |quality: &Quality| 100.0 * quality.held_out.unwrap_or(quality.calibration).estimate;
-    let points = |x: f64| format!("{:+.2}", 100.0 * x);
-    let range = match (gain.low, gain.high) {
-        (Some(low), Some(high)) => format!("{} to {}", points(low), points(high)),
-        _ => "unknown from one sample".into(),
-    };
-    let conclusion = match (gain.low, gain.high) {
-        (_, Some(high)) if high < 0.0 => "merging beats evicting the same tokens",
-        (Some(low), _) if low > 0.0 => "evicting the same tokens is better",
-        _ => "these samples cannot tell merging from evicting the same tokens",
-    };
-    words
-        + &format!(
-            "On {} {place} samples {conclusion}: attention-output error {:.1} % with {} against {:.1} % with evict \
-             (difference {} points, 95 % interval {range}).",
-            gain.n,
-            error(best),
-            best.rule,
-            error(evict),
-            points(gain.estimate),
-        )
 }

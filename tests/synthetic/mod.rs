@@ -26,12 +26,13 @@ use kvscope::files::InputHash;
 use kvscope::files::ModelIdentity;
 use kvscope::files::Provenance;
 use kvscope::math::Interval;
+use kvscope::merge::Refit;
 use kvscope::merge::Shares;
 use kvscope::profile::CurvePoint;
 use kvscope::profile::HeadProfile;
-use kvscope::profile::MergeRule;
 use kvscope::profile::Profile;
 use kvscope::profile::Quality;
+use kvscope::profile::Tried;
 use kvscope::profile::UsedSample;
 use kvscope::report::ReportInput;
 
@@ -297,25 +298,29 @@ pub fn profile(n_layers: usize, n_heads: usize) -> Profile {
         dataset: "news".into(),
         id: format!("{i}"),
         sha256: "77".repeat(32),
-        kept_fraction: 0.49 + 0.004 * i as f64,
+        kept_fraction: Some(0.49 + 0.004 * i as f64),
     };
     Profile {
         schema: Profile::schema_id(),
         provenance: provenance("tune"),
         model: model("SmolLM2-135M", n_layers, n_heads),
-        policy: "kvmerger".into(),
-        rule: MergeRule::default(),
-        shares: Shares { recent: 0.17, heavy: 0.12 },
+        settings: ["h2o", "kvmerger:variant=log-count", "kvmerger:variant=mass"].map(String::from).to_vec(),
+        refit: Some(Refit::default()),
+        measure: "layer".into(),
+        search: "hull".into(),
+        min_share: 0.25,
+        tried: vec![Tried { search: "hull".into(), cross_validated: Some(0.8), kl: None }],
         target_kept_fraction: 0.5,
         calibration_kept_fraction: interval(0.497, 0.01, 8),
         held_out_kept_fraction: Some(interval(0.512, 0.02, 4)),
         quality: vec![
-            quality("scaled", 0.231, Some(0.244)),
-            quality("convex", 0.142, Some(0.151)),
-            quality("log-count", 0.097, Some(0.108)),
-            quality("mass", 0.088, None),
-            quality("evict", 0.126, Some(0.133)),
+            quality("tuned", 0.097, Some(0.098)),
+            quality("tuned, evicting", 0.126, Some(0.133)),
+            quality("h2o", 0.142, Some(0.151)),
+            quality("kvmerger:variant=log-count", 0.231, Some(0.244)),
+            quality("kvmerger:variant=mass", 0.088, None),
         ],
+        held_out_kl: Vec::new(),
         verdict: "At 50 % of the slots, log-count merging errs 19 % less than evicting the same tokens.".into(),
         calibration: (0..8).map(sample).collect(),
         held_out: (8..12).map(sample).collect(),
@@ -324,9 +329,10 @@ pub fn profile(n_layers: usize, n_heads: usize) -> Profile {
             .map(|(layer, kv_head)| HeadProfile {
                 layer,
                 kv_head,
-                eps: (0.55 + 0.35 * noise(&[layer, kv_head, 3])) as f32,
+                setting: (layer + kv_head) % 3,
+                eps: ((layer + kv_head) % 3 > 0).then_some((0.55 + 0.35 * noise(&[layer, kv_head, 3])) as f32),
                 kept_fraction: kept(0, layer, kv_head, n_layers, 0.7),
-                curve: vec![CurvePoint { eps: 0.7, kept_fraction: 0.5 }],
+                curve: vec![CurvePoint { eps: None, kept_fraction: 0.5, errors: vec![Some(0.1), None, Some(0.2)] }],
             })
             .collect(),
     }

@@ -17,9 +17,6 @@ mod similarity_map;
 mod sparsity_eps;
 mod sparsity_layers;
 
-pub(super) use profile_quality::CONTROL;
-pub(super) use profile_quality::used_rule;
-
 use crate::report::Drawing;
 use crate::report::ReportError;
 use crate::report::ReportInput;

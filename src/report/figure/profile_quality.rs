@@ -1,7 +1,8 @@
 //! What a profile costs: error of the attention output, by rule.
 
 use crate::math::Interval;
-use crate::profile::Profile;
+use crate::profile::CONTROL;
+use crate::profile::TUNED;
 use crate::report::Drawing;
 use crate::report::FigureEntry;
 use crate::report::ReportError;
@@ -24,17 +25,14 @@ use crate::report::theme::number;
 
 pub(super) const ENTRY: FigureEntry = FigureEntry {
     name: "profile-quality",
-    title: "Error of the attention output, by merging rule",
-    question: "Is merging better than throwing the same tokens away, and does it hold on samples that were not tuned on?",
-    reading: "Relative error of the attention output at the profile's thresholds, mean over heads; left is better. \
-              The control, evict, keeps the same pivots and drops the other tokens: a rule that is not left of it gains nothing by \
-              merging.",
+    title: "Error of the attention output, by policy",
+    question: "Is the profile better than one policy for all heads, is merging better than evicting, and does it hold on samples that were not tuned on?",
+    reading: "Relative error of the attention output of the tokens that follow, mean over layers; left is better. The \
+              control keeps the profile's slots and folds nothing into them: a profile that is not left of it gains nothing by \
+              merging. The other rows give every head one policy and one size.",
     needs: "a profile that was tuned on a dump with queries",
     build,
 };
-
-/// Rule that keeps the pivots only.
-pub(in crate::report) const CONTROL: &str = "evict";
 
 struct Row {
     label: String,
@@ -45,15 +43,14 @@ struct Row {
 
 fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     let Some(profile) = input.profile.as_ref().filter(|p| !p.quality.is_empty()) else { return Ok(Vec::new()) };
-    let used = used_rule(profile);
     let rows: Vec<Row> = profile
         .quality
         .iter()
         .take(40)
         .map(|q| Row {
             label: match () {
-                () if q.rule == CONTROL => format!("{} (control)", q.rule),
-                () if Some(&q.rule) == used.as_ref() => format!("{} (in the profile)", q.rule),
+                () if q.rule == CONTROL => "the profile, evicting (control)".into(),
+                () if q.rule == TUNED => "the profile".into(),
                 () => q.rule.clone(),
             },
             control: q.rule == CONTROL,
@@ -68,7 +65,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
         items.push((Key::Point(hollow, false), "held-out samples".into()));
     }
     if rows.iter().any(|r| r.control) {
-        items.push((Key::Dashes(theme::INK), "error of the control, evict".into()));
+        items.push((Key::Dashes(theme::INK), "error of the control".into()));
     }
     let legend = Legend::new(items, theme::WIDTH - 2.0 * theme::MARGIN);
     const ROW: f64 = 58.0;
@@ -122,11 +119,6 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
         Ok(())
     });
     Ok(vec![drawing.alt(alt)])
-}
-
-/// Name of the rule that the profile carries out.
-pub(in crate::report) fn used_rule(profile: &Profile) -> Option<String> {
-    serde_json::to_value(profile.rule.variant).ok()?.as_str().map(str::to_string)
 }
 
 fn in_words(row: &Row) -> String {

@@ -19,10 +19,10 @@ use crate::report::theme;
 
 pub(super) const ENTRY: FigureEntry = FigureEntry {
     name: "profile-thresholds",
-    title: "Thresholds of the profile, and what they keep",
-    question: "Where does the profile merge boldly, and where does it hold back?",
-    reading: "Left: the cosine above which neighbours are joined, by head; a low threshold merges more. Right: the slots \
-              that remain on the calibration samples. Heads with a low threshold that still keep much have little to merge.",
+    title: "What the profile keeps of every head",
+    question: "Where does the profile spend its slots, and where does it merge?",
+    reading: "Left: the slots that each head keeps, of the tokens seen. Right: the cosine above which neighbours are joined on \
+              the calibration samples, in heads whose policy joins any; a low threshold merges more.",
     needs: "a profile (kvscope tune)",
     build,
 };
@@ -31,9 +31,9 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     let Some(profile) = input.profile.as_ref().filter(|p| !p.heads.is_empty()) else { return Ok(Vec::new()) };
     let layers: Vec<usize> = profile.heads.iter().map(|h| h.layer).collect::<BTreeSet<_>>().into_iter().collect();
     let heads: Vec<usize> = profile.heads.iter().map(|h| h.kv_head).collect::<BTreeSet<_>>().into_iter().collect();
-    let values = |value: fn(&crate::profile::HeadProfile) -> f64| -> Vec<Option<f64>> {
+    let values = |value: fn(&crate::profile::HeadProfile) -> Option<f64>| -> Vec<Option<f64>> {
         let all: BTreeMap<pool::Head, Option<f64>> =
-            profile.heads.iter().map(|h| ((h.layer, h.kv_head), pool::known(Some(value(h))))).collect();
+            profile.heads.iter().map(|h| ((h.layer, h.kv_head), pool::known(value(h)))).collect();
         pool::grid(&all, &layers, &heads)
     };
     let panel = |title: &str, values: Vec<Option<f64>>, limits: (f64, f64), decimals: usize| Grid {
@@ -45,15 +45,15 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
         decimals,
         columns: "KV head",
     };
-    let eps = panel("Threshold", values(|h| f64::from(h.eps)), (-1.0, 1.0), 2);
-    let kept = panel("Slots kept, % of tokens", values(|h| 100.0 * h.kept_fraction), (0.0, 100.0), 0);
+    let eps = panel("Threshold", values(|h| h.eps.map(f64::from)), (-1.0, 1.0), 2);
+    let kept = panel("Slots kept, % of tokens", values(|h| Some(100.0 * h.kept_fraction)), (0.0, 100.0), 0);
     let height = Grid::height(layers.len());
     let gaps = eps.has_gaps() || kept.has_gaps();
     let body = 24.0 + height + 56.0 + if gaps { 30.0 } else { 0.0 };
     let subtitle = format!(
-        "{} · policy {} · asked for {:.0} % of slots, kept {:.1} % on calibration samples",
+        "{} · search {} · asked for {:.0} % of slots, kept {:.1} % on calibration samples",
         profile.model.name,
-        profile.policy,
+        profile.search,
         100.0 * profile.target_kept_fraction,
         100.0 * profile.calibration_kept_fraction.estimate
     );
@@ -70,7 +70,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
         let (left, bar, gap) = (area.x0 + 46.0, 94.0, 26.0);
         let width = (area.x1 - left - 2.0 * bar - gap) / 2.0;
         let (top, bottom) = (area.y0 + 24.0, area.y0 + 24.0 + height);
-        for (i, (grid, title)) in [(&eps, "Threshold"), (&kept, "Slots kept, %")].into_iter().enumerate() {
+        for (i, (grid, title)) in [(&kept, "Slots kept, %"), (&eps, "Threshold")].into_iter().enumerate() {
             let x = left + i as f64 * (width + bar + gap);
             grid.draw(canvas, Area::new(x, top, x + width, bottom), i == 0)?;
             let x = x + width + 18.0;

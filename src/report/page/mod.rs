@@ -16,7 +16,6 @@ use crate::report::drawing::escape;
 use crate::report::raster::palette;
 use crate::report::theme::count;
 use crate::report::theme::thousands;
-use crate::report::theme::threshold;
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -194,7 +193,7 @@ fn profile_section(input: &ReportInput, profile: &Profile) -> String {
     if profile.model.fingerprint != input.analysis.model.fingerprint {
         html += &format!(
             "<p class=\"warning\">This profile was tuned for another model, {} (fingerprint {:.12}). \
-             Its thresholds say nothing about the model above.</p>\n",
+             Its sizes say nothing about the model above.</p>\n",
             escape(&profile.model.name),
             escape(&profile.model.fingerprint)
         );
@@ -206,35 +205,37 @@ fn profile_section(input: &ReportInput, profile: &Profile) -> String {
         html += &format!("<p>{}</p>\n", escape(&comparison));
     }
     let unknown = || "no data".to_string();
-    let eps = |pick: fn(f32, f32) -> f32| profile.heads.iter().map(|h| h.eps).filter(|e| e.is_finite()).reduce(pick);
-    let thresholds =
-        eps(f32::min).zip(eps(f32::max)).map(|(low, high)| format!("{} to {}", threshold(low), threshold(high)));
-    let sigma: String = profile.rule.sigma.into();
+    let share = |pick: fn(f64, f64) -> f64| {
+        profile.heads.iter().map(|h| h.kept_fraction).filter(|s| s.is_finite()).reduce(pick)
+    };
+    let sizes = share(f64::min).zip(share(f64::max));
+    let mut settings: Vec<&str> = profile.heads.iter().map(|head| profile.setting_of(head)).collect();
+    settings.sort_unstable();
+    settings.dedup();
     html += &tables::facts(&[
-        ("Policy", profile.policy.clone()),
         ("Asked for", format!("{} of the slots", summary::percent(profile.target_kept_fraction))),
         (
             "Kept on calibration samples",
             summary::percent_interval(Some(profile.calibration_kept_fraction)).unwrap_or_else(unknown),
         ),
         ("Kept on held-out samples", summary::percent_interval(profile.held_out_kept_fraction).unwrap_or_else(unknown)),
-        ("Thresholds", thresholds.unwrap_or_else(unknown)),
-        ("Values merged by", crate::report::figure::used_rule(profile).unwrap_or_else(unknown)),
-        ("Kernel", kernel(profile)),
-        ("Sigma", sigma),
+        (
+            "Kept of a head",
+            sizes
+                .map_or_else(unknown, |(low, high)| format!("{} to {}", summary::percent(low), summary::percent(high))),
+        ),
+        ("Search", format!("{}, by squared changes over the {}'s output", profile.search, profile.measure)),
+        ("Policies", settings.join("; ")),
+        ("Refit", profile.refit.map_or_else(|| "none".into(), |refit| serde_json::json!(refit).to_string())),
         ("Samples", format!("{} calibration, {} held-out", profile.calibration.len(), profile.held_out.len())),
     ]);
     if profile.quality.is_empty() {
-        html += "<p class=\"note\">No quality was measured: the dump held no queries.</p>\n";
+        html +=
+            "<p class=\"note\">No quality was measured: the budget was solved on the curves of another profile.</p>\n";
     } else {
         html += &tables::quality(profile);
     }
     html
-}
-
-fn kernel(profile: &Profile) -> String {
-    let name = serde_json::to_value(profile.rule.kernel).ok();
-    name.as_ref().and_then(serde_json::Value::as_str).map_or_else(|| "no data".into(), str::to_string)
 }
 
 fn provenance(input: &ReportInput) -> String {

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use crate::analyze::Analysis;
 use crate::dump::State;
 use crate::math::Interval;
+use crate::profile::CONTROL;
 use crate::profile::Profile;
 use crate::profile::Quality;
+use crate::profile::TUNED;
 use crate::report::ReportInput;
-use crate::report::figure::CONTROL;
-use crate::report::figure::used_rule;
 use crate::report::pool;
 use crate::report::pool::Head;
 use crate::report::pool::Measure;
@@ -262,11 +262,10 @@ fn profile(profile: &Profile) -> String {
     text
 }
 
-/// The profile's rule against throwing the same tokens away, on held-out samples where there are any.
+/// The profile against throwing the same tokens away, on held-out samples where there are any.
 pub(super) fn against_control(profile: &Profile) -> Option<String> {
-    let used = used_rule(profile)?;
     let find = |rule: &str| profile.quality.iter().find(|q| q.rule == rule);
-    let (merged, evicted) = (find(&used)?, find(CONTROL)?);
+    let (merged, evicted) = (find(TUNED)?, find(CONTROL)?);
     let held_out = |q: &Quality| pool::known_interval(q.held_out);
     let (place, a, b) = match (held_out(merged), held_out(evicted)) {
         (Some(a), Some(b)) => ("held-out", a, b),
@@ -286,7 +285,7 @@ pub(super) fn against_control(profile: &Profile) -> Option<String> {
         (_, false) => "the intervals overlap or are unknown, so that no difference is shown",
     };
     Some(format!(
-        "On {place} samples its rule {used} errs by {} in the attention output, evicting by {}: {outcome}.",
+        "On {place} samples it errs by {} in the attention output, evicting by {}: {outcome}.",
         number(a.estimate, 3),
         number(b.estimate, 3)
     ))

@@ -6,11 +6,11 @@ use std::fmt::Write as _;
 use crate::dump::State;
 use crate::files::ModelIdentity;
 use crate::files::Provenance;
+use crate::profile::CONTROL;
 use crate::profile::Profile;
+use crate::profile::TUNED;
 use crate::report::ReportInput;
 use crate::report::drawing::escape;
-use crate::report::figure::CONTROL;
-use crate::report::figure::used_rule;
 use crate::report::page::summary::percent;
 use crate::report::page::summary::percent_interval;
 use crate::report::pool;
@@ -72,10 +72,10 @@ pub(super) fn heads(input: &ReportInput) -> String {
         states.iter().map(|s| pool::neighbour_means(analysis, *s)).collect();
     let ratios = pool::pooled_at_eps(analysis, Measure::SetRatio, analysis.reference_eps);
     let kept = pool::pooled_at_eps(analysis, Measure::Kept, analysis.reference_eps);
-    let chosen: Option<BTreeMap<Head, (f32, f64)>> = input
+    let chosen: Option<BTreeMap<Head, (&str, Option<f32>, f64)>> = input
         .profile
         .as_ref()
-        .map(|p| p.heads.iter().map(|h| ((h.layer, h.kv_head), (h.eps, h.kept_fraction))).collect());
+        .map(|p| p.heads.iter().map(|h| ((h.layer, h.kv_head), (p.setting_of(h), h.eps, h.kept_fraction))).collect());
     let at = pool::reference_eps(analysis).map_or_else(|| "the reference threshold".into(), threshold);
     let titles: Vec<String> =
         states.iter().map(|s| format!("Mean cosine, {}", crate::report::theme::state_label(*s))).collect();
@@ -84,7 +84,7 @@ pub(super) fn heads(input: &ReportInput) -> String {
     let (ratio_title, kept_title) = (format!("Set ratio at {at}"), format!("Kept at {at}, %"));
     columns.extend([ratio_title.as_str(), kept_title.as_str()]);
     if chosen.is_some() {
-        columns.extend(["Profile's threshold", "Profile keeps, %"]);
+        columns.extend(["Profile's policy", "Profile's threshold", "Profile keeps, %"]);
     }
     let get = |map: &BTreeMap<Head, Option<f64>>, head: Head| map.get(&head).copied().flatten();
     let rows = layers.iter().flat_map(|layer| heads.iter().map(move |head| (*layer, *head))).map(|head| {
@@ -94,8 +94,9 @@ pub(super) fn heads(input: &ReportInput) -> String {
         row.push(numeric(get(&kept, head).map(|k| 100.0 * k), 1));
         if let Some(chosen) = &chosen {
             let of_head = chosen.get(&head);
-            row.push(numeric(of_head.map(|c| f64::from(c.0)), 3));
-            row.push(numeric(of_head.map(|c| 100.0 * c.1), 1));
+            row.push(of_head.map_or(Cell::Unknown, |c| Cell::Text(c.0.into())));
+            row.push(numeric(of_head.and_then(|c| c.1).map(f64::from), 3));
+            row.push(numeric(of_head.map(|c| 100.0 * c.2), 1));
         }
         row
     });
@@ -150,7 +151,6 @@ pub(super) fn datasets(input: &ReportInput) -> String {
 
 /// Error of every rule.
 pub(super) fn quality(profile: &Profile) -> String {
-    let used = used_rule(profile);
     let rows = profile.quality.iter().map(|q| {
         let cell = |interval| match pool::known_interval(interval) {
             None => Cell::Unknown,
@@ -160,13 +160,13 @@ pub(super) fn quality(profile: &Profile) -> String {
             }
         };
         let role = match () {
-            () if q.rule == CONTROL => "control: the same pivots, nothing merged",
-            () if Some(&q.rule) == used.as_ref() => "in the profile",
-            () => "for comparison",
+            () if q.rule == CONTROL => "control: the same slots, nothing merged",
+            () if q.rule == TUNED => "the profile",
+            () => "one policy, equal sizes",
         };
         vec![Cell::Text(q.rule.clone()), Cell::Text(role.into()), cell(Some(q.calibration)), cell(q.held_out)]
     });
-    let columns = ["Rule", "Role", "Error on calibration samples", "Error on held-out samples"];
+    let columns = ["Policy", "Role", "Error on calibration samples", "Error on held-out samples"];
     table("Relative error of the attention output, with 95 % intervals", "quality-caption", &columns, rows)
 }
 

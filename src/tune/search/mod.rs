@@ -1,9 +1,21 @@
-//! Ways to choose thresholds for a budget. Adding one is a file and a line in [`SEARCHES`].
+//! Ways to choose a size and a setting for every head. Adding one is a file and a line in [`SEARCHES`].
 
-mod per_head;
-mod shared;
+mod equal;
+mod half;
+mod hull;
+mod settings;
 
-use crate::tune::links::HeadLinks;
+use crate::tune::curves::Choice;
+use crate::tune::curves::Curves;
+
+/// What a search has to keep to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target {
+    /// Size of a head when all are equal, of [`crate::tune::curves::UNITS`]; the sum over heads is this times their number.
+    pub units: usize,
+    /// Least size of a head.
+    pub min_units: usize,
+}
 
 /// A line of the search table.
 #[derive(Clone, Copy, Debug)]
@@ -12,72 +24,50 @@ pub struct SearchEntry {
     pub name: &'static str,
     /// What it does, in one line.
     pub summary: &'static str,
-    /// From each head's links in every calibration sample, and a kept_fraction, one eps per head.
-    pub(super) solve: fn(&[Vec<HeadLinks>], f64) -> Vec<f32>,
+    /// One choice a head, or `None` when the target cannot be met.
+    pub(super) solve: fn(&Curves, Target) -> Option<Vec<Choice>>,
 }
 
-/// Every search, the default first.
-pub const SEARCHES: &[SearchEntry] = &[per_head::ENTRY, shared::ENTRY];
-
-/// The largest eps at which the mean kept_fraction over all given links is at most `kept_fraction`; -1, at which
-/// everything joins, when none is.
-///
-/// Each link frees 1/T of its sample and head. Source: ours.
-fn threshold<'a>(all: impl Iterator<Item = &'a HeadLinks> + Clone, kept_fraction: f64) -> f32 {
-    let n = all.clone().count() as f64;
-    let mut freed: Vec<(f32, f64)> =
-        all.flat_map(|head| head.falling().iter().map(|s| (*s, 1.0 / head.n_tokens() as f64))).collect();
-    freed.sort_unstable_by(|a, b| b.0.total_cmp(&a.0));
-    // A share that is met but for the last bits of a sum is met.
-    let wanted = (1.0 - kept_fraction) * n - 1e-9;
-    let mut total = 0.0;
-    for (similarity, share) in freed {
-        total += share;
-        if total >= wanted {
-            // Joining is strictly above eps. Equal similarities join together.
-            return similarity.next_down();
-        }
-    }
-    -1.0
-}
+/// Every search, the plainest first.
+pub const SEARCHES: &[SearchEntry] = &[equal::ENTRY, settings::ENTRY, half::ENTRY, hull::ENTRY];
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::merge::Shares;
 
-    fn head(degrees: &[f32]) -> HeadLinks {
-        let keys: Vec<f32> = degrees.iter().flat_map(|a| [a.to_radians().cos(), a.to_radians().sin()]).collect();
-        HeadLinks::new(&keys, 2, &vec![1.0; degrees.len()], Shares { recent: 0.0, heavy: 0.0 }, false)
-    }
-
-    fn kept(samples: &[HeadLinks], eps: f32) -> f64 {
-        samples.iter().map(|s| s.kept_fraction(eps)).sum::<f64>() / samples.len() as f64
-    }
-
-    #[test]
-    fn the_threshold_is_the_largest_that_meets_the_budget() {
-        // Gaps 10°, 30°, 1° in a sample of 4 tokens; 5°, 20° in one of 3.
-        let samples = [head(&[0.0, 10.0, 40.0, 41.0]), head(&[0.0, 5.0, 25.0])];
-        for budget in [0.9, 0.7, 0.6, 0.5, 0.3] {
-            let eps = threshold(samples.iter(), budget);
-            assert!(kept(&samples, eps) <= budget + 1e-9, "budget {budget}: eps {eps} keeps {}", kept(&samples, eps));
-            assert!(kept(&samples, eps.next_up()) > budget, "budget {budget}: eps {eps} is not the largest");
-        }
-        assert_eq!(threshold(samples.iter(), 0.2), -1.0);
+    /// Three heads at sizes 1,000, 2,000 and 5,000: one that errs little, one much, one that only setting 1 suits.
+    fn curves() -> Curves {
+        let flat = vec![vec![Some(0.3), Some(0.4)], vec![Some(0.2), Some(0.3)], vec![Some(0.1), Some(0.2)]];
+        let steep = vec![vec![Some(90.0), None], vec![Some(30.0), None], vec![Some(3.0), Some(2.0)]];
+        let other = vec![vec![Some(9.0), Some(2.0)], vec![Some(8.0), Some(1.0)], vec![Some(7.0), Some(0.5)]];
+        Curves { sizes: vec![1000, 2000, 5000], costs: vec![flat, steep, other] }
     }
 
     #[test]
-    fn searches_differ_where_heads_do() {
-        let heads = vec![vec![head(&[0.0, 1.0, 2.0, 3.0])], vec![head(&[0.0, 60.0, 120.0, 180.0])]];
-        let per_head = (SEARCHES[0].solve)(&heads, 0.5);
-        assert!(per_head[0] > 0.99 && per_head[1] < 0.5001, "{per_head:?}");
-        let shared = (SEARCHES[1].solve)(&heads, 0.625);
-        assert_eq!(shared[0], shared[1]);
-        assert_eq!((heads[0][0].kept_fraction(shared[0]), heads[1][0].kept_fraction(shared[1])), (0.25, 1.0));
+    fn every_search_meets_the_sum_and_the_richer_ones_cost_no_more() {
+        let curves = curves();
+        let target = Target { units: 2000, min_units: 1000 };
+        let mut costs = Vec::new();
         for entry in SEARCHES {
-            let file = format!("{}/src/tune/search/{}.rs", env!("CARGO_MANIFEST_DIR"), entry.name.replace('-', "_"));
+            let choices = (entry.solve)(&curves, target).unwrap();
+            assert_eq!(choices.iter().map(|choice| choice.units).sum::<usize>(), 6000, "{}", entry.name);
+            assert!(choices.iter().all(|choice| choice.units >= 1000), "{}", entry.name);
+            costs.push((entry.name, curves.total(&choices).unwrap()));
+            let file = format!("{}/src/tune/search/{}.rs", env!("CARGO_MANIFEST_DIR"), entry.name);
             assert!(std::path::Path::new(&file).exists(), "{file}");
         }
+        // Equal: setting 0 everywhere, as 1 does not reach 2,000 in the steep head: 0.2 + 30 + 8.
+        // Settings: the other head takes setting 1: 0.2 + 30 + 1. Hull: sizes 1,000, 4,000, 1,000: the steep head's piece from
+        // 2,000 to 5,000 is taken to two thirds: 0.3 + (30 - 2/3 · 28, read off setting 0's own line 30 - 2/3 · 27 = 12) + 2.
+        assert_eq!(costs[0], ("equal", 38.2));
+        assert_eq!(costs[1], ("settings", 31.2));
+        assert!((costs[3].1 - (0.3 + 12.0 + 2.0)).abs() < 1e-9, "{costs:?}");
+        assert!(costs[2].1 > costs[3].1 && costs[2].1 < costs[1].1, "{costs:?}");
+    }
+
+    #[test]
+    fn what_no_setting_reaches_is_not_met() {
+        let target = Target { units: 900, min_units: 500 };
+        assert!(SEARCHES.iter().all(|entry| (entry.solve)(&curves(), target).is_none()));
     }
 }

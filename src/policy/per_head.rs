@@ -1,0 +1,130 @@
+//! What a profile says: a policy of its own for every KV head.
+
+use crate::merge::HeadPlan;
+use crate::merge::MergeError;
+use crate::policy;
+use crate::policy::HeadView;
+use crate::policy::Needs;
+use crate::policy::Policy;
+use crate::policy::PolicyError;
+use crate::profile::Profile;
+
+/// One of several policies for each head.
+#[derive(Debug)]
+pub struct PerHead {
+    /// As typed, with the policy; those that some head has.
+    settings: Vec<(String, Box<dyn Policy>)>,
+    /// By layer and KV head, a place in `settings`.
+    of_head: Vec<usize>,
+}
+
+impl PerHead {
+    /// The policies of a checked profile's heads.
+    ///
+    /// - Errors: a setting that this version does not know, or that looks at another window of queries than the others
+    pub fn from_profile(profile: &Profile) -> Result<Self, PolicyError> {
+        Self::new(profile.heads.iter().map(|head| profile.setting_of(head).to_string()))
+    }
+
+    /// The policies of all heads, by layer and KV head, as they are typed.
+    fn new(specs: impl Iterator<Item = String>) -> Result<Self, PolicyError> {
+        let mut settings: Vec<(String, Box<dyn Policy>)> = Vec::new();
+        let mut of_head = Vec::new();
+        for spec in specs {
+            let known = settings.iter().position(|(known, _)| *known == spec);
+            of_head.push(match known {
+                Some(place) => place,
+                None => {
+                    let policy = policy::parse(&spec)?.1;
+                    settings.push((spec, policy));
+                    settings.len() - 1
+                }
+            });
+        }
+        let windows: Vec<usize> = settings.iter().filter_map(|(_, policy)| policy.needs().mass_window).collect();
+        if let Some(other) = windows.iter().find(|window| **window != windows[0]) {
+            let what = format!("heads look at windows of {} and of {other} queries", windows[0]);
+            return Err(PolicyError::BadParameter { policy: "profile", what });
+        }
+        Ok(Self { settings, of_head })
+    }
+
+    /// Whether any head folds what it does not keep.
+    pub fn merges(&self) -> bool {
+        self.settings.iter().any(|(_, policy)| policy.control().is_some())
+    }
+
+    /// The same slots with nothing folded into them.
+    pub fn evicting(&self) -> Result<Self, PolicyError> {
+        let control = |(spec, policy): &(String, Box<dyn Policy>)| match policy.control() {
+            Some(control) => control.of(spec),
+            None => spec.clone(),
+        };
+        let specs: Vec<String> = self.settings.iter().map(control).collect();
+        Self::new(self.of_head.iter().map(|place| specs[*place].clone()))
+    }
+}
+
+impl Policy for PerHead {
+    fn needs(&self) -> Needs {
+        let all = || self.settings.iter().map(|(_, policy)| policy.needs());
+        Needs { mass: all().any(|needs| needs.mass), mass_window: all().find_map(|needs| needs.mass_window) }
+    }
+
+    fn plan(&self, view: &HeadView<'_>, budget_tokens: usize) -> Result<HeadPlan, MergeError> {
+        match self.of_head.get(view.layer * view.n_kv_heads + view.kv_head) {
+            Some(place) => self.settings[*place].1.plan(view, budget_tokens),
+            // A profile covers every head of its model; one that it does not name stays whole.
+            None => Ok(HeadPlan::identity(view.n_slots())),
+        }
+    }
+
+    fn params(&self) -> serde_json::Value {
+        let specs: Vec<&str> = self.settings.iter().map(|(spec, _)| spec.as_str()).collect();
+        serde_json::json!({ "settings": specs, "setting_of_head": self.of_head })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(specs: &[&str]) -> Result<PerHead, PolicyError> {
+        PerHead::new(specs.iter().map(|spec| spec.to_string()))
+    }
+
+    #[test]
+    fn each_head_plans_by_its_own_setting() {
+        let policy = of(&["streaming:sinks=1", "h2o", "streaming:sinks=1"]).unwrap();
+        assert_eq!((policy.settings.len(), policy.merges()), (2, false));
+        let mass = [0.1, 3.0, 0.2, 0.9, 0.3];
+        let kept = |kv_head| {
+            let view = HeadView {
+                layer: 0,
+                kv_head,
+                n_kv_heads: 3,
+                head_dim: 1,
+                n_seen: 5,
+                keys: &[0.0; 5],
+                mass: &mass,
+                mass_window: &[],
+                counts: None,
+                logit_bias: None,
+            };
+            let plan = policy.plan(&view, 2).unwrap();
+            plan.slots.iter().map(|slot| slot.pivot).collect::<Vec<_>>()
+        };
+        assert_eq!([kept(0), kept(1), kept(2)], [[0, 4], [1, 4], [0, 4]]);
+    }
+
+    #[test]
+    fn the_control_evicts_where_heads_merge() {
+        let policy = of(&["kvmerger:variant=convex,recent=0.1", "h2o"]).unwrap();
+        assert!(policy.merges());
+        let control = policy.evicting().unwrap();
+        assert_eq!(control.params()["settings"], serde_json::json!(["evict:recent=0.1", "h2o"]));
+        assert!(!control.merges());
+        assert!(of(&["snapkv:window=8", "snapkv:window=16"]).is_err());
+        assert_eq!(of(&["snapkv:window=8", "h2o"]).unwrap().needs(), Needs { mass: true, mass_window: Some(8) });
+    }
+}

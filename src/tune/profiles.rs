@@ -1,0 +1,209 @@
+//! From solutions and measurements to profiles.
+
+use serde_json::json;
+
+use crate::dump::Dump;
+use crate::dump::SampleEntry;
+use crate::files::Document;
+use crate::files::InputHash;
+use crate::files::ModelIdentity;
+use crate::files::Provenance;
+use crate::math::Interval;
+use crate::math::bootstrap_mean;
+use crate::profile::CONTROL;
+use crate::profile::CurvePoint;
+use crate::profile::HeadProfile;
+use crate::profile::Profile;
+use crate::profile::Quality;
+use crate::profile::TUNED;
+use crate::profile::Tried;
+use crate::profile::UsedSample;
+use crate::tune::TuneOptions;
+use crate::tune::Tuned;
+use crate::tune::cost::layer_error;
+use crate::tune::curves::Curves;
+use crate::tune::curves::UNITS;
+use crate::tune::measure::Measured;
+use crate::tune::run::Solution;
+use crate::tune::words;
+
+/// Resamples of every bootstrap interval.
+const RESAMPLES: usize = 2000;
+
+/// What all profiles of a run stand on.
+#[derive(Debug)]
+pub(super) struct Evidence<'a> {
+    pub dumps: &'a [Dump],
+    pub options: &'a TuneOptions,
+    pub model: &'a ModelIdentity,
+    /// Lines of all samples.
+    pub entries: Vec<&'a SampleEntry>,
+    /// Indices of the samples that choices were made on.
+    pub calibration: Vec<usize>,
+    /// The others.
+    pub held_out: Vec<usize>,
+    /// Sizes x settings on the calibration samples.
+    pub measured: Vec<Measured>,
+    /// Of all samples, for every budget: each solution and its control, then every setting at equal sizes.
+    pub checked: Vec<Measured>,
+    /// Whether each setting folds anything.
+    pub merging: Vec<bool>,
+}
+
+impl Evidence<'_> {
+    /// The profiles of every budget.
+    pub fn profiles(&self, curves: &Curves, solved: &[Vec<Solution>]) -> Vec<Tuned> {
+        let mut first_trial = 0;
+        self.options
+            .budgets
+            .iter()
+            .zip(solved)
+            .map(|(budget, solutions)| {
+                let equal = first_trial + 2 * solutions.len();
+                let candidates = (0..solutions.len())
+                    .map(|i| self.profile(*budget, curves, solutions, i, first_trial + 2 * i, equal))
+                    .collect();
+                first_trial = equal + self.options.settings.len();
+                Tuned { budget: *budget, candidates, chosen: chosen(solutions) }
+            })
+            .collect()
+    }
+
+    fn profile(
+        &self,
+        budget: f64,
+        curves: &Curves,
+        solutions: &[Solution],
+        which: usize,
+        trial: usize,
+        equal: usize,
+    ) -> Profile {
+        let Self { options, model, .. } = self;
+        let solution = &solutions[which];
+        let merges = solution.choices.iter().any(|choice| self.merging[choice.setting]);
+        let rules = std::iter::once((TUNED.to_string(), trial))
+            .chain(merges.then(|| (CONTROL.to_string(), trial + 1)))
+            .chain(options.settings.iter().enumerate().map(|(i, setting)| (setting.clone(), equal + i)));
+        let quality: Vec<Quality> = rules
+            .filter_map(|(rule, trial)| {
+                let held_out = self.interval(&self.errors(&self.held_out, trial)?);
+                Some(Quality { rule, calibration: self.interval(&self.errors(&self.calibration, trial)?)?, held_out })
+            })
+            .collect();
+        let kept = |samples: &[usize]| -> Vec<f64> { samples.iter().map(|s| self.checked[*s].kept[trial]).collect() };
+        let judged_on = if self.held_out.is_empty() { &self.calibration } else { &self.held_out };
+        let gain = merges.then(|| self.difference(judged_on, trial, trial + 1)).flatten();
+        let mut profile = Profile {
+            schema: Profile::schema_id(),
+            provenance: self.provenance(),
+            model: (*model).clone(),
+            settings: options.settings.clone(),
+            refit: options.refit,
+            measure: options.measure.name().into(),
+            search: solution.entry.name.into(),
+            min_share: options.min_share,
+            tried: tried(solutions),
+            target_kept_fraction: budget,
+            calibration_kept_fraction: self.interval(&kept(&self.calibration)).unwrap_or_else(|| point(budget)),
+            held_out_kept_fraction: self.interval(&kept(&self.held_out)),
+            quality,
+            held_out_kl: Vec::new(),
+            verdict: String::new(),
+            calibration: self.used(&self.calibration, trial),
+            held_out: self.used(&self.held_out, trial),
+            heads: self.heads(curves, solution, trial),
+        };
+        profile.verdict = words::verdict(&profile, gain);
+        profile
+    }
+
+    fn interval(&self, values: &[f64]) -> Option<Interval> {
+        bootstrap_mean(values, RESAMPLES, self.options.seed)
+    }
+
+    /// Errors of a trial on samples; `None` when one of them has none.
+    fn errors(&self, samples: &[usize], trial: usize) -> Option<Vec<f64>> {
+        samples.iter().map(|s| layer_error(&self.checked[*s], trial, self.model.n_kv_heads)).collect()
+    }
+
+    /// Error of one trial less another's, over samples.
+    fn difference(&self, samples: &[usize], a: usize, b: usize) -> Option<Interval> {
+        let (a, b) = (self.errors(samples, a)?, self.errors(samples, b)?);
+        self.interval(&a.iter().zip(&b).map(|(a, b)| a - b).collect::<Vec<_>>())
+    }
+
+    fn used(&self, samples: &[usize], trial: usize) -> Vec<UsedSample> {
+        let used = |s: &usize| {
+            let entry = self.entries[*s];
+            UsedSample {
+                dataset: entry.dataset.clone(),
+                id: entry.id.clone(),
+                sha256: entry.sha256.clone(),
+                kept_fraction: Some(self.checked[*s].kept[trial]),
+            }
+        };
+        samples.iter().map(used).collect()
+    }
+
+    fn heads(&self, curves: &Curves, solution: &Solution, trial: usize) -> Vec<HeadProfile> {
+        let mean = |values: Vec<f32>| -> Option<f32> {
+            let known: Vec<f64> = values.into_iter().filter(|x| !x.is_nan()).map(f64::from).collect();
+            crate::math::mean(&known).map(|mean| mean as f32)
+        };
+        let n_settings = self.options.settings.len();
+        let choices = solution.choices.iter().enumerate();
+        choices
+            .map(|(head, choice)| HeadProfile {
+                layer: head / self.model.n_kv_heads,
+                kv_head: head % self.model.n_kv_heads,
+                setting: choice.setting,
+                kept_fraction: choice.share(),
+                eps: mean(self.calibration.iter().map(|s| self.checked[*s].eps[head][trial]).collect()),
+                curve: curves
+                    .sizes
+                    .iter()
+                    .enumerate()
+                    .map(|(i, size)| CurvePoint {
+                        kept_fraction: *size as f64 / UNITS as f64,
+                        errors: curves.costs[head][i].iter().map(|cost| cost.map(|cost| cost as f32)).collect(),
+                        eps: mean(self.measured.iter().map(|s| s.eps[head][i * n_settings + choice.setting]).collect()),
+                    })
+                    .collect(),
+            })
+            .collect()
+    }
+
+    fn provenance(&self) -> Provenance {
+        let mut inputs: Vec<InputHash> = self
+            .dumps
+            .iter()
+            .flat_map(|dump| &dump.manifest().samples)
+            .map(|sample| InputHash { name: sample.file.clone(), sha256: sample.sha256.clone() })
+            .collect();
+        inputs.sort();
+        let TuneOptions { budgets, search, hold_out, n_late, .. } = self.options;
+        let settings = json!({ "budgets": budgets, "search": search, "hold_out": hold_out, "late_tokens": n_late });
+        Provenance::new("tune", self.options.seed, settings, inputs)
+    }
+}
+
+/// A number without an interval.
+pub(super) fn point(estimate: f64) -> Interval {
+    Interval { estimate, low: None, high: None, n: 0 }
+}
+
+/// The searches of a budget, as a profile lists them.
+pub(super) fn tried(solutions: &[Solution]) -> Vec<Tried> {
+    let line = |solution: &Solution| Tried {
+        search: solution.entry.name.into(),
+        cross_validated: solution.cross_validated,
+        kl: None,
+    };
+    solutions.iter().map(line).collect()
+}
+
+/// The search that does best on samples that it has not seen, the plainest of equals, and the plainest without such.
+pub(super) fn chosen(solutions: &[Solution]) -> usize {
+    let known = solutions.iter().enumerate().filter_map(|(i, solution)| Some((solution.cross_validated?, i)));
+    known.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(0, |(_, i)| i)
+}

@@ -1,0 +1,84 @@
+//! Another budget from the curves that a profile keeps, without a capture.
+
+use serde_json::json;
+
+use crate::files::InputHash;
+use crate::files::Provenance;
+use crate::profile::HeadProfile;
+use crate::profile::Profile;
+use crate::profile::UsedSample;
+use crate::tune::SEARCHES;
+use crate::tune::SearchEntry;
+use crate::tune::TuneError;
+use crate::tune::TuneOptions;
+use crate::tune::Tuned;
+use crate::tune::curves::Curves;
+use crate::tune::profiles::point;
+use crate::tune::profiles::tried;
+use crate::tune::run::check_options;
+use crate::tune::run::solutions;
+use crate::tune::run::target;
+use crate::tune::words;
+
+/// Solves the budgets of `options` on a profile's curves, with its settings and its search unless another is named; the
+/// other options are the profile's own.
+///
+/// Nothing is measured: what the new profiles do to samples is unknown. `source` is the profile's file.
+///
+/// - Errors: a budget that is no share, a profile without curves
+pub fn resolve(profile: &Profile, source: InputHash, options: &TuneOptions) -> Result<Vec<Tuned>, TuneError> {
+    check_options(options)?;
+    let curves = Curves::of_heads(&profile.heads).ok_or(TuneError::NoCurves)?;
+    let wanted = options.search.as_ref().unwrap_or(&profile.search);
+    let searches: Vec<&SearchEntry> = SEARCHES.iter().filter(|entry| entry.name == wanted).collect();
+    if searches.is_empty() {
+        return Err(TuneError::UnknownSearch(wanted.clone()));
+    }
+    let solve = |budget: &f64| {
+        let solutions = solutions(&searches, &curves, None, target(*budget, profile.min_share));
+        let candidates = solutions
+            .iter()
+            .map(|solution| {
+                let heads = profile.heads.iter().zip(&solution.choices).map(|(head, choice)| HeadProfile {
+                    setting: choice.setting,
+                    kept_fraction: choice.share(),
+                    eps: None,
+                    // Thresholds are those of the setting that the head had.
+                    curve: if choice.setting == head.setting { head.curve.clone() } else { without_eps(head) },
+                    ..*head
+                });
+                let unmeasured = |samples: &[UsedSample]| {
+                    samples.iter().map(|sample| UsedSample { kept_fraction: None, ..sample.clone() }).collect()
+                };
+                let mut solved = Profile {
+                    heads: heads.collect(),
+                    search: solution.entry.name.into(),
+                    tried: tried(std::slice::from_ref(solution)),
+                    target_kept_fraction: *budget,
+                    calibration_kept_fraction: point(*budget),
+                    held_out_kept_fraction: None,
+                    quality: Vec::new(),
+                    held_out_kl: Vec::new(),
+                    calibration: unmeasured(&profile.calibration),
+                    held_out: unmeasured(&profile.held_out),
+                    provenance: Provenance::new(
+                        "tune",
+                        profile.provenance.seed,
+                        json!({ "from": profile.provenance.options, "budgets": options.budgets, "search": options.search }),
+                        vec![source.clone()],
+                    ),
+                    refit: options.refit.or(profile.refit),
+                    ..profile.clone()
+                };
+                solved.verdict = words::solved(&solved, profile);
+                solved
+            })
+            .collect();
+        Tuned { budget: *budget, candidates, chosen: 0 }
+    };
+    Ok(options.budgets.iter().map(solve).collect())
+}
+
+fn without_eps(head: &HeadProfile) -> Vec<crate::profile::CurvePoint> {
+    head.curve.iter().map(|point| crate::profile::CurvePoint { eps: None, ..point.clone() }).collect()
+}

@@ -1,0 +1,146 @@
+//! Profiles as a user makes them: valid against their schema, solved again for another budget, and honest about failure.
+
+use std::path::Path;
+use std::process::Command;
+use std::process::Output;
+
+use kvscope::files::read_json;
+use kvscope::profile::Profile;
+use serde_json::Value;
+use serde_json::json;
+
+fn model() -> String {
+    format!("{}/tests/fixtures/models/llama-gqa", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn kvscope(dir: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_kvscope"))
+        .args(args)
+        .current_dir(dir)
+        .env("KVSCOPE_CACHE", dir.join("cache"))
+        .output()
+        .unwrap()
+}
+
+fn exits(output: &Output, code: i32) -> String {
+    assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// Twelve texts of two data sets that the tiny tokenizer can spell, captured.
+fn captured(dir: &Path, more: &[&str]) {
+    let words = ["the ring", " and then", " in a stone", " on the shore", " another thing", " reeds", ", again."];
+    let text = |seed: usize| -> String { (0..16).map(|i| words[(i * seed + i / 3) % words.len()]).collect() };
+    let dataset = |i: usize| ["even", "odd"][i % 2];
+    let row = |i: usize| json!({ "context": text(i + 2), "dataset": dataset(i), "_id": format!("row{i}") });
+    let rows: Vec<String> = (0..12).map(|i| row(i).to_string()).collect();
+    std::fs::write(dir.join("prompts.jsonl"), rows.join("\n")).unwrap();
+    let model = model();
+    let fixed = ["capture", "--model", &model, "--prompts", "prompts.jsonl", "--out", "dumps/run", "--queries", "24"];
+    exits(&kvscope(dir, &[&fixed[..], more].concat()), 0);
+}
+
+/// A profile that stands in its schema.
+fn valid(path: &Path) -> Profile {
+    let schema: Value = serde_json::from_str(include_str!("../docs/schema/profile.schema.json")).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let document: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let faults: Vec<String> = validator.iter_errors(&document).map(|fault| fault.to_string()).collect();
+    assert_eq!(faults, [""; 0], "{}", path.display());
+    let mut broken = document.clone();
+    broken["heads"][0]["kept_fraction"] = json!(1.5);
+    assert!(!validator.is_valid(&broken));
+    let profile: Profile = read_json(path).unwrap();
+    profile.check().unwrap();
+    profile
+}
+
+fn mean_share(profile: &Profile) -> f64 {
+    profile.heads.iter().map(|head| head.kept_fraction).sum::<f64>() / profile.heads.len() as f64
+}
+
+#[test]
+fn budgets_are_met_exactly_and_other_ones_are_solved_from_the_curves() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    captured(dir, &[]);
+    exits(&kvscope(dir, &["tune", "dumps/run", "--budget", "0.6,0.4", "--refit", "lambda=0.2"]), 0);
+    let first = dir.join("reports/run/llama-gqa-0.6.profile.json");
+    let profile = valid(&first);
+    assert!((mean_share(&profile) - 0.6).abs() < 1e-9);
+    assert_eq!((profile.calibration.len(), profile.held_out.len(), profile.refit.unwrap().lambda), (8, 4, 0.2));
+    // No document is on both sides, and every data set on each.
+    assert!(profile.held_out.iter().all(|sample| profile.calibration.iter().all(|other| other.id != sample.id)));
+    let kept = profile.held_out_kept_fraction.unwrap().estimate;
+    assert!((kept - 0.6).abs() < 0.02, "{kept}");
+    assert_eq!(profile.quality[0].rule, "tuned");
+    assert_eq!(profile.tried.iter().map(|tried| tried.search.as_str()).collect::<Vec<_>>().len(), 4);
+    valid(&dir.join("reports/run/llama-gqa-0.4.profile.json"));
+    let shown = exits(&kvscope(dir, &["inspect", first.to_str().unwrap()]), 0);
+    assert!(shown.contains("settings") && shown.contains("kept_fraction_of_heads"), "{shown}");
+
+    // The same search on the same curves at 0.4 gives what the dumps gave.
+    let from = ["tune", "--from", first.to_str().unwrap(), "--budget", "0.4,0.5", "--search", "hull", "--out", "again"];
+    exits(&kvscope(dir, &from), 0);
+    let solved = valid(&dir.join("again/llama-gqa-0.4.profile.json"));
+    exits(&kvscope(dir, &["tune", "dumps/run", "--budget", "0.6,0.4", "--search", "hull", "--out", "hull"]), 0);
+    let measured = valid(&dir.join("hull/llama-gqa-0.4.profile.json"));
+    let choices = |profile: &Profile| -> Vec<(usize, f64)> {
+        profile.heads.iter().map(|head| (head.setting, head.kept_fraction)).collect()
+    };
+    assert_eq!(choices(&solved), choices(&measured));
+    assert!(
+        solved.quality.is_empty() && solved.held_out_kept_fraction.is_none() && solved.verdict.contains("Solved on")
+    );
+    assert!((mean_share(&valid(&dir.join("again/llama-gqa-0.5.profile.json"))) - 0.5).abs() < 1e-9);
+    // Byte for byte the same again.
+    let bytes = std::fs::read(&first).unwrap();
+    exits(&kvscope(dir, &["tune", "dumps/run", "--budget", "0.6,0.4", "--refit", "lambda=0.2", "--threads", "1"]), 0);
+    assert_eq!(std::fs::read(&first).unwrap(), bytes);
+
+    // What the profile says is what the runtime does.
+    let prompt = "the ring and then in a stone, another thing on the shore, again. the reeds and the ring";
+    let model = model();
+    let args = ["--json", "generate", "--model", &model, "--prompt", prompt, "--max-new-tokens", "2", "--profile"];
+    let run: Value =
+        serde_json::from_slice(&kvscope(dir, &[&args[..], &[first.to_str().unwrap()]].concat()).stdout).unwrap();
+    assert!((run["prompt_kept_fraction"].as_f64().unwrap() - 0.6).abs() < 0.02, "{run}");
+}
+
+#[test]
+fn what_no_setting_meets_is_said_and_exits_with_1() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    captured(dir, &[]);
+    let protecting = ["tune", "dumps/run", "--budget", "0.3", "--policy", "kvmerger:recent=0.3,heavy=0.3"];
+    assert!(exits(&kvscope(dir, &protecting), 1).contains("no setting meets a budget of 0.3"));
+    assert!(!dir.join("reports/run").exists());
+    let strict = ["tune", "dumps/run", "--budget", "0.3", "--max-error", "0.000001"];
+    assert!(exits(&kvscope(dir, &strict), 1).contains("no setting meets --max-error"));
+    for (args, word) in [
+        (&["--budget", "1.5"][..], "share in (0, 1)"),
+        (&["--policy", "kvmerger:eps=0.5"], "decide its size"),
+        (&["--policy", "snapkv"], "--decode"),
+        (&["--late", "99"], "more --queries"),
+        (&["--search", "best"], "choose one of equal"),
+        (&["--measure", "kl"], "choose among layer"),
+        (&["--hold-out", "1"], "held-out samples"),
+    ] {
+        let shown = exits(&kvscope(dir, &[&["tune", "dumps/run"], args].concat()), 2);
+        assert!(shown.contains(word), "{word}: {shown}");
+    }
+}
+
+#[test]
+fn generated_tokens_judge_the_prompt_before_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    captured(dir, &["--decode", "8", "--window", "4"]);
+    let policies = ["--policy", "snapkv:window=4", "--policy", "h2o"];
+    exits(&kvscope(dir, &[&["tune", "dumps/run", "--budget", "0.5"], &policies[..]].concat()), 0);
+    let profile = valid(&dir.join("reports/run/llama-gqa.profile.json"));
+    assert_eq!(profile.settings, ["snapkv:window=4", "h2o"]);
+    assert!(profile.heads.iter().all(|head| head.eps.is_none()));
+    assert!(profile.quality.iter().all(|quality| quality.rule != "tuned, evicting"));
+    assert!(profile.verdict.contains("No head merges"));
+}
