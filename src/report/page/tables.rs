@@ -72,10 +72,10 @@ pub(super) fn heads(input: &ReportInput) -> String {
         states.iter().map(|s| pool::neighbour_means(analysis, *s)).collect();
     let ratios = pool::pooled_at_eps(analysis, Measure::SetRatio, analysis.reference_eps);
     let kept = pool::pooled_at_eps(analysis, Measure::Kept, analysis.reference_eps);
-    let chosen: Option<BTreeMap<Head, (&str, Option<f32>, f64)>> = input
-        .profile
-        .as_ref()
-        .map(|p| p.heads.iter().map(|h| ((h.layer, h.kv_head), (p.setting_of(h), h.eps, h.kept_fraction))).collect());
+    let chosen = input.profile.as_ref().map(|profile| {
+        let heads = profile.heads.iter().map(|head| ((head.layer, head.kv_head), (profile.setting_of(head), head)));
+        heads.collect::<BTreeMap<Head, _>>()
+    });
     let at = pool::reference_eps(analysis).map_or_else(|| "the reference threshold".into(), threshold);
     let titles: Vec<String> =
         states.iter().map(|s| format!("Mean cosine, {}", crate::report::theme::state_label(*s))).collect();
@@ -95,8 +95,8 @@ pub(super) fn heads(input: &ReportInput) -> String {
         if let Some(chosen) = &chosen {
             let of_head = chosen.get(&head);
             row.push(of_head.map_or(Cell::Unknown, |c| Cell::Text(c.0.into())));
-            row.push(numeric(of_head.and_then(|c| c.1).map(f64::from), 3));
-            row.push(numeric(of_head.map(|c| 100.0 * c.2), 1));
+            row.push(numeric(of_head.and_then(|c| c.1.eps).map(f64::from), 3));
+            row.push(numeric(of_head.map(|c| 100.0 * c.1.kept_fraction), 1));
         }
         row
     });
