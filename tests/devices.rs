@@ -29,6 +29,7 @@ use kvscope::model::Compute;
 use kvscope::model::HeadSlots;
 use kvscope::model::KvStore;
 use kvscope::model::LogitRows;
+use kvscope::model::Matmul;
 use kvscope::model::Mirror;
 use kvscope::model::Model;
 use kvscope::model::SlotVectors;
@@ -63,7 +64,8 @@ fn models() -> Vec<PathBuf> {
 /// The same model for the kernels and for the tensor library.
 fn both(path: &Path, dtype: DType) -> (Model, Model) {
     let candle = Compute::Candle { device: Device::Cpu, dtype };
-    (Model::load(path).unwrap(), Model::load_on(path, &candle).unwrap())
+    let kernels = Compute::Kernels { matmul: Matmul::F32 };
+    (Model::load_on(path, &kernels).unwrap(), Model::load_on(path, &candle).unwrap())
 }
 
 fn tokens(model: &Model) -> Vec<u32> {
@@ -354,7 +356,7 @@ fn a_capture_is_that_of_the_kernels() {
             (Dump::open(dir.path()).unwrap(), dir)
         });
         let [(kernels_dump, _a), (candle_dump, _b)] = &dumps;
-        assert_eq!(kernels_dump.manifest().provenance.options["device"], "cpu");
+        assert_eq!(kernels_dump.manifest().provenance.options["device"], "cpu f32");
         assert_eq!(candle_dump.manifest().provenance.options["device"], "candle cpu f32");
         let (a, b) = (candle_dump.sample(0).unwrap(), kernels_dump.sample(0).unwrap());
         assert_eq!(a.token_ids().unwrap(), b.token_ids().unwrap());

@@ -19,6 +19,7 @@ use crate::dump::ElementType;
 use crate::hub;
 use crate::hub::HubSettings;
 use crate::model::Compute;
+use crate::model::Matmul;
 use crate::model::Model;
 use crate::runtime::CacheType;
 
@@ -72,12 +73,40 @@ pub(crate) struct DeviceArg {
     /// Element type of weights and attention on a GPU; the CPU computes in f32
     #[arg(long, value_enum, value_name = "TYPE", default_value = "f32")]
     compute_dtype: Dtype,
+    /// How the CPU multiplies block-quantised weights (GGUF's Q4_0 to Q8_0) [default: fixed16 where the processor has it]
+    #[arg(long, value_enum, value_name = "ARITHMETIC")]
+    matmul: Option<MatmulArg>,
 }
 
 impl DeviceArg {
     /// Opens the device.
     pub(crate) fn open(&self) -> anyhow::Result<Compute> {
-        Ok(Compute::open(&self.device, self.compute_dtype.into())?)
+        let compute = Compute::open(&self.device, self.compute_dtype.into())?;
+        match (compute, self.matmul) {
+            (compute, None) => Ok(compute),
+            (Compute::Kernels { .. }, Some(matmul)) => Ok(Compute::Kernels { matmul: matmul.into() }),
+            (Compute::Candle { .. }, Some(_)) => {
+                Err(Usage::error("--matmul is a choice of the CPU", "leave it out, or use --device cpu"))
+            }
+        }
+    }
+}
+
+/// Arithmetic of products with block-quantised weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum MatmulArg {
+    /// Single precision
+    F32,
+    /// Activations rounded to 16 bits, 32 at a time: about half as long
+    Fixed16,
+}
+
+impl From<MatmulArg> for Matmul {
+    fn from(matmul: MatmulArg) -> Self {
+        match matmul {
+            MatmulArg::F32 => Self::F32,
+            MatmulArg::Fixed16 => Self::Fixed16,
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::model::layers::Linear;
 use crate::model::layers::add;
 use crate::model::layers::gate_with;
 use crate::model::layers::rms_norm;
+use crate::model::matrix::Kernel;
 use crate::model::matrix::Matrix;
 use crate::model::matrix::Scratch;
 use crate::model::rope::Rope;
@@ -56,11 +57,11 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    fn load(weights: &Weights, config: &Config, index: usize) -> Result<Self, ModelError> {
+    fn load(weights: &Weights, config: &Config, kernel: Option<Kernel>, index: usize) -> Result<Self, ModelError> {
         let Config { hidden_size, ffn_size, head_dim, .. } = *config;
         let (q_width, kv_width) = (config.n_q_heads * head_dim, config.n_kv_heads * head_dim);
         let name = |part: &str| format!("model.layers.{index}.{part}.weight");
-        let matrix = |name: &str, shape: [usize; 2]| weights.matrix(name, shape, config).map(Arc::new);
+        let matrix = |name: &str, shape: [usize; 2]| weights.matrix(name, shape, config, kernel).map(Arc::new);
         let vector = |name: &str, n: usize| weights.vector(name, n, config);
         let linear = |part: &str, n_out: usize, n_in: usize| {
             Ok::<_, ModelError>(Linear::new(matrix(&name(part), [n_out, n_in])?, None))
@@ -136,9 +137,10 @@ pub struct Model {
 impl Model {
     /// Loads a GGUF file or a Hugging Face folder; weights stay in the type of the file.
     ///
+    /// Block-quantised weights are multiplied in the arithmetic of [`Matmul::fastest`](crate::model::Matmul::fastest).
     /// A folder without any tokenizer gives a model that runs on token ids only.
     pub fn load(path: &Path) -> Result<Self, ModelError> {
-        Self::load_on(path, &Compute::Kernels)
+        Self::load_on(path, &Compute::default())
     }
 
     /// As [`Model::load`], to compute where `compute` says; weights on a device are unpacked.
@@ -167,13 +169,14 @@ impl Model {
         compute: &Compute,
     ) -> Result<Self, ModelError> {
         let Config { hidden_size, head_dim, vocab_size, n_layers, tied_output, .. } = config;
-        let matrix = |name: &str| weights.matrix(name, [vocab_size, hidden_size], &config).map(Arc::new);
+        let kernel = compute.kernel()?;
+        let matrix = |name: &str| weights.matrix(name, [vocab_size, hidden_size], &config, kernel).map(Arc::new);
         let embedding = matrix("model.embed_tokens.weight")?;
         let output = Linear::new(if tied_output { embedding.clone() } else { matrix("lm_head.weight")? }, None);
         let norm = weights.vector("model.norm.weight", hidden_size, &config)?;
-        let layers = (0..n_layers).map(|index| Layer::load(weights, &config, index));
+        let layers = (0..n_layers).map(|index| Layer::load(weights, &config, kernel, index));
         let decoder = match compute {
-            Compute::Kernels => {
+            Compute::Kernels { .. } => {
                 Decoder::Kernels(Kernels { embedding, layers: layers.collect::<Result<_, _>>()?, norm, output })
             }
             Compute::Candle { device, dtype } => {

@@ -23,6 +23,7 @@ pub use config::RopeScaling;
 pub use decoder::LogitRows;
 pub use decoder::Model;
 pub use device::Compute;
+pub use device::Matmul;
 pub use device::Mirror;
 pub use rope::Rope;
 pub use store::AttnMass;

@@ -14,6 +14,7 @@ use crate::files::Sha256;
 use crate::model::ModelError;
 use crate::model::config::Config;
 use crate::model::gguf::Gguf;
+use crate::model::matrix::Kernel;
 use crate::model::matrix::Matrix;
 
 /// An opened checkpoint.
@@ -37,17 +38,23 @@ impl Weights {
         Ok(Self::Safetensors(tensors))
     }
 
-    /// The matrix of that Hugging Face name in the type of the file.
-    pub(crate) fn matrix(&self, name: &str, shape: [usize; 2], config: &Config) -> Result<Matrix, ModelError> {
+    /// The matrix of that Hugging Face name in the type of the file, to be multiplied with `kernel` where that knows the type.
+    pub(crate) fn matrix(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        config: &Config,
+        kernel: Option<Kernel>,
+    ) -> Result<Matrix, ModelError> {
         let (dtype, bytes) = self.bytes(name, &shape, config)?;
-        Matrix::new(dtype, bytes, shape)
+        Matrix::new(dtype, bytes, shape, kernel)
             .ok_or_else(|| ModelError::UnsupportedType { name: name.into(), dtype: format!("{dtype:?}") })
     }
 
     /// The vector of that Hugging Face name in f32.
     pub(crate) fn vector(&self, name: &str, n: usize, config: &Config) -> Result<Vec<f32>, ModelError> {
         let (dtype, bytes) = self.bytes(name, &[n], config)?;
-        let row = Matrix::new(dtype, bytes, [1, n])
+        let row = Matrix::new(dtype, bytes, [1, n], None)
             .ok_or_else(|| ModelError::UnsupportedType { name: name.into(), dtype: format!("{dtype:?}") })?;
         let mut values = vec![0f32; n];
         row.widen_rows(0, &mut values);

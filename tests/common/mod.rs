@@ -12,9 +12,11 @@ use kvscope::hub::resolve;
 use kvscope::model::ARCHITECTURES;
 use kvscope::model::AttnMass;
 use kvscope::model::ChunkStates;
+use kvscope::model::Compute;
 use kvscope::model::Config;
 use kvscope::model::HeadSlots;
 use kvscope::model::KvStore;
+use kvscope::model::Matmul;
 use kvscope::model::Model;
 use kvscope::model::RopeScaling;
 use kvscope::model::SlotVectors;
@@ -38,6 +40,28 @@ pub fn fixtures() -> PathBuf {
 /// A reference model by the name of its folder or GGUF file.
 pub fn fixture(name: &str) -> Model {
     Model::load(&fixtures().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The arithmetics of this processor, exact first.
+pub fn matmuls() -> Vec<Matmul> {
+    let mut all = vec![Matmul::F32];
+    all.extend(Some(Matmul::fastest()).filter(|fastest| *fastest != Matmul::F32));
+    all
+}
+
+/// As [`fixture`], with the arithmetic named.
+pub fn fixture_with(name: &str, matmul: Matmul) -> Model {
+    load_with(&fixtures().join(name), matmul)
+}
+
+/// As [`demo_model`], with the arithmetic named.
+pub fn demo_model_with(matmul: Matmul) -> Model {
+    load_with(&demo_model_path(), matmul)
+}
+
+fn load_with(path: &Path, matmul: Matmul) -> Model {
+    let kernels = Compute::Kernels { matmul };
+    Model::load_on(path, &kernels).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// The demo model; a test that needs it fails where it is not in the cache.

@@ -4,13 +4,34 @@ use candle_core::DType;
 use candle_core::Device;
 
 use crate::model::ModelError;
+use crate::model::matrix::Kernel;
 use crate::model::weights::first_line;
+
+/// How the CPU multiplies block-quantised weights (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0); all others are multiplied in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Matmul {
+    /// Weights unpacked to f32, activations as they are.
+    F32,
+    /// Activations rounded to 16 bits with a scale for every 32, at most 2⁻¹⁶ of the largest of them off; exact sums of
+    /// integers within a block. About half as long, on x86-64 processors with AVX2 or AVX-512 VNNI.
+    Fixed16,
+}
+
+impl Matmul {
+    /// The fastest that this processor has.
+    pub fn fastest() -> Self {
+        if Kernel::available().next().is_some() { Self::Fixed16 } else { Self::F32 }
+    }
+}
 
 /// Where, and in which type of number, a model computes.
 #[derive(Clone, Debug)]
 pub enum Compute {
-    /// On the CPU with this crate's kernels, in f32.
-    Kernels,
+    /// On the CPU with this crate's kernels, activations in f32.
+    Kernels {
+        /// How block-quantised weights are multiplied.
+        matmul: Matmul,
+    },
     /// On any device with the tensor library's operations.
     Candle {
         /// The device; the CPU too.
@@ -20,8 +41,14 @@ pub enum Compute {
     },
 }
 
+impl Default for Compute {
+    fn default() -> Self {
+        Self::Kernels { matmul: Matmul::fastest() }
+    }
+}
+
 impl Compute {
-    /// Opens a device by name: `cpu`, `cuda`, `cuda:N` or `metal`.
+    /// Opens a device by name: `cpu`, `cuda`, `cuda:N` or `metal`; the CPU with its fastest arithmetic.
     ///
     /// - Errors: [`ModelError::Device`] for another name, a device that this build or machine does not have, or another
     ///   type than f32 on the CPU
@@ -35,7 +62,7 @@ impl Compute {
             return Err(fault("is no device".into(), NAMES));
         };
         let (has_feature, opened) = match kind {
-            "cpu" if dtype == DType::F32 => return Ok(Self::Kernels),
+            "cpu" if dtype == DType::F32 => return Ok(Self::default()),
             "cpu" => {
                 return Err(fault(format!("computes in f32, not in {}", dtype.as_str()), "use --compute-dtype f32"));
             }
@@ -50,10 +77,27 @@ impl Compute {
         }
     }
 
-    /// `cpu`, `cuda f16`: what artifacts record. Which one of several equal GPUs it was does not matter.
+    /// The instructions for products in fixed point; `None` where products are in f32.
+    ///
+    /// - Errors: [`ModelError::Device`] when this processor has none
+    pub(in crate::model) fn kernel(&self) -> Result<Option<Kernel>, ModelError> {
+        match self {
+            Self::Kernels { matmul: Matmul::Fixed16 } => {
+                Kernel::available().next().map(Some).ok_or_else(|| ModelError::Device {
+                    name: self.name(),
+                    what: "needs a processor with AVX2, FMA and F16C".into(),
+                    hint: "use --matmul f32".into(),
+                })
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// `cpu f32`, `cpu fixed16`, `cuda f16`: what artifacts record. Which one of several equal GPUs it was does not matter.
     pub fn name(&self) -> String {
         match self {
-            Self::Kernels => "cpu".into(),
+            Self::Kernels { matmul: Matmul::F32 } => "cpu f32".into(),
+            Self::Kernels { matmul: Matmul::Fixed16 } => "cpu fixed16".into(),
             Self::Candle { device, dtype } => {
                 let device = match device {
                     Device::Cpu => "candle cpu",
@@ -95,7 +139,8 @@ mod tests {
 
     #[test]
     fn devices_by_name() {
-        assert_eq!(Compute::open("cpu", DType::F32).unwrap().name(), "cpu");
+        assert_eq!(Compute::Kernels { matmul: Matmul::F32 }.name(), "cpu f32");
+        assert!(["cpu f32", "cpu fixed16"].contains(&&*Compute::open("cpu", DType::F32).unwrap().name()));
         assert_eq!(Compute::Candle { device: Device::Cpu, dtype: DType::F16 }.name(), "candle cpu f16");
         assert!(refused("cpu", DType::F16).contains("computes in f32, not in f16"));
         for name in ["gpu", "", "cuda:x", "cuda:", "cpu:0", "metal:0", "CUDA"] {

@@ -13,6 +13,7 @@ use candle_core::Device;
 use candle_core::Tensor;
 
 pub use crate::model::device::compute::Compute;
+pub use crate::model::device::compute::Matmul;
 pub use crate::model::device::mirror::Mirror;
 
 use crate::model::ModelError;

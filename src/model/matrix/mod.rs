@@ -1,10 +1,11 @@
 //! Weight matrices in the storage type of their file, and their products with activations in f32.
 //!
-//! A weight is turned into f32 when it is used and never otherwise, so a model takes the memory of its file and one decoded
-//! token reads no more than that. Activations are never quantised: the results are those of the unpacked weights, up to the
-//! rounding of f32.
+//! A weight is unpacked when it is used and never otherwise, so a model takes the memory of its file and one decoded token
+//! reads no more than that. Products are computed in f32, which gives the results of the unpacked weights up to rounding;
+//! or, where asked for, with block-quantised weights and activations of 16 bits ([`fixed`]).
 
 mod blocks;
+mod fixed;
 mod format;
 mod halves;
 mod superblocks;
@@ -13,6 +14,7 @@ mod x86;
 #[cfg(test)]
 mod tests;
 
+pub(in crate::model) use fixed::Kernel;
 pub(crate) use halves::bf16_rows;
 pub(crate) use halves::f16_rows;
 
@@ -21,6 +23,8 @@ use rayon::prelude::*;
 
 use crate::math::Rhs;
 use crate::math::product_columns;
+use crate::model::matrix::fixed::Activations;
+use crate::model::matrix::fixed::Packed;
 use crate::model::matrix::format::Format;
 use crate::model::matrix::format::format_of;
 
@@ -39,22 +43,42 @@ const TASK_ROWS: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Matrix {
     format: &'static Format,
-    bytes: Vec<u8>,
+    storage: Storage,
     n_out: usize,
     n_in: usize,
 }
 
+#[derive(Debug)]
+enum Storage {
+    /// As in the file, multiplied in f32.
+    Rows(Vec<u8>),
+    /// Multiplied in fixed point.
+    Packed(Packed, Kernel),
+}
+
 impl Matrix {
     /// Takes the bytes of a file; `None` when the type is unknown or the bytes are not those of the shape.
-    pub(crate) fn new(dtype: GgmlDType, bytes: Vec<u8>, [n_out, n_in]: [usize; 2]) -> Option<Self> {
+    ///
+    /// With a kernel, types that it knows are multiplied in fixed point.
+    pub(crate) fn new(
+        dtype: GgmlDType,
+        bytes: Vec<u8>,
+        [n_out, n_in]: [usize; 2],
+        kernel: Option<Kernel>,
+    ) -> Option<Self> {
         let format = format_of(dtype)?;
         let fits = n_in.is_multiple_of(format.block_len) && bytes.len() == n_out * format.row_bytes(n_in);
-        fits.then_some(Self { format, bytes, n_out, n_in })
+        let packed = |kernel| Some(Storage::Packed(Packed::new(dtype, &bytes, [n_out, n_in])?, kernel));
+        let storage = if fits { kernel.and_then(packed) } else { return None };
+        Some(Self { format, storage: storage.unwrap_or(Storage::Rows(bytes)), n_out, n_in })
     }
 
     /// Bytes in memory.
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes.capacity() as u64
+        match &self.storage {
+            Storage::Rows(bytes) => bytes.capacity() as u64,
+            Storage::Packed(packed, _) => packed.bytes(),
+        }
     }
 
     /// Rows.
@@ -65,7 +89,16 @@ impl Matrix {
     /// Unpacks rows `first..` into `out`, `[rows, n_in]`, as many as it holds.
     pub(crate) fn widen_rows(&self, first: usize, out: &mut [f32]) {
         let row_bytes = self.format.row_bytes(self.n_in);
-        (self.format.widen)(&self.bytes[first * row_bytes..][..out.len() / self.n_in * row_bytes], out);
+        match &self.storage {
+            Storage::Rows(bytes) => {
+                (self.format.widen)(&bytes[first * row_bytes..][..out.len() / self.n_in * row_bytes], out);
+            }
+            Storage::Packed(packed, _) => {
+                for (row, out) in out.chunks_exact_mut(self.n_in).enumerate() {
+                    (self.format.widen)(&packed.row(first + row), out);
+                }
+            }
+        }
     }
 
     /// Columns.
@@ -74,45 +107,59 @@ impl Matrix {
     }
 }
 
-/// Where unpacked weights go; kept from product to product.
+/// Unpacked weights and rounded activations; kept from product to product.
 #[derive(Debug, Default)]
-pub(crate) struct Scratch(Vec<f32>);
+pub(crate) struct Scratch {
+    panel: Vec<f32>,
+    activations: Activations,
+}
 
 /// `out[t] = W x[t]` for each of several matrices.
 ///
 /// - Shape: x `[T, n_in]`, out `[T, n_out]`
 /// - Cost: up to [`FEW_ROWS`] rows read every matrix once each, as it is stored; more rows unpack it once
-pub(crate) fn multiply<const N: usize>(x: &[f32], mut products: [(&Matrix, &mut [f32]); N], scratch: &mut Scratch) {
+pub(crate) fn multiply<const N: usize>(x: &[f32], products: [(&Matrix, &mut [f32]); N], scratch: &mut Scratch) {
     let n_in = products.first().map_or(1, |(matrix, _)| matrix.n_in);
+    let (mut in_fixed_point, mut in_f32, mut kernel) = (Vec::new(), Vec::new(), None);
+    for (matrix, out) in products {
+        match &matrix.storage {
+            Storage::Packed(packed, of_matrix) => {
+                kernel = Some(*of_matrix);
+                in_fixed_point.push((packed, out));
+            }
+            Storage::Rows(bytes) => in_f32.push((matrix, bytes.as_slice(), out)),
+        }
+    }
+    if let Some(kernel) = kernel {
+        scratch.activations.round(x, n_in);
+        fixed::multiply(kernel, &scratch.activations, in_fixed_point);
+    }
     if x.len() / n_in > FEW_ROWS {
-        products.iter_mut().for_each(|(matrix, out)| multiply_many(matrix, x, out, scratch));
+        in_f32.iter_mut().for_each(|(matrix, _, out)| multiply_many(matrix, x, out, &mut scratch.panel));
         return;
     }
     for (row, x) in x.chunks_exact(n_in).enumerate() {
-        let out = products.each_mut().map(|(matrix, out)| (*matrix, &mut out[row * matrix.n_out..][..matrix.n_out]));
-        multiply_vector(x, out);
+        multiply_vector(x, row, &mut in_f32);
     }
 }
 
-/// Matrices times a vector, in one parallel region.
-fn multiply_vector<const N: usize>(x: &[f32], products: [(&Matrix, &mut [f32]); N]) {
+/// Row `row` of each output: matrices times a vector, in one parallel region.
+fn multiply_vector(x: &[f32], row: usize, products: &mut [(&Matrix, &[u8], &mut [f32])]) {
     let tasks: Vec<_> = products
-        .into_iter()
-        .flat_map(|(matrix, out)| {
+        .iter_mut()
+        .flat_map(|(matrix, bytes, out)| {
+            let (matrix, bytes, out) = (*matrix, *bytes, &mut out[row * matrix.n_out..][..matrix.n_out]);
             let row_bytes = matrix.format.row_bytes(matrix.n_in).max(1);
             let rows = (TASK_BYTES / row_bytes).max(1);
-            matrix
-                .bytes
-                .chunks(rows * row_bytes)
-                .zip(out.chunks_mut(rows))
-                .map(move |(bytes, out)| (matrix, bytes, out))
+            let parts = bytes.chunks(rows * row_bytes).zip(out.chunks_mut(rows));
+            parts.map(move |(bytes, out)| (matrix, bytes, out))
         })
         .collect();
     tasks.into_par_iter().for_each(|(matrix, bytes, out)| (matrix.format.dot_rows)(bytes, x, out));
 }
 
 /// A matrix times many rows: unpacked panel by panel, each multiplied with all rows.
-fn multiply_many(matrix: &Matrix, x: &[f32], out: &mut [f32], Scratch(scratch): &mut Scratch) {
+fn multiply_many(matrix: &Matrix, x: &[f32], out: &mut [f32], scratch: &mut Vec<f32>) {
     let Matrix { n_in, n_out, .. } = *matrix;
     let panel_rows = (PANEL_WEIGHTS / n_in).clamp(1, n_out);
     if scratch.len() < panel_rows * n_in {

@@ -19,7 +19,7 @@ fn quantised(format: &Format, shape: [usize; 2], rng: &mut ChaCha8Rng) -> (Matri
     let values = Tensor::from_vec(random(shape[0] * shape[1], rng), shape.as_slice(), &Device::Cpu).unwrap();
     let stored = QTensor::quantize(&values, format.dtype).unwrap();
     let unpacked = stored.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap();
-    let matrix = Matrix::new(format.dtype, stored.data().unwrap().into_owned(), shape).unwrap();
+    let matrix = Matrix::new(format.dtype, stored.data().unwrap().into_owned(), shape, None).unwrap();
     (matrix, unpacked)
 }
 
@@ -77,8 +77,8 @@ fn half_precision_has_its_line() {
 
 #[test]
 fn bytes_that_do_not_fit_the_shape_are_refused() {
-    assert!(Matrix::new(GgmlDType::Q4_1, vec![0; 40], [2, 32]).is_some());
-    assert!(Matrix::new(GgmlDType::Q4_1, vec![0; 39], [2, 32]).is_none());
-    assert!(Matrix::new(GgmlDType::Q4_1, vec![0; 40], [2, 31]).is_none());
-    assert!(Matrix::new(GgmlDType::Q8_1, vec![0; 40], [2, 32]).is_none());
+    assert!(Matrix::new(GgmlDType::Q4_1, vec![0; 40], [2, 32], None).is_some());
+    assert!(Matrix::new(GgmlDType::Q4_1, vec![0; 39], [2, 32], None).is_none());
+    assert!(Matrix::new(GgmlDType::Q4_1, vec![0; 40], [2, 31], None).is_none());
+    assert!(Matrix::new(GgmlDType::Q8_1, vec![0; 40], [2, 32], None).is_none());
 }

@@ -1,0 +1,476 @@
+//! The product of tiles of rows and columns in AVX-512 and AVX2 registers.
+
+use std::ops::Range;
+
+use crate::model::matrix::fixed::Activations;
+use crate::model::matrix::fixed::GROUP;
+use crate::model::matrix::fixed::Packed;
+
+/// Instructions that this processor has; exists only where they were detected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::model) struct Kernel(Instructions);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Instructions {
+    Avx512,
+    Avx2,
+}
+
+impl Kernel {
+    /// All that this processor has, best first.
+    pub(in crate::model) fn available() -> impl Iterator<Item = Self> {
+        [Instructions::Avx512, Instructions::Avx2].into_iter().filter(|set| set.is_detected()).map(Self)
+    }
+
+    /// `out[t, j] = ⟨rows groups.start · 16 + j of W, x[rows.start + t]⟩`; out `[rows, stride]`, whose columns are those of the groups.
+    pub(super) fn multiply(
+        self,
+        packed: &Packed,
+        groups: Range<usize>,
+        x: &Activations,
+        rows: Range<usize>,
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        debug_assert_eq!(packed.n_blocks(), x.n_blocks());
+        let task = Task { packed, groups, x, rows, stride };
+        #[cfg(target_arch = "x86_64")]
+        #[expect(unsafe_code, reason = "the instructions were detected when this kernel was made")]
+        unsafe {
+            match self.0 {
+                Instructions::Avx512 => avx512::multiply(&task, out),
+                Instructions::Avx2 => avx2::multiply(&task, out),
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (task, out);
+    }
+}
+
+impl Instructions {
+    #[cfg(target_arch = "x86_64")]
+    fn is_detected(self) -> bool {
+        let has_avx2 =
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        has_avx2
+            && match self {
+                Self::Avx512 => {
+                    is_x86_feature_detected!("avx512f")
+                        && is_x86_feature_detected!("avx512bw")
+                        && is_x86_feature_detected!("avx512vl")
+                        && is_x86_feature_detected!("avx512vnni")
+                }
+                Self::Avx2 => true,
+            }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn is_detected(self) -> bool {
+        false
+    }
+}
+
+/// Which part of a product is computed.
+struct Task<'a> {
+    packed: &'a Packed,
+    groups: Range<usize>,
+    x: &'a Activations,
+    rows: Range<usize>,
+    stride: usize,
+}
+
+impl Task<'_> {
+    /// Puts one row of a tile, 16 columns of group `group`, where it belongs.
+    fn store(&self, out: &mut [f32], row: usize, group: usize, values: &[f32; GROUP]) {
+        let first = (group - self.groups.start) * GROUP;
+        let n = self.packed.columns(&(group..group + 1)).len();
+        let out = &mut out[(row - self.rows.start) * self.stride + first..];
+        match out.first_chunk_mut() {
+            Some(out) if n == GROUP => *out = *values,
+            _ => out[..n].copy_from_slice(&values[..n]),
+        }
+    }
+}
+
+/// The body for each i below a constant, as code and not as a loop: what is indexed by i stays in registers.
+#[cfg(target_arch = "x86_64")]
+macro_rules! unroll {
+    (groups $i:ident < $n:expr, $body:block) => { unroll!(@ $i, $n, $body, 0 1 2 3) };
+    (steps $i:ident < $n:expr, $body:block) => { unroll!(@ $i, $n, $body, 0 1 2 3) };
+    (rows $i:ident < $n:expr, $body:block) => { unroll!(@ $i, $n, $body, 0 1 2 3 4 5 6 7) };
+    (@ $i:ident, $n:expr, $body:block, $($value:literal)*) => {
+        $(
+            #[expect(non_upper_case_globals, reason = "a counter, whose value is known")]
+            {
+                const $i: usize = $value;
+                if $i < $n $body
+            }
+        )*
+    };
+}
+
+/// The kernels in one set of instructions. The module that expands it has, beside the intrinsics' types, `REGISTERS` of a
+/// group of 16 columns and functions of one register: see [`avx512`].
+#[cfg(target_arch = "x86_64")]
+macro_rules! kernels {
+    ($features:literal, [$($register:literal)*], $most_rows:literal, $groups:literal, $groups_of_one_row:literal) => {
+        #[target_feature(enable = $features)]
+        pub(super) fn multiply(task: &Task<'_>, out: &mut [f32]) {
+            match task.packed.layout {
+                0 => all_tiles::<0>(task, out),
+                1 => all_tiles::<1>(task, out),
+                2 => all_tiles::<2>(task, out),
+                3 => all_tiles::<3>(task, out),
+                _ => all_tiles::<4>(task, out),
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        fn all_tiles<const L: usize>(task: &Task<'_>, out: &mut [f32]) {
+            const { assert!(LAYOUTS.len() == 5) };
+            let mut group = task.groups.start;
+            while group < task.groups.end {
+                let n_groups = task.groups.end - group;
+                if task.rows.len() == 1 && n_groups >= $groups_of_one_row {
+                    tile::<L, 1, $groups_of_one_row>(task, task.rows.start, group, out);
+                    group += $groups_of_one_row;
+                } else if n_groups >= $groups {
+                    rows_of_tiles::<L, $groups>(task, group, out);
+                    group += $groups;
+                } else {
+                    rows_of_tiles::<L, 1>(task, group, out);
+                    group += 1;
+                }
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        fn rows_of_tiles<const L: usize, const C: usize>(task: &Task<'_>, group: usize, out: &mut [f32]) {
+            let mut row = task.rows.start;
+            while row < task.rows.end {
+                let n_rows = task.rows.end - row;
+                if n_rows >= $most_rows {
+                    tile::<L, $most_rows, C>(task, row, group, out);
+                    row += $most_rows;
+                } else if n_rows >= 2 {
+                    tile::<L, 2, C>(task, row, group, out);
+                    row += 2;
+                } else {
+                    tile::<L, 1, C>(task, row, group, out);
+                    row += 1;
+                }
+            }
+        }
+
+        /// R rows of activations times C groups of weights.
+        #[target_feature(enable = $features)]
+        fn tile<const L: usize, const R: usize, const C: usize>(
+            task: &Task<'_>,
+            row: usize,
+            group: usize,
+            out: &mut [f32],
+        ) {
+            let layout = const { LAYOUTS[L] };
+            let record_bytes = const { GROUP * LAYOUTS[L].block_bytes() };
+            let codes_at = const { GROUP * LAYOUTS[L].head_bytes() };
+            let n_words = const { LAYOUTS[L].code_bytes() / 4 };
+            let n_steps = const { LEN / 2 / (LAYOUTS[L].code_bytes() / 4) };
+            let n_blocks = task.packed.n_blocks();
+            let groups: [&[u8]; C] = std::array::from_fn(|c| task.packed.group(group + c));
+            let rows: [&[Block]; R] = std::array::from_fn(|r| &task.x.rows_from(row + r)[..n_blocks]);
+            let mut sums = [[[zero_floats(); REGISTERS]; C]; R];
+            for block in 0..n_blocks {
+                let records: [&[u8]; C] = std::array::from_fn(|c| &groups[c][block * record_bytes..][..record_bytes]);
+                let x: [&Block; R] = std::array::from_fn(|r| &rows[r][block]);
+                let mut dots = [[[zero_integers(); REGISTERS]; C]; R];
+                let mut fifth = [[zero_integers(); REGISTERS]; C];
+                if layout.bits == 5 {
+                    unroll!(groups c < C, { fifth[c] = load(&records[c][codes_at - 4 * GROUP..]) });
+                }
+                for word in 0..n_words {
+                    let mut words = [[zero_integers(); REGISTERS]; C];
+                    unroll!(groups c < C, { words[c] = load(&records[c][codes_at + word * 4 * GROUP..]) });
+                    unroll!(steps step < n_steps, {
+                        let pair = word * n_steps + step;
+                        let mut codes = [[zero_integers(); REGISTERS]; C];
+                        unroll!(groups c < C, {
+                            unroll!(@ i, REGISTERS, {
+                                codes[c][i] = match layout.bits {
+                                    8 => bytes(words[c][i], step),
+                                    5 => or(nibbles(words[c][i], step), fifth_bits(fifth[c][i], pair)),
+                                    _ => nibbles(words[c][i], step),
+                                };
+                            }, $($register)*);
+                        });
+                        unroll!(rows r < R, {
+                            let x = splat_integer(x[r].pairs[pair]);
+                            unroll!(groups c < C, {
+                                unroll!(@ i, REGISTERS, {
+                                    dots[r][c][i] = add_products(dots[r][c][i], codes[c][i], x);
+                                }, $($register)*);
+                            });
+                        });
+                    });
+                }
+                unroll!(groups c < C, {
+                    let scale = halves(&records[c][..2 * GROUP]);
+                    let minimum = if layout.has_minimum {
+                        halves(&records[c][2 * GROUP..4 * GROUP])
+                    } else {
+                        scale.map(|scale| multiply_floats(scale, splat(layout.offset)))
+                    };
+                    unroll!(rows r < R, {
+                        let (scale_of_x, sum_of_x) = (splat(x[r].scale), splat(x[r].sum));
+                        unroll!(@ i, REGISTERS, {
+                            let factor = multiply_floats(scale[i], scale_of_x);
+                            sums[r][c][i] = multiply_add(to_floats(dots[r][c][i]), factor, sums[r][c][i]);
+                            if layout.has_minimum || layout.offset != 0.0 {
+                                sums[r][c][i] = multiply_add(minimum[i], sum_of_x, sums[r][c][i]);
+                            }
+                        }, $($register)*);
+                    });
+                });
+            }
+            for r in 0..R {
+                for c in 0..C {
+                    task.store(out, row + r, group + c, &cast(sums[r][c]));
+                }
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::*;
+
+    use bytemuck::cast;
+
+    use super::Task;
+    use super::first;
+    use crate::model::matrix::fixed::GROUP;
+    use crate::model::matrix::fixed::LEN;
+    use crate::model::matrix::fixed::activations::Block;
+    use crate::model::matrix::fixed::packed::LAYOUTS;
+
+    const REGISTERS: usize = 1;
+
+    kernels!("avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c", [0], 6, 2, 4);
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn zero_floats() -> __m512 {
+        _mm512_setzero_ps()
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn zero_integers() -> __m512i {
+        _mm512_setzero_si512()
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn splat(x: f32) -> __m512 {
+        _mm512_set1_ps(x)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn splat_integer(x: u32) -> __m512i {
+        _mm512_set1_epi32(x as i32)
+    }
+
+    /// 16 words of 32 bits.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn load(bytes: &[u8]) -> [__m512i; 1] {
+        cast(first::<64>(bytes))
+    }
+
+    /// 16 numbers in half precision.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn halves(bytes: &[u8]) -> [__m512; 1] {
+        [_mm512_cvtph_ps(cast(first::<32>(bytes)))]
+    }
+
+    /// The pair of 4-bit codes in place `step` of each word's halves.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn nibbles(words: __m512i, step: usize) -> __m512i {
+        let shifted = _mm512_srl_epi32(words, _mm_cvtsi32_si128(4 * step as i32));
+        _mm512_and_si512(shifted, _mm512_set1_epi32(0x000f_000f))
+    }
+
+    /// The pair of signed bytes in place `step` of each word's halves.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn bytes(words: __m512i, step: usize) -> __m512i {
+        _mm512_srai_epi16::<8>(if step == 0 { _mm512_slli_epi16::<8>(words) } else { words })
+    }
+
+    /// The fifth bits of pair `pair`, in their place.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn fifth_bits(bits: __m512i, pair: usize) -> __m512i {
+        let shifted = _mm512_srl_epi32(bits, _mm_cvtsi32_si128(pair as i32));
+        _mm512_slli_epi32::<4>(_mm512_and_si512(shifted, _mm512_set1_epi32(0x0001_0001)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn or(a: __m512i, b: __m512i) -> __m512i {
+        _mm512_or_si512(a, b)
+    }
+
+    /// Adds the products of a pair of 16-bit numbers to each sum of 32 bits.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    fn add_products(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        let mut sum = sum;
+        // In assembly: the compiler would take the instruction apart into a product and a sum.
+        #[expect(unsafe_code, reason = "the instruction was asked for, and touches these registers only")]
+        unsafe {
+            std::arch::asm!(
+                "vpdpwssd {sum}, {a}, {b}",
+                sum = inout(zmm_reg) sum,
+                a = in(zmm_reg) a,
+                b = in(zmm_reg) b,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        sum
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn to_floats(x: __m512i) -> __m512 {
+        _mm512_cvtepi32_ps(x)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn multiply_floats(a: __m512, b: __m512) -> __m512 {
+        _mm512_mul_ps(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn multiply_add(a: __m512, b: __m512, c: __m512) -> __m512 {
+        _mm512_fmadd_ps(a, b, c)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::*;
+
+    use bytemuck::cast;
+
+    use super::Task;
+    use super::first;
+    use crate::model::matrix::fixed::GROUP;
+    use crate::model::matrix::fixed::LEN;
+    use crate::model::matrix::fixed::activations::Block;
+    use crate::model::matrix::fixed::packed::LAYOUTS;
+
+    const REGISTERS: usize = 2;
+
+    kernels!("avx2,fma,f16c", [0 1], 4, 1, 2);
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn zero_floats() -> __m256 {
+        _mm256_setzero_ps()
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn zero_integers() -> __m256i {
+        _mm256_setzero_si256()
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn splat(x: f32) -> __m256 {
+        _mm256_set1_ps(x)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn splat_integer(x: u32) -> __m256i {
+        _mm256_set1_epi32(x as i32)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn load(bytes: &[u8]) -> [__m256i; 2] {
+        cast(first::<64>(bytes))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    fn halves(bytes: &[u8]) -> [__m256; 2] {
+        let halves: [__m128i; 2] = cast(first::<32>(bytes));
+        [_mm256_cvtph_ps(halves[0]), _mm256_cvtph_ps(halves[1])]
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn nibbles(words: __m256i, step: usize) -> __m256i {
+        let shifted = _mm256_srl_epi32(words, _mm_cvtsi32_si128(4 * step as i32));
+        _mm256_and_si256(shifted, _mm256_set1_epi32(0x000f_000f))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn bytes(words: __m256i, step: usize) -> __m256i {
+        _mm256_srai_epi16::<8>(if step == 0 { _mm256_slli_epi16::<8>(words) } else { words })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn fifth_bits(bits: __m256i, pair: usize) -> __m256i {
+        let shifted = _mm256_srl_epi32(bits, _mm_cvtsi32_si128(pair as i32));
+        _mm256_slli_epi32::<4>(_mm256_and_si256(shifted, _mm256_set1_epi32(0x0001_0001)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn or(a: __m256i, b: __m256i) -> __m256i {
+        _mm256_or_si256(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn add_products(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn to_floats(x: __m256i) -> __m256 {
+        _mm256_cvtepi32_ps(x)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn multiply_floats(a: __m256, b: __m256) -> __m256 {
+        _mm256_mul_ps(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn multiply_add(a: __m256, b: __m256, c: __m256) -> __m256 {
+        _mm256_fmadd_ps(a, b, c)
+    }
+}
+
+/// The first N bytes.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn first<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    let bytes = &bytes[..N];
+    std::array::from_fn(|i| bytes[i])
+}
