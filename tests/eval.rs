@@ -255,25 +255,68 @@ fn answers_are_written_as_the_benchmarks_take_them() {
     let go_on = &mut |_| std::ops::ControlFlow::Continue(());
     let generation = kvscope::runtime::generate(&model, &prompt, &mut cache, &options, go_on).unwrap();
     assert_eq!((row.n_prompt_tokens, row.n_new_tokens), (prompt.len(), generation.tokens.len()));
+    let drawn = done(kvscope(dir.path(), &["report", "run", "--out", "figures"]));
+    for name in ["policies.png", "policies-zeroscrolls.svg", "needle-grid.png", "run/eval.html"] {
+        assert!(drawn.contains(name), "{name}: {drawn}");
+    }
+    let page = std::fs::read_to_string(run.join("eval.html")).unwrap();
+    assert!(page.contains(">Verdict<") && page.contains("evict:bridge=true") && page.contains("figure-needle-grid"));
+    let grid = std::fs::read_to_string(dir.path().join("figures/needle-grid.svg")).unwrap();
+    assert!(grid.contains("Depth of the needle, %") && grid.contains("evict:bridge=true, 50 %"), "{grid}");
+    for entry in kvscope::report::EVAL_FIGURES {
+        let file = format!("{}/src/report/figure/{}.rs", env!("CARGO_MANIFEST_DIR"), entry.name.replace('-', "_"));
+        assert!(Path::new(&file).exists(), "{file}");
+    }
     // One needle, of 2 policies beside the full cache.
     assert_eq!(evaluation.needle.len(), 2);
     assert_eq!((evaluation.needle[0].cells.len(), evaluation.needle[0].cells[0].n), (1, 1));
+}
+
+fn prompt(id: &str, text: String) -> Prompt {
+    Prompt {
+        dataset: "d".into(),
+        id: id.into(),
+        text,
+        answers: Vec::new(),
+        all_classes: None,
+        language: None,
+        length: None,
+        source_name: "-".into(),
+    }
+}
+
+#[test]
+fn needles_are_planted_at_every_length_and_depth() {
+    let model = fixture("llama-gqa");
+    let texts = [prompt("short", words(2, 90)), prompt("long", words(3, 400))];
+    let grid = eval::NeedleGrid { lengths: vec![300, 700], depths: vec![0, 50, 100], per_cell: 2 };
+    let planted = eval::plant(&model, &texts, &grid, 1).unwrap();
+    assert_eq!(planted.len(), 12);
+    assert_eq!(planted, eval::plant(&model, &texts, &grid, 1).unwrap());
+    let cells = [(300, 0), (300, 50), (300, 100), (700, 0), (700, 50), (700, 100)].repeat(2);
+    for (prompt, (length, depth)) in planted.iter().zip(cells) {
+        assert!(prompt.id.starts_with(&format!("{length}-{depth}-")), "{}", prompt.id);
+        let tokens = model.tokenizer().unwrap().encode(&prompt.text, AddSpecial::No).unwrap().len();
+        // A text cut within a word may be some tokens longer or shorter than it was.
+        assert!(tokens.abs_diff(length) <= 4, "{tokens} of {length}");
+        let text = prompt.text.split("\n\nQuestion:").next().unwrap();
+        let at = 100.0 * text.find(&format!("is {}.", prompt.answers[0])).unwrap() as f64 / text.len() as f64;
+        // The words end sentences about every seventh part.
+        assert!((at - f64::from(depth)).abs() < 30.0, "{} stands at {at:.0} %", prompt.id);
+    }
+    let ids: std::collections::BTreeSet<&String> = planted.iter().map(|prompt| &prompt.id).collect();
+    assert_eq!(ids.len(), 12);
+    let dir = tempfile::tempdir().unwrap();
+    write_prompts(dir.path(), &long_texts(2));
+    let too_long = ["--task", "needle", "--plant", "900"];
+    fails(&kvscope(dir.path(), &eval_args("other", &too_long)), &["no text has the 900 tokens"]);
 }
 
 #[test]
 fn divergences_are_those_of_decoding_token_by_token() {
     let model = fixture("llama-gqa");
     let text = words(4, 14);
-    let prompt = Prompt {
-        dataset: "d".into(),
-        id: "1".into(),
-        text: text.clone(),
-        answers: Vec::new(),
-        all_classes: None,
-        language: None,
-        length: None,
-        source_name: "-".into(),
-    };
+    let prompt = prompt("1", text.clone());
     let settings = Settings {
         context_tokens: 60,
         continuation_tokens: 12,

@@ -144,3 +144,27 @@ fn generated_tokens_judge_the_prompt_before_them() {
     assert!(profile.quality.iter().all(|quality| quality.rule != "tuned, evicting"));
     assert!(profile.verdict.contains("No head merges"));
 }
+
+#[test]
+fn the_last_choice_runs_the_model_and_held_out_texts_only_judge() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    captured(dir, &[]);
+    let model = model();
+    let run = ["--validate", "prompts.jsonl", "--model", &model, "--context", "60", "--continuation", "12"];
+    let tune = ["tune", "dumps/run", "--budget", "0.6", "--refit", "queries=32,span=16"];
+    let shown = exits(&kvscope(dir, &[&tune[..], &run[..]].concat()), 0);
+    assert!(shown.contains("KL tuned") && shown.contains("KL h2o"), "{shown}");
+    let profile = valid(&dir.join("reports/run/llama-gqa.profile.json"));
+    // Four searches, with refit and without, each on all eight calibration texts.
+    assert_eq!(profile.tried.len(), 8);
+    let of = |i: usize| profile.tried[i].kl.unwrap();
+    assert!((0..8).all(|i| of(i).n == 8));
+    let least = (0..8).min_by(|a, b| of(*a).estimate.total_cmp(&of(*b).estimate)).unwrap();
+    assert_eq!(profile.tried[least].search, profile.search);
+    assert_eq!(profile.tried[least].refitted, profile.refit.is_some());
+    assert!(profile.held_out_kl.len() >= 2 && profile.held_out_kl.iter().all(|line| line.kl.n == 4));
+    assert!(profile.verdict.contains("on 8 calibration texts") && profile.verdict.contains("On 4 held-out texts"));
+    let missing = kvscope(dir, &["tune", "dumps/run", "--validate", "prompts.jsonl"]);
+    assert!(exits(&missing, 2).contains("--model"));
+}

@@ -20,7 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("tune", &["dump", "files", "math", "merge", "policy", "profile"]),
     ("runtime", &["math", "merge", "model", "policy", "profile"]),
     ("eval", &["dump", "files", "math", "merge", "model", "policy", "profile", "prompts", "runtime"]),
-    ("report", &["analyze", "dump", "files", "math", "profile"]),
+    ("report", &["analyze", "dump", "eval", "files", "math", "profile"]),
     (
         "cli",
         &[

@@ -22,6 +22,7 @@ use crate::cli::output::note;
 use crate::eval;
 use crate::eval::Arm;
 use crate::eval::Evaluation;
+use crate::eval::NeedleGrid;
 use crate::eval::Plan;
 use crate::eval::Role;
 use crate::eval::Settings;
@@ -65,6 +66,15 @@ pub(crate) struct Args {
     /// Tokens of a prompt that is answered, at most [default: what the model's context leaves]
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
+    /// Plant needles in the prompts' texts, at these lengths in tokens; the family needle then takes these alone
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    plant: Vec<usize>,
+    /// Depths of planted needles, in percent of the text
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0,25,50,75,100", requires = "plant", value_parser = clap::value_parser!(u32).range(0..=100))]
+    depths: Vec<u32>,
+    /// Planted prompts of every length and depth
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "plant")]
+    per_cell: usize,
     /// Give prompts to the model as they are, even if the model has a chat template
     #[arg(long)]
     raw: bool,
@@ -91,9 +101,15 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     let compute = args.device.open()?;
     check(args)?;
     let tasks = args.task.iter().map(|name| family(name)).collect::<anyhow::Result<Vec<_>>>()?;
-    let (prompts, hashes) = args.inputs.read(common)?;
+    let (mut prompts, hashes) = args.inputs.read(common)?;
     let model = load_model(&args.inputs.model, &compute, common)?;
     let arms = arms(args, &model)?;
+    if !args.plant.is_empty() {
+        let grid = NeedleGrid { lengths: args.plant.clone(), depths: args.depths.clone(), per_cell: args.per_cell };
+        let planted = eval::plant(&model, &prompts, &grid, args.seed)?;
+        prompts.retain(|prompt| !prompt.dataset.starts_with("needle"));
+        prompts.extend(planted);
+    }
     let settings = Settings {
         context_tokens: args.context,
         continuation_tokens: args.continuation,

@@ -15,6 +15,7 @@ mod output;
 mod pull;
 mod report;
 mod tune;
+mod validate;
 mod verify;
 
 use std::process::ExitCode;

@@ -16,6 +16,8 @@ use crate::cli::options::run_name;
 use crate::cli::output::bar;
 use crate::cli::output::emit;
 use crate::cli::output::emit_json;
+use crate::eval;
+use crate::eval::Evaluation;
 use crate::files::FileError;
 use crate::files::read_json;
 use crate::profile::Profile;
@@ -23,10 +25,12 @@ use crate::report;
 use crate::report::ReportInput;
 use crate::report::Written;
 
-/// Draw figures and an offline HTML report from an analysis
+const ANALYSIS: &str = "analysis.json";
+
+/// Draw figures and an offline HTML report from an analysis, an evaluation, or both
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Folder of an analysis, as `kvscope analyze` wrote it
+    /// Folder of an analysis or evaluation, as `kvscope analyze` or `kvscope eval` wrote it
     #[arg(value_name = "DIR")]
     analysis: PathBuf,
     /// Profile to show [default: the only *.profile.json in DIR, if there is one]
@@ -45,24 +49,49 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     let dir = &args.analysis;
+    let figures = out_dir(args.out.as_ref(), "figures", &run_name(dir));
+    let only = (!args.figure.is_empty()).then_some(args.figure.as_slice());
+    let is_of = |name: &String| report::EVAL_FIGURES.iter().any(|figure| figure.name == *name);
+    let (of_eval, of_analysis): (Vec<String>, Vec<String>) = args.figure.iter().cloned().partition(is_of);
+    let has_evaluation = dir.join(eval::FILE).exists();
+    let mut files = Vec::new();
+    if has_evaluation && (only.is_none() || !of_eval.is_empty()) {
+        files.extend(evaluation_into(dir, &figures, only.map(|_| of_eval.as_slice()), common)?.files);
+    }
+    if !has_evaluation || dir.join(ANALYSIS).exists() && (only.is_none() || !of_analysis.is_empty()) {
+        files.extend(analysis_into(args, &figures, only.map(|_| of_analysis.as_slice()), common)?.files);
+    }
+    if common.json {
+        let files: Vec<Value> = files.iter().map(|file| json!({ "path": file.path, "shows": file.shows })).collect();
+        emit_json(&json!({ "schema": "kvscope.report/1", "files": files }))?;
+    } else {
+        for file in &files {
+            emit(&format!("{}  {}\n", file.path.display(), file.shows))?;
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+/// Draws an evaluation with a bar.
+fn evaluation_into(dir: &Path, figures: &Path, only: Option<&[String]>, common: &Common) -> anyhow::Result<Written> {
+    let evaluation: Evaluation = read_json(&dir.join(eval::FILE))?;
+    let bar = bar(common, report::EVAL_FIGURES.len() as u64, "figures");
+    let written = report::write_evaluation(&evaluation, figures, &dir.join("eval.html"), only, &mut |what| {
+        bar.set_message(what.to_string());
+        bar.inc(1);
+    })?;
+    bar.finish_and_clear();
+    Ok(written)
+}
+
+fn analysis_into(args: &Args, figures: &Path, only: Option<&[String]>, common: &Common) -> anyhow::Result<Written> {
+    let dir = &args.analysis;
     let profile = match &args.profile {
         Some(path) => Some(path.clone()),
         None => the_only_profile(dir)?,
     };
     let generation = args.generation.clone().or_else(|| Some(dir.join("generate.json")).filter(|path| path.exists()));
-    let figures = out_dir(args.out.as_ref(), "figures", &run_name(dir));
-    let only = (!args.figure.is_empty()).then_some(args.figure.as_slice());
-    let written = report_into(dir, profile.as_deref(), generation.as_deref(), &figures, only, common)?;
-    if common.json {
-        let files: Vec<Value> =
-            written.files.iter().map(|file| json!({ "path": file.path, "shows": file.shows })).collect();
-        emit_json(&json!({ "schema": "kvscope.report/1", "files": files }))?;
-    } else {
-        for file in &written.files {
-            emit(&format!("{}  {}\n", file.path.display(), file.shows))?;
-        }
-    }
-    Ok(Outcome::Done)
+    report_into(dir, profile.as_deref(), generation.as_deref(), figures, only, common)
 }
 
 /// Draws with a bar; shared with the demo.
@@ -75,7 +104,7 @@ pub(crate) fn report_into(
     common: &Common,
 ) -> anyhow::Result<Written> {
     let input = ReportInput {
-        analysis: read_json::<Analysis>(&dir.join("analysis.json"))?,
+        analysis: read_json::<Analysis>(&dir.join(ANALYSIS))?,
         analysis_dir: dir.into(),
         profile: profile.map(read_checked).transpose()?,
         generation: generation.map(read_generation).transpose()?,

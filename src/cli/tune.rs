@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::cli::Outcome;
 use crate::cli::failure::Usage;
 use crate::cli::options::Common;
+use crate::cli::options::DeviceArg;
 use crate::cli::options::out_dir;
 use crate::cli::options::run_name;
 use crate::cli::options::slug;
@@ -16,6 +17,8 @@ use crate::cli::output::bar;
 use crate::cli::output::emit;
 use crate::cli::output::emit_json;
 use crate::cli::output::note;
+use crate::cli::validate::ValidateArgs;
+use crate::cli::validate::validate;
 use crate::dump::Dump;
 use crate::files::InputHash;
 use crate::files::create_dir;
@@ -73,6 +76,10 @@ pub(crate) struct Args {
     /// Seed of the split and the intervals
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    validate: ValidateArgs,
+    #[command(flatten)]
+    device: DeviceArg,
     /// Folder of the profile [default: reports/RUN of the first dump, or the folder of --from]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -80,7 +87,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     let options = options(args)?;
-    let (dir, tuned) = match &args.from {
+    let (dir, mut tuned) = match &args.from {
         Some(path) => {
             let profile: Profile = read_json(path)?;
             profile.check()?;
@@ -95,6 +102,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
             (dir, tuned(&dumps, &options, common)?)
         }
     };
+    validate(&args.validate, &args.device, &mut tuned, common)?;
     let name_budget = args.budget.len() > 1 || args.from.is_some();
     let (mut outcome, mut reports) = (Outcome::Done, Vec::new());
     for tuned in &tuned {
@@ -189,6 +197,12 @@ fn summary(path: &Path, profile: &Profile, good_enough: bool, common: &Common) -
         for quality in &profile.quality {
             row(&format!("error {}, %", quality.rule), Some(quality.calibration), quality.held_out);
         }
+        for line in &profile.held_out_kl {
+            let [mean, low, high] = [Some(line.kl.estimate), line.kl.low, line.kl.high]
+                .map(|x| x.map_or("-".to_string(), |x| format!("{x:.5}")));
+            let name = format!("KL {}, nats", line.policy);
+            text.push_str(&format!("  {name:44} {:24}   {mean} [{low}, {high}]\n", ""));
+        }
         emit(&text)?;
         note(common, &profile.verdict);
         note(common, &format!("next: kvscope generate --model ... --prompt ... --profile {}", path.display()));
@@ -202,6 +216,7 @@ fn summary(path: &Path, profile: &Profile, good_enough: bool, common: &Common) -
         "held_out_kept_fraction": profile.held_out_kept_fraction,
         "search": profile.search,
         "refit": profile.refit,
+        "held_out_kl": profile.held_out_kl,
         "verdict": profile.verdict,
     }))
 }

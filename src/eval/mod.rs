@@ -10,6 +10,7 @@ mod document;
 mod item;
 mod merge;
 pub mod metric;
+mod plant;
 mod predictions;
 mod row;
 mod run;
@@ -36,9 +37,12 @@ pub use item::Settings;
 pub use item::Skipped;
 pub use item::items;
 pub use merge::merge;
+pub use plant::NeedleGrid;
+pub use plant::plant;
 pub use row::ROWS_FILE;
 pub use row::Row;
 pub use run::Target;
+pub use run::measure;
 pub use run::run;
 pub use summary::headline;
 
@@ -103,6 +107,12 @@ pub enum EvalError {
         /// Texts that were passed over.
         n_skipped: usize,
     },
+    /// No text is long enough to plant a needle in.
+    #[error("no text has the {length} tokens that a needle is to be planted in")]
+    NoText {
+        /// Tokens of the prompt.
+        length: usize,
+    },
     /// A text is there twice.
     #[error("the text {id} of {dataset} is there twice")]
     Twice {
@@ -162,6 +172,7 @@ impl EvalError {
             Self::Refused { .. } => Some("leave these prompts out".into()),
             Self::NoDataset { .. } => Some("give prompts whose `dataset` the family knows, or another --task".into()),
             Self::Nothing { .. } => Some("give longer texts, or a smaller --context and --continuation".into()),
+            Self::NoText { .. } => Some("give longer texts, or smaller lengths of at least some 60 tokens".into()),
             Self::Twice { .. } => Some("give every prompts file once".into()),
             Self::Exists { .. } => Some("pass --resume to go on with it, or choose another folder with --out".into()),
             Self::OtherRun { .. } => {

@@ -104,6 +104,31 @@ pub fn run(
     Ok(evaluation)
 }
 
+/// Rows of every arm on every text, `[text][arm]`, with nothing written: for a choice among a few compressions.
+///
+/// - Errors: a model that cannot run a text, a policy that changed nothing
+pub fn measure(
+    model: &Model,
+    items: &[Item],
+    arms: &[Arm],
+    cache_type: CacheType,
+    on_row: &mut dyn FnMut(),
+) -> Result<Vec<Vec<Row>>, EvalError> {
+    items
+        .iter()
+        .map(|item| {
+            let mut text = Text::new(model, item, cache_type);
+            arms.iter()
+                .map(|arm| {
+                    let row = text.row(arm, arms);
+                    on_row();
+                    row
+                })
+                .collect()
+        })
+        .collect()
+}
+
 /// A text with what its arms share.
 struct Text<'a> {
     model: &'a Model,

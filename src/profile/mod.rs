@@ -114,6 +114,8 @@ pub const CONTROL: &str = "tuned, evicting";
 pub struct Tried {
     /// Name of the search.
     pub search: String,
+    /// Whether with the profile's refit.
+    pub refitted: bool,
     /// Sum of the measure over heads on calibration samples that this search had not seen, over that of equal sizes with one
     /// setting; `None` with too few samples, or where it meets no budget.
     pub cross_validated: Option<f64>,

@@ -35,6 +35,8 @@ pub(super) struct Grid {
     pub decimals: usize,
     /// What the columns are.
     pub columns: &'static str,
+    /// What the rows are.
+    pub rows: &'static str,
 }
 
 /// A panel for each state: its values by layer, then head, all on one range.
@@ -53,6 +55,7 @@ pub(super) fn by_state(
         range,
         decimals,
         columns: "KV head",
+        rows: "Layer",
     };
     states.iter().zip(values).map(grid).collect()
 }
@@ -113,7 +116,7 @@ impl Grid {
                 canvas.text((area.x0 - 7.0, y + 0.36 * theme::TICK), &layer.to_string(), tick.right())?;
             }
             let title = Type::new(theme::LABEL, theme::INK).center().upward();
-            canvas.text((area.x0 - 36.0, (area.y0 + area.y1) / 2.0), "Layer", title)?;
+            canvas.text((area.x0 - 36.0, (area.y0 + area.y1) / 2.0), self.rows, title)?;
         }
         for (column, head) in self.heads.iter().enumerate().step_by(thinning(width, 24.0)) {
             let x = area.x0 + (column as f64 + 0.5) * width;

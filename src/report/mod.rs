@@ -1,6 +1,6 @@
 //! Figures (PNG and SVG) and one offline HTML file, from saved files only: nothing is measured here.
 //!
-//! A new figure is one file in `figure/` and one line in [`FIGURES`].
+//! A new figure is one file in `figure/` and one line in [`FIGURES`], or in [`EVAL_FIGURES`] if an evaluation is what it shows.
 
 mod axes;
 mod canvas;
@@ -15,9 +15,11 @@ mod page;
 mod plot;
 mod pool;
 mod raster;
+mod rows;
 mod theme;
 
 pub use drawing::Drawing;
+pub use figure::EVAL_FIGURES;
 pub use figure::FIGURES;
 pub use figure::FigureEntry;
 
@@ -26,6 +28,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use crate::analyze::Analysis;
+use crate::eval::Evaluation;
 use crate::files::FileError;
 use crate::files::create_dir;
 use crate::files::write_atomic;
@@ -121,7 +124,7 @@ pub struct Written {
 }
 
 /// A figure and its drawings.
-pub(crate) type Drawn = (&'static FigureEntry, Vec<Drawing>);
+pub(crate) type Drawn<I = ReportInput> = (&'static FigureEntry<I>, Vec<Drawing>);
 
 /// Draws the figures into `figures_dir` and writes the HTML file.
 ///
@@ -137,17 +140,54 @@ pub fn write(
     progress: &mut dyn FnMut(&str),
 ) -> Result<Written, ReportError> {
     check(input)?;
-    let chosen = choose(only)?;
-    create_dir(figures_dir)?;
-    if let Some(parent) = html_path.parent().filter(|p| !p.as_os_str().is_empty()) {
+    let (drawn, mut written) = draw(choose(FIGURES, only)?, input, figures_dir, only.is_some(), progress)?;
+    progress("report");
+    let html = page::render(input, &drawn, &written.skipped)?;
+    let shows = format!("Report on {}, with all figures", input.analysis.model.name);
+    write_page(&mut written, html_path, &html, shows)?;
+    Ok(written)
+}
+
+/// Draws the figures of an evaluation and writes an HTML file of its own, as [`write`] does for an analysis.
+pub fn write_evaluation(
+    evaluation: &Evaluation,
+    figures_dir: &Path,
+    html_path: &Path,
+    only: Option<&[String]>,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Written, ReportError> {
+    let (drawn, mut written) = draw(choose(EVAL_FIGURES, only)?, evaluation, figures_dir, only.is_some(), progress)?;
+    progress("report");
+    let html = page::render_evaluation(evaluation, &drawn, &written.skipped)?;
+    let shows = format!("Evaluation of {}, with all figures", evaluation.model.name);
+    write_page(&mut written, html_path, &html, shows)?;
+    Ok(written)
+}
+
+fn write_page(written: &mut Written, path: &Path, html: &str, shows: String) -> Result<(), ReportError> {
+    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
         create_dir(parent)?;
     }
+    write_atomic(path, html.as_bytes())?;
+    written.files.push(WrittenFile { path: path.into(), shows });
+    Ok(())
+}
+
+/// Draws figures into a folder.
+fn draw<I>(
+    chosen: Vec<&'static FigureEntry<I>>,
+    input: &I,
+    figures_dir: &Path,
+    must_draw: bool,
+    progress: &mut dyn FnMut(&str),
+) -> Result<(Vec<Drawn<I>>, Written), ReportError> {
+    create_dir(figures_dir)?;
     let mut written = Written::default();
-    let mut drawn: Vec<Drawn> = Vec::new();
+    let mut drawn: Vec<Drawn<I>> = Vec::new();
     for entry in chosen {
         let drawings = (entry.build)(input)?;
         if drawings.is_empty() {
-            if only.is_some() {
+            if must_draw {
                 return Err(ReportError::NothingToDraw { name: entry.name, needs: entry.needs });
             }
             progress(&format!("{}: left out, it needs {}", entry.name, entry.needs));
@@ -165,22 +205,20 @@ pub fn write(
         }
         drawn.push((entry, drawings));
     }
-    progress("report");
-    let html = page::render(input, &drawn, &written.skipped)?;
-    write_atomic(html_path, html.as_bytes())?;
-    let shows = format!("Report on {}, with all figures", input.analysis.model.name);
-    written.files.push(WrittenFile { path: html_path.into(), shows });
-    Ok(written)
+    Ok((drawn, written))
 }
 
 /// The entries that `only` names, in the table's order.
-fn choose(only: Option<&[String]>) -> Result<Vec<&'static FigureEntry>, ReportError> {
-    let Some(names) = only else { return Ok(FIGURES.iter().collect()) };
-    if let Some(name) = names.iter().find(|name| !FIGURES.iter().any(|f| f.name == name.as_str())) {
-        let known: Vec<&str> = FIGURES.iter().map(|f| f.name).collect();
+fn choose<I>(
+    table: &'static [FigureEntry<I>],
+    only: Option<&[String]>,
+) -> Result<Vec<&'static FigureEntry<I>>, ReportError> {
+    let Some(names) = only else { return Ok(table.iter().collect()) };
+    if let Some(name) = names.iter().find(|name| !table.iter().any(|f| f.name == name.as_str())) {
+        let known: Vec<&str> = table.iter().map(|f| f.name).collect();
         return Err(ReportError::UnknownFigure { name: name.clone(), known: known.join(", ") });
     }
-    Ok(FIGURES.iter().filter(|f| names.iter().any(|name| name == f.name)).collect())
+    Ok(table.iter().filter(|f| names.iter().any(|name| name == f.name)).collect())
 }
 
 /// Refuses sizes that no figure can show, before anything is allocated for them.

@@ -102,7 +102,7 @@ impl Evidence<'_> {
             measure: options.measure.name().into(),
             search: solution.entry.name.into(),
             min_share: options.min_share,
-            tried: tried(solutions),
+            tried: tried(solutions, options.refit.is_some()),
             target_kept_fraction: budget,
             calibration_kept_fraction: self.interval(&kept(&self.calibration)).unwrap_or_else(|| point(budget)),
             held_out_kept_fraction: self.interval(&kept(&self.held_out)),
@@ -193,9 +193,10 @@ pub(super) fn point(estimate: f64) -> Interval {
 }
 
 /// The searches of a budget, as a profile lists them.
-pub(super) fn tried(solutions: &[Solution]) -> Vec<Tried> {
+pub(super) fn tried(solutions: &[Solution], refitted: bool) -> Vec<Tried> {
     let line = |solution: &Solution| Tried {
         search: solution.entry.name.into(),
+        refitted,
         cross_validated: solution.cross_validated,
         kl: None,
     };

@@ -53,7 +53,7 @@ pub fn resolve(profile: &Profile, source: InputHash, options: &TuneOptions) -> R
                 let mut solved = Profile {
                     heads: heads.collect(),
                     search: solution.entry.name.into(),
-                    tried: tried(std::slice::from_ref(solution)),
+                    tried: tried(std::slice::from_ref(solution), options.refit.or(profile.refit).is_some()),
                     target_kept_fraction: *budget,
                     calibration_kept_fraction: point(*budget),
                     held_out_kept_fraction: None,

@@ -41,7 +41,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
         let values = pool::grid(&values, &layers, &heads);
         let range = rounded(extent(values.iter().flatten().copied()), limits, 6);
         let (layers, heads) = (layers.clone(), heads.clone());
-        Grid { title: title.into(), layers, heads, values, range, decimals: 2, columns: "KV head" }
+        Grid { title: title.into(), layers, heads, values, range, decimals: 2, columns: "KV head", rows: "Layer" }
     };
     let grids = [
         grid("Rank correlation of cosine and gap", pooled(|head| head.cosine_predicts), (-1.0, 1.0)),

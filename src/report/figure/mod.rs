@@ -5,8 +5,10 @@ mod datasets;
 mod effective_rank;
 mod locality;
 mod merge_error;
+mod needle_grid;
 mod neighbour_histogram;
 mod persistence;
+mod policies;
 mod profile_quality;
 mod profile_thresholds;
 mod set_overlap;
@@ -17,13 +19,14 @@ mod similarity_map;
 mod sparsity_eps;
 mod sparsity_layers;
 
+use crate::eval::Evaluation;
 use crate::report::Drawing;
 use crate::report::ReportError;
 use crate::report::ReportInput;
 
 /// A figure that can be drawn.
 #[derive(Debug)]
-pub struct FigureEntry {
+pub struct FigureEntry<I = ReportInput> {
     /// Name on the command line, in kebab case; its file in `figure/` has `_` for `-`.
     pub name: &'static str,
     /// What it shows.
@@ -35,7 +38,7 @@ pub struct FigureEntry {
     /// What the files must hold for it.
     pub needs: &'static str,
     /// Makes its drawings, the first under the figure's own name; none when the files do not hold what it needs.
-    pub build: fn(&ReportInput) -> Result<Vec<Drawing>, ReportError>,
+    pub build: fn(&I) -> Result<Vec<Drawing>, ReportError>,
 }
 
 /// All figures, in the order of the report.
@@ -57,3 +60,6 @@ pub const FIGURES: &[FigureEntry] = &[
     profile_thresholds::ENTRY,
     profile_quality::ENTRY,
 ];
+
+/// Figures of an evaluation, in the order of its page.
+pub const EVAL_FIGURES: &[FigureEntry<Evaluation>] = &[policies::ENTRY, needle_grid::ENTRY];

@@ -44,6 +44,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
         values,
         decimals,
         columns: "KV head",
+        rows: "Layer",
     };
     let eps = panel("Threshold", values(|h| h.eps.map(f64::from)), (-1.0, 1.0), 2);
     let kept = panel("Slots kept, % of tokens", values(|h| Some(100.0 * h.kept_fraction)), (0.0, 100.0), 0);

@@ -45,6 +45,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
         values,
         decimals: 2,
         columns: "Layer",
+        rows: "Layer",
     };
     let grids = [grid("Overlap", dice, (0.0, 1.0)), grid("Above chance", above, (-1.0, 1.0))];
     let gaps = grids.iter().any(Grid::has_gaps);

@@ -5,6 +5,7 @@ mod tables;
 
 use base64::Engine;
 
+use crate::eval::Evaluation;
 use crate::files::sha256_bytes;
 use crate::profile::Profile;
 use crate::report::Drawing;
@@ -31,7 +32,6 @@ pub(super) fn render(
     skipped: &[(&'static str, &'static str)],
 ) -> Result<String, ReportError> {
     let analysis = &input.analysis;
-    let name = escape(&analysis.model.name);
     let mut sections: Vec<(&str, &str, String)> = vec![
         ("summary", "Summary", summary(input)),
         ("figures", "Figures", figures(drawn, skipped)?),
@@ -45,20 +45,60 @@ pub(super) fn render(
         sections.push(("generation", "Generation with the compressed cache", table));
     }
     sections.push(("provenance", "How it was made", provenance(input)));
+    let title = format!("KV cache similarity of {}", analysis.model.name);
+    Ok(whole(&title, &run_facts(input), &sections, drawn))
+}
+
+/// The page of an evaluation.
+pub(super) fn render_evaluation(
+    evaluation: &Evaluation,
+    drawn: &[Drawn<Evaluation>],
+    skipped: &[(&'static str, &'static str)],
+) -> Result<String, ReportError> {
+    let mut verdict = String::from("<ul class=\"findings\">\n");
+    for sentence in &evaluation.verdict {
+        verdict += &format!("<li>{}</li>\n", escape(sentence));
+    }
+    verdict += &format!("</ul>\n<p class=\"note\">{}</p>\n", escape(&evaluation.evaluated));
+    let sections = vec![
+        ("summary", "Verdict", verdict),
+        ("figures", "Figures", figures(drawn, skipped)?),
+        ("policies", "Policies", tables::policies(evaluation)),
+        (
+            "provenance",
+            "How it was made",
+            tables::provenance("Evaluation", &evaluation.provenance, &evaluation.schema, &evaluation.model),
+        ),
+    ];
+    let mut facts = tables::model(&evaluation.model);
+    facts.push(("Measured on", count(evaluation.texts.len(), "text")));
+    facts.push(("Rows", format!("{} of {}", evaluation.rows, evaluation.planned_rows)));
+    let title = format!("KV cache compression of {}", evaluation.model.name);
+    Ok(whole(&title, &facts, &sections, drawn))
+}
+
+/// A page of sections `(id, title, body)`; title and facts are text, bodies are markup.
+fn whole<I>(
+    title: &str,
+    facts: &[(&'static str, String)],
+    sections: &[(&str, &str, String)],
+    drawn: &[Drawn<I>],
+) -> String {
+    let title = escape(title);
     let mut html = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; \
          style-src 'unsafe-inline'; script-src 'sha256-{}'\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <title>KV cache similarity of {name}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
+         <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
          <a class=\"skip\" href=\"#summary\">Skip to the summary</a>\n",
         script_hash()
     );
-    html += &format!("<header>\n<p class=\"kicker\">kvscope report</p>\n<h1>KV cache similarity of {name}</h1>\n");
-    html += &tables::facts(&run_facts(input));
+    html += &format!("<header>\n<p class=\"kicker\">kvscope report</p>\n<h1>{title}</h1>\n");
+    html += &tables::facts(facts);
     html += "</header>\n<nav aria-label=\"Contents\">\n<h2>Contents</h2>\n<ul>\n";
-    for (id, title, _) in &sections {
+    for (id, title, _) in sections {
         html += &format!("<li><a href=\"#{id}\">{title}</a>");
         if *id == "figures" && !drawn.is_empty() {
             html += "\n<ul>\n";
@@ -70,7 +110,7 @@ pub(super) fn render(
         html += "</li>\n";
     }
     html += &format!("</ul>\n</nav>\n<main data-palette=\"{}\">\n", palette_text());
-    for (id, title, body) in &sections {
+    for (id, title, body) in sections {
         html += &format!(
             "<section id=\"{id}\" aria-labelledby=\"{id}-title\">\n<h2 id=\"{id}-title\">{title}</h2>\n{body}</section>\n"
         );
@@ -79,7 +119,7 @@ pub(super) fn render(
         "</main>\n<footer><p>{}</p></footer>\n<script>{SCRIPT}</script>\n</body>\n</html>\n",
         escape(crate::files::TOOL_VERSION)
     );
-    Ok(html)
+    html
 }
 
 /// SHA-256 of the script in base64: the only script that a browser will run in the page.
@@ -127,7 +167,7 @@ fn summary(input: &ReportInput) -> String {
             The figures below show how far heads and data sets differ.</p>\n"
 }
 
-fn figures(drawn: &[Drawn], skipped: &[(&'static str, &'static str)]) -> Result<String, ReportError> {
+fn figures<I>(drawn: &[Drawn<I>], skipped: &[(&'static str, &'static str)]) -> Result<String, ReportError> {
     // Maps get coarser until all figures together are small enough to be carried around.
     let mut side = RASTER_SIDE;
     let bodies = loop {

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::dump::State;
+use crate::eval::Evaluation;
+use crate::eval::headline;
 use crate::files::ModelIdentity;
 use crate::files::Provenance;
+use crate::math::Interval;
 use crate::profile::CONTROL;
 use crate::profile::Profile;
 use crate::profile::TUNED;
@@ -168,6 +171,43 @@ pub(super) fn quality(profile: &Profile) -> String {
     });
     let columns = ["Policy", "Role", "Error on calibration samples", "Error on held-out samples"];
     table("Relative error of the attention output, with 95 % intervals", "quality-caption", &columns, rows)
+}
+
+/// Every policy at every budget, over all data sets of a family and by data set.
+pub(super) fn policies(evaluation: &Evaluation) -> String {
+    let rows = evaluation.summary.iter().map(|entry| {
+        let metric = headline(&entry.task).0;
+        let interval = |interval: Option<Interval>, digits: usize| match pool::known_interval(interval) {
+            None => Cell::Unknown,
+            Some(i) => {
+                let ends = i.low.zip(i.high).map(|(l, h)| format!(" ({} to {})", number(l, digits), number(h, digits)));
+                Cell::Number(i.estimate, format!("{}{}", number(i.estimate, digits), ends.unwrap_or_default()))
+            }
+        };
+        vec![
+            Cell::Text(entry.task.clone()),
+            Cell::Text(entry.dataset.clone().unwrap_or_else(|| "all".into())),
+            Cell::Text(entry.policy.clone()),
+            numeric(entry.budget.map(|budget| 100.0 * budget), 0),
+            numeric(entry.kept_fraction.map(|kept| 100.0 * kept.estimate), 2),
+            whole(entry.n),
+            interval(entry.metrics.get(metric).copied(), 5),
+            numeric(entry.metrics.get("top1_agreement").map(|i| i.estimate), 4),
+            numeric(entry.metrics.get("perplexity_ratio").map(|i| i.estimate), 4),
+        ]
+    });
+    let columns = [
+        "Task",
+        "Data set",
+        "Policy",
+        "Budget, %",
+        "Kept, %",
+        "Texts",
+        "KL in nats, or score, with 95 % interval",
+        "Top-1 agreement",
+        "Perplexity ratio",
+    ];
+    table("Every policy at every budget; a score is in [0, 1]", "policies-caption", &columns, rows)
 }
 
 /// A list of names and values.
