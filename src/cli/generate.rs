@@ -103,7 +103,7 @@ pub(crate) struct CompressionArgs {
     #[arg(long, value_name = "X", conflicts_with = "profile")]
     kept_fraction: Option<f64>,
     /// Layers to leave whole; they count in the budget
-    #[arg(long, value_name = "LIST")]
+    #[arg(long, value_name = "LIST", conflicts_with = "profile")]
     skip_layers: Option<String>,
     /// Use the profile although it was made for another model
     #[arg(long, requires = "profile")]
@@ -138,7 +138,7 @@ impl CompressionArgs {
         };
         if let Some(path) = &self.profile {
             let (profile, name) = read_profile(path, model, self.force)?;
-            return Ok(Some(Compression { skip_layers, ..Compression::from_profile(name, &profile)? }));
+            return Ok(Some(Compression::from_profile(name, &profile)?));
         }
         let spec = self.policy.as_deref().unwrap_or("full");
         let (entry, policy) = policy::parse(spec)?;

@@ -11,7 +11,7 @@ use crate::model::tokenizer::SkipSpecial;
 use crate::prompts::Prompt;
 
 /// Data set of planted prompts.
-const DATASET: &str = "needle_planted";
+pub(super) const PLANTED: &str = "needle_planted";
 const COLOURS: [&str; 8] = ["amber", "crimson", "ivory", "jade", "scarlet", "silver", "teal", "violet"];
 const PLACES: [&str; 8] = ["attic", "barn", "cellar", "garden", "harbour", "library", "station", "workshop"];
 
@@ -58,7 +58,7 @@ pub fn plant(model: &Model, texts: &[Prompt], grid: &NeedleGrid, seed: u64) -> R
                 let cut = tokenizer.decode(&encoded[text][..room], SkipSpecial::Yes)?;
                 let (before, after) = cut.split_at(sentence_end(&cut, *depth));
                 planted.push(Prompt {
-                    dataset: DATASET.into(),
+                    dataset: PLANTED.into(),
                     id: format!("{length}-{depth}-{repetition}"),
                     text: format!("{before}{needle}{after}{question}"),
                     answers: vec![number],

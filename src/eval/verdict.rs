@@ -33,7 +33,8 @@ pub(super) fn in_words(evaluation: &Evaluation) -> Vec<String> {
             ),
             Some(agree) => format!("of {n} texts {agree} must agree for a direction"),
         };
-        let size = of_group.iter().copied().reduce(f64::max).map_or_else(String::new, |largest| {
+        let largest = of_group.iter().copied().reduce(f64::max).filter(|largest| *largest > 0.0);
+        let size = largest.map_or_else(String::new, |largest| {
             format!(
                 "; a difference of {} in {} between the policies compared here is found in 4 of 5 repetitions",
                 number(largest),

@@ -9,6 +9,7 @@ use crate::report::axes::Axis;
 use crate::report::canvas::Area;
 use crate::report::canvas::Canvas;
 use crate::report::canvas::Type;
+use crate::report::canvas::fit;
 use crate::report::canvas::text_width;
 use crate::report::legend::Key;
 use crate::report::legend::Legend;
@@ -107,7 +108,8 @@ impl Grid {
         }
         canvas.frame(area, theme::EDGE, 1.0)?;
         let middle = (area.x0 + area.x1) / 2.0;
-        canvas.text((middle, area.y0 - 10.0), &self.title, Type::new(theme::LABEL, theme::INK).bold().center())?;
+        let title = fit(&self.title, theme::LABEL, true, area.width() + 10.0);
+        canvas.text((middle, area.y0 - 10.0), &title, Type::new(theme::LABEL, theme::INK).bold().center())?;
         let tick = Type::new(theme::TICK, theme::SOFT_INK);
         let every = thinning(height, 15.0);
         if first {

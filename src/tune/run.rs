@@ -33,6 +33,7 @@ pub const DEFAULT_SETTINGS: &[&str] = &[
     "h2o:recent=0.25",
     "h2o:recent=0.1",
     "evict:bridge=true",
+    "kvmerger:bridge=true",
     "kvmerger:bridge=true,variant=convex",
     "kvmerger:bridge=true,variant=log-count",
     "kvmerger:bridge=true,variant=mass,kernel=key-fixed",

@@ -1,5 +1,6 @@
 //! Distributions over a given continuation, against the full cache.
 
+use crate::eval::plant::PLANTED;
 use crate::eval::task::Job;
 use crate::eval::task::Take;
 use crate::eval::task::TaskEntry;
@@ -8,5 +9,6 @@ pub(super) const ENTRY: TaskEntry = TaskEntry {
     name: "kl",
     summary: "KL, top-1 agreement and perplexity ratio against the full cache on the text's own continuation",
     source: "teacher forcing, as llama.cpp's perplexity tool compares quantised models",
-    take: |_| Take::Yes(Job::TeacherForced),
+    // Planted prompts are there to be answered.
+    take: |dataset| if dataset == PLANTED { Take::No } else { Take::Yes(Job::TeacherForced) },
 };

@@ -63,13 +63,11 @@ fn build(evaluation: &Evaluation) -> Result<Vec<Drawing>, ReportError> {
     Ok(drawings.collect())
 }
 
-/// A policy's name, short enough for a panel.
+/// A policy's name and budget.
 fn label(map: &NeedleMap) -> String {
     let name = map.policy.strip_prefix("profile ").unwrap_or(&map.policy);
     let name = name.strip_suffix(".profile.json").unwrap_or(name);
-    let short: String =
-        if name.chars().count() > 26 { name.chars().take(25).chain(['…']).collect() } else { name.into() };
-    map.budget.map_or(short.clone(), |budget| format!("{short}, {:.0} %", 100.0 * budget))
+    map.budget.map_or(name.into(), |budget| format!("{name}, {:.0} %", 100.0 * budget))
 }
 
 fn in_words(map: &NeedleMap) -> String {

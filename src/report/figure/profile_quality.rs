@@ -77,7 +77,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
         profile.held_out.len()
     );
     let drawing = Drawing::new(ENTRY.name, ENTRY.title, subtitle, body, move |canvas, area| {
-        let labels: Vec<String> = rows.iter().map(|r| fit(&r.label, theme::LABEL, r.control, 240.0)).collect();
+        let labels: Vec<String> = rows.iter().map(|r| fit(&r.label, theme::LABEL, r.control, 380.0)).collect();
         let label = labels.iter().zip(&rows).map(|(l, r)| text_width(l, theme::LABEL, r.control)).fold(0.0, f64::max);
         let top = area.y0 + legend.height() + 8.0;
         let plot = Area::new(area.x0 + label + 18.0, top, area.x1 - 12.0, top + rows.len() as f64 * ROW);

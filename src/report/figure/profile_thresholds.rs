@@ -78,7 +78,8 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
             color_bar(canvas, Area::new(x, top, x + 16.0, bottom.min(top + 420.0)), grid.range, title)?;
         }
         if gaps {
-            Legend::new(vec![(Key::NoData, "no data".into())], 200.0).draw(canvas, (left, bottom + 58.0))?;
+            Legend::new(vec![(Key::NoData, "joins none, or no data".into())], 200.0)
+                .draw(canvas, (left, bottom + 58.0))?;
         }
         Ok(())
     });
