@@ -121,6 +121,35 @@ fn the_pipeline_runs_from_prompts_to_compressed_text() {
 }
 
 #[test]
+fn bench_gives_medians_raw_samples_and_a_narrow_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = fixture("llama-gqa");
+    let fixed = ["bench", "--model", model.to_str().unwrap(), "--contexts", "64,32", "--max-new-tokens", "5"];
+    let policies = ["--policy", "h2o", "--policy", "kvmerger:variant=log-count,bridge=true", "--repeats", "2"];
+    let typed = [&fixed[..], &policies].concat();
+    let run: Value = serde_json::from_str(&done(kvscope(dir.path(), &[&["--json"], &typed[..]].concat()))).unwrap();
+    assert_eq!(run["schema"], "kvscope.bench/1");
+    let rows = run["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 6);
+    assert_eq!((&rows[0]["policy"], &rows[0]["context_tokens"]), (&"full".into(), &32.into()));
+    for row in rows {
+        let count = |key: &str| row["samples_secs"][key].as_array().unwrap().len();
+        assert_eq!([count("prefill"), count("compress"), count("decode")], [2, 2, 10], "{row}");
+        let is_full = row["policy"] == "full";
+        assert_eq!(row["speedup"].is_null(), is_full, "{row}");
+        let kept = row["kept_fraction"].as_f64().unwrap();
+        assert!(if is_full { kept == 1.0 } else { (kept - 0.5).abs() < 0.02 }, "{row}");
+        assert!(is_full || row["bandwidth_bound"].as_f64().unwrap() > 1.0, "{row}");
+    }
+    assert_eq!(run["break_even"].as_array().unwrap().len(), 2);
+    let shown = done(kvscope(dir.path(), &typed));
+    assert!(shown.lines().all(|line| line.chars().count() <= 100), "{shown}");
+    assert_eq!(shown.matches("break-even:").count(), 2, "{shown}");
+    let long = [&fixed[..3], &["--contexts", "126", "--max-new-tokens", "5"]].concat();
+    fails(&kvscope(dir.path(), &long), &["126 tokens", "128"]);
+}
+
+#[test]
 fn the_same_command_gives_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

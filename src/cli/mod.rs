@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand. The only module that chooses paths and touches environment and streams.
 
 mod analyze;
+mod bench;
 mod capture;
 mod completions;
 mod demo;
@@ -46,6 +47,7 @@ enum Command {
     Tune(tune::Args),
     Report(report::Args),
     Generate(generate::Args),
+    Bench(bench::Args),
     Eval(eval::Args),
     Inspect(inspect::Args),
     Verify(verify::Args),
@@ -92,6 +94,7 @@ pub fn main() -> ExitCode {
         Command::Tune(args) => tune::run(args, common),
         Command::Generate(args) => generate::run(args, common),
         Command::Eval(args) => eval::run(args, common),
+        Command::Bench(args) => bench::run(args, common),
         Command::Inspect(args) => inspect::run(args, common),
         Command::Verify(args) => verify::run(args, common),
         Command::Completions(args) => completions::run(args),

@@ -238,6 +238,12 @@ impl Model {
         }
     }
 
+    /// Bytes of the weights that one decoded token reads: all but an embedding table that is not also the output's.
+    pub fn decode_bytes(&self) -> u64 {
+        let embedding = if self.config.tied_output { 0 } else { self.embedding.bytes() };
+        self.weight_bytes() - embedding
+    }
+
     /// Runs a chunk of tokens that starts at `first_position`; keys and values go through `store`.
     ///
     /// - Shape: tokens `[T]` → logits `[rows, vocab]` in f32, empty for [`LogitRows::None`]

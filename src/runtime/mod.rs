@@ -9,6 +9,7 @@ mod generate;
 mod memory;
 mod refit;
 mod slots;
+mod speed;
 
 pub use cache::RaggedCache;
 pub use compare::Comparison;
@@ -26,6 +27,11 @@ pub use generate::prefill;
 pub use memory::release_freed_memory;
 pub use memory::resident_bytes;
 pub use slots::CacheType;
+pub use speed::BreakEven;
+pub use speed::SpeedRow;
+pub use speed::SpeedSamples;
+pub use speed::measure;
+pub use speed::read_bandwidth;
 
 use crate::merge::MergeError;
 use crate::merge::PlanFault;

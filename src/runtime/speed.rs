@@ -1,0 +1,232 @@
+//! Speed and memory of prefill, compression and decoding against the length of the context.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::math::dot;
+use crate::math::quantile_sorted;
+use crate::model::Model;
+use crate::runtime::GenerateOptions;
+use crate::runtime::RaggedCache;
+use crate::runtime::RuntimeError;
+use crate::runtime::generate;
+
+/// What was measured of one cache at one context length, in seconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct SpeedSamples {
+    /// The prompt's pass without compression, per run.
+    pub prefill: Vec<f64>,
+    /// Planning and applying, per run.
+    pub compress: Vec<f64>,
+    /// Every decode step of every run.
+    pub decode: Vec<f64>,
+    /// Bytes of the cache when the prompt had passed.
+    #[serde(skip)]
+    cache_bytes: u64,
+    #[serde(skip)]
+    kept_fraction: Option<f64>,
+}
+
+/// One cache at one context length: medians, and what follows from them.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SpeedRow {
+    /// Policy as typed; `full` for the whole cache.
+    pub policy: String,
+    /// Tokens of the prompt.
+    pub context_tokens: usize,
+    /// Slots stored per token when the prompt had passed.
+    pub kept_fraction: Option<f64>,
+    /// Bytes of the cache when the prompt had passed.
+    pub cache_bytes: u64,
+    /// Median of the prompt's pass without compression.
+    pub prefill_secs: Option<f64>,
+    /// Median of planning and applying.
+    pub compress_secs: Option<f64>,
+    /// Median of a decode step.
+    pub decode_secs: Option<f64>,
+    /// Bytes of weights and cache that a decode step reads, per second.
+    pub decode_bytes_per_sec: Option<f64>,
+    /// The full cache's decode step over this one's; `None` for the full cache.
+    pub speedup: Option<f64>,
+    /// (W + C) / (W + c): the speed-up if time were bytes, of the weights W, the full cache C and this cache c.
+    pub bandwidth_bound: Option<f64>,
+    /// speedup / bandwidth_bound.
+    pub bound_fraction: Option<f64>,
+    /// Seconds that the prompt takes more than with the full cache: compression, and recording what the policy needs.
+    pub extra_prompt_secs: Option<f64>,
+    /// Seconds that a decode step takes less than with the full cache.
+    pub saved_secs_per_token: Option<f64>,
+    /// New tokens that pay for the prompt's extra time; `None` when no number does.
+    pub break_even_new_tokens: Option<f64>,
+    /// The raw samples.
+    pub samples_secs: SpeedSamples,
+}
+
+/// The context length from which on a policy pays.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BreakEven {
+    /// The policy.
+    pub policy: String,
+    /// Shortest context from which on, at every longer one measured, decoding saves what the prompt took more.
+    ///
+    /// Between two measured contexts the balance is taken as linear. `None` when the policy does not pay at the longest.
+    pub context_tokens: Option<f64>,
+    /// Whether it pays at the shortest measured context already, which then stands in its place.
+    pub at_shortest_measured: bool,
+}
+
+/// Runs the prompt and `new_tokens` decode steps once, and adds what they took to `samples`.
+pub fn measure(
+    model: &Model,
+    prompt: &[u32],
+    mut cache: RaggedCache,
+    chunk_tokens: usize,
+    new_tokens: usize,
+    samples: &mut SpeedSamples,
+) -> Result<(), RuntimeError> {
+    // The prompt's pass gives the first token.
+    let options = GenerateOptions { max_new_tokens: new_tokens + 1, chunk_tokens, ..GenerateOptions::default() };
+    let mut last: Option<Instant> = None;
+    let generation = generate(model, prompt, &mut cache, &options, &mut |_| {
+        let now = Instant::now();
+        if let Some(last) = last.replace(now) {
+            samples.decode.push((now - last).as_secs_f64());
+        }
+        ControlFlow::Continue(())
+    })?;
+    let compressing = cache.compress_time().as_secs_f64();
+    samples.prefill.push((generation.prefill.as_secs_f64() - compressing).max(0.0));
+    samples.compress.push(compressing);
+    samples.cache_bytes = generation.prompt_cache_bytes;
+    samples.kept_fraction = generation.prompt_kept_fraction;
+    Ok(())
+}
+
+fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted: Vec<f32> = values.iter().map(|x| *x as f32).collect();
+    sorted.sort_by(f32::total_cmp);
+    quantile_sorted(&sorted, 0.5)
+}
+
+impl SpeedRow {
+    /// Medians of the samples, beside the full cache's at the same context; `full` is `None` for the full cache itself.
+    pub fn new(
+        policy: &str,
+        context_tokens: usize,
+        weight_bytes: u64,
+        samples: SpeedSamples,
+        full: Option<&Self>,
+    ) -> Self {
+        let SpeedSamples { cache_bytes, kept_fraction, .. } = samples;
+        let [prefill_secs, compress_secs, decode_secs] =
+            [&samples.prefill, &samples.compress, &samples.decode].map(|x| median(x));
+        let read = |cache: u64| (weight_bytes + cache) as f64;
+        let speedup = full.and_then(|full| Some(full.decode_secs? / decode_secs?));
+        let bandwidth_bound = full.map(|full| read(full.cache_bytes) / read(cache_bytes));
+        let extra =
+            full.and_then(|full| Some(prefill_secs? + compress_secs? - full.prefill_secs? - full.compress_secs?));
+        let saved = full.and_then(|full| Some(full.decode_secs? - decode_secs?));
+        Self {
+            policy: policy.into(),
+            context_tokens,
+            kept_fraction,
+            cache_bytes,
+            prefill_secs,
+            compress_secs,
+            decode_secs,
+            decode_bytes_per_sec: decode_secs.map(|secs| read(cache_bytes) / secs),
+            speedup,
+            bandwidth_bound,
+            bound_fraction: speedup.zip(bandwidth_bound).map(|(speedup, bound)| speedup / bound),
+            extra_prompt_secs: extra,
+            saved_secs_per_token: saved,
+            break_even_new_tokens: extra.zip(saved).and_then(|(extra, saved)| match (extra > 0.0, saved > 0.0) {
+                (false, true) => Some(0.0),
+                (true, true) => Some(extra / saved),
+                _ => None,
+            }),
+            samples_secs: samples,
+        }
+    }
+
+    /// Seconds saved in all by a text of `new_tokens`; `None` for the full cache.
+    pub fn balance_secs(&self, new_tokens: usize) -> Option<f64> {
+        Some(self.saved_secs_per_token? * new_tokens as f64 - self.extra_prompt_secs?)
+    }
+}
+
+impl BreakEven {
+    /// Of one policy's rows, in order of context, for texts of `new_tokens`.
+    pub fn of(policy: &str, rows: &[&SpeedRow], new_tokens: usize) -> Self {
+        let balance: Vec<(f64, f64)> =
+            rows.iter().filter_map(|row| Some((row.context_tokens as f64, row.balance_secs(new_tokens)?))).collect();
+        let first = balance.iter().rposition(|(_, saved)| *saved <= 0.0).map_or(0, |loss| loss + 1);
+        let context_tokens =
+            balance.get(first).map(|(context, saved)| match first.checked_sub(1).map(|i| balance[i]) {
+                Some((shorter, lost)) => shorter + (context - shorter) * lost / (lost - saved),
+                None => *context,
+            });
+        Self { policy: policy.into(), context_tokens, at_shortest_measured: first == 0 && context_tokens.is_some() }
+    }
+}
+
+/// Bytes per second at which all threads together read memory: the best of eight passes over 512 MB.
+pub fn read_bandwidth() -> f64 {
+    let numbers = vec![1f32; 128 << 20];
+    let secs = (0..8).map(|_| {
+        let start = Instant::now();
+        let sum: f32 = numbers.par_chunks(1 << 16).map(|part| dot(part, part)).sum();
+        std::hint::black_box(sum);
+        start.elapsed().as_secs_f64()
+    });
+    4.0 * numbers.len() as f64 / secs.fold(f64::INFINITY, f64::min)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples(prefill: &[f64], compress: f64, decode: &[f64], cache_bytes: u64) -> SpeedSamples {
+        let compress = vec![compress; prefill.len()];
+        SpeedSamples { prefill: prefill.into(), compress, decode: decode.into(), cache_bytes, kept_fraction: Some(0.5) }
+    }
+
+    #[test]
+    fn rows_by_hand() {
+        // W = 100, C = 300, c = 100: bound 2. Decode 8 against 5: 1.6, of the bound 0.8. Medians of uneven samples.
+        let full = SpeedRow::new("full", 10, 100, samples(&[2.0, 9.0, 1.0], 0.0, &[8.0, 7.0, 100.0], 300), None);
+        assert_eq!((full.prefill_secs, full.decode_secs, full.speedup), (Some(2.0), Some(8.0), None));
+        assert_eq!(full.decode_bytes_per_sec, Some(50.0));
+        let merged = SpeedRow::new("kvmerger", 10, 100, samples(&[3.0], 0.5, &[4.0, 6.0], 100), Some(&full));
+        assert_eq!((merged.speedup, merged.bandwidth_bound), (Some(1.6), Some(2.0)));
+        assert_eq!(merged.bound_fraction, Some(0.8));
+        // 1.5 s more for the prompt, 3 s less per token.
+        assert_eq!((merged.extra_prompt_secs, merged.break_even_new_tokens), (Some(1.5), Some(0.5)));
+        assert_eq!(merged.balance_secs(4), Some(10.5));
+        let slower = SpeedRow::new("h2o", 10, 100, samples(&[3.0], 0.5, &[9.0], 100), Some(&full));
+        assert_eq!(slower.break_even_new_tokens, None);
+        let nothing = SpeedRow::new("h2o", 10, 100, SpeedSamples::default(), Some(&full));
+        assert_eq!((nothing.speedup, nothing.break_even_new_tokens), (None, None));
+    }
+
+    #[test]
+    fn break_even_lies_between_the_last_loss_and_the_first_gain() {
+        let at = |context_tokens: usize, saved: f64, extra: f64| SpeedRow {
+            saved_secs_per_token: Some(saved),
+            extra_prompt_secs: Some(extra),
+            ..SpeedRow::new("p", context_tokens, 0, SpeedSamples::default(), None)
+        };
+        // Balances of 10 tokens: -3 at 100, +1 at 200, +5 at 400: zero three quarters of the way from 100 to 200.
+        let rows = [at(100, 0.1, 4.0), at(200, 0.5, 4.0), at(400, 0.9, 4.0)];
+        let rows: Vec<&SpeedRow> = rows.iter().collect();
+        let of = |rows: &[&SpeedRow], n| BreakEven::of("p", rows, n);
+        assert_eq!(of(&rows, 10).context_tokens, Some(175.0));
+        assert!(!of(&rows, 10).at_shortest_measured);
+        assert_eq!((of(&rows, 100).context_tokens, of(&rows, 100).at_shortest_measured), (Some(100.0), true));
+        assert_eq!((of(&rows, 1).context_tokens, of(&rows, 1).at_shortest_measured), (None, false));
+        assert_eq!(of(&[], 1).context_tokens, None);
+    }
+}
