@@ -57,7 +57,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
-    args.device.check()?;
+    let compute = args.device.open()?;
     let mut contexts = args.contexts.clone();
     contexts.sort_unstable();
     contexts.dedup();
@@ -69,7 +69,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
         .iter()
         .map(|spec| Compression::parse(spec, Budget::KeptFraction(args.kept_fraction)))
         .collect::<Result<_, _>>()?;
-    let model = load_model(&args.model, common)?;
+    let model = load_model(&args.model, &compute, common)?;
     let max_positions = model.config().max_positions;
     if let Some(context) = contexts.iter().find(|context| *context + args.max_new_tokens > max_positions) {
         let what = format!(
@@ -127,6 +127,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
                 "repeats": args.repeats,
                 "chunk": args.chunk,
                 "cache_dtype": crate::runtime::CacheType::from(args.cache_dtype),
+                "device": compute.name(),
                 "threads": rayon::current_num_threads(),
             },
             "weight_bytes": weights,

@@ -240,7 +240,14 @@ impl Model {
 
     /// Bytes of the weights that one decoded token reads: all but an embedding table that is not also the output's.
     pub fn decode_bytes(&self) -> u64 {
-        let embedding = if self.config.tied_output { 0 } else { self.embedding.bytes() };
+        let embedding = match (&self.decoder, &self.compute) {
+            _ if self.config.tied_output => 0,
+            (Decoder::Kernels(kernels), _) => kernels.embedding.bytes(),
+            (Decoder::Device(_), Compute::Candle { dtype, .. }) => {
+                (self.config.vocab_size * self.config.hidden_size * dtype.size_in_bytes()) as u64
+            }
+            (Decoder::Device(_), Compute::Kernels) => 0,
+        };
         self.weight_bytes() - embedding
     }
 
