@@ -407,7 +407,7 @@ fn generation_ends_when_told_to() {
     let mut left = 5;
     let found = generate(&model, &prompt, &mut fresh(), &greedy(20), &mut |_| {
         left -= 1;
-        if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if left == 0 { ControlFlow::Break(StopReason::Interrupted) } else { ControlFlow::Continue(()) }
     })
     .unwrap();
     assert_eq!((found.tokens.as_slice(), found.stop), (&all[..5], StopReason::Interrupted));
@@ -425,7 +425,7 @@ fn sampling_is_reproducible_by_its_seed() {
     };
     let greedy_tokens = sampled(Sampling::default());
     for (top_k, top_p) in [(None, None), (Some(20), None), (None, Some(0.95)), (Some(20), Some(0.95))] {
-        let with = |seed: u64| Sampling { temperature: 1.5, top_k, top_p, seed };
+        let with = |seed: u64| Sampling { temperature: 1.5, top_k, top_p, seed, ..Sampling::default() };
         let first = sampled(with(1));
         assert_eq!(first, sampled(with(1)));
         let others: BTreeSet<Vec<u32>> = (2..6).map(|seed| sampled(with(seed))).collect();
@@ -433,7 +433,17 @@ fn sampling_is_reproducible_by_its_seed() {
         assert_ne!(first, greedy_tokens);
     }
     // One candidate leaves no choice.
-    assert_eq!(sampled(Sampling { temperature: 1.5, top_k: Some(1), top_p: None, seed: 1 }), greedy_tokens);
+    let hot = Sampling { temperature: 1.5, seed: 1, ..Sampling::default() };
+    assert_eq!(sampled(Sampling { top_k: Some(1), ..hot }), greedy_tokens);
+    assert_eq!(sampled(Sampling { min_p: Some(1.0), ..hot }), greedy_tokens);
+    assert_eq!(sampled(Sampling { min_p: Some(0.0), repetition_penalty: Some(1.0), ..hot }), sampled(hot));
+    // Tokens under a tenth of the likeliest one's probability are many in a model that was never trained.
+    assert_ne!(sampled(Sampling { min_p: Some(0.1), ..hot }), sampled(hot));
+    // A penalty beyond all bounds leaves nothing to say twice.
+    let unrepeated = sampled(Sampling { repetition_penalty: Some(1e9), ..Sampling::default() });
+    let distinct: BTreeSet<u32> = unrepeated.iter().copied().collect();
+    assert_eq!(distinct.len(), 40, "{unrepeated:?}");
+    assert!(prompt.iter().all(|token| !distinct.contains(token)));
 }
 
 const DEMO_SPECS: [&str; 11] = [

@@ -16,9 +16,9 @@ use crate::cli::Outcome;
 use crate::cli::analyze::analyze_into;
 use crate::cli::capture::capture_into;
 use crate::cli::capture::encode;
-use crate::cli::generate::CompressionArgs;
+use crate::cli::compression::CompressionArgs;
+use crate::cli::generate::Job;
 use crate::cli::generate::encode_prompt;
-use crate::cli::generate::generate_and_report;
 use crate::cli::options::Common;
 use crate::cli::options::DeviceArg;
 use crate::cli::options::load_model;
@@ -177,7 +177,8 @@ fn generated(model: &Model, texts: &[Prompt], profile: &Path, dir: &Path, common
         ..GenerateOptions::default()
     };
     let compression = CompressionArgs::with_profile(profile.into());
-    let report = generate_and_report(model, &prompt, &compression, &options, true, common)?;
+    let job = Job { model, compression: &compression, options, stop: Vec::new() };
+    let report = job.report(&prompt, true, common)?;
     let path = dir.join("generate.json");
     write_atomic(&path, format!("{}\n", serde_json::to_string_pretty(&report)?).as_bytes())?;
     Ok(path)

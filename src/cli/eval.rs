@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::cli::Outcome;
+use crate::cli::compression::read_profile;
 use crate::cli::failure::Usage;
-use crate::cli::generate::read_profile;
 use crate::cli::inputs::Inputs;
 use crate::cli::inputs::parse_shard;
 use crate::cli::options::Common;

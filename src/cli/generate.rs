@@ -1,46 +1,40 @@
 //! `kvscope generate`: compressed generation with a named policy or a tuned profile.
 
-use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
-use anyhow::Context;
 use serde_json::Value;
 use serde_json::json;
 
 use crate::cli::Outcome;
+use crate::cli::chat::chat;
+use crate::cli::compression::CompressionArgs;
 use crate::cli::failure::Usage;
 use crate::cli::options::Common;
 use crate::cli::options::DeviceArg;
-use crate::cli::options::Dtype;
 use crate::cli::options::load_model;
-use crate::cli::options::parse_layers;
 use crate::cli::options::stop_flag;
 use crate::cli::output::Style;
 use crate::cli::output::emit;
 use crate::cli::output::emit_json;
 use crate::cli::output::size;
 use crate::files::FileError;
-use crate::files::read_json;
 use crate::model::Model;
 use crate::model::ModelError;
 use crate::model::tokenizer::AddSpecial;
 use crate::model::tokenizer::Message;
 use crate::model::tokenizer::SkipSpecial;
-use crate::policy;
-use crate::profile::Profile;
-use crate::runtime::Budget;
-use crate::runtime::CacheType;
 use crate::runtime::Comparison;
-use crate::runtime::Compression;
 use crate::runtime::GenerateOptions;
 use crate::runtime::Generation;
 use crate::runtime::RaggedCache;
 use crate::runtime::Sampling;
+use crate::runtime::StopReason;
+use crate::runtime::StopStrings;
 use crate::runtime::compare;
 use crate::runtime::generate;
 use crate::runtime::resident_bytes;
@@ -52,11 +46,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH|NAME")]
     model: String,
     /// The prompt
-    #[arg(long, value_name = "TEXT", required_unless_present = "prompt_file", conflicts_with = "prompt_file")]
+    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_file")]
     prompt: Option<String>,
     /// A file with the prompt
     #[arg(long, value_name = "FILE")]
     prompt_file: Option<PathBuf>,
+    /// Talk: every line of standard input is a turn, and the compressed cache is kept between them
+    #[arg(long, conflicts_with = "compare")]
+    interactive: bool,
     /// Give the prompt to the model as it is, even if the model has a chat template
     #[arg(long)]
     raw: bool,
@@ -74,6 +71,15 @@ pub(crate) struct Args {
     /// Draw among the most likely tokens that together have this probability
     #[arg(long, value_name = "P")]
     top_p: Option<f64>,
+    /// Draw among tokens of at least this share of the most likely one's probability
+    #[arg(long, value_name = "P")]
+    min_p: Option<f32>,
+    /// Make tokens that are in the prompt or came since less likely; 1 changes nothing
+    #[arg(long, value_name = "X")]
+    repetition_penalty: Option<f32>,
+    /// End the text before this string; give it again for another
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
     /// Seed of the draw
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -90,109 +96,50 @@ pub(crate) struct Args {
     device: DeviceArg,
 }
 
-/// What compresses the cache.
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct CompressionArgs {
-    /// Policy, with parameters: NAME[:key=value,...]; kvmerger, evict, h2o, snapkv, streaming, random or full
-    #[arg(long, value_name = "SPEC", conflicts_with = "profile")]
-    policy: Option<String>,
-    /// Profile made by `kvscope tune`
-    #[arg(long, value_name = "FILE")]
-    profile: Option<PathBuf>,
-    /// Share of the slots to keep, over all layers and heads [default: 0.5]
-    #[arg(long, value_name = "X", conflicts_with = "profile")]
-    kept_fraction: Option<f64>,
-    /// Layers to leave whole; they count in the budget
-    #[arg(long, value_name = "LIST", conflicts_with = "profile")]
-    skip_layers: Option<String>,
-    /// Use the profile although it was made for another model
-    #[arg(long, requires = "profile")]
-    force: bool,
-    /// Element type of the cache
-    #[arg(long, value_enum, default_value = "f32")]
-    cache_dtype: Dtype,
-}
-
-impl CompressionArgs {
-    /// A profile and nothing else; for the demo.
-    pub(crate) fn with_profile(path: PathBuf) -> Self {
-        Self {
-            policy: None,
-            profile: Some(path),
-            kept_fraction: None,
-            skip_layers: None,
-            force: false,
-            cache_dtype: Dtype::F32,
-        }
-    }
-
-    fn cache_type(&self) -> CacheType {
-        self.cache_dtype.into()
-    }
-
-    /// Builds the compression; `None` for the full cache.
-    fn build(&self, model: &Model) -> anyhow::Result<Option<Compression>> {
-        let skip_layers: BTreeSet<usize> = match &self.skip_layers {
-            Some(text) => parse_layers(text, model.config().n_layers)?.into_iter().collect(),
-            None => BTreeSet::new(),
-        };
-        if let Some(path) = &self.profile {
-            let (profile, name) = read_profile(path, model, self.force)?;
-            return Ok(Some(Compression::from_profile(name, &profile)?));
-        }
-        let spec = self.policy.as_deref().unwrap_or("full");
-        let (entry, policy) = policy::parse(spec)?;
-        if entry.name == "full" {
-            if self.policy.is_none() && self.kept_fraction.is_some() {
-                return Err(Usage::error(
-                    "--kept-fraction needs a policy that compresses",
-                    "add --policy kvmerger, or another",
-                ));
-            }
-            return Ok(None);
-        }
-        if policy.sets_own_size() && self.kept_fraction.is_some() {
-            return Err(Usage::error(
-                format!("policy {spec} decides its size by eps, so --kept-fraction would be ignored"),
-                "leave out eps= or --kept-fraction",
-            ));
-        }
-        let budget = Budget::KeptFraction(self.kept_fraction.unwrap_or(0.5));
-        Ok(Some(Compression { skip_layers, ..Compression::new(spec, policy, budget) }))
-    }
-}
-
-/// A profile that may be used with the model, and what messages and files call it.
-pub(crate) fn read_profile(path: &Path, model: &Model, force: bool) -> anyhow::Result<(Profile, String)> {
-    let profile: Profile = read_json(path)?;
-    profile.check().with_context(|| format!("cannot use {}", path.display()))?;
-    if !force {
-        profile.check_model(model.identity())?;
-    } else if profile.heads.len() != model.config().n_layers * model.config().n_kv_heads {
-        let what = format!("{} has {} heads, another number than the model", path.display(), profile.heads.len());
-        return Err(Usage::error(what, "tune a profile for this model"));
-    }
-    Ok((profile, format!("profile {}", path.file_name().unwrap_or_default().to_string_lossy())))
-}
-
 pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     let compute = args.device.open()?;
     let text = match (&args.prompt, &args.prompt_file) {
-        (Some(text), _) => text.clone(),
-        (None, Some(path)) => std::fs::read_to_string(path).map_err(|e| FileError::io("read", path, e))?,
-        (None, None) => return Err(Usage::error("there is no prompt", "give --prompt or --prompt-file")),
+        (Some(text), _) => Some(text.clone()),
+        (None, Some(path)) => Some(std::fs::read_to_string(path).map_err(|e| FileError::io("read", path, e))?),
+        (None, None) if args.interactive => None,
+        (None, None) => {
+            return Err(Usage::error("there is no prompt", "give --prompt, --prompt-file or --interactive"));
+        }
     };
+    if args.min_p.is_some_and(|p| !(0.0..=1.0).contains(&p)) {
+        return Err(Usage::error("--min-p is a share in [0, 1]", "0.05 is usual"));
+    }
+    if args.repetition_penalty.is_some_and(|x| !(x.is_finite() && x > 0.0)) {
+        return Err(Usage::error("--repetition-penalty is a number above 0", "1.1 is usual"));
+    }
     let model = load_model(&args.model, &compute, common)?;
-    let prompt = encode_prompt(&model, &text, args.raw)?;
-    let options = GenerateOptions {
-        max_new_tokens: args.max_new_tokens,
-        sampling: Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed },
-        chunk_tokens: args.chunk,
-        stop_tokens: if args.ignore_eos { Vec::new() } else { model.tokenizer()?.eos().to_vec() },
+    let job = Job {
+        model: &model,
+        compression: &args.compression,
+        options: GenerateOptions {
+            max_new_tokens: args.max_new_tokens,
+            sampling: Sampling {
+                temperature: args.temperature,
+                top_k: args.top_k,
+                top_p: args.top_p,
+                min_p: args.min_p,
+                repetition_penalty: args.repetition_penalty,
+                seed: args.seed,
+            },
+            chunk_tokens: args.chunk,
+            stop_tokens: if args.ignore_eos { Vec::new() } else { model.tokenizer()?.eos().to_vec() },
+        },
+        stop: args.stop.clone(),
     };
-    let report = generate_and_report(&model, &prompt, &args.compression, &options, args.compare, common)?;
-    if common.json {
-        emit_json(&report)?;
+    match text {
+        text if args.interactive => chat(&job, text, args.raw, common)?,
+        Some(text) => {
+            let report = job.report(&encode_prompt(&model, &text, args.raw)?, args.compare, common)?;
+            if common.json {
+                emit_json(&report)?;
+            }
+        }
+        None => {}
     }
     Ok(Outcome::Done)
 }
@@ -213,142 +160,193 @@ pub(crate) fn encode_prompt(model: &Model, text: &str, raw: bool) -> anyhow::Res
     Ok(prompt)
 }
 
-/// Generates, streaming the text to stdout unless JSON is wanted; returns the run as JSON. Shared with the demo.
-pub(crate) fn generate_and_report(
-    model: &Model,
-    prompt: &[u32],
-    compression: &CompressionArgs,
-    options: &GenerateOptions,
-    with_full: bool,
-    common: &Common,
-) -> anyhow::Result<Value> {
-    let built = compression.build(model)?;
-    let is_compressed = built.is_some();
-    if with_full && !is_compressed {
-        return Err(Usage::error("--compare needs a compressed cache", "add --policy or --profile"));
+/// What is to be generated, by which model, with which cache.
+pub(crate) struct Job<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) compression: &'a CompressionArgs,
+    pub(crate) options: GenerateOptions,
+    /// Strings that end the text.
+    pub(crate) stop: Vec<String>,
+}
+
+/// A cache that is generated with, once or turn by turn.
+pub(crate) struct Session<'a> {
+    job: &'a Job<'a>,
+    cache: RaggedCache,
+    name: String,
+    params: Option<Value>,
+    interrupted: Arc<AtomicBool>,
+    /// Generated tokens that the cache has not seen yet.
+    unseen: Vec<u32>,
+}
+
+impl<'a> Session<'a> {
+    pub(crate) fn new(job: &'a Job<'a>) -> anyhow::Result<Self> {
+        let built = job.compression.build(job.model)?;
+        Ok(Self {
+            job,
+            name: built.as_ref().map_or("full".to_string(), |c| c.name.clone()),
+            params: built.as_ref().map(|c| c.policy.params()),
+            cache: RaggedCache::new(job.model.config(), job.compression.cache_type(), built),
+            interrupted: stop_flag()?,
+            unseen: Vec::new(),
+        })
     }
-    let name = built.as_ref().map_or("full".to_string(), |c| c.name.clone());
-    let params = built.as_ref().map(|c| c.policy.params());
-    let kind = compression.cache_type();
-    let stop = stop_flag()?;
-    let before = resident_bytes();
-    let mut cache = RaggedCache::new(model.config(), kind, built);
-    let (generation, text) = stream(model, prompt, &mut cache, options, &stop, !common.json)?;
-    let mut report = json!({
-        "schema": "kvscope.generate/1",
-        "model": model.identity(),
-        "policy": name,
-        "params": params,
-        "text": text,
-        "stop": generation.stop,
-        "prompt_tokens": prompt.len(),
-        "new_tokens": generation.tokens.len(),
-        "cache_bytes": cache.bytes(),
-        "full_cache_bytes": cache.full_bytes(),
-        "kept_fraction": cache.kept_fraction(),
-        "prompt_cache_bytes": generation.prompt_cache_bytes,
-        "prompt_kept_fraction": generation.prompt_kept_fraction,
-        "counters": is_compressed.then(|| cache.counters()),
-        "counters_by_layer": is_compressed.then(|| cache.counters_by_layer()),
-        "prefill_secs": generation.prefill.as_secs_f64(),
-        "compress_secs": cache.compress_time().as_secs_f64(),
-        "decode_tokens_per_sec": generation.decode_tokens_per_sec(),
-        "process_bytes_grown": resident_bytes().zip(before).map(|(after, before)| after.saturating_sub(before)),
-    });
-    summarise(&name, &generation, &cache, is_compressed, common);
-    drop(cache);
-    if with_full {
-        let mut full = RaggedCache::new(model.config(), kind, None);
-        let (reference, reference_text) = stream(model, prompt, &mut full, options, &stop, false)?;
-        let same = generation.tokens.iter().zip(&reference.tokens).take_while(|(a, b)| a == b).count();
-        let differs = same < generation.tokens.len().max(reference.tokens.len());
-        // Both caches are fed the full cache's text, so that every distribution is compared on the same tokens.
-        let mut full = RaggedCache::new(model.config(), kind, None);
-        let mut compressed = RaggedCache::new(model.config(), kind, compression.build(model)?);
-        let comparison = compare(model, prompt, &reference.tokens, &mut full, &mut compressed, options.chunk_tokens)?;
-        summarise_comparison(&reference, &reference_text, differs.then_some(same), &comparison, common);
-        report["full"] = json!({
-            "text": reference_text,
-            "new_tokens": reference.tokens.len(),
-            "prefill_secs": reference.prefill.as_secs_f64(),
-            "decode_tokens_per_sec": reference.decode_tokens_per_sec(),
+
+    fn is_compressed(&self) -> bool {
+        self.params.is_some()
+    }
+
+    /// Generates behind what the cache has seen, streaming the text to stdout unless JSON is wanted; returns what came,
+    /// and the run as JSON.
+    pub(crate) fn turn(&mut self, tokens: &[u32], common: &Common) -> anyhow::Result<(Generation, Value)> {
+        let before = resident_bytes();
+        let prompt = [&std::mem::take(&mut self.unseen), tokens].concat();
+        self.interrupted.store(false, Ordering::Relaxed);
+        let (generation, text) = stream(self.job, &prompt, &mut self.cache, &self.interrupted, !common.json)?;
+        self.unseen = generation.tokens[generation.decode_steps..].to_vec();
+        let cache = &self.cache;
+        let report = json!({
+            "schema": "kvscope.generate/1",
+            "model": self.job.model.identity(),
+            "policy": self.name,
+            "params": self.params,
+            "text": text,
+            "stop": generation.stop,
+            "prompt_tokens": prompt.len(),
+            "new_tokens": generation.tokens.len(),
+            "seen_tokens": cache.n_seen(),
+            "cache_bytes": cache.bytes(),
+            "full_cache_bytes": cache.full_bytes(),
+            "kept_fraction": cache.kept_fraction(),
+            "prompt_cache_bytes": generation.prompt_cache_bytes,
+            "prompt_kept_fraction": generation.prompt_kept_fraction,
+            "counters": self.is_compressed().then(|| cache.counters()),
+            "counters_by_layer": self.is_compressed().then(|| cache.counters_by_layer()),
+            "prefill_secs": generation.prefill.as_secs_f64(),
+            "prompt_compress_secs": generation.prompt_compress.as_secs_f64(),
+            "compress_secs": cache.compress_time().as_secs_f64(),
+            "decode_secs": generation.decode.as_secs_f64(),
+            "decode_tokens_per_sec": generation.decode_tokens_per_sec(),
+            "process_bytes_grown": resident_bytes().zip(before).map(|(after, before)| after.saturating_sub(before)),
         });
-        report["tokens_until_first_difference"] = json!(differs.then_some(same));
-        report["comparison"] = json!(comparison);
+        self.summarise(&generation, prompt.len(), common);
+        Ok((generation, report))
     }
-    Ok(report)
+
+    fn summarise(&self, generation: &Generation, prompt_tokens: usize, common: &Common) {
+        if common.quiet {
+            return;
+        }
+        let (style, cache) = (Style::stderr(common), &self.cache);
+        if !common.json && std::io::stderr().is_terminal() {
+            eprintln!();
+        }
+        eprintln!("{} {}", style.bold("policy"), self.name);
+        let kept = cache.kept_fraction().map_or("-".into(), |x| format!("{:.1} %", 100.0 * x));
+        if self.is_compressed() {
+            let (stored, full) = (size(cache.bytes()), size(cache.full_bytes()));
+            eprintln!("  cache    {stored} of {full} in full ({kept} of the slots)");
+            let counters = cache.counters();
+            eprintln!(
+                "  slots    {} seen, {} kept, {} merged, {} evicted",
+                counters.seen, counters.kept, counters.merged, counters.evicted
+            );
+        } else {
+            eprintln!("  cache    {}", size(cache.bytes()));
+        }
+        eprintln!(
+            "  prefill  {prompt_tokens} tokens in {:.2} s, of which {:.2} s compressing",
+            generation.prefill.as_secs_f64(),
+            generation.prompt_compress.as_secs_f64()
+        );
+        match generation.decode_tokens_per_sec() {
+            Some(speed) => eprintln!("  decode   {} tokens, {speed:.1} tokens/s", generation.tokens.len()),
+            None => eprintln!("  decode   {} tokens", generation.tokens.len()),
+        }
+    }
+}
+
+impl Job<'_> {
+    /// Generates once; with `with_full` the full cache too, and compares. Returns the run as JSON.
+    pub(crate) fn report(&self, prompt: &[u32], with_full: bool, common: &Common) -> anyhow::Result<Value> {
+        let mut session = Session::new(self)?;
+        if with_full && !session.is_compressed() {
+            return Err(Usage::error("--compare needs a compressed cache", "add --policy or --profile"));
+        }
+        let (generation, mut report) = session.turn(prompt, common)?;
+        let stop = Arc::clone(&session.interrupted);
+        drop(session);
+        if with_full {
+            let (model, kind) = (self.model, self.compression.cache_type());
+            let mut full = RaggedCache::new(model.config(), kind, None);
+            let (reference, reference_text) = stream(self, prompt, &mut full, &stop, false)?;
+            let same = generation.tokens.iter().zip(&reference.tokens).take_while(|(a, b)| a == b).count();
+            let differs = same < generation.tokens.len().max(reference.tokens.len());
+            // Both caches are fed the full cache's text, so that every distribution is compared on the same tokens.
+            let mut full = RaggedCache::new(model.config(), kind, None);
+            let mut compressed = RaggedCache::new(model.config(), kind, self.compression.build(model)?);
+            let chunk_tokens = self.options.chunk_tokens;
+            let comparison = compare(model, prompt, &reference.tokens, &mut full, &mut compressed, chunk_tokens)?;
+            summarise_comparison(&reference, &reference_text, differs.then_some(same), &comparison, common);
+            report["full"] = json!({
+                "text": reference_text,
+                "new_tokens": reference.tokens.len(),
+                "prefill_secs": reference.prefill.as_secs_f64(),
+                "decode_secs": reference.decode.as_secs_f64(),
+                "decode_tokens_per_sec": reference.decode_tokens_per_sec(),
+            });
+            report["tokens_until_first_difference"] = json!(differs.then_some(same));
+            report["comparison"] = json!(comparison);
+        }
+        Ok(report)
+    }
 }
 
 fn stream(
-    model: &Model,
+    job: &Job<'_>,
     prompt: &[u32],
     cache: &mut RaggedCache,
-    options: &GenerateOptions,
-    stop: &AtomicBool,
+    interrupted: &AtomicBool,
     show: bool,
 ) -> anyhow::Result<(Generation, String)> {
-    let mut pieces = model.tokenizer()?.stream(SkipSpecial::Yes);
+    let mut pieces = job.model.tokenizer()?.stream(SkipSpecial::Yes);
+    let mut stop = StopStrings::new(job.stop.clone());
     let mut text = String::new();
     let mut failure = None;
-    let put = |piece: String, text: &mut String| -> anyhow::Result<()> {
+    let put = |piece: &str, text: &mut String| -> anyhow::Result<()> {
         if show {
-            emit(&piece)?;
+            emit(piece)?;
         }
-        text.push_str(&piece);
+        text.push_str(piece);
         Ok(())
     };
-    let generation = generate(model, prompt, cache, options, &mut |token| {
-        let shown = pieces.push(token).map_err(anyhow::Error::from).and_then(|piece| put(piece, &mut text));
+    let generation = generate(job.model, prompt, cache, &job.options, &mut |token| {
+        let shown = pieces.push(token).map_err(anyhow::Error::from).and_then(|piece| {
+            let (piece, stopped) = stop.push(&piece);
+            put(&piece, &mut text).map(|()| stopped)
+        });
         match shown {
             Err(error) => {
                 failure = Some(error);
-                ControlFlow::Break(())
+                ControlFlow::Break(StopReason::Interrupted)
             }
-            Ok(()) if stop.load(Ordering::Relaxed) => ControlFlow::Break(()),
-            Ok(()) => ControlFlow::Continue(()),
+            Ok(true) => ControlFlow::Break(StopReason::StopString),
+            Ok(false) if interrupted.load(Ordering::Relaxed) => ControlFlow::Break(StopReason::Interrupted),
+            Ok(false) => ControlFlow::Continue(()),
         }
     })?;
     if let Some(error) = failure {
         return Err(error);
     }
-    put(pieces.finish()?, &mut text)?;
+    if generation.stop != StopReason::StopString {
+        let (piece, _) = stop.push(&pieces.finish()?);
+        put(&(piece + &stop.finish()), &mut text)?;
+    }
     if show {
         emit("\n")?;
     }
     Ok((generation, text))
-}
-
-fn summarise(name: &str, generation: &Generation, cache: &RaggedCache, is_compressed: bool, common: &Common) {
-    if common.quiet {
-        return;
-    }
-    let style = Style::stderr(common);
-    if !common.json && std::io::stderr().is_terminal() {
-        eprintln!();
-    }
-    eprintln!("{} {name}", style.bold("policy"));
-    let kept = cache.kept_fraction().map_or("-".into(), |x| format!("{:.1} %", 100.0 * x));
-    let full = cache.full_bytes();
-    if !is_compressed {
-        eprintln!("  cache    {}", size(cache.bytes()));
-    } else {
-        eprintln!("  cache    {} of {} in full ({kept} of the slots)", size(cache.bytes()), size(full));
-        let counters = cache.counters();
-        eprintln!(
-            "  slots    {} seen, {} kept, {} merged, {} evicted at the end of the prompt",
-            counters.seen, counters.kept, counters.merged, counters.evicted
-        );
-    }
-    let prompt_tokens = cache.n_seen() - generation.decode_steps;
-    eprintln!(
-        "  prefill  {prompt_tokens} tokens in {:.2} s, of which {:.2} s compressing",
-        generation.prefill.as_secs_f64(),
-        cache.compress_time().as_secs_f64()
-    );
-    match generation.decode_tokens_per_sec() {
-        Some(speed) => eprintln!("  decode   {} tokens, {speed:.1} tokens/s", generation.tokens.len()),
-        None => eprintln!("  decode   {} tokens", generation.tokens.len()),
-    }
 }
 
 fn summarise_comparison(

@@ -3,7 +3,9 @@
 mod analyze;
 mod bench;
 mod capture;
+mod chat;
 mod completions;
+mod compression;
 mod demo;
 mod eval;
 mod failure;

@@ -1,5 +1,6 @@
 //! Refit: the values of stored slots solved for, so that attention over them gives what the full cache gave.
 
+use rayon::prelude::*;
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -8,13 +9,14 @@ use crate::math::axpy;
 use crate::math::exp_shifted_sum;
 use crate::math::max;
 use crate::math::product;
+use crate::math::product_columns;
 use crate::math::scale;
 use crate::math::solve_positive_definite;
 
 /// Query rows whose attention over a full head is held at a time.
 const BLOCK_ROWS: usize = 64;
-/// Rows of a tile of the normal matrix.
-const TILE: usize = 128;
+/// Rows of a strip of the system.
+const TILE: usize = 64;
 
 /// How values are refitted after slots were chosen.
 ///
@@ -79,18 +81,25 @@ pub fn refit_values(
     if n_free == 0 || n_rows == 0 {
         return Some(stored.values.to_vec());
     }
+    // Blocks of queries and strips of the system are computed side by side, so that few heads keep all cores busy; each
+    // is what one thread would make of it.
+    let blocks: Vec<(Vec<f32>, Vec<f32>)> = queries
+        .par_chunks(BLOCK_ROWS * d)
+        .map(|queries| {
+            let (_, mut outputs) = attention(queries, full);
+            let (weights, found) = attention(queries, stored);
+            axpy(-1.0, &found, &mut outputs);
+            (weights, outputs)
+        })
+        .collect();
     let mut residual = Vec::with_capacity(n_rows * d);
-    let mut root_weighted = vec![0f32; n_rows * n_free];
+    let mut root_weighted = Vec::with_capacity(n_rows * n_free);
     let mut squares = vec![0f32; n_free];
-    for (block, queries) in queries.chunks(BLOCK_ROWS * d).enumerate() {
-        let (_, mut outputs) = attention(queries, full);
-        let (weights, found) = attention(queries, stored);
-        axpy(-1.0, &found, &mut outputs);
-        residual.extend(outputs);
-        let rows = root_weighted[block * BLOCK_ROWS * n_free..].chunks_exact_mut(n_free);
-        for (row, weights) in rows.zip(weights.chunks_exact(n)) {
-            row.copy_from_slice(&weights[..n_free]);
-            squares.iter_mut().zip(weights).for_each(|(sum, x)| *sum += x * x);
+    for (weights, off) in blocks {
+        residual.extend(off);
+        for row in weights.chunks_exact(n) {
+            root_weighted.extend_from_slice(&row[..n_free]);
+            squares.iter_mut().zip(row).for_each(|(sum, x)| *sum += x * x);
         }
     }
     let mean = squares.iter().sum::<f32>() / n_free as f32;
@@ -144,17 +153,11 @@ fn attention(queries: &[f32], head: RefitHead<'_>) -> (Vec<f32>, Vec<f32>) {
 /// - Shape: x `[n, k]` → `[n, n]`
 fn lower_gram(x: &[f32], n: usize, k: usize) -> Vec<f32> {
     let mut gram = vec![0f32; n * n];
-    let mut tile = vec![0f32; TILE * TILE];
-    for i in (0..n).step_by(TILE) {
-        let rows = TILE.min(n - i);
-        for j in (0..=i).step_by(TILE) {
-            let columns = TILE.min(n - j);
-            product(&x[i * k..], &x[j * k..], &mut tile, [rows, columns, k], Rhs::Transposed);
-            for (row, from) in tile.chunks_exact(columns).take(rows).enumerate() {
-                gram[(i + row) * n + j..][..columns].copy_from_slice(from);
-            }
-        }
-    }
+    gram.par_chunks_mut(TILE * n.max(1)).enumerate().for_each(|(strip, out)| {
+        let i = strip * TILE;
+        let (rows, columns) = (TILE.min(n - i), (i + TILE).min(n));
+        product_columns(&x[i * k..], x, out, [rows, columns, k], Rhs::Transposed, n);
+    });
     gram
 }
 

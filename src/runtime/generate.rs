@@ -8,9 +8,11 @@ use candle_core::Device;
 use candle_core::Tensor;
 use candle_transformers::generation::LogitsProcessor;
 use candle_transformers::generation::Sampling as CandleSampling;
+use candle_transformers::utils::apply_repeat_penalty;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::math::max;
 use crate::model::LogitRows;
 use crate::model::Model;
 use crate::model::ModelError;
@@ -26,6 +28,10 @@ pub struct Sampling {
     pub top_k: Option<usize>,
     /// Draw among the most likely tokens that together have this probability.
     pub top_p: Option<f64>,
+    /// Draw among tokens of at least this share of the most likely one's probability.
+    pub min_p: Option<f32>,
+    /// Divides positive logits of tokens that are in the prompt or came since, and multiplies negative ones.
+    pub repetition_penalty: Option<f32>,
     /// Seed of the draw.
     pub seed: u64,
 }
@@ -41,6 +47,21 @@ impl Sampling {
             (Some(k), Some(p)) => CandleSampling::TopKThenTopP { k, p, temperature },
         };
         LogitsProcessor::from_sampling(self.seed, sampling)
+    }
+
+    /// Draws a token; `text` is what a repetition may repeat.
+    fn draw(&self, processor: &mut LogitsProcessor, logits: Vec<f32>, text: &[u32]) -> Result<u32, ModelError> {
+        let n = logits.len();
+        let mut logits = Tensor::from_vec(logits, n, &Device::Cpu)?;
+        if let Some(penalty) = self.repetition_penalty {
+            logits = apply_repeat_penalty(&logits, penalty, text)?;
+        }
+        Ok(processor.sample_f(&logits, |probabilities| {
+            if let Some(share) = self.min_p {
+                let least = share * max(probabilities);
+                probabilities.iter_mut().filter(|p| **p < least).for_each(|p| *p = 0.0);
+            }
+        })?)
     }
 }
 
@@ -63,6 +84,8 @@ pub struct GenerateOptions {
 pub enum StopReason {
     /// A stop token came.
     StopToken,
+    /// A stop string came.
+    StopString,
     /// The wanted number of tokens is there.
     MaxNewTokens,
     /// The model's context is full.
@@ -80,9 +103,11 @@ pub struct Generation {
     pub stop: StopReason,
     /// Time of the prompt, compression included.
     pub prefill: Duration,
+    /// Time of compression while the prompt passed.
+    pub prompt_compress: Duration,
     /// Time of all new tokens but the first, which the prompt's pass gives.
     pub decode: Duration,
-    /// Decode steps.
+    /// Decode steps: of the new tokens, the cache has seen so many of the first.
     pub decode_steps: usize,
     /// Bytes of the cache when the prompt was compressed.
     pub prompt_cache_bytes: u64,
@@ -147,7 +172,7 @@ pub(crate) fn forward(
     })
 }
 
-/// Generates after `prompt`; `on_token` sees every new token and may end it.
+/// Generates after `prompt`, behind what `cache` has seen; `on_token` sees every new token and may end it.
 ///
 /// - Errors: a prompt that is empty or longer than the context; a compression that cannot be met or did nothing
 pub fn generate(
@@ -155,33 +180,33 @@ pub fn generate(
     prompt: &[u32],
     cache: &mut RaggedCache,
     options: &GenerateOptions,
-    on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
+    on_token: &mut dyn FnMut(u32) -> ControlFlow<StopReason>,
 ) -> Result<Generation, RuntimeError> {
-    let started = Instant::now();
+    let (started, compressed_before) = (Instant::now(), cache.compress_time());
     let mut logits = prefill(model, prompt, cache, options.chunk_tokens)?;
     let mut generation = Generation {
         tokens: Vec::new(),
         stop: StopReason::MaxNewTokens,
         prefill: started.elapsed(),
+        prompt_compress: cache.compress_time().saturating_sub(compressed_before),
         decode: Duration::ZERO,
         decode_steps: 0,
         prompt_cache_bytes: cache.bytes(),
         prompt_kept_fraction: cache.kept_fraction(),
     };
     let mut processor = options.sampling.processor();
+    let mut text = prompt.to_vec();
     let started = Instant::now();
     while generation.tokens.len() < options.max_new_tokens {
-        let n = logits.len();
-        let token = processor
-            .sample(&Tensor::from_vec(logits, n, &Device::Cpu).map_err(ModelError::from)?)
-            .map_err(ModelError::from)?;
+        let token = options.sampling.draw(&mut processor, logits, &text)?;
         if options.stop_tokens.contains(&token) {
             generation.stop = StopReason::StopToken;
             break;
         }
         generation.tokens.push(token);
-        if on_token(token).is_break() {
-            generation.stop = StopReason::Interrupted;
+        text.push(token);
+        if let ControlFlow::Break(reason) = on_token(token) {
+            generation.stop = reason;
             break;
         }
         if generation.tokens.len() == options.max_new_tokens {

@@ -10,6 +10,7 @@ mod memory;
 mod refit;
 mod slots;
 mod speed;
+mod stop;
 
 pub use cache::RaggedCache;
 pub use compare::Comparison;
@@ -32,6 +33,7 @@ pub use speed::SpeedRow;
 pub use speed::SpeedSamples;
 pub use speed::measure;
 pub use speed::read_bandwidth;
+pub use stop::StopStrings;
 
 use crate::merge::MergeError;
 use crate::merge::PlanFault;

@@ -1,0 +1,57 @@
+//! `kvscope generate --interactive`: a talk whose compressed cache is kept from turn to turn.
+
+use std::io::BufRead;
+use std::io::IsTerminal;
+
+use crate::cli::failure::Usage;
+use crate::cli::generate::Job;
+use crate::cli::generate::Session;
+use crate::cli::generate::encode_prompt;
+use crate::cli::options::Common;
+use crate::cli::output::emit;
+use crate::model::Model;
+use crate::model::tokenizer::AddSpecial;
+use crate::model::tokenizer::Message;
+
+/// Stands for the reply when a template is asked what follows one.
+const REPLY: &str = "kvscope-reply";
+
+/// Answers `first`, then every line of standard input, until it ends. With JSON, one line for every turn.
+pub(crate) fn chat(job: &Job<'_>, first: Option<String>, raw: bool, common: &Common) -> anyhow::Result<()> {
+    let mut session = Session::new(job)?;
+    let asks = std::io::stdin().is_terminal() && !common.quiet;
+    let lines = std::io::stdin().lock().lines();
+    let mut is_first = true;
+    let mut texts = first.map(Ok).into_iter().chain(lines);
+    loop {
+        if asks && !(is_first && texts.size_hint().0 > 0) {
+            eprint!("> ");
+        }
+        let Some(text) = texts.next().transpose()? else { return Ok(()) };
+        if text.trim().is_empty() {
+            continue;
+        }
+        let tokens =
+            if is_first { encode_prompt(job.model, &text, raw)? } else { encode_reply(job.model, &text, raw)? };
+        is_first = false;
+        let (_, report) = session.turn(&tokens, common)?;
+        if common.json {
+            emit(&format!("{report}\n"))?;
+        }
+    }
+}
+
+/// Tokens from the end of a reply to the beginning of the next one: what the chat template puts around `text`, or the text
+/// on a line of its own.
+fn encode_reply(model: &Model, text: &str, raw: bool) -> anyhow::Result<Vec<u32>> {
+    let tokenizer = model.tokenizer()?;
+    if raw || tokenizer.chat_template().is_none() {
+        return Ok(tokenizer.encode(&format!("\n{text}"), AddSpecial::No)?);
+    }
+    let turns = [Message::new("user", "-"), Message::new("assistant", REPLY), Message::new("user", text)];
+    let rendered = tokenizer.apply_chat(&turns, true)?;
+    let Some((_, behind)) = rendered.split_once(REPLY) else {
+        return Err(Usage::error("the chat template drops replies, so a talk cannot go on", "use --raw"));
+    };
+    Ok(tokenizer.encode(behind, AddSpecial::No)?)
+}

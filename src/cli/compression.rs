@@ -1,0 +1,142 @@
+//! The options that say how a cache is compressed, shared by the commands that generate.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use crate::cli::failure::Usage;
+use crate::cli::options::Dtype;
+use crate::cli::options::parse_layers;
+use crate::files::read_json;
+use crate::model::Model;
+use crate::policy::KvMerger;
+use crate::policy::Policy;
+use crate::profile::Profile;
+use crate::runtime::Budget;
+use crate::runtime::CacheType;
+use crate::runtime::Compression;
+
+/// What compresses the cache.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct CompressionArgs {
+    /// Policy: NAME[:key=value,...][+refit[:key=value,...]]; cam, evict, full, h2o, kvmerger, random, snapkv or streaming
+    #[arg(long, value_name = "SPEC", conflicts_with = "profile")]
+    policy: Option<String>,
+    /// Profile made by `kvscope tune`
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
+    /// Share of the slots to keep, over all layers and heads [default: 0.5]
+    #[arg(long, value_name = "X", conflicts_with = "profile")]
+    kept_fraction: Option<f64>,
+    /// Slots that every head may keep, instead of a share
+    #[arg(long, value_name = "N", conflicts_with_all = ["profile", "kept_fraction"])]
+    budget_tokens: Option<usize>,
+    /// Compress after every so many prompt tokens, not only at the end: the whole cache never stands in memory
+    #[arg(long, value_name = "N")]
+    compress_every: Option<usize>,
+    /// Compress a head again in decode when it is so many slots over its budget [default: new tokens stay]
+    #[arg(long, value_name = "N")]
+    decode_slack: Option<usize>,
+    /// Layers to leave whole; they count in the budget
+    #[arg(long, value_name = "LIST")]
+    skip_layers: Option<String>,
+    /// Use the profile although it was made for another model
+    #[arg(long, requires = "profile")]
+    force: bool,
+    /// Element type of the cache
+    #[arg(long, value_enum, default_value = "f32")]
+    cache_dtype: Dtype,
+}
+
+impl CompressionArgs {
+    /// A profile and nothing else; for the demo.
+    pub(crate) fn with_profile(path: PathBuf) -> Self {
+        Self {
+            policy: None,
+            profile: Some(path),
+            kept_fraction: None,
+            budget_tokens: None,
+            compress_every: None,
+            decode_slack: None,
+            skip_layers: None,
+            force: false,
+            cache_dtype: Dtype::F32,
+        }
+    }
+
+    pub(crate) fn cache_type(&self) -> CacheType {
+        self.cache_dtype.into()
+    }
+
+    /// Builds the compression; `None` for the full cache.
+    pub(crate) fn build(&self, model: &Model) -> anyhow::Result<Option<Compression>> {
+        let skip_layers: BTreeSet<usize> = match &self.skip_layers {
+            Some(text) => parse_layers(text, model.config().n_layers)?.into_iter().collect(),
+            None => BTreeSet::new(),
+        };
+        if self.compress_every == Some(0) {
+            return Err(Usage::error(
+                "--compress-every 0 would never pass a token",
+                "give the tokens between two compressions",
+            ));
+        }
+        let more = |compression: Compression| {
+            let (every_tokens, decode_slack) = (self.compress_every, self.decode_slack);
+            Some(Compression { skip_layers, every_tokens, decode_slack, ..compression })
+        };
+        if let Some(path) = &self.profile {
+            let (profile, name) = read_profile(path, model, self.force)?;
+            let policy = Arc::new(KvMerger::from_profile(&profile));
+            let budget = Budget::KeptFraction(profile.target_kept_fraction);
+            return Ok(more(Compression::new(name, policy as Arc<dyn Policy>, budget)));
+        }
+        let spec = self.policy.as_deref().unwrap_or("full");
+        let budget = match self.budget_tokens {
+            Some(tokens) => Budget::Tokens(tokens),
+            None => Budget::KeptFraction(self.kept_fraction.unwrap_or(0.5)),
+        };
+        let compression = Compression::parse(spec, budget)?;
+        let given = [
+            ("--kept-fraction", self.kept_fraction.is_some()),
+            ("--budget-tokens", self.budget_tokens.is_some()),
+            ("--compress-every", self.compress_every.is_some()),
+            ("--decode-slack", self.decode_slack.is_some()),
+            ("+refit", compression.refit.is_some()),
+        ];
+        if !compression.policy.compresses() {
+            return match given
+                .into_iter()
+                .find(|(option, given)| *given && (self.policy.is_none() || *option == "+refit"))
+            {
+                Some((option, _)) => Err(Usage::error(
+                    format!("{option} needs a policy that compresses"),
+                    "add --policy kvmerger, or another",
+                )),
+                None => Ok(None),
+            };
+        }
+        if let Some((option, _)) = given[..2].iter().find(|(_, given)| *given && compression.policy.sets_own_size()) {
+            return Err(Usage::error(
+                format!("policy {spec} decides its size by eps, so {option} would be ignored"),
+                format!("leave out eps= or {option}"),
+            ));
+        }
+        Ok(more(compression))
+    }
+}
+
+/// A profile that may be used with the model, and what messages and files call it.
+pub(crate) fn read_profile(path: &Path, model: &Model, force: bool) -> anyhow::Result<(Profile, String)> {
+    let profile: Profile = read_json(path)?;
+    profile.check().with_context(|| format!("cannot use {}", path.display()))?;
+    if !force {
+        profile.check_model(model.identity())?;
+    } else if profile.heads.len() != model.config().n_layers * model.config().n_kv_heads {
+        let what = format!("{} has {} heads, another number than the model", path.display(), profile.heads.len());
+        return Err(Usage::error(what, "tune a profile for this model"));
+    }
+    Ok((profile, format!("profile {}", path.file_name().unwrap_or_default().to_string_lossy())))
+}
