@@ -12,18 +12,22 @@
 //!              └───▶ runtime ◀── profile ◀──── reports/*/*.profile.json ─────────┘
 //! ```
 //!
-//! ```no_run
+//! ```
 //! use kvscope::model::Model;
 //! use kvscope::model::tokenizer::{AddSpecial, SkipSpecial};
 //! use kvscope::runtime::{Budget, CacheType, Compression, GenerateOptions, RaggedCache, generate};
 //!
-//! let model = Model::load("model.gguf".as_ref())?;
+//! # let path = "tests/fixtures/models/llama-gqa";
+//! // A GGUF file or a Hugging Face folder.
+//! let model = Model::load(path.as_ref())?;
 //! let prompt = model.tokenizer()?.encode("Once upon a time", AddSpecial::Yes)?;
+//! // As `--policy` takes it; of a profile: Compression::new(name, Arc::new(KvMerger::from_profile(&profile)), budget).
 //! let compression = Compression::parse("kvmerger:variant=log-count", Budget::KeptFraction(0.5))?;
 //! let mut cache = RaggedCache::new(model.config(), CacheType::F32, Some(compression));
 //! let options = GenerateOptions { max_new_tokens: 64, ..Default::default() };
 //! let text = generate(&model, &prompt, &mut cache, &options, &mut |_| std::ops::ControlFlow::Continue(()))?;
 //! println!("{}", model.tokenizer()?.decode(&text.tokens, SkipSpecial::Yes)?);
+//! # assert!(text.tokens.len() == 64 && cache.bytes() < cache.full_bytes());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 

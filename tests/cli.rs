@@ -1,9 +1,11 @@
 //! The program as a user meets it: the whole pipeline on a tiny model, and what it says when something is wrong.
 
+use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::Output;
+use std::process::Stdio;
 
 use serde_json::Value;
 
@@ -19,6 +21,14 @@ fn kvscope(dir: &Path, args: &[&str]) -> Output {
         .env("RUST_BACKTRACE", "1")
         .output()
         .unwrap()
+}
+
+fn kvscope_reading(dir: &Path, args: &[&str], input: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kvscope"));
+    command.args(args).current_dir(dir).env("KVSCOPE_CACHE", dir.join("cache"));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
 }
 
 fn stdout(output: &Output) -> String {
@@ -118,6 +128,104 @@ fn the_pipeline_runs_from_prompts_to_compressed_text() {
     let facts = done(kvscope(dir, &["inspect", "dumps/run"]));
     assert!(facts.contains("kvscope.dump/1") && facts.contains("row5"), "{facts}");
     assert!(done(kvscope(dir, &["inspect", profile])).contains("verdict"));
+}
+
+#[test]
+fn a_talk_keeps_its_compressed_cache_between_turns() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let folder = dir.join("chat");
+    copy_folder(&fixture("llama-gqa"), &folder);
+    let talk = |template: Option<&str>, more: &[&str], input: &str| {
+        let config = serde_json::json!({ "eos_token": "<|endoftext|>", "chat_template": template });
+        std::fs::write(folder.join("tokenizer_config.json"), config.to_string()).unwrap();
+        let fixed = ["generate", "--model", "chat", "--interactive", "--ignore-eos", "--max-new-tokens", "6"];
+        kvscope_reading(dir, &[&fixed[..], more].concat(), input)
+    };
+    let number = |turn: &Value, key: &str| turn[key].as_u64().unwrap() as usize;
+    let turns = |text: String| -> Vec<Value> { text.lines().map(|line| serde_json::from_str(line).unwrap()).collect() };
+    let input = "the ring and the stone in the reeds\n\nand then on the shore\nagain";
+    let template = "{% for m in messages %}({{ m.content }}){% endfor %}{% if add_generation_prompt %}({% endif %}";
+    for (template, turn) in [(None, "\nagain"), (Some(template), ")(again)(")] {
+        let compress = ["--json", "--policy", "h2o", "--kept-fraction", "0.5", "--decode-slack", "2"];
+        let found = turns(done(talk(template, &compress, input)));
+        assert_eq!(found.len(), 3, "an empty line is no turn");
+        let model = kvscope::model::Model::load(&folder).unwrap();
+        let in_turn = model.tokenizer().unwrap().encode(turn, kvscope::model::tokenizer::AddSpecial::No).unwrap().len();
+        let mut seen = 0;
+        for (i, one) in found.iter().enumerate() {
+            // The last token of a turn is seen at the beginning of the next one.
+            seen += number(one, "prompt_tokens") + 5;
+            assert_eq!((number(one, "new_tokens"), number(one, "seen_tokens")), (6, seen), "turn {i}");
+            assert_eq!(number(&one["counters"], "seen"), 4 * seen);
+            assert!(number(&one["counters"], "kept") <= 2 * seen + 4 * 3, "{}", one["counters"]);
+        }
+        assert_eq!(number(&found[2], "prompt_tokens"), in_turn + 1, "{template:?}");
+        // A prompt that is given is the first turn.
+        let rest = input.split_once('\n').unwrap();
+        let again = turns(done(talk(template, &[&compress[..], &["--prompt", rest.0]].concat(), rest.1)));
+        let text = |turns: &[Value]| turns.iter().map(|turn| turn["text"].clone()).collect::<Vec<_>>();
+        assert_eq!(text(&again), text(&found));
+    }
+    let shown = done(talk(None, &["--quiet"], "the ring\nand then"));
+    assert!(shown.ends_with('\n') && shown.lines().count() >= 2, "{shown:?}");
+    let forgetful = "{{ messages[0].content }}";
+    let output = talk(Some(forgetful), &["--quiet"], "the ring\nand then");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("drops replies") && stderr(&output).contains("--raw"), "{}", stderr(&output));
+}
+
+#[test]
+fn generate_takes_budgets_cadences_refit_and_stop_strings() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = fixture("llama-gqa");
+    let prompt = "the ring and then in a stone, another thing on the shore, again. the reeds and the ring";
+    let fixed = ["--json", "generate", "--model", model.to_str().unwrap(), "--prompt", prompt, "--ignore-eos"];
+    let generate = |more: &[&str]| -> Value {
+        let more = [&fixed[..], &["--max-new-tokens", "24"], more].concat();
+        serde_json::from_str(&done(kvscope(dir.path(), &more))).unwrap()
+    };
+    let number = |run: &Value, key: &str| run[key].as_u64().unwrap();
+    let budget = ["--policy", "h2o", "--budget-tokens", "9"];
+    let fixed_size = generate(&[&budget[..], &["--decode-slack", "0"]].concat());
+    assert_eq!(number(&fixed_size["counters"], "kept"), 4 * 9);
+    for layer in fixed_size["counters_by_layer"].as_array().unwrap() {
+        assert_eq!(number(layer, "kept"), 2 * 9);
+        assert_eq!(number(layer, "evicted") + 2 * 9, number(layer, "seen"));
+    }
+    let growing = generate(&budget);
+    assert_eq!(number(&growing["counters"], "kept"), 4 * (9 + 23));
+    let in_parts = generate(&[&budget[..], &["--compress-every", "8"]].concat());
+    assert_eq!(in_parts["counters"], growing["counters"]);
+    assert!(in_parts["prompt_compress_secs"].as_f64().unwrap() <= in_parts["prefill_secs"].as_f64().unwrap());
+    // Every policy that compresses can be refitted, and is then compared beside the full cache.
+    for entry in kvscope::policy::POLICIES.iter().filter(|entry| entry.name != "full") {
+        let spec = format!("{}+refit:recent=2,span=8", entry.name);
+        let run = generate(&["--policy", &spec, "--compare"]);
+        let kl = run["comparison"]["kl"].as_array().unwrap();
+        assert_eq!(kl.len(), 24, "{spec}");
+        assert!(kl.iter().all(|kl| kl.as_f64().unwrap() >= -1e-6), "{spec}");
+        let same = run["tokens_until_first_difference"].as_u64();
+        assert_eq!(same.is_none(), run["text"] == run["full"]["text"], "{spec}");
+        assert!(run["full"]["decode_secs"].as_f64().unwrap() > 0.0);
+    }
+    let whole = generate(&[]);
+    let text = whole["text"].as_str().unwrap();
+    let (at, _) = text.char_indices().nth(text.chars().count() / 2).unwrap();
+    let end = text[at..].chars().take(3).collect::<String>();
+    let stopped = generate(&["--stop", "no such text", "--stop", &end]);
+    assert_eq!(stopped["text"], text[..text.find(&end).unwrap()], "{end:?}");
+    assert_eq!(stopped["stop"], "stop_string");
+    let refuse = |more: &[&str], words: &[&str]| fails(&kvscope(dir.path(), &[&fixed[1..], more].concat()), words);
+    refuse(&["--compress-every", "8"], &["--compress-every", "--policy"]);
+    refuse(&["--policy", "h2o", "--compress-every", "0"], &["--compress-every 0"]);
+    refuse(&["--policy", "full+refit"], &["+refit"]);
+    refuse(&["--policy", "h2o+refit:lambda=0"], &["lambda"]);
+    refuse(&["--policy", "h2o", "--budget-tokens", "0"], &["0 slots"]);
+    refuse(&["--policy", "kvmerger:eps=0.5", "--budget-tokens", "9"], &["--budget-tokens"]);
+    refuse(&["--min-p", "1.5"], &["--min-p"]);
+    refuse(&["--repetition-penalty", "0"], &["--repetition-penalty"]);
+    fails(&kvscope(dir.path(), &["generate", "--model", fixed[3]]), &["no prompt", "--interactive"]);
 }
 
 #[test]

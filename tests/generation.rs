@@ -417,6 +417,36 @@ fn generation_ends_when_told_to() {
 }
 
 #[test]
+fn a_second_turn_goes_on_where_the_first_ended() {
+    let (model, prompt) = (fixture("llama-gqa"), prompt_of("llama-gqa"));
+    let (first, second) = prompt.split_at(30);
+    let mut cache = RaggedCache::new(model.config(), CacheType::F32, None);
+    let reply = run(&model, first, &mut cache, &greedy(10)).unwrap();
+    assert_eq!((reply.decode_steps, cache.n_seen()), (9, 39));
+    let next = [&reply.tokens[reply.decode_steps..], second].concat();
+    let found = run(&model, &next, &mut cache, &greedy(20)).unwrap();
+    let everything = [first, &reply.tokens, second].concat();
+    let mut fresh = RaggedCache::new(model.config(), CacheType::F32, None);
+    assert_eq!(found.tokens, run(&model, &everything, &mut fresh, &greedy(20)).unwrap().tokens);
+    assert_eq!(cache.n_seen(), fresh.n_seen());
+    // Compressed, the second turn's budget is of all tokens seen.
+    for spec in budget_specs() {
+        let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression(&spec, 0.5, &[]));
+        let turns = |cache: &mut RaggedCache| -> Result<Generation, RuntimeError> {
+            let reply = run(&model, first, cache, &greedy(10))?;
+            run(&model, &[&reply.tokens[reply.decode_steps..], second].concat(), cache, &greedy(20))
+        };
+        match turns(&mut cache) {
+            Ok(found) => assert_eq!(found.prompt_kept_fraction, Some(0.5), "{spec}"),
+            Err(RuntimeError::Unmeetable { .. }) => assert!(!spec.contains("bridge=true"), "{spec}"),
+            Err(error) => panic!("{spec}: {error}"),
+        }
+        let counters = cache.counters();
+        assert_eq!(counters.kept + counters.merged + counters.evicted, counters.seen, "{spec}");
+    }
+}
+
+#[test]
 fn sampling_is_reproducible_by_its_seed() {
     let (model, prompt) = (fixture("llama-gqa"), prompt_of("llama-gqa"));
     let sampled = |sampling: Sampling| {

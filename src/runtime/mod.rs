@@ -140,7 +140,8 @@ impl RuntimeError {
             Self::SkippedTooMuch { .. } => Some("skip fewer layers or keep more".into()),
             Self::NotRecorded { .. } => Some("name the compression when the recording cache is made".into()),
             Self::DifferentWindows(..) | Self::DifferentQueries => Some("record a cache for each of them".into()),
-            Self::FaultyPlan { .. } | Self::BadKeptFraction(_) | Self::NoSlots => None,
+            Self::NoSlots => Some("keep at least one slot".into()),
+            Self::FaultyPlan { .. } | Self::BadKeptFraction(_) => None,
             Self::Refit { .. } | Self::OtherHeads { .. } => None,
         }
     }
