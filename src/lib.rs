@@ -21,7 +21,7 @@
 //! // A GGUF file or a Hugging Face folder.
 //! let model = Model::load(path.as_ref())?;
 //! let prompt = model.tokenizer()?.encode("Once upon a time", AddSpecial::Yes)?;
-//! // As `--policy` takes it; of a profile: Compression::new(name, Arc::new(KvMerger::from_profile(&profile)), budget).
+//! // As `--policy` takes it; of a tuned profile: Compression::from_profile(name, &profile).
 //! let compression = Compression::parse("kvmerger:variant=log-count", Budget::KeptFraction(0.5))?;
 //! let mut cache = RaggedCache::new(model.config(), CacheType::F32, Some(compression));
 //! let options = GenerateOptions { max_new_tokens: 64, ..Default::default() };

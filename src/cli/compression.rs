@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::Context;
 
@@ -12,8 +11,6 @@ use crate::cli::options::Dtype;
 use crate::cli::options::parse_layers;
 use crate::files::read_json;
 use crate::model::Model;
-use crate::policy::KvMerger;
-use crate::policy::Policy;
 use crate::profile::Profile;
 use crate::runtime::Budget;
 use crate::runtime::CacheType;
@@ -89,9 +86,7 @@ impl CompressionArgs {
         };
         if let Some(path) = &self.profile {
             let (profile, name) = read_profile(path, model, self.force)?;
-            let policy = Arc::new(KvMerger::from_profile(&profile));
-            let budget = Budget::KeptFraction(profile.target_kept_fraction);
-            return Ok(more(Compression::new(name, policy as Arc<dyn Policy>, budget)));
+            return Ok(more(Compression::from_profile(name, &profile)?));
         }
         let spec = self.policy.as_deref().unwrap_or("full");
         let budget = match self.budget_tokens {
