@@ -246,7 +246,7 @@ impl Model {
             (Decoder::Device(_), Compute::Candle { dtype, .. }) => {
                 (self.config.vocab_size * self.config.hidden_size * dtype.size_in_bytes()) as u64
             }
-            (Decoder::Device(_), Compute::Kernels) => 0,
+            (Decoder::Device(_), Compute::Kernels { .. }) => 0,
         };
         self.weight_bytes() - embedding
     }
