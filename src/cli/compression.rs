@@ -38,7 +38,7 @@ pub(crate) struct CompressionArgs {
     #[arg(long, value_name = "N")]
     decode_slack: Option<usize>,
     /// Layers to leave whole; they count in the budget
-    #[arg(long, value_name = "LIST")]
+    #[arg(long, value_name = "LIST", conflicts_with = "profile")]
     skip_layers: Option<String>,
     /// Use the profile although it was made for another model
     #[arg(long, requires = "profile")]
