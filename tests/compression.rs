@@ -346,20 +346,25 @@ fn two_thousand_decode_steps_stay_within_their_byte_budget() {
 }
 
 #[test]
-fn refitted_values_bring_outputs_closer_and_only_values_change() {
+fn a_refit_changes_values_and_masses_of_what_is_not_recent_only() {
     let (model, prompt) = (fixture("llama-gqa"), prompt_of("llama-gqa"));
     let plain = compression("evict", 0.35);
     let refitted = compression("evict+refit:recent=4,span=16", 0.35);
-    let mut whole = RaggedCache::recording(model.config(), CacheType::F32, [&plain, &refitted]).unwrap();
+    let values_only = compression("evict+refit:recent=4,span=16,mass=false", 0.35);
+    let mut whole = RaggedCache::recording(model.config(), CacheType::F32, [&plain, &refitted, &values_only]).unwrap();
     prefill(&model, &prompt, &mut whole, 0).unwrap();
-    let (a, b) = (whole.compressed(&plain).unwrap(), whole.compressed(&refitted).unwrap());
-    let (a, b) = (contents(&a, model.config()), contents(&b, model.config()));
+    let of = |compression| contents(&whole.compressed(compression).unwrap(), model.config());
     let d = model.config().head_dim;
-    for (a, b) in a.iter().zip(&b) {
-        assert_eq!((&a.0, &a.1, &a.3, &a.4), (&b.0, &b.1, &b.3, &b.4));
+    for ((a, both), values) in of(&plain).iter().zip(&of(&refitted)).zip(&of(&values_only)) {
         let n = a.0.len();
-        assert_ne!(a.2, b.2);
-        assert_eq!(a.2[(n - 4) * d..], b.2[(n - 4) * d..], "recent values stay");
+        assert_eq!((&a.0, &a.1, &a.3, &a.4), (&values.0, &values.1, &values.3, &values.4));
+        assert_eq!((&a.0, &a.1, &a.4), (&both.0, &both.1, &both.4));
+        assert!(both.3[..n - 4].iter().all(|bias| *bias != 0.0));
+        assert_eq!(both.3[n - 4..], [0.0; 4], "recent masses stay");
+        for new in [both, values] {
+            assert_ne!(a.2, new.2);
+            assert_eq!(a.2[(n - 4) * d..], new.2[(n - 4) * d..], "recent values stay");
+        }
     }
     let other = compression("evict+refit:seed=1", 0.35);
     assert!(matches!(

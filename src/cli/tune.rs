@@ -64,7 +64,7 @@ pub(crate) struct Args {
     /// Last tokens of a sample that stand for the text to come [default: as many as the dump keeps queries of]
     #[arg(long, value_name = "N")]
     late: Option<usize>,
-    /// Let the profile refit stored values: key=value,... of queries, span, lambda, recent and seed, or nothing
+    /// Let the profile refit stored slots: key=value,... of queries, span, lambda, recent, mass and seed, or nothing
     #[arg(long, value_name = "PARAMS", num_args = 0..=1, default_missing_value = "")]
     refit: Option<String>,
     /// Highest error of the attention output, upper end of its interval on held-out samples, that is good enough

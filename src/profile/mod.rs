@@ -134,7 +134,7 @@ pub struct Profile {
     pub model: ModelIdentity,
     /// Policies with parameters that heads chose among, as they are typed: `NAME[:key=value,...]`.
     pub settings: Vec<String>,
-    /// How the stored values are refitted; `None` where they are not.
+    /// How the stored slots are refitted; `None` where they are not.
     pub refit: Option<Refit>,
     /// What is minimised: `layer`, `head` or `absolute`.
     pub measure: String,

@@ -1,4 +1,4 @@
-//! Queries of a prompt, kept until its slots are chosen, and the stored values refitted to them.
+//! Queries of a prompt, kept until its slots are chosen, and the stored slots refitted to them.
 
 use rand::RngExt;
 use rand::SeedableRng;
@@ -7,7 +7,8 @@ use rayon::prelude::*;
 
 use crate::merge::Refit;
 use crate::merge::RefitHead;
-use crate::merge::refit_values;
+use crate::merge::Refitted;
+use crate::merge::refit_slots;
 use crate::model::ChunkStates;
 use crate::model::Rope;
 use crate::runtime::slots::Head;
@@ -61,7 +62,7 @@ impl QuerySample {
         self.queries.get(layer).is_some_and(|queries| !queries.is_empty())
     }
 
-    /// Refits the values of a layer's new heads to what the old ones give for the layer's queries, turned to positions
+    /// Refits a layer's new heads to what the old ones give for the layer's queries, turned to positions
     /// behind `n_seen`. Heads of which nothing went stay as they are.
     ///
     /// - Returns: the first head whose system could not be solved, as an error
@@ -81,7 +82,7 @@ impl QuerySample {
         }
         let group_width = width / old.len().max(1);
         let head_dim = group_width / self.group.max(1);
-        let solved: Vec<Option<Vec<f32>>> = old
+        let solved: Vec<Option<Refitted>> = old
             .par_iter()
             .zip(&*new)
             .enumerate()
@@ -96,13 +97,13 @@ impl QuerySample {
                 let stored =
                     RefitHead { head_dim, keys: &new_keys, values: &new_values, logit_bias: new.logit_bias.as_deref() };
                 if old.len() == new.len() {
-                    return Some(new_values.into_owned());
+                    return Some(Refitted { values: new_values.into_owned(), logit_bias: None });
                 }
-                refit_values(&rows, full, stored, refit.recent, refit.lambda)
+                refit_slots(&rows, full, stored, refit)
             })
             .collect();
-        for (kv_head, (head, values)) in new.iter_mut().zip(solved).enumerate() {
-            head.set_values(&values.ok_or(kv_head)?);
+        for (kv_head, (head, refitted)) in new.iter_mut().zip(solved).enumerate() {
+            head.set_refitted(refitted.ok_or(kv_head)?);
         }
         Ok(())
     }

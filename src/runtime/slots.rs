@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::math::axpy;
 use crate::merge::HeadPlan;
 use crate::merge::Member;
+use crate::merge::Refitted;
 use crate::merge::Slot;
 use crate::model::HeadSlots;
 use crate::model::SlotVectors;
@@ -212,8 +213,9 @@ impl Head {
         }
     }
 
-    pub(crate) fn set_values(&mut self, values: &[f32]) {
-        self.values = self.values.replaced(values);
+    pub(crate) fn set_refitted(&mut self, Refitted { values, logit_bias }: Refitted) {
+        self.values = self.values.replaced(&values);
+        self.logit_bias = logit_bias.or_else(|| self.logit_bias.take());
     }
 
     pub(crate) fn add_mass(&mut self, mass: &[f32]) {
