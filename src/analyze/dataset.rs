@@ -1,5 +1,6 @@
 //! One data set while its samples are read: the heads of a sample in parallel, their counters, their rows of the table.
 
+use rayon::iter::IntoParallelRefIterator;
 use rayon::iter::IntoParallelRefMutIterator;
 use rayon::iter::ParallelIterator;
 
@@ -197,12 +198,11 @@ impl<'a> DatasetRun<'a> {
     pub(crate) fn finish(self, plan: &DatasetPlan, dumps: &[Dump]) -> DatasetAnalysis {
         let similarity = self.measures.states.iter().enumerate().map(|(index, state)| {
             let mut histogram = vec![0; COARSE_BINS];
-            let mut heads = Vec::with_capacity(self.heads.len());
-            for head in &self.heads {
+            self.heads.iter().for_each(|head| head.similarity[index].add_to(&mut histogram));
+            let of_head = |head: &HeadRun| {
                 let counters = &head.similarity[index];
-                counters.add_to(&mut histogram);
                 let [effective_rank, effective_rank_centred] = counters.effective_ranks();
-                heads.push(HeadSimilarity {
+                HeadSimilarity {
                     layer: head.layer,
                     kv_head: head.kv_head,
                     neighbours: counters.neighbours(),
@@ -210,8 +210,9 @@ impl<'a> DatasetRun<'a> {
                     share_above: counters.share_above(),
                     effective_rank,
                     effective_rank_centred,
-                });
-            }
+                }
+            };
+            let heads = self.heads.par_iter().map(of_head).collect();
             StateSimilarity { state: *state, histogram, heads }
         });
         let similarity = similarity.collect();

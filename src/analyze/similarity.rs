@@ -1,20 +1,19 @@
 //! Cosines between the tokens of one head: those of neighbours, and how they fall with distance.
 
 use crate::analyze::Neighbours;
-use crate::math::Rhs;
+use crate::math::add_gram;
 use crate::math::axpy;
 use crate::math::centred_gram;
 use crate::math::dot;
 use crate::math::effective_rank;
-use crate::math::product;
+use crate::math::lagged_sums;
+use crate::math::neighbour_dots;
 use crate::math::scale;
 
 /// Bins of a head's histogram over [-1, 1]. Quantiles are read from it: they are off by at most a bin, 0.0005.
 const BINS: usize = 4000;
 /// Vectors of a sample, evenly spaced, that effective rank is taken of: 4 for each direction of a head of dimension 128.
 const RANK_ROWS: usize = 512;
-/// Rows whose inner products are summed in f32.
-const ROWS_IN_F32: usize = 4096;
 /// Bins of the histogram that goes into the document; divides [`BINS`].
 pub(crate) const COARSE_BINS: usize = 40;
 
@@ -26,6 +25,7 @@ pub(crate) struct Directions {
     rows: Vec<f32>,
     dim: usize,
     defined: Vec<bool>,
+    all_defined: bool,
 }
 
 impl Directions {
@@ -42,39 +42,32 @@ impl Directions {
             }
             defined.push(usable);
         }
-        Self { rows, dim, defined }
+        let all_defined = defined.iter().all(|defined| *defined);
+        Self { rows, dim, defined, all_defined }
     }
 
-    /// Tokens.
-    pub(crate) fn len(&self) -> usize {
-        self.defined.len()
-    }
-
-    /// Unit rows of the tokens `from..to`.
-    pub(crate) fn rows(&self, from: usize, to: usize) -> &[f32] {
-        &self.rows[from * self.dim..to * self.dim]
-    }
-
-    fn cosine(&self, i: usize, j: usize) -> Option<f64> {
-        let usable = self.defined[i] && self.defined[j];
-        usable.then(|| f64::from(dot(self.rows(i, i + 1), self.rows(j, j + 1))).clamp(-1.0, 1.0))
-    }
-
-    /// cos(x_{i-lag}, x_i) for every i where both have a direction.
-    fn cosines_at(&self, lag: usize) -> impl Iterator<Item = f64> {
-        (lag..self.len()).filter_map(move |i| self.cosine(i - lag, i))
-    }
-
-    /// Their sum: one long inner product of the rows with themselves, as rows without direction are zero.
-    fn sum_at(&self, lag: usize) -> Sum {
-        let mut sum = Sum::default();
-        for from in (lag..self.len()).step_by(ROWS_IN_F32) {
-            let to = (from + ROWS_IN_F32).min(self.len());
-            sum.total += f64::from(dot(self.rows(from - lag, to - lag), self.rows(from, to)));
-            let (earlier, later) = (&self.defined[from - lag..to - lag], &self.defined[from..to]);
-            sum.n += earlier.iter().zip(later).filter(|(a, b)| **a && **b).count() as u64;
+    /// cos(x_i, x_{i+1}) for every i where both have a direction.
+    fn neighbours(&self) -> Vec<f32> {
+        let mut cosines = vec![0f32; self.defined.len().saturating_sub(1)];
+        neighbour_dots(&self.rows, self.dim, &mut cosines);
+        if !self.all_defined {
+            let mut pairs = self.defined.windows(2).map(|pair| pair[0] && pair[1]);
+            cosines.retain(|_| pairs.next() == Some(true));
         }
-        sum
+        cosines.iter_mut().for_each(|x| *x = x.clamp(-1.0, 1.0));
+        cosines
+    }
+
+    /// Sums of cos(x_{i-lag}, x_i) for every lag, over every i where both have a direction: the rows without are zero.
+    fn sums_at(&self, lags: &[usize]) -> impl Iterator<Item = Sum> {
+        let defined = &self.defined;
+        let n = defined.len();
+        let pairs = move |lag: usize| defined.iter().zip(&defined[lag.min(n)..]).filter(|(a, b)| **a && **b).count();
+        let totals = lagged_sums(&self.rows, self.dim, lags).into_iter();
+        totals.zip(lags).map(move |(total, lag)| {
+            let n = if self.all_defined { n.saturating_sub(*lag) } else { pairs(*lag) };
+            Sum { total, n: n as u64 }
+        })
     }
 }
 
@@ -86,11 +79,6 @@ pub(crate) struct Sum {
 }
 
 impl Sum {
-    fn add(&mut self, x: f64) {
-        self.total += x;
-        self.n += 1;
-    }
-
     fn merge(&mut self, other: Self) {
         self.total += other.total;
         self.n += other.n;
@@ -112,9 +100,9 @@ impl Sum {
 pub(crate) struct HeadCounters {
     neighbours: Sum,
     bins: Vec<u64>,
-    lowest: f64,
-    highest: f64,
-    /// Pairs above as many thresholds as the index says.
+    lowest: f32,
+    highest: f32,
+    /// Pairs above each threshold.
     above: Vec<u64>,
     by_lag: Vec<Sum>,
     rank: RankCounters,
@@ -127,7 +115,7 @@ impl HeadCounters {
             bins: vec![0; BINS],
             lowest: 1.0,
             highest: -1.0,
-            above: vec![0; n_thresholds + 1],
+            above: vec![0; n_thresholds],
             by_lag: vec![Sum::default(); n_lags],
             rank: RankCounters::default(),
         }
@@ -139,32 +127,29 @@ impl HeadCounters {
     pub(crate) fn add(&mut self, rows: Vec<f32>, dim: usize, lags: &[usize], eps_grid: &[f32]) -> Sum {
         self.rank.add(&rows, dim);
         let sample = Directions::new(rows, dim);
-        let mut neighbours = Sum::default();
-        for cosine in sample.cosines_at(1) {
-            neighbours.add(cosine);
-            self.bins[bin(cosine)] += 1;
-            self.lowest = self.lowest.min(cosine);
-            self.highest = self.highest.max(cosine);
-            self.above[eps_grid.iter().filter(|eps| cosine as f32 > **eps).count()] += 1;
+        let cosines = sample.neighbours();
+        let total = cosines.iter().map(|x| f64::from(*x)).sum();
+        let neighbours = Sum { total, n: cosines.len() as u64 };
+        for cosine in &cosines {
+            self.bins[bin(*cosine)] += 1;
+        }
+        self.lowest = cosines.iter().fold(self.lowest, |lowest, x| lowest.min(*x));
+        self.highest = cosines.iter().fold(self.highest, |highest, x| highest.max(*x));
+        for (above, eps) in self.above.iter_mut().zip(eps_grid) {
+            *above += cosines.iter().filter(|x| **x > *eps).count() as u64;
         }
         self.neighbours.merge(neighbours);
-        for (sum, lag) in self.by_lag.iter_mut().zip(lags) {
+        for ((by_lag, sum), lag) in self.by_lag.iter_mut().zip(sample.sums_at(lags)).zip(lags) {
             // The neighbours have been summed already.
-            sum.merge(if *lag == 1 { neighbours } else { sample.sum_at(*lag) });
+            by_lag.merge(if *lag == 1 { neighbours } else { sum });
         }
         neighbours
     }
 
     /// Share of the pairs above each threshold; `None` without pairs.
     pub(crate) fn share_above(&self) -> Vec<Option<f64>> {
-        let mut above = self.neighbours.n;
         let n = self.neighbours.n;
-        let mut shares = Vec::with_capacity(self.above.len() - 1);
-        for below_next in &self.above[..self.above.len() - 1] {
-            above -= below_next;
-            shares.push((n > 0).then(|| above as f64 / n as f64));
-        }
-        shares
+        self.above.iter().map(|above| (n > 0).then(|| *above as f64 / n as f64)).collect()
     }
 
     /// Effective rank as the vectors are, and about their mean.
@@ -203,11 +188,11 @@ impl HeadCounters {
             if rank < before + count {
                 let within = ((rank - before) as f64 + 0.5) / *count as f64;
                 let value = -1.0 + 2.0 * (index as f64 + within) / BINS as f64;
-                return value.clamp(self.lowest, self.highest);
+                return value.clamp(f64::from(self.lowest), f64::from(self.highest));
             }
             before += count;
         }
-        self.highest
+        f64::from(self.highest)
     }
 }
 
@@ -224,21 +209,14 @@ impl RankCounters {
     /// Adds at most [`RANK_ROWS`] of a sample's rows.
     fn add(&mut self, rows: &[f32], dim: usize) {
         let every = (rows.len() / dim.max(1)).div_ceil(RANK_ROWS).max(1);
-        let chosen: Vec<&[f32]> = rows.chunks_exact(dim.max(1)).step_by(every).collect();
-        let n = chosen.len();
-        let mut columns = vec![0f32; dim * n];
-        for (at, row) in chosen.into_iter().enumerate() {
-            row.iter().enumerate().for_each(|(column, x)| columns[column * n + at] = *x);
-        }
-        let mut gram = vec![0f32; dim * dim];
-        product(&columns, &columns, &mut gram, [dim, dim, n], Rhs::Transposed);
+        let chosen: Vec<f32> = rows.chunks_exact(dim.max(1)).step_by(every).flatten().copied().collect();
         self.gram.resize(dim * dim, 0.0);
         self.sum.resize(dim, 0.0);
-        axpy(1.0, &gram, &mut self.gram);
-        for (sum, column) in self.sum.iter_mut().zip(columns.chunks_exact(n.max(1))) {
-            *sum += column.iter().sum::<f32>();
+        add_gram(&chosen, dim, &mut self.gram);
+        for row in chosen.chunks_exact(dim.max(1)) {
+            axpy(1.0, row, &mut self.sum);
+            self.n += 1;
         }
-        self.n += n;
     }
 
     fn finish(&self) -> [Option<f64>; 2] {
@@ -250,8 +228,8 @@ impl RankCounters {
 }
 
 /// The bin of a cosine: half-open, the last one closed.
-fn bin(cosine: f64) -> usize {
-    ((cosine + 1.0) * (BINS as f64 / 2.0)).clamp(0.0, (BINS - 1) as f64) as usize
+fn bin(cosine: f32) -> usize {
+    (((cosine + 1.0) * (BINS as f32 / 2.0)) as usize).min(BINS - 1)
 }
 
 #[cfg(test)]
@@ -292,7 +270,7 @@ mod tests {
         let sample = Directions::new(rows.clone(), 2);
         let mut head = HeadCounters::new(1, 0);
         head.add(rows, 2, &[1], &[]);
-        let mut sorted: Vec<f32> = sample.cosines_at(1).map(|c| c as f32).collect();
+        let mut sorted: Vec<f32> = sample.neighbours();
         sorted.sort_by(f32::total_cmp);
         for (quantile, q) in head.neighbours().quantiles.unwrap().iter().zip([0.05, 0.25, 0.5, 0.75, 0.95]) {
             let exact = crate::math::quantile_sorted(&sorted, q).unwrap();

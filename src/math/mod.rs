@@ -1,9 +1,11 @@
 //! Pure numerics on slices: vector kernels, order statistics, bootstrap. No tensor library, no I/O, no clock.
 
+mod band;
 mod cholesky;
 mod concordance;
 mod cosines;
 mod groups;
+mod instructions;
 mod paired;
 mod product;
 mod rank;
@@ -13,6 +15,9 @@ mod spectrum;
 mod stats;
 mod variance;
 
+pub use band::add_gram;
+pub use band::lagged_sums;
+pub use band::neighbour_dots;
 pub use cholesky::solve_positive_definite;
 pub use concordance::kendall_w;
 pub use concordance::mean_spearman;
@@ -26,6 +31,7 @@ pub use groups::benjamini_hochberg;
 pub use groups::covariate_fit;
 pub use groups::kruskal_wallis;
 pub use groups::lowest_rank_p;
+pub(crate) use instructions::Instructions;
 pub use paired::Paired;
 pub use paired::paired;
 pub use paired::sign_test;

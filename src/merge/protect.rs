@@ -94,8 +94,12 @@ pub fn heavy_within(mass: &[f32], n_heavy: usize, n_slots: usize, bridge: bool) 
 /// ```
 pub fn heaviest(values: &[f32], n: usize) -> Vec<u32> {
     let mut order: Vec<u32> = (0..values.len() as u32).collect();
-    order.sort_unstable_by(|a, b| values[*b as usize].total_cmp(&values[*a as usize]).then(a.cmp(b)));
-    order.truncate(n);
+    let heavier = |a: &u32, b: &u32| values[*b as usize].total_cmp(&values[*a as usize]).then(a.cmp(b));
+    if n < order.len() {
+        order.select_nth_unstable_by(n, heavier);
+        order.truncate(n);
+    }
+    order.sort_unstable_by(heavier);
     order
 }
 

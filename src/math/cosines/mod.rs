@@ -8,6 +8,7 @@ use rayon::iter::IndexedParallelIterator;
 use rayon::iter::ParallelIterator;
 use rayon::slice::ParallelSliceMut;
 
+use crate::math::Instructions;
 use crate::math::dot;
 
 /// Rows and columns of a tile: in f16, with the two sides it is the product of, it stays in a core's own cache.
@@ -103,43 +104,6 @@ pub struct UnitRows {
     defined: Vec<bool>,
 }
 
-/// Instructions that a kernel is written for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Instructions {
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    Any,
-}
-
-impl Instructions {
-    /// Those of this machine, the best first.
-    fn available() -> Vec<Self> {
-        let mut found = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f") {
-                found.push(Self::Avx512);
-            }
-            if ["avx2", "fma", "f16c"].into_iter().all(has_feature) {
-                found.push(Self::Avx2);
-            }
-        }
-        found.push(Self::Any);
-        found
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-fn has_feature(name: &str) -> bool {
-    match name {
-        "avx2" => is_x86_feature_detected!("avx2"),
-        "fma" => is_x86_feature_detected!("fma"),
-        _ => is_x86_feature_detected!("f16c"),
-    }
-}
-
 impl UnitRows {
     /// - Shape: rows `[T, D]`, D = `dim` > 0
     /// - Cost:  O(T·D) time and memory
@@ -185,8 +149,7 @@ impl UnitRows {
     /// - Unit:  cosine, rounded to f16 once from an f32 sum
     /// - Panics: when the tile is left of the diagonal
     pub fn tile(&self, at: [usize; 2], tile: &mut Tile) {
-        let instructions = Instructions::available();
-        self.tile_by(instructions[0], at, tile);
+        self.tile_by(Instructions::best(), at, tile);
     }
 
     fn tile_by(&self, instructions: Instructions, [row, column]: [usize; 2], tile: &mut Tile) {
