@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::analyze::Analysis;
 use crate::analyze::DatasetAnalysis;
+use crate::analyze::HeadQueries;
 use crate::analyze::StateSimilarity;
 use crate::dump::State;
 use crate::math::Interval;
@@ -66,6 +67,18 @@ pub(super) fn effective_ranks(analysis: &Analysis, state: State) -> BTreeMap<Hea
     let mut all: BTreeMap<Head, Vec<Option<f64>>> = BTreeMap::new();
     for head in analysis.datasets.iter().filter_map(|d| of_state(d, state)).flat_map(|s| &s.heads) {
         all.entry((head.layer, head.kv_head)).or_default().push(head.effective_rank_centred);
+    }
+    all.into_iter().map(|(head, values)| (head, mean(values))).collect()
+}
+
+/// A query-aware figure of every head, over all data sets, each weighing the same.
+pub(super) fn of_queries(
+    analysis: &Analysis,
+    value: impl Fn(&HeadQueries) -> Option<f64>,
+) -> BTreeMap<Head, Option<f64>> {
+    let mut all: BTreeMap<Head, Vec<Option<f64>>> = BTreeMap::new();
+    for head in analysis.datasets.iter().flat_map(|dataset| &dataset.queries) {
+        all.entry((head.layer, head.kv_head)).or_default().push(value(head));
     }
     all.into_iter().map(|(head, values)| (head, mean(values))).collect()
 }

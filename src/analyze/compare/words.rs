@@ -60,7 +60,7 @@ fn line(figure: &FigureDifference) -> String {
     let agreement = figure.rank_agreement.map_or_else(
         || "-".into(),
         |rho| match (rho.low, rho.high) {
-            (Some(low), Some(high)) => format!("{:.3} ({low:.2} to {high:.2})", rho.estimate),
+            (Some(low), Some(high)) => format!("{:.3} ({low:.3} to {high:.3})", rho.estimate),
             _ => format!("{:.3}", rho.estimate),
         },
     );

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use crate::analyze::HeadQueries;
 use crate::report::Drawing;
 use crate::report::FigureEntry;
 use crate::report::ReportError;
@@ -30,13 +29,6 @@ pub(super) const ENTRY: FigureEntry = FigureEntry {
 fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     let analysis = &input.analysis;
     let (layers, heads) = pool::layers_and_heads(analysis);
-    let pooled = |value: fn(&HeadQueries) -> Option<f64>| -> BTreeMap<Head, Option<f64>> {
-        let mut all: BTreeMap<Head, Vec<Option<f64>>> = BTreeMap::new();
-        for head in analysis.datasets.iter().flat_map(|dataset| &dataset.queries) {
-            all.entry((head.layer, head.kv_head)).or_default().push(value(head));
-        }
-        all.into_iter().map(|(head, values)| (head, pool::mean(values))).collect()
-    };
     let grid = |title: &str, values: BTreeMap<Head, Option<f64>>, limits: (f64, f64)| {
         let values = pool::grid(&values, &layers, &heads);
         let range = rounded(extent(values.iter().flatten().copied()), limits, 6);
@@ -44,8 +36,12 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
         Grid { title: title.into(), layers, heads, values, range, decimals: 2, columns: "KV head", rows: "Layer" }
     };
     let grids = [
-        grid("Rank correlation of cosine and gap", pooled(|head| head.cosine_predicts), (-1.0, 1.0)),
-        grid("Mean logit gap, nats", pooled(|head| head.gap), (0.0, 1e6)),
+        grid(
+            "Rank correlation of cosine and gap",
+            pool::of_queries(analysis, |head| head.cosine_predicts),
+            (-1.0, 1.0),
+        ),
+        grid("Mean logit gap, nats", pool::of_queries(analysis, |head| head.gap), (0.0, 1e6)),
     ];
     if grids.iter().all(|grid| grid.values.iter().all(Option::is_none)) {
         return Ok(Vec::new());

@@ -78,7 +78,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     );
     let drawing = Drawing::new(ENTRY.name, ENTRY.title, pool::subtitle(analysis), body, move |canvas, area| {
         legend.draw(canvas, (area.x0 + 56.0, area.y0))?;
-        let (left, gap, n) = (area.x0 + 56.0, 26.0, panels.len() as f64);
+        let (left, gap, n) = (area.x0 + 56.0, 48.0, panels.len() as f64);
         let width = (area.x1 - 8.0 - left - gap * (n - 1.0)) / n;
         let top = area.y0 + legend.height() + 26.0;
         for (i, (title, steps)) in panels.iter().enumerate() {

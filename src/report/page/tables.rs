@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use crate::analyze::Analysis;
+use crate::analyze::HeadQueries;
 use crate::dump::State;
 use crate::eval::Evaluation;
 use crate::eval::headline;
@@ -82,8 +84,13 @@ pub(super) fn heads(input: &ReportInput) -> String {
     let at = pool::reference_eps(analysis).map_or_else(|| "the reference threshold".into(), threshold);
     let titles: Vec<String> =
         states.iter().map(|s| format!("Mean cosine, {}", crate::report::theme::state_label(*s))).collect();
+    let ranks: Vec<BTreeMap<Head, Option<f64>>> = states.iter().map(|s| pool::effective_ranks(analysis, *s)).collect();
+    let rank_titles: Vec<String> =
+        states.iter().map(|s| format!("Effective rank, {}", crate::report::theme::state_label(*s))).collect();
+    let query_aware = query_aware(analysis);
     let mut columns = vec!["Layer", "KV head"];
-    columns.extend(titles.iter().map(String::as_str));
+    columns.extend(titles.iter().chain(&rank_titles).map(String::as_str));
+    columns.extend(query_aware.iter().map(|(title, ..)| title.as_str()));
     let (ratio_title, kept_title) = (format!("Set ratio at {at}"), format!("Kept at {at}, %"));
     columns.extend([ratio_title.as_str(), kept_title.as_str()]);
     if chosen.is_some() {
@@ -93,6 +100,8 @@ pub(super) fn heads(input: &ReportInput) -> String {
     let rows = layers.iter().flat_map(|layer| heads.iter().map(move |head| (*layer, *head))).map(|head| {
         let mut row = vec![whole(head.0), whole(head.1)];
         row.extend(cosines.iter().map(|c| numeric(get(c, head), 3)));
+        row.extend(ranks.iter().map(|r| numeric(get(r, head), 1)));
+        row.extend(query_aware.iter().map(|(_, decimals, values)| numeric(get(values, head), *decimals)));
         row.push(numeric(get(&ratios, head), 3));
         row.push(numeric(get(&kept, head).map(|k| 100.0 * k), 1));
         if let Some(chosen) = &chosen {
@@ -104,6 +113,35 @@ pub(super) fn heads(input: &ReportInput) -> String {
         row
     });
     table("Every KV head, over all data sets", "heads-caption", &columns, rows)
+}
+
+/// Title, decimals and every head's value of what was measured with real queries; nothing when there were none.
+fn query_aware(analysis: &Analysis) -> Vec<(String, usize, BTreeMap<Head, Option<f64>>)> {
+    let Some(queries) = &analysis.queries else { return Vec::new() };
+    let mut columns = vec![
+        ("Logit gap, nats".to_string(), 2, pool::of_queries(analysis, |head| head.gap)),
+        ("Cosine and gap, rank correlation".to_string(), 2, pool::of_queries(analysis, |head| head.cosine_predicts)),
+    ];
+    // The errors at the budget nearest to half of the cache, of the control and of the rule that errs least there.
+    let near = |budget: &f64| (budget - 0.5).abs();
+    let budgets = queries.budgets.iter().copied().enumerate();
+    let Some((at, budget)) = budgets.min_by(|a, b| near(&a.1).total_cmp(&near(&b.1))) else { return columns };
+    let error = |rule: &str| {
+        let found = queries.errors.iter().find(|error| error.budget == budget && error.rule == rule);
+        pool::known_interval(found.and_then(|found| found.error)).map(|error| error.estimate)
+    };
+    let merging = queries.rules.iter().filter(|rule| *rule != CONTROL);
+    let best = merging.filter_map(|rule| error(rule).map(|e| (e, rule))).min_by(|a, b| a.0.total_cmp(&b.0));
+    let control = queries.rules.iter().find(|rule| *rule == CONTROL);
+    for rule in control.into_iter().chain(best.map(|(_, rule)| rule)) {
+        let Some(index) = queries.rules.iter().position(|other| other == rule) else { continue };
+        let value = |head: &HeadQueries| {
+            head.errors.get(at).and_then(|errors| errors.get(index).copied().flatten()).map(|error| 100.0 * error)
+        };
+        let title = format!("Output error at {:.0} % kept, {rule}, %", 100.0 * budget);
+        columns.push((title, 1, pool::of_queries(analysis, value)));
+    }
+    columns
 }
 
 /// Every data set.
