@@ -52,4 +52,5 @@ pub use persistence::Persistence;
 pub use persistence::RankNull;
 pub use persistence::VarianceShares;
 pub use run::analyze;
+pub(crate) use summary::short;
 pub use summary::summary_table;

@@ -129,7 +129,7 @@ fn set_ratio(dataset: &DatasetAnalysis, eps: usize, layer: Option<usize>) -> Opt
 }
 
 /// A name from a file, cut to `width` and without characters that steer a terminal.
-pub(super) fn short(name: &str, width: usize) -> String {
+pub(crate) fn short(name: &str, width: usize) -> String {
     let clean = |c: char| if c.is_control() { '?' } else { c };
     if name.chars().count() <= width {
         return name.chars().map(clean).collect();

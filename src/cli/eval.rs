@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use crate::analyze::short;
 use crate::cli::Outcome;
 use crate::cli::compression::read_profile;
 use crate::cli::failure::Usage;
@@ -224,7 +225,7 @@ fn tables(evaluation: &Evaluation) -> String {
 }
 
 fn line(entry: &SummaryEntry, metric: &str) -> String {
-    let name = shortened(&entry.policy, 34);
+    let name = short(&entry.policy, 34);
     let number = |x: Option<f64>, digits: usize| x.map_or("-".into(), |x| format!("{x:.digits$}"));
     let mean = |name: &str| entry.metrics.get(name).map(|interval| interval.estimate);
     let bounds = |i: &Interval| Some(format!("[{:.4}, {:.4}]", i.low?, i.high?));
@@ -243,13 +244,6 @@ fn line(entry: &SummaryEntry, metric: &str) -> String {
     } else {
         format!("{}\n{:34} {unmet}\n", line.trim_end(), "")
     }
-}
-
-fn shortened(name: &str, width: usize) -> String {
-    if name.chars().count() <= width {
-        return name.into();
-    }
-    name.chars().take(width - 1).chain(['…']).collect()
 }
 
 /// `kvscope merge` of evaluations.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::analyze::compare::Comparison;
 use crate::analyze::compare::FigureDifference;
-use crate::analyze::summary::short;
+use crate::analyze::short;
 
 /// Widest name of a run.
 const NAME_WIDTH: usize = 60;
