@@ -310,6 +310,18 @@ fn where_nothing_was_planted_nothing_is_found() {
 }
 
 #[test]
+fn tests_that_could_not_find_anything_are_said_to_have_no_power() {
+    let plant = |sizes: &[usize]| persistence_of(&planted(sizes, 0.04, &|_, head, _| 0.2 + 0.05 * head as f64));
+    // Two data sets of two samples: p is 0.12 at best. Of three: 0.0495, which no adjustment over 12 heads leaves at 0.05
+    // unless all are as low.
+    let (two, three, enough) = (plant(&[2, 2]), plant(&[3, 3]), plant(&[8, 8, 8]));
+    assert!(two.verdict.contains("can find nothing: its lowest possible p is 0.12."), "{}", two.verdict);
+    assert!(three.verdict.contains("has little power: its lowest possible p is 0.0495"), "{}", three.verdict);
+    assert!(three.verdict.contains("unless at least 12 of 12 do together."), "{}", three.verdict);
+    assert!(!enough.verdict.contains("With so few samples"), "{}", enough.verdict);
+}
+
+#[test]
 fn one_head_that_follows_the_data_is_named() {
     let of_head_5 = |dataset: usize| [0.0, 0.15, 0.3][dataset];
     let ratio = |dataset: usize, head: usize, _: usize| {
