@@ -23,7 +23,7 @@ pub fn comparison_table(comparison: &Comparison) -> String {
     let _ = writeln!(text, "{how}\n");
     let header = ("figure", "A", "B", "B - A", "95 % interval", "differ", "rank agreement");
     let (figure, a, b, difference, interval, differ, rho) = header;
-    let _ = writeln!(text, "{figure:<24} {a:>7} {b:>7} {difference:>7}  {interval:<17} {differ:>7}  {rho}");
+    let _ = writeln!(text, "{figure:<24} {a:>7} {b:>7} {difference:>7}  {interval:<17} {differ:>6} {rho}");
     for figure in &comparison.figures {
         text.push_str(&line(figure));
     }
@@ -66,7 +66,7 @@ fn line(figure: &FigureDifference) -> String {
     );
     let heads = format!("{}/{}", figure.n_differ, figure.heads.len());
     format!(
-        "{:<24} {:>7.3} {:>7.3} {:>+7.3}  {:<17} {heads:>7}  {agreement}\n",
+        "{:<24} {:>7.3} {:>7.3} {:>+7.3}  {:<17} {heads:>6} {agreement}\n",
         short(&name, 24),
         figure.a,
         figure.b,
