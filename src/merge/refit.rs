@@ -87,7 +87,7 @@ impl Refitted {
 /// With masses, A is not normalised: a weight is exp(logit) over the sum of the full head's exponentials, so that a row of A
 /// says which share of the full head's mass is left, and what a head adds to an output before it is normalised is linear
 /// in each slot's factor w and in w v. Both come from the same system, with targets (O, 1) from (v, 1); then v = (w v) / w
-/// and ln w is added to the slot's bias. w stays within a factor of [`MOST_MASS`]; w v is kept whatever becomes of w.
+/// and ln w is added to the slot's bias. w stays within a factor of 10; w v is kept whatever becomes of w.
 ///
 /// - Shape: queries `[rows, D]`, rotated → values `[n, D]`
 /// - Cost:  O(rows · (T + n) · D + rows² · n + rows³ / 3)

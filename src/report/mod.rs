@@ -148,7 +148,7 @@ pub fn write(
     Ok(written)
 }
 
-/// Draws the figures of an evaluation and writes an HTML file of its own, as [`write`] does for an analysis.
+/// Draws the figures of an evaluation and writes an HTML file of its own, as [`write()`] does for an analysis.
 pub fn write_evaluation(
     evaluation: &Evaluation,
     figures_dir: &Path,

@@ -69,7 +69,7 @@ fn eight_lags(rows: &[f32], dim: usize, lags: &[usize; GROUP], [from, to]: [usiz
     products(Instructions::best(), here, before).map(fold)
 }
 
-/// Σ_i here[i] · before[g][i], by lane, for every g.
+/// Σ_i `here[i]` · `before[g][i]`, by lane, for every g.
 fn products(by: Instructions, here: &[[f32; WIDTH]], before: [&[[f32; WIDTH]]; GROUP]) -> [[f32; WIDTH]; GROUP] {
     match by {
         #[cfg(target_arch = "x86_64")]

@@ -9,7 +9,7 @@ use crate::math::band::WIDTH;
 
 type Piece = [f32; WIDTH];
 
-/// Σ_i here[i] · before[g][i], by lane, for every g.
+/// Σ_i `here[i]` · `before[g][i]`, by lane, for every g.
 #[target_feature(enable = "avx512f")]
 pub(super) fn products_avx512(here: &[Piece], before: [&[Piece]; GROUP]) -> [Piece; GROUP] {
     let before = before.map(|pieces| &pieces[..here.len()]);
