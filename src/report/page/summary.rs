@@ -282,7 +282,7 @@ pub(super) fn against_control(profile: &Profile) -> Option<String> {
     let outcome = match (a.estimate < b.estimate, apart) {
         (true, true) => "merging does better than evicting the same tokens",
         (false, true) => "merging does worse than evicting the same tokens",
-        (_, false) => "the intervals overlap or are unknown, so that no difference is shown",
+        (_, false) => "the two intervals overlap or are unknown; its verdict compares them sample by sample",
     };
     Some(format!(
         "On {place} samples it errs by {} in the attention output, evicting by {}: {outcome}.",
