@@ -5,6 +5,7 @@ mod common;
 use common::Layer;
 use common::Reference;
 use common::contents;
+use common::demo_model;
 use common::fixture;
 use common::fixtures;
 use common::noise;
@@ -342,6 +343,32 @@ fn two_thousand_decode_steps_stay_within_their_byte_budget() {
         }
         println!("{spec} {kind:?}: at most {:+.2} % over", 100.0 * worst);
         assert!(worst <= 0.05, "{spec}, {kind:?}: {:+.2} %", 100.0 * worst);
+    }
+}
+
+#[test]
+#[ignore = "needs the demo model: kvscope pull smollm2-135m"]
+fn demo_model_writes_two_thousand_tokens_within_its_byte_budget() {
+    const KEPT: f64 = 0.35;
+    const SLACK: usize = 32;
+    let model = demo_model();
+    let text = kvscope::prompts::demo().iter().map(|prompt| prompt.text.as_str()).collect::<Vec<_>>().join("\n");
+    let prompt = model.tokenizer().unwrap().encode(&text, kvscope::model::tokenizer::AddSpecial::Yes).unwrap();
+    let prompt = &prompt[..1500];
+    for spec in ["h2o", "kvmerger:variant=mass+refit"] {
+        let compression = Compression { decode_slack: Some(SLACK), ..compression(spec, KEPT) };
+        let mut cache = RaggedCache::new(model.config(), CacheType::F16, Some(compression));
+        let mut logits = prefill(&model, prompt, &mut cache, 512).unwrap();
+        let mut worst = f64::MIN;
+        for _ in 0..2000 {
+            let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
+            logits = model.forward(&[best as u32], cache.n_seen(), &mut cache, LogitRows::Last).unwrap();
+            let allowed = KEPT + SLACK as f64 / cache.n_seen() as f64;
+            worst = worst.max(cache.bytes() as f64 / (allowed * cache.full_bytes() as f64) - 1.0);
+        }
+        println!("{spec}: {} of {} bytes, at most {:+.2} % over", cache.bytes(), cache.full_bytes(), 100.0 * worst);
+        assert_eq!(cache.n_seen(), 3500);
+        assert!(worst <= 0.05, "{spec}: {worst}");
     }
 }
 
