@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::analyze::short;
 use crate::cli::Outcome;
 use crate::cli::failure::Usage;
 use crate::cli::options::Common;
@@ -171,7 +172,7 @@ fn table(rows: &[SpeedRow]) -> String {
     for row in rows {
         text += &line([
             row.context_tokens.to_string(),
-            shortened(&row.policy, NAME_WIDTH),
+            short(&row.policy, NAME_WIDTH),
             cell(row.kept_fraction, 100.0, 0, " %"),
             size(row.cache_bytes),
             cell(row.prefill_secs, 1.0, 2, " s"),
@@ -185,15 +186,8 @@ fn table(rows: &[SpeedRow]) -> String {
     text + "faster: than the full cache's decode step; bound: if time were bytes read; pays at: new tokens\n"
 }
 
-fn shortened(name: &str, width: usize) -> String {
-    if name.chars().count() <= width {
-        return name.into();
-    }
-    name.chars().take(width - 1).chain(['…']).collect()
-}
-
 fn sentence(found: &BreakEven, new_tokens: usize) -> String {
-    let policy = shortened(&found.policy, 2 * NAME_WIDTH);
+    let policy = short(&found.policy, 2 * NAME_WIDTH);
     match found.context_tokens {
         Some(n) if found.at_shortest_measured => {
             format!("break-even: {policy} pays with {new_tokens} new tokens at {n:.0} of context already\n")

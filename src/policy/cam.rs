@@ -77,7 +77,6 @@ impl Policy for Cam {
         Needs { mass: true, mass_window: None }
     }
 
-    /// Tokens enter one by one behind the first `budget_tokens`; the masses are those at the time of planning.
     fn control(&self) -> Option<Control> {
         Some(match self.base {
             Base::Streaming => Control { policy: "streaming", without: &["base", "merge", "seed"] },
@@ -85,6 +84,7 @@ impl Policy for Cam {
         })
     }
 
+    /// Tokens enter one by one behind the first `budget_tokens`; the masses are those at the time of planning.
     fn plan(&self, view: &HeadView<'_>, budget_tokens: usize) -> Result<HeadPlan, MergeError> {
         let n = view.n_slots();
         if budget_tokens >= n {
