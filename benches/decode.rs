@@ -117,8 +117,8 @@ fn main() -> anyhow::Result<()> {
         let mut arguments = vec!["--model", path.to_str().context("the model's path is not UTF-8")?];
         arguments.extend(["--threads", &threads, "--context", &context]);
         arguments.extend(args.flash.then_some("--flash"));
-        let mut started = Peer::start(python, "llama_cpp_decode.py", &arguments)?;
-        started.ask(&json!({ "op": "fill", "n_tokens": contexts[0] - args.new_tokens }))?;
+        let mut started = Peer::start(python, "llama_cpp_peer.py", &arguments)?;
+        started.ask(&json!({ "op": "prefill", "n_tokens": contexts[0] - args.new_tokens }))?;
         peer = Some(started);
     }
     let bandwidth = read_bandwidth();

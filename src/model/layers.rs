@@ -6,7 +6,8 @@ use rayon::prelude::*;
 
 use crate::math::axpy;
 use crate::math::dot;
-use crate::math::exp_slice;
+use crate::math::scale_each;
+use crate::math::silu_product;
 use crate::model::matrix::Matrix;
 use crate::model::matrix::Scratch;
 use crate::model::matrix::multiply;
@@ -69,19 +70,13 @@ pub(crate) fn rms_norm(x: &mut [f32], weight: &[f32], eps: f64) {
     x.par_chunks_mut(weight.len()).with_min_len(16).for_each(|row| {
         let mean_square = f64::from(dot(row, row)) / weight.len() as f64;
         let factor = (1.0 / (mean_square + eps).sqrt()) as f32;
-        row.iter_mut().zip(weight).for_each(|(x, w)| *x *= factor * w);
+        scale_each(row, weight, factor);
     });
 }
 
 /// `gate = silu(gate) · up`, elementwise.
 pub(crate) fn gate_with(gate: &mut [f32], up: &[f32]) {
-    const PART: usize = 4096;
-    gate.par_chunks_mut(PART).zip(up.par_chunks(PART)).for_each_init(Vec::new, |negated, (gate, up)| {
-        negated.clear();
-        negated.extend(gate.iter().map(|x| -x));
-        exp_slice(negated);
-        gate.iter_mut().zip(up.iter().zip(negated)).for_each(|(gate, (up, e))| *gate = *gate / (1.0 + *e) * up);
-    });
+    gate.par_chunks_mut(4096).zip(up.par_chunks(4096)).for_each(|(gate, up)| silu_product(gate, up));
 }
 
 /// `x += y`.

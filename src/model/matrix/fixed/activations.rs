@@ -1,5 +1,7 @@
 //! Activations in 16-bit fixed point.
 
+use std::hint::black_box;
+
 use multiversion::multiversion;
 use rayon::prelude::*;
 
@@ -11,7 +13,7 @@ const TASK_BLOCKS: usize = 2048;
 const NOTHING: f32 = 1e-30;
 
 /// 32 activations.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Block {
     /// Values i and i + 16, rounded to integers, in the low and the high half of place i.
     pub(super) pairs: [u32; LEN / 2],
@@ -19,6 +21,11 @@ pub(super) struct Block {
     pub(super) scale: f32,
     /// Of the rounded values.
     pub(super) sum: f32,
+}
+
+impl Block {
+    /// Nothing but zeros.
+    pub(super) const EMPTY: Self = Self { pairs: [0; LEN / 2], scale: 0.0, sum: 0.0 };
 }
 
 /// Rows of activations in 16-bit fixed point.
@@ -32,7 +39,7 @@ impl Activations {
     /// Rounds `x` `[T, n_in]`, n_in a multiple of 32, in place of what was held.
     pub(in crate::model::matrix) fn round(&mut self, x: &[f32], n_in: usize) {
         self.n_blocks = n_in / LEN;
-        self.blocks.resize(x.len() / LEN, Block::default());
+        self.blocks.resize(x.len() / LEN, Block::EMPTY);
         let blocks = self.blocks.par_chunks_mut(TASK_BLOCKS);
         x.par_chunks(TASK_BLOCKS * LEN).zip(blocks).for_each(|(x, blocks)| round_blocks(x, blocks));
     }
@@ -58,25 +65,20 @@ fn round_blocks(x: &[f32], blocks: &mut [Block]) {
     const ROUND: f32 = 12_582_912.0;
     const HALF: usize = LEN / 2;
     for (x, block) in x.as_chunks::<LEN>().0.iter().zip(blocks) {
-        let (mut highest, mut probe) = ([0f32; HALF], [0f32; HALF]);
-        for i in 0..HALF {
-            let (low, high) = (x[i].abs(), x[i + HALF].abs());
-            highest[i] = if low > high { low } else { high };
-            // 0, or NaN where a value is not finite.
-            probe[i] = low * 0.0 + high * 0.0;
-        }
-        let mut width = HALF / 2;
-        while width > 0 {
-            for i in 0..width {
-                highest[i] = if highest[i] > highest[i + width] { highest[i] } else { highest[i + width] };
-                probe[i] += probe[i + width];
-            }
-            width /= 2;
-        }
-        let has_values = highest[0] > NOTHING;
-        // What is not finite stays so: an infinite or undefined value makes the block's scale undefined.
-        block.scale = if has_values { highest[0] * (1.0 / 32767.0) } else { 0.0 } + probe[0];
-        let inverse = if has_values { 32767.0 / highest[0] } else { 0.0 };
+        // Keeps the compiler from gathering the same place of many blocks into a register instead of a block's values.
+        let x = black_box(x);
+        // Without their sign, floats are ordered as their bits are; what is not finite comes last.
+        let highest = x.iter().fold(0, |highest, x| (x.to_bits() & 0x7fff_ffff).max(highest));
+        let largest = f32::from_bits(highest);
+        let has_values = largest > NOTHING;
+        block.scale = if !largest.is_finite() {
+            f32::NAN
+        } else if has_values {
+            largest * (1.0 / 32767.0)
+        } else {
+            0.0
+        };
+        let inverse = if has_values { 32767.0 / largest } else { 0.0 };
         let step = |x: f32| ((x * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
         let mut totals = [0i32; HALF];
         for i in 0..HALF {

@@ -176,12 +176,16 @@ macro_rules! kernels {
             let n_words = const { LAYOUTS[L].code_bytes() / 4 };
             let n_steps = const { LEN / 2 / (LAYOUTS[L].code_bytes() / 4) };
             let n_blocks = task.packed.n_blocks();
-            let groups: [&[u8]; C] = std::array::from_fn(|c| task.packed.group(group + c));
-            let rows: [&[Block]; R] = std::array::from_fn(|r| &task.x.rows_from(row + r)[..n_blocks]);
+            let mut groups = [[].as_slice(); C];
+            let mut rows = [[].as_slice(); R];
+            unroll!(groups c < C, { groups[c] = task.packed.group(group + c) });
+            unroll!(rows r < R, { rows[r] = &task.x.rows_from(row + r)[..n_blocks] });
             let mut sums = [[[zero_floats(); REGISTERS]; C]; R];
             for block in 0..n_blocks {
-                let records: [&[u8]; C] = std::array::from_fn(|c| &groups[c][block * record_bytes..][..record_bytes]);
-                let x: [&Block; R] = std::array::from_fn(|r| &rows[r][block]);
+                // No closures here: the compiler calls them, as they have not this function's instructions.
+                let (mut records, mut x) = ([[].as_slice(); C], [const { &Block::EMPTY }; R]);
+                unroll!(groups c < C, { records[c] = &groups[c][block * record_bytes..][..record_bytes] });
+                unroll!(rows r < R, { x[r] = &rows[r][block] });
                 let mut dots = [[[zero_integers(); REGISTERS]; C]; R];
                 let mut fifth = [[zero_integers(); REGISTERS]; C];
                 if layout.bits == 5 {
@@ -231,11 +235,9 @@ macro_rules! kernels {
                     });
                 });
             }
-            for r in 0..R {
-                for c in 0..C {
-                    task.store(out, row + r, group + c, &cast(sums[r][c]));
-                }
-            }
+            unroll!(rows r < R, {
+                unroll!(groups c < C, { task.store(out, row + r, group + c, &cast(sums[r][c])) });
+            });
         }
     };
 }

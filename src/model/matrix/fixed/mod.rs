@@ -30,13 +30,13 @@ const GROUP: usize = 16;
 const FEW_ROWS: usize = 32;
 /// Bytes of weights of one task of columns.
 const TASK_BYTES: usize = 64 << 10;
-/// Rows of activations of one task of rows.
-const TASK_ROWS: usize = 64;
+/// Rows of activations of one task of rows: a multiple of both kernels' tiles.
+const TASK_ROWS: usize = 48;
 
 /// `out[t] = W x[t]` for each of several matrices.
 ///
 /// - Shape: x `[T, n_in]`, out `[T, n_out]`
-/// - Cost: one pass over each matrix for every 64 rows
+/// - Cost: one pass over each matrix for every 48 rows
 pub(super) fn multiply(kernel: Kernel, x: &Activations, products: Vec<(&Packed, &mut [f32])>) {
     if x.n_rows() > FEW_ROWS {
         for (packed, out) in products {

@@ -1,8 +1,8 @@
-"""llama.cpp through llama-cpp-python: decode steps over a full f16 cache of the same GGUF file.
+"""llama.cpp through llama-cpp-python on the same GGUF file, with a full f16 cache.
 
-    python benches/peers/llama_cpp_decode.py --model MODEL.gguf --threads 2
+    python benches/peers/llama_cpp_peer.py --model MODEL.gguf --threads 2
 
-`fill` runs a prompt; `decode` cuts the cache back to `context` tokens and decodes `steps` greedy tokens behind them.
+`prefill` runs a prompt; `decode` cuts the cache back to `context` tokens and decodes `steps` greedy tokens behind them.
 """
 
 import argparse
@@ -36,10 +36,12 @@ model = llama_cpp.Llama(
 )
 
 
-def fill(n_tokens):
-    """All keys and values of the prompt."""
+def prefill(n_tokens):
+    """All keys and values, and the token of the highest logit."""
     model.reset()
     model.eval(token_ids(n_tokens))
+    logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(model.ctx, -1), (model.n_vocab(),))
+    return {"token": int(logits.argmax())}
 
 
 def decode(context, steps):
@@ -60,4 +62,4 @@ def decode(context, steps):
     return {"step_secs": seconds}
 
 
-serve({"fill": fill, "decode": decode}, name=f"llama-cpp-python {llama_cpp.__version__}")
+serve({"prefill": prefill, "decode": decode}, name=f"llama-cpp-python {llama_cpp.__version__}")
