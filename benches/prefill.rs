@@ -203,17 +203,26 @@ enum Engine {
     TorchPrefill,
     TorchCapture,
     LlamaPrefill,
+    LlamaFusedPrefill,
 }
 
 impl Engine {
-    const ALL: [Self; 6] =
-        [Self::Prefill, Self::TorchPrefill, Self::LlamaPrefill, Self::Unwritten, Self::Written, Self::TorchCapture];
+    const ALL: [Self; 7] = [
+        Self::Prefill,
+        Self::TorchPrefill,
+        Self::LlamaPrefill,
+        Self::LlamaFusedPrefill,
+        Self::Unwritten,
+        Self::Written,
+        Self::TorchCapture,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Self::Prefill => "prefill, kvscope",
             Self::TorchPrefill => "prefill, transformers",
             Self::LlamaPrefill => "prefill, llama.cpp",
+            Self::LlamaFusedPrefill => "prefill, llama.cpp, fused attention",
             Self::Unwritten => "states and mass unwritten, kvscope",
             Self::Written => "capture, kvscope",
             Self::TorchCapture => "capture, transformers",
@@ -221,15 +230,14 @@ impl Engine {
     }
 
     fn is_peer(self) -> bool {
-        matches!(self, Self::TorchPrefill | Self::LlamaPrefill | Self::TorchCapture)
+        !matches!(self, Self::Prefill | Self::Unwritten | Self::Written)
     }
 }
 
 struct Peers {
     torch: Peer,
-    /// Without and with its fused attention; the faster of the first requests is measured.
-    llama: [Peer; 2],
-    fastest_llama: usize,
+    llama: Peer,
+    llama_fused: Peer,
 }
 
 struct Bench {
@@ -252,10 +260,8 @@ impl Bench {
             Engine::Written => written(&self.model, &tokens, &out)?,
             Engine::TorchPrefill => peers?.torch.ask(&prefill_of(n_tokens))?.secs()?,
             Engine::TorchCapture => peers?.torch.ask(&capture_of(n_tokens, &out))?.secs()?,
-            Engine::LlamaPrefill => {
-                let peers = peers?;
-                peers.llama[peers.fastest_llama].ask(&prefill_of(n_tokens))?.secs()?
-            }
+            Engine::LlamaPrefill => peers?.llama.ask(&prefill_of(n_tokens))?.secs()?,
+            Engine::LlamaFusedPrefill => peers?.llama_fused.ask(&prefill_of(n_tokens))?.secs()?,
         };
         if out.is_dir() {
             std::fs::remove_dir_all(&out)?;
@@ -269,18 +275,13 @@ impl Bench {
     fn warm_up(&mut self, n_tokens: usize) -> anyhow::Result<()> {
         let own = prefill(&self.model, &prompt(n_tokens))?.1;
         let out = self.dir.path().join("warm");
-        let Some(Peers { torch, llama, fastest_llama }) = &mut self.peers else { return Ok(()) };
+        let Some(Peers { torch, llama, llama_fused }) = &mut self.peers else { return Ok(()) };
         torch.ask(&capture_of(n_tokens, &out))?;
         std::fs::remove_file(&out)?;
-        let mut secs = Vec::new();
-        for peer in [torch].into_iter().chain(llama) {
-            let answer = peer.ask(&prefill_of(n_tokens))?;
-            let token = answer.token()?;
+        for peer in [torch, llama, llama_fused] {
+            let token = peer.ask(&prefill_of(n_tokens))?.token()?;
             ensure!(token == own, "{} continues with token {token}, kvscope with {own}", peer.name);
-            secs.push(answer.secs()?);
         }
-        *fastest_llama = usize::from(secs[2] < secs[1]);
-        println!("\nllama.cpp without and with its fused attention: {:.2} s, {:.2} s", secs[1], secs[2]);
         Ok(())
     }
 }
@@ -314,14 +315,11 @@ fn main() -> anyhow::Result<()> {
         let llama = [common.as_slice(), &["--context", &context]].concat();
         Some(Peers {
             torch: Peer::start(python, "transformers_peer.py", &common)?,
-            llama: [
-                Peer::start(python, "llama_cpp_peer.py", &llama)?,
-                Peer::start(python, "llama_cpp_peer.py", &[llama.as_slice(), &["--flash"]].concat())?,
-            ],
-            fastest_llama: 0,
+            llama: Peer::start(python, "llama_cpp_peer.py", &llama)?,
+            llama_fused: Peer::start(python, "llama_cpp_peer.py", &[llama.as_slice(), &["--flash"]].concat())?,
         })
     };
-    let names: Vec<String> = peers.iter().flat_map(|p| [p.torch.name.clone(), p.llama[0].name.clone()]).collect();
+    let names: Vec<String> = peers.iter().flat_map(|p| [p.torch.name.clone(), p.llama.name.clone()]).collect();
     let mut bench = Bench { model: Model::load(&path)?, peers, dir: tempfile::tempdir()?, runs: 0 };
     let engines: Vec<Engine> = Engine::ALL.into_iter().filter(|e| !(args.no_peers && e.is_peer())).collect();
     let peak = Peak::measure(args.threads);
@@ -370,7 +368,7 @@ fn print_table(model: &Model, n_tokens: usize, peak: &Peak, engines: &[Engine], 
         _ => peak.f32,
     };
     let least = weights / of_weights + attention / peak.f32;
-    println!("{n_tokens} tokens: {weights:.0} GFLOP with weights, {attention:.0} in attention; at peak {least:.2} s");
+    println!("\n{n_tokens} tokens: {weights:.0} GFLOP with weights, {attention:.0} in attention; at peak {least:.2} s");
     for (engine, secs) in engines.iter().zip(secs) {
         let median = median(secs);
         let (lowest, highest) = secs.iter().fold((f64::MAX, 0f64), |(low, high), x| (low.min(*x), high.max(*x)));
@@ -386,6 +384,7 @@ fn print_table(model: &Model, n_tokens: usize, peak: &Peak, engines: &[Engine], 
     };
     ratio("prefill: transformers / kvscope", Engine::TorchPrefill, Engine::Prefill);
     ratio("prefill: llama.cpp / kvscope", Engine::LlamaPrefill, Engine::Prefill);
+    ratio("prefill: llama.cpp fused / kvscope", Engine::LlamaFusedPrefill, Engine::Prefill);
     ratio("capture: transformers / kvscope", Engine::TorchCapture, Engine::Written);
     ratio("written / unwritten", Engine::Written, Engine::Unwritten);
 }

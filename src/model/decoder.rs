@@ -290,11 +290,10 @@ impl Model {
         }
         let chunk_tokens = chunk_tokens.clamp(1, tokens.len());
         match &self.decoder {
-            // On a thread of the pool: its neighbours stay awake between the many short parallel regions of one token.
-            Decoder::Kernels(kernels) if tokens.len() == 1 => {
-                rayon::scope(|_| self.pass(kernels, tokens, first_position, 1, store, rows))
+            // On a thread of the pool: its neighbours stay awake between the many short parallel regions.
+            Decoder::Kernels(kernels) => {
+                rayon::scope(|_| self.pass(kernels, tokens, first_position, chunk_tokens, store, rows))
             }
-            Decoder::Kernels(kernels) => self.pass(kernels, tokens, first_position, chunk_tokens, store, rows),
             Decoder::Device(decoder) => {
                 decoder.forward_by_layer((c, &self.rope), tokens, first_position, chunk_tokens, store, rows)
             }

@@ -131,7 +131,7 @@ pub(crate) fn multiply<const N: usize>(x: &[f32], products: [(&Matrix, &mut [f32
         }
     }
     if let Some(kernel) = kernel {
-        scratch.activations.round(x, n_in);
+        scratch.activations.round(x, n_in, kernel);
         fixed::multiply(kernel, &scratch.activations, in_fixed_point);
     }
     if x.len() / n_in > FEW_ROWS {

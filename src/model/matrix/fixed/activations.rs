@@ -5,6 +5,7 @@ use std::hint::black_box;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use crate::model::matrix::fixed::Kernel;
 use crate::model::matrix::fixed::LEN;
 
 /// Blocks of one task of rounding.
@@ -28,20 +29,36 @@ impl Block {
     pub(super) const EMPTY: Self = Self { pairs: [0; LEN / 2], scale: 0.0, sum: 0.0 };
 }
 
-/// Rows of activations in 16-bit fixed point.
+/// Rows of activations in 16-bit fixed point, in panels of a few rows: of each panel first every row's first block, then
+/// every row's second, and so on. The last panel is filled up with zeros.
 #[derive(Debug, Default)]
 pub(in crate::model::matrix) struct Activations {
+    n_rows: usize,
     n_blocks: usize,
+    /// Rows of a panel.
+    height: usize,
     blocks: Vec<Block>,
 }
 
 impl Activations {
-    /// Rounds `x` `[T, n_in]`, n_in a multiple of 32, in place of what was held.
-    pub(in crate::model::matrix) fn round(&mut self, x: &[f32], n_in: usize) {
+    /// Rounds `x` `[T, n_in]`, n_in a multiple of 32, in place of what was held, for a kernel.
+    pub(in crate::model::matrix) fn round(&mut self, x: &[f32], n_in: usize, kernel: Kernel) {
+        self.n_rows = x.len() / n_in;
         self.n_blocks = n_in / LEN;
-        self.blocks.resize(x.len() / LEN, Block::EMPTY);
-        let blocks = self.blocks.par_chunks_mut(TASK_BLOCKS);
-        x.par_chunks(TASK_BLOCKS * LEN).zip(blocks).for_each(|(x, blocks)| round_blocks(x, blocks));
+        self.height = kernel.panel_rows(self.n_rows);
+        let panel_blocks = self.height * self.n_blocks;
+        self.blocks.resize(self.n_rows.div_ceil(self.height) * panel_blocks, Block::EMPTY);
+        let panels = self.blocks.par_chunks_mut(panel_blocks).with_min_len(TASK_BLOCKS.div_ceil(panel_blocks));
+        x.par_chunks(self.height * n_in).zip(panels).for_each(|(x, panel)| {
+            let rows = x.chunks_exact(n_in);
+            let n_rows = rows.len();
+            for (row, x) in rows.enumerate() {
+                round_row(x, &mut panel[row..], self.height);
+            }
+            for blocks in panel.chunks_exact_mut(self.height) {
+                blocks[n_rows..].fill(Block::EMPTY);
+            }
+        });
     }
 
     /// Blocks of a row.
@@ -50,21 +67,28 @@ impl Activations {
     }
 
     pub(super) fn n_rows(&self) -> usize {
-        self.blocks.len() / self.n_blocks.max(1)
+        self.n_rows
     }
 
-    /// All rows from `row` on.
-    pub(super) fn rows_from(&self, row: usize) -> &[Block] {
-        &self.blocks[row * self.n_blocks..]
+    /// Rows of a panel.
+    pub(super) fn height(&self) -> usize {
+        self.height
+    }
+
+    /// The panel that begins with `row`.
+    pub(super) fn panel(&self, row: usize) -> &[Block] {
+        let n = self.height * self.n_blocks;
+        &self.blocks[row / self.height * n..][..n]
     }
 }
 
+/// Rounds a row into every `stride`th block.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-fn round_blocks(x: &[f32], blocks: &mut [Block]) {
+fn round_row(x: &[f32], blocks: &mut [Block], stride: usize) {
     // 1.5 · 2^23: adding it rounds to the nearest integer, which then stands in the low mantissa bits.
     const ROUND: f32 = 12_582_912.0;
     const HALF: usize = LEN / 2;
-    for (x, block) in x.as_chunks::<LEN>().0.iter().zip(blocks) {
+    for (x, block) in x.as_chunks::<LEN>().0.iter().zip(blocks.iter_mut().step_by(stride)) {
         // Keeps the compiler from gathering the same place of many blocks into a register instead of a block's values.
         let x = black_box(x);
         // Without their sign, floats are ordered as their bits are; what is not finite comes last.

@@ -6,6 +6,9 @@ use crate::model::matrix::fixed::Activations;
 use crate::model::matrix::fixed::GROUP;
 use crate::model::matrix::fixed::Packed;
 
+/// Blocks that are unpacked at once: 18 KiB of codes of two groups, which stay in the first cache while panels pass.
+const BLOCKS_AT_ONCE: usize = 9;
+
 /// Instructions that this processor has; exists only where they were detected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::model) struct Kernel(Instructions);
@@ -22,7 +25,17 @@ impl Kernel {
         [Instructions::Avx512, Instructions::Avx2].into_iter().filter(|set| set.is_detected()).map(Self)
     }
 
+    /// Rows of activations that are multiplied together where there are `n_rows`.
+    pub(super) fn panel_rows(self, n_rows: usize) -> usize {
+        match (n_rows, self.0) {
+            (..=2, _) => n_rows.max(1),
+            (_, Instructions::Avx512) => avx512::ROWS,
+            (_, Instructions::Avx2) => avx2::ROWS,
+        }
+    }
+
     /// `out[t, j] = ⟨rows groups.start · 16 + j of W, x[rows.start + t]⟩`; out `[rows, stride]`, whose columns are those of the groups.
+    /// The first row begins a panel.
     pub(super) fn multiply(
         self,
         packed: &Packed,
@@ -87,7 +100,8 @@ impl Task<'_> {
         let out = &mut out[(row - self.rows.start) * self.stride + first..];
         match out.first_chunk_mut() {
             Some(out) if n == GROUP => *out = *values,
-            _ => out[..n].copy_from_slice(&values[..n]),
+            // Not as a copy, of which the compiler would make one of any length for both cases.
+            _ => out.iter_mut().zip(&values[..n]).for_each(|(out, value)| *out = *value),
         }
     }
 }
@@ -113,7 +127,7 @@ macro_rules! unroll {
 /// group of 16 columns and functions of one register: see [`avx512`].
 #[cfg(target_arch = "x86_64")]
 macro_rules! kernels {
-    ($features:literal, [$($register:literal)*], $most_rows:literal, $groups:literal, $groups_of_one_row:literal) => {
+    ($features:literal, [$($register:literal)*], $groups:literal, $groups_of_one_row:literal) => {
         #[target_feature(enable = $features)]
         pub(super) fn multiply(task: &Task<'_>, out: &mut [f32]) {
             match task.packed.layout {
@@ -128,116 +142,223 @@ macro_rules! kernels {
         #[target_feature(enable = $features)]
         fn all_tiles<const L: usize>(task: &Task<'_>, out: &mut [f32]) {
             const { assert!(LAYOUTS.len() == 5) };
-            let mut group = task.groups.start;
-            while group < task.groups.end {
-                let n_groups = task.groups.end - group;
-                if task.rows.len() == 1 && n_groups >= $groups_of_one_row {
-                    tile::<L, 1, $groups_of_one_row>(task, task.rows.start, group, out);
-                    group += $groups_of_one_row;
-                } else if n_groups >= $groups {
-                    rows_of_tiles::<L, $groups>(task, group, out);
-                    group += $groups;
-                } else {
-                    rows_of_tiles::<L, 1>(task, group, out);
-                    group += 1;
+            let groups = task.groups.clone();
+            // As many groups at a time as the registers take, then one by one.
+            let split = |width: usize| groups.end - groups.len() % width;
+            match task.x.height() {
+                1 => {
+                    let middle = split($groups_of_one_row);
+                    few_rows::<L, 1, $groups_of_one_row>(task, groups.start..middle, out);
+                    few_rows::<L, 1, 1>(task, middle..groups.end, out);
+                }
+                2 => few_rows::<L, 2, 1>(task, groups, out),
+                _ => {
+                    let middle = split($groups);
+                    panels::<L, $groups>(task, groups.start..middle, out);
+                    panels::<L, 1>(task, middle..groups.end, out);
                 }
             }
         }
 
-        #[target_feature(enable = $features)]
-        fn rows_of_tiles<const L: usize, const C: usize>(task: &Task<'_>, group: usize, out: &mut [f32]) {
-            let mut row = task.rows.start;
-            while row < task.rows.end {
-                let n_rows = task.rows.end - row;
-                if n_rows >= $most_rows {
-                    tile::<L, $most_rows, C>(task, row, group, out);
-                    row += $most_rows;
-                } else if n_rows >= 2 {
-                    tile::<L, 2, C>(task, row, group, out);
-                    row += 2;
-                } else {
-                    tile::<L, 1, C>(task, row, group, out);
-                    row += 1;
-                }
-            }
+        /// Sums `[R, C]` of 16 columns each.
+        type Sums<const R: usize, const C: usize> = [[[Floats; REGISTERS]; C]; R];
+
+        /// A block of C groups, ready to be multiplied.
+        #[derive(Clone, Copy)]
+        struct Unpacked<const C: usize> {
+            /// Pairs i, i + 16.
+            codes: [[[Integers; REGISTERS]; C]; LEN / 2],
+            scales: [[Floats; REGISTERS]; C],
+            minimums: [[Floats; REGISTERS]; C],
         }
 
-        /// R rows of activations times C groups of weights.
+        /// The bytes of a block of C groups.
+        #[inline]
         #[target_feature(enable = $features)]
-        fn tile<const L: usize, const R: usize, const C: usize>(
-            task: &Task<'_>,
-            row: usize,
-            group: usize,
-            out: &mut [f32],
-        ) {
+        fn records<'a, const L: usize, const C: usize>(task: &Task<'a>, group: usize, block: usize) -> [&'a [u8]; C] {
+            let n_bytes = const { GROUP * LAYOUTS[L].block_bytes() };
+            // No closures: the compiler calls them, as they have not this function's instructions.
+            let mut records = [[].as_slice(); C];
+            unroll!(groups c < C, { records[c] = &task.packed.group(group + c)[block * n_bytes..][..n_bytes] });
+            records
+        }
+
+        /// Scales and minima of C groups.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn unpack_scales<const L: usize, const C: usize>(
+            records: &[&[u8]; C],
+        ) -> ([[Floats; REGISTERS]; C], [[Floats; REGISTERS]; C]) {
             let layout = const { LAYOUTS[L] };
-            let record_bytes = const { GROUP * LAYOUTS[L].block_bytes() };
-            let codes_at = const { GROUP * LAYOUTS[L].head_bytes() };
-            let n_words = const { LAYOUTS[L].code_bytes() / 4 };
-            let n_steps = const { LEN / 2 / (LAYOUTS[L].code_bytes() / 4) };
-            let n_blocks = task.packed.n_blocks();
-            let mut groups = [[].as_slice(); C];
-            let mut rows = [[].as_slice(); R];
-            unroll!(groups c < C, { groups[c] = task.packed.group(group + c) });
-            unroll!(rows r < R, { rows[r] = &task.x.rows_from(row + r)[..n_blocks] });
-            let mut sums = [[[zero_floats(); REGISTERS]; C]; R];
-            for block in 0..n_blocks {
-                // No closures here: the compiler calls them, as they have not this function's instructions.
-                let (mut records, mut x) = ([[].as_slice(); C], [const { &Block::EMPTY }; R]);
-                unroll!(groups c < C, { records[c] = &groups[c][block * record_bytes..][..record_bytes] });
-                unroll!(rows r < R, { x[r] = &rows[r][block] });
-                let mut dots = [[[zero_integers(); REGISTERS]; C]; R];
-                let mut fifth = [[zero_integers(); REGISTERS]; C];
+            let mut scales = [[zero_floats(); REGISTERS]; C];
+            let mut minimums = [[zero_floats(); REGISTERS]; C];
+            unroll!(groups c < C, {
+                scales[c] = halves(&records[c][..2 * GROUP]);
+                if layout.has_minimum {
+                    minimums[c] = halves(&records[c][2 * GROUP..4 * GROUP]);
+                } else {
+                    unroll!(@ i, REGISTERS, {
+                        minimums[c][i] = multiply_floats(scales[c][i], splat(layout.offset));
+                    }, $($register)*);
+                }
+            });
+            (scales, minimums)
+        }
+
+        /// Runs the body for every pair of codes of a block, in `$codes` `[C][REGISTERS]`.
+        macro_rules! for_each_pair {
+            ($L:ident, $C:ident, $records:expr, |$pair:ident, $codes:ident| $body:block) => {
+                let layout = const { LAYOUTS[$L] };
+                let codes_at = const { GROUP * LAYOUTS[$L].head_bytes() };
+                let n_words = const { LAYOUTS[$L].code_bytes() / 4 };
+                let n_steps = const { LEN / 2 / (LAYOUTS[$L].code_bytes() / 4) };
+                let mut fifth = [[zero_integers(); REGISTERS]; $C];
                 if layout.bits == 5 {
-                    unroll!(groups c < C, { fifth[c] = load(&records[c][codes_at - 4 * GROUP..]) });
+                    unroll!(groups c < $C, { fifth[c] = load(&$records[c][codes_at - 4 * GROUP..]) });
                 }
                 for word in 0..n_words {
-                    let mut words = [[zero_integers(); REGISTERS]; C];
-                    unroll!(groups c < C, { words[c] = load(&records[c][codes_at + word * 4 * GROUP..]) });
+                    let mut words = [[zero_integers(); REGISTERS]; $C];
+                    unroll!(groups c < $C, { words[c] = load(&$records[c][codes_at + word * 4 * GROUP..]) });
                     unroll!(steps step < n_steps, {
-                        let pair = word * n_steps + step;
-                        let mut codes = [[zero_integers(); REGISTERS]; C];
-                        unroll!(groups c < C, {
+                        let $pair = word * n_steps + step;
+                        let mut $codes = [[zero_integers(); REGISTERS]; $C];
+                        unroll!(groups c < $C, {
                             unroll!(@ i, REGISTERS, {
-                                codes[c][i] = match layout.bits {
+                                $codes[c][i] = match layout.bits {
                                     8 => bytes(words[c][i], step),
-                                    5 => or(nibbles(words[c][i], step), fifth_bits(fifth[c][i], pair)),
+                                    5 => or(nibbles(words[c][i], step), fifth_bits(fifth[c][i], $pair)),
                                     _ => nibbles(words[c][i], step),
                                 };
                             }, $($register)*);
                         });
-                        unroll!(rows r < R, {
-                            let x = splat_integer(x[r].pairs[pair]);
-                            unroll!(groups c < C, {
-                                unroll!(@ i, REGISTERS, {
-                                    dots[r][c][i] = add_products(dots[r][c][i], codes[c][i], x);
-                                }, $($register)*);
-                            });
-                        });
+                        $body
                     });
                 }
-                unroll!(groups c < C, {
-                    let scale = halves(&records[c][..2 * GROUP]);
-                    let minimum = if layout.has_minimum {
-                        halves(&records[c][2 * GROUP..4 * GROUP])
-                    } else {
-                        scale.map(|scale| multiply_floats(scale, splat(layout.offset)))
-                    };
-                    unroll!(rows r < R, {
-                        let (scale_of_x, sum_of_x) = (splat(x[r].scale), splat(x[r].sum));
+            };
+        }
+
+        /// Adds the products of a pair of R rows of activations and C groups of codes.
+        macro_rules! add_pair {
+            ($R:ident, $C:ident, $x:expr, $pair:expr, $codes:expr, $dots:ident) => {
+                unroll!(rows r < $R, {
+                    let x = splat_integer($x[r].pairs[$pair]);
+                    unroll!(groups c < $C, {
                         unroll!(@ i, REGISTERS, {
-                            let factor = multiply_floats(scale[i], scale_of_x);
-                            sums[r][c][i] = multiply_add(to_floats(dots[r][c][i]), factor, sums[r][c][i]);
-                            if layout.has_minimum || layout.offset != 0.0 {
-                                sums[r][c][i] = multiply_add(minimum[i], sum_of_x, sums[r][c][i]);
-                            }
+                            $dots[r][c][i] = add_products($dots[r][c][i], $codes[c][i], x);
                         }, $($register)*);
                     });
                 });
-            }
+            };
+        }
+
+        /// Adds a block's products to the sums, times their scales.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn add_block<const L: usize, const R: usize, const C: usize>(
+            sums: &mut Sums<R, C>,
+            dots: &[[[Integers; REGISTERS]; C]; R],
+            x: &[Block; R],
+            scales: &[[Floats; REGISTERS]; C],
+            minimums: &[[Floats; REGISTERS]; C],
+        ) {
+            let layout = const { LAYOUTS[L] };
             unroll!(rows r < R, {
-                unroll!(groups c < C, { task.store(out, row + r, group + c, &cast(sums[r][c])) });
+                let (scale_of_x, sum_of_x) = (splat(x[r].scale), splat(x[r].sum));
+                unroll!(groups c < C, {
+                    unroll!(@ i, REGISTERS, {
+                        let factor = multiply_floats(scales[c][i], scale_of_x);
+                        sums[r][c][i] = multiply_add(to_floats(dots[r][c][i]), factor, sums[r][c][i]);
+                        if layout.has_minimum || layout.offset != 0.0 {
+                            sums[r][c][i] = multiply_add(minimums[c][i], sum_of_x, sums[r][c][i]);
+                        }
+                    }, $($register)*);
+                });
             });
+        }
+
+        /// A panel of one or two rows times C groups at a time, which are unpacked in registers.
+        #[target_feature(enable = $features)]
+        fn few_rows<const L: usize, const R: usize, const C: usize>(
+            task: &Task<'_>,
+            groups: Range<usize>,
+            out: &mut [f32],
+        ) {
+            let row = task.rows.start;
+            for group in groups.step_by(C) {
+                let mut sums = [[[zero_floats(); REGISTERS]; C]; R];
+                for (block, x) in task.x.panel(row).as_chunks::<R>().0.iter().enumerate() {
+                    let records = records::<L, C>(task, group, block);
+                    let mut dots = [[[zero_integers(); REGISTERS]; C]; R];
+                    for_each_pair!(L, C, records, |pair, codes| { add_pair!(R, C, x, pair, codes, dots); });
+                    let (scales, minimums) = unpack_scales::<L, C>(&records);
+                    add_block::<L, R, C>(&mut sums, &dots, x, &scales, &minimums);
+                }
+                store(task, row, group, &sums, out);
+            }
+        }
+
+        /// Several panels times C groups at a time, whose codes are unpacked once for all of them.
+        #[target_feature(enable = $features)]
+        fn panels<const L: usize, const C: usize>(task: &Task<'_>, groups: Range<usize>, out: &mut [f32]) {
+            debug_assert_eq!(task.x.height(), ROWS);
+            let mut unpacked = [Unpacked {
+                codes: [[[zero_integers(); REGISTERS]; C]; LEN / 2],
+                scales: [[zero_floats(); REGISTERS]; C],
+                minimums: [[zero_floats(); REGISTERS]; C],
+            }; BLOCKS_AT_ONCE];
+            let n_blocks = task.packed.n_blocks();
+            for group in groups.step_by(C) {
+                let mut sums = [[[[zero_floats(); REGISTERS]; C]; ROWS]; TASK_ROWS / ROWS];
+                for first in (0..n_blocks).step_by(BLOCKS_AT_ONCE) {
+                    let blocks = first..n_blocks.min(first + BLOCKS_AT_ONCE);
+                    for (block, unpacked) in blocks.clone().zip(&mut unpacked) {
+                        let records = records::<L, C>(task, group, block);
+                        for_each_pair!(L, C, records, |pair, codes| { unpacked.codes[pair] = codes });
+                        (unpacked.scales, unpacked.minimums) = unpack_scales::<L, C>(&records);
+                    }
+                    for (row, sums) in task.rows.clone().step_by(ROWS).zip(&mut sums) {
+                        let x = &task.x.panel(row).as_chunks::<ROWS>().0[blocks.clone()];
+                        add_blocks::<L, ROWS, C>(sums, x, &unpacked);
+                    }
+                }
+                for (row, sums) in task.rows.clone().step_by(ROWS).zip(&sums) {
+                    store(task, row, group, sums, out);
+                }
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        fn add_blocks<const L: usize, const R: usize, const C: usize>(
+            into: &mut Sums<R, C>,
+            x: &[[Block; R]],
+            unpacked: &[Unpacked<C>],
+        ) {
+            let mut sums = *into;
+            for (x, unpacked) in x.iter().zip(unpacked) {
+                let mut dots = [[[zero_integers(); REGISTERS]; C]; R];
+                for (pair, codes) in unpacked.codes.iter().enumerate() {
+                    add_pair!(R, C, x, pair, codes, dots);
+                }
+                add_block::<L, R, C>(&mut sums, &dots, x, &unpacked.scales, &unpacked.minimums);
+            }
+            *into = sums;
+        }
+
+        /// Puts sums where they belong; rows beyond the task's only fill the panel.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn store<const R: usize, const C: usize>(
+            task: &Task<'_>,
+            row: usize,
+            group: usize,
+            sums: &Sums<R, C>,
+            out: &mut [f32],
+        ) {
+            for (row, sums) in (row..task.rows.end).zip(sums) {
+                for (c, sums) in sums.iter().enumerate() {
+                    task.store(out, row, group + c, &cast(*sums));
+                }
+            }
         }
     };
 }
@@ -245,19 +366,26 @@ macro_rules! kernels {
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use std::arch::x86_64::*;
+    use std::ops::Range;
 
     use bytemuck::cast;
 
+    use super::BLOCKS_AT_ONCE;
     use super::Task;
     use super::first;
     use crate::model::matrix::fixed::GROUP;
     use crate::model::matrix::fixed::LEN;
+    use crate::model::matrix::fixed::TASK_ROWS;
     use crate::model::matrix::fixed::activations::Block;
     use crate::model::matrix::fixed::packed::LAYOUTS;
 
+    type Floats = __m512;
+    type Integers = __m512i;
     const REGISTERS: usize = 1;
+    /// Of a panel: sums and products of two groups fill 24 of 32 registers.
+    pub(super) const ROWS: usize = 6;
 
-    kernels!("avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c", [0], 6, 2, 4);
+    kernels!("avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c", [0], 2, 4);
 
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -367,19 +495,26 @@ mod avx512 {
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
     use std::arch::x86_64::*;
+    use std::ops::Range;
 
     use bytemuck::cast;
 
+    use super::BLOCKS_AT_ONCE;
     use super::Task;
     use super::first;
     use crate::model::matrix::fixed::GROUP;
     use crate::model::matrix::fixed::LEN;
+    use crate::model::matrix::fixed::TASK_ROWS;
     use crate::model::matrix::fixed::activations::Block;
     use crate::model::matrix::fixed::packed::LAYOUTS;
 
+    type Floats = __m256;
+    type Integers = __m256i;
     const REGISTERS: usize = 2;
+    /// Of a panel: products of one group fill 8 of 16 registers.
+    pub(super) const ROWS: usize = 4;
 
-    kernels!("avx2,fma,f16c", [0 1], 4, 1, 2);
+    kernels!("avx2,fma,f16c", [0 1], 1, 2);
 
     #[inline]
     #[target_feature(enable = "avx2")]

@@ -30,8 +30,12 @@ const GROUP: usize = 16;
 const FEW_ROWS: usize = 32;
 /// Bytes of weights of one task of columns.
 const TASK_BYTES: usize = 64 << 10;
-/// Rows of activations of one task of rows: a multiple of both kernels' tiles.
-const TASK_ROWS: usize = 48;
+/// What rows of activations of one task are a multiple of: whole panels of both kernels.
+const PANEL_ROWS: usize = 12;
+/// Rows of activations of one task of rows at most.
+const TASK_ROWS: usize = 4 * PANEL_ROWS;
+/// Tasks of rows that each thread has at least, where there are enough rows.
+const TASKS_OF_THREAD: usize = 8;
 
 /// `out[t] = W x[t]` for each of several matrices.
 ///
@@ -39,10 +43,14 @@ const TASK_ROWS: usize = 48;
 /// - Cost: one pass over each matrix for every 48 rows
 pub(super) fn multiply(kernel: Kernel, x: &Activations, products: Vec<(&Packed, &mut [f32])>) {
     if x.n_rows() > FEW_ROWS {
+        let fair = x.n_rows() / (TASKS_OF_THREAD * rayon::current_num_threads());
+        let task_rows = fair.next_multiple_of(PANEL_ROWS).clamp(PANEL_ROWS, TASK_ROWS);
         for (packed, out) in products {
             let n_out = packed.n_out();
-            out.par_chunks_mut(TASK_ROWS * n_out).enumerate().for_each(|(i, out)| {
-                let rows = i * TASK_ROWS..i * TASK_ROWS + out.len() / n_out;
+            // Single tasks, so that a thread that falls behind hands over all that it has not begun.
+            let tasks = out.par_chunks_mut(task_rows * n_out).enumerate().with_max_len(1);
+            tasks.for_each(|(i, out)| {
+                let rows = i * task_rows..i * task_rows + out.len() / n_out;
                 kernel.multiply(packed, 0..packed.n_groups(), x, rows, out, n_out);
             });
         }

@@ -25,9 +25,9 @@ fn stored(dtype: GgmlDType, shape: [usize; 2], rng: &mut ChaCha8Rng) -> Vec<u8> 
     QTensor::quantize(&values, dtype).unwrap().data().unwrap().into_owned()
 }
 
-fn rounded(x: &[f32], n_in: usize) -> Activations {
+fn rounded(x: &[f32], n_in: usize, kernel: Kernel) -> Activations {
     let mut activations = Activations::default();
-    activations.round(x, n_in);
+    activations.round(x, n_in, kernel);
     activations
 }
 
@@ -66,7 +66,7 @@ fn one_block_by_hand() {
     let packed = Packed::new(GgmlDType::Q4_1, &block, [1, 32]).unwrap();
     for kernel in kernels() {
         let mut out = [0f32];
-        multiply(kernel, &rounded(&x, 32), vec![(&packed, &mut out)]);
+        multiply(kernel, &rounded(&x, 32, kernel), vec![(&packed, &mut out)]);
         assert!((f64::from(out[0]) - expected).abs() < 1e-5, "{kernel:?}: {out:?} is not {expected}");
     }
 }
@@ -100,7 +100,7 @@ fn products_agree_with_f64_loops_and_do_not_depend_on_the_kernel_or_the_number_o
                 for kernel in kernels() {
                     for n_rows in [75, 1, 2, 5, 7, 32, 33] {
                         let mut y = vec![0f32; n_rows * n_out];
-                        multiply(kernel, &rounded(&x[..n_rows * n_in], n_in), vec![(&packed, &mut y)]);
+                        multiply(kernel, &rounded(&x[..n_rows * n_in], n_in, kernel), vec![(&packed, &mut y)]);
                         let all = first.get_or_insert_with(|| y.clone());
                         assert_eq!(y, all[..y.len()], "{kernel:?}, {dtype:?}, {n_out} x {n_in}, {n_rows} rows");
                     }
@@ -127,11 +127,11 @@ fn what_is_not_finite_stays_so_and_zero_is_exact() {
             let mut x = random(64, &mut rng);
             x[40] = value;
             let mut y = [0f32; 3];
-            multiply(kernel, &rounded(&x, 64), vec![(&packed, &mut y)]);
+            multiply(kernel, &rounded(&x, 64, kernel), vec![(&packed, &mut y)]);
             assert!(y.iter().all(|y| !y.is_finite()), "{kernel:?}, {value}: {y:?}");
         }
         let mut y = [1f32; 3];
-        multiply(kernel, &rounded(&[0.0; 64], 64), vec![(&packed, &mut y)]);
+        multiply(kernel, &rounded(&[0.0; 64], 64, kernel), vec![(&packed, &mut y)]);
         assert_eq!(y, [0.0; 3]);
     }
 }
@@ -150,7 +150,7 @@ fn the_largest_codes_do_not_overflow() {
         for kernel in kernels() {
             for value in [2.0, -2.0] {
                 let mut y = [0f32];
-                multiply(kernel, &rounded(&[value; 32], 32), vec![(&packed, &mut y)]);
+                multiply(kernel, &rounded(&[value; 32], 32, kernel), vec![(&packed, &mut y)]);
                 let expected = 32.0 * weight * value;
                 assert!((y[0] / expected - 1.0).abs() < 1e-6, "{kernel:?}, {dtype:?}: {} is not {expected}", y[0]);
             }
