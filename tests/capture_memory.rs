@@ -163,9 +163,8 @@ fn assert_peaks(name: &str, model: &Model, options: &CaptureOptions) {
         assert!(above <= due + CONSTANT_BYTES, "{n_tokens} tokens: {above} bytes above the weights, {due} due");
         if let Some((last_above, last_due)) = last {
             let (grew, may_grow) = (above - last_above, due - last_due);
-            // Not yet explained: with weights kept as in their file, 8k tokens grow by up to 14 MB more than the estimate.
-            // The room shows that no second layer and no T x T matrix is held, not that the estimate is exact.
-            assert!(grew <= 1.1 * may_grow + 20.0 * MB, "{n_tokens} tokens: grew by {grew}, may grow by {may_grow}");
+            // Room for what the allocator keeps or not; a second layer or a T x T matrix is far more.
+            assert!(grew <= 1.1 * may_grow + 4.0 * MB, "{n_tokens} tokens: grew by {grew}, may grow by {may_grow}");
         }
         last = Some((above, due));
     }

@@ -108,6 +108,35 @@ fn budgets_are_met_exactly_and_other_ones_are_solved_from_the_curves() {
 }
 
 #[test]
+fn a_budget_of_bytes_counts_what_merging_stores_beside_the_slots() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    captured(dir, &[]);
+    let merging = ["--policy", "kvmerger:bridge=true,variant=log-count", "--budget", "0.6"];
+    for (unit, n_bytes) in [("f16", 2.0), ("f32", 4.0)] {
+        exits(&kvscope(dir, &[&["tune", "dumps/run", "--budget-unit", unit, "--out", unit], &merging[..]].concat()), 0);
+        let path = dir.join(unit).join("llama-gqa.profile.json");
+        let profile = valid(&path);
+        assert_eq!((profile.budget_unit.as_str(), profile.target_kept_fraction), (unit, 0.6));
+        // Keys, values and a position; beside them a count and a bias.
+        let full = 2.0 * n_bytes * profile.model.head_dim as f64 + 4.0;
+        let share = 0.6 * full / (full + 6.0);
+        assert!(
+            mean_share(&profile) <= share && mean_share(&profile) > share - 2e-4,
+            "{unit}: {}",
+            mean_share(&profile)
+        );
+        // The same from the curves.
+        let from =
+            ["tune", "--from", path.to_str().unwrap(), "--budget", "0.6", "--budget-unit", unit, "--out", "again"];
+        exits(&kvscope(dir, &from), 0);
+        let solved = valid(&dir.join("again/llama-gqa-0.6.profile.json"));
+        assert!((mean_share(&solved) - mean_share(&profile)).abs() < 2e-4);
+    }
+    assert!(exits(&kvscope(dir, &["tune", "dumps/run", "--budget-unit", "f8"]), 2).contains("choose among slots"));
+}
+
+#[test]
 fn what_no_setting_meets_is_said_and_exits_with_1() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

@@ -200,6 +200,7 @@ fn of_profile(path: &Path) -> anyhow::Result<Value> {
         "measure": profile.measure,
         "search": profile.search,
         "target_kept_fraction": profile.target_kept_fraction,
+        "budget_unit": profile.budget_unit,
         "calibration_kept_fraction": profile.calibration_kept_fraction,
         "held_out_kept_fraction": profile.held_out_kept_fraction,
         "heads": profile.heads.len(),

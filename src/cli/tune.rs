@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::analyze::short;
 use crate::cli::Outcome;
 use crate::cli::failure::Usage;
 use crate::cli::options::Common;
@@ -30,6 +31,7 @@ use crate::profile::Profile;
 use crate::profile::TUNED;
 use crate::runtime::parse_refit;
 use crate::tune;
+use crate::tune::BudgetUnit;
 use crate::tune::DEFAULT_SETTINGS;
 use crate::tune::Measure;
 use crate::tune::TuneOptions;
@@ -45,9 +47,12 @@ pub(crate) struct Args {
     /// Solve the budgets on the curves of this profile instead of measuring dumps
     #[arg(long, value_name = "PROFILE", conflicts_with_all = ["policy", "measure", "min_share", "late", "hold_out", "seed"])]
     from: Option<PathBuf>,
-    /// Share of the slots to keep; several give a profile each
+    /// Share of a full cache to keep; several give a profile each
     #[arg(long, value_name = "X", value_delimiter = ',', default_value = "0.5")]
     budget: Vec<f64>,
+    /// What a budget is a share of: slots, or the bytes of a cache of f16, bf16 or f32, where counts and biases weigh too
+    #[arg(long, value_name = "UNIT", default_value = "slots")]
+    budget_unit: String,
     /// Policy that heads may have, with parameters: NAME[:key=value,...]; may be repeated [default: h2o, evict and kvmerger
     /// with several shares and variants]
     #[arg(long, value_name = "SPEC")]
@@ -135,12 +140,16 @@ fn options(args: &Args) -> anyhow::Result<TuneOptions> {
     let measure = Measure::from_name(&args.measure).ok_or_else(|| {
         Usage::error(format!("there is no measure {:?}", args.measure), "choose among layer, head and absolute")
     })?;
+    let unit = BudgetUnit::from_name(&args.budget_unit).ok_or_else(|| {
+        Usage::error(format!("there is no unit {:?}", args.budget_unit), "choose among slots, f16, bf16 and f32")
+    })?;
     let settings = match args.policy.as_slice() {
         [] => DEFAULT_SETTINGS.iter().map(|setting| setting.to_string()).collect(),
         typed => typed.to_vec(),
     };
     Ok(TuneOptions {
         budgets: args.budget.clone(),
+        unit,
         settings,
         search: args.search.clone(),
         measure,
@@ -190,7 +199,7 @@ fn summary(path: &Path, profile: &Profile, good_enough: bool, common: &Common) -
         };
         let mut row = |name: &str, a: Option<Interval>, b: Option<Interval>| {
             let ([a, al, ah], [b, bl, bh]) = (cells(a), cells(b));
-            let name: String = name.chars().take(44).collect();
+            let name = short(name, 44);
             text.push_str(&format!("  {name:44} {a:>6} [{al:>5}, {ah:>5}]   {b:>6} [{bl:>5}, {bh:>5}]\n"));
         };
         row("kept, % of slots", Some(profile.calibration_kept_fraction), profile.held_out_kept_fraction);
@@ -212,6 +221,7 @@ fn summary(path: &Path, profile: &Profile, good_enough: bool, common: &Common) -
         "budget_met": true,
         "error_met": good_enough,
         "target_kept_fraction": profile.target_kept_fraction,
+        "budget_unit": profile.budget_unit,
         "calibration_kept_fraction": profile.calibration_kept_fraction,
         "held_out_kept_fraction": profile.held_out_kept_fraction,
         "search": profile.search,

@@ -16,6 +16,7 @@ use crate::policy::HeadView;
 use crate::policy::Needs;
 use crate::policy::Policy;
 use crate::policy::PolicyEntry;
+use crate::policy::SlotExtras;
 
 pub(super) const ENTRY: PolicyEntry = PolicyEntry {
     name: "cam",
@@ -85,6 +86,10 @@ impl Policy for Cam {
     }
 
     /// Tokens enter one by one behind the first `budget_tokens`; the masses are those at the time of planning.
+    fn slot_extras(&self) -> SlotExtras {
+        SlotExtras { count: true, logit_bias: false }
+    }
+
     fn plan(&self, view: &HeadView<'_>, budget_tokens: usize) -> Result<HeadPlan, MergeError> {
         let n = view.n_slots();
         if budget_tokens >= n {

@@ -23,6 +23,7 @@ use crate::policy::Params;
 use crate::policy::Policy;
 use crate::policy::PolicyEntry;
 use crate::policy::PolicyError;
+use crate::policy::SlotExtras;
 
 pub(super) const ENTRY: PolicyEntry = PolicyEntry {
     name: "kvmerger",
@@ -102,6 +103,12 @@ impl Policy for KvMerger {
     fn control(&self) -> Option<Control> {
         let without = &["kernel", "sigma", "variant"];
         (self.rule.kernel != Kernel::Pivot).then_some(Control { policy: "evict", without })
+    }
+
+    fn slot_extras(&self) -> SlotExtras {
+        let folds = self.rule.kernel != Kernel::Pivot;
+        let is_biased = matches!(self.rule.variant, ValueRule::LogCount | ValueRule::Mass);
+        SlotExtras { count: folds, logit_bias: folds && is_biased }
     }
 
     fn plan(&self, view: &HeadView<'_>, budget_tokens: usize) -> Result<HeadPlan, MergeError> {

@@ -69,6 +69,22 @@ pub struct Needs {
     pub mass_window: Option<usize>,
 }
 
+/// What is stored of a slot beside key, value and position.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotExtras {
+    /// How many tokens it stands for.
+    pub count: bool,
+    /// What is added to its logits.
+    pub logit_bias: bool,
+}
+
+impl SlotExtras {
+    /// Bytes of a slot's extras, with a logit bias in any case if `has_bias`. Counts take two bytes as long as they fit.
+    pub fn bytes(self, has_bias: bool) -> usize {
+        2 * usize::from(self.count) + 4 * usize::from(self.logit_bias || has_bias)
+    }
+}
+
 /// How to type the eviction that a merging policy is to be compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Control {
@@ -114,6 +130,11 @@ pub trait Policy: Debug + Send + Sync {
     /// The policy that keeps the same slots and drops what this one folds into them; `None` where nothing is folded.
     fn control(&self) -> Option<Control> {
         None
+    }
+
+    /// What its plans may store of a slot beside key, value and position.
+    fn slot_extras(&self) -> SlotExtras {
+        SlotExtras::default()
     }
 
     /// Plans one head under a budget of slots, at least 1. A budget of T or more gives the identity.

@@ -144,8 +144,10 @@ pub struct Profile {
     pub min_share: f64,
     /// Every search that was tried.
     pub tried: Vec<Tried>,
-    /// Budget that was asked for: slots kept per token seen.
+    /// Budget that was asked for: the share of a full cache to keep.
     pub target_kept_fraction: f64,
+    /// What it is a share of: `slots`, or the bytes of a cache of `f16`, `bf16` or `f32`.
+    pub budget_unit: String,
     /// kept_fraction on the calibration samples.
     pub calibration_kept_fraction: Interval,
     /// kept_fraction on held-out samples; `None` when none were measured.
@@ -216,6 +218,14 @@ impl Profile {
             }
         }
         Ok(())
+    }
+
+    /// What the budget is a share of, in words.
+    pub fn budget_of(&self) -> String {
+        match self.budget_unit.as_str() {
+            "slots" => "of the slots".into(),
+            unit => format!("of the bytes in {unit}"),
+        }
     }
 
     /// The setting of a head.

@@ -12,6 +12,7 @@ mod resolve;
 mod run;
 mod search;
 mod split;
+mod unit;
 mod words;
 
 pub use cost::Measure;
@@ -22,6 +23,7 @@ pub use run::Tuned;
 pub use run::tune;
 pub use search::SEARCHES;
 pub use search::SearchEntry;
+pub use unit::BudgetUnit;
 
 use crate::dump::DumpError;
 use crate::policy::PolicyError;

@@ -21,6 +21,7 @@ use crate::profile::UsedSample;
 use crate::tune::TuneOptions;
 use crate::tune::Tuned;
 use crate::tune::cost::layer_error;
+use crate::tune::curves::Choice;
 use crate::tune::curves::Curves;
 use crate::tune::curves::UNITS;
 use crate::tune::measure::Measured;
@@ -104,7 +105,10 @@ impl Evidence<'_> {
             min_share: options.min_share,
             tried: tried(solutions, options.refit.is_some()),
             target_kept_fraction: budget,
-            calibration_kept_fraction: self.interval(&kept(&self.calibration)).unwrap_or_else(|| point(budget)),
+            budget_unit: options.unit.name().into(),
+            calibration_kept_fraction: self
+                .interval(&kept(&self.calibration))
+                .unwrap_or_else(|| point(mean_share(&solution.choices))),
             held_out_kept_fraction: self.interval(&kept(&self.held_out)),
             quality,
             held_out_kl: Vec::new(),
@@ -181,10 +185,15 @@ impl Evidence<'_> {
             .map(|sample| InputHash { name: sample.file.clone(), sha256: sample.sha256.clone() })
             .collect();
         inputs.sort();
-        let TuneOptions { budgets, search, hold_out, n_late, .. } = self.options;
-        let settings = json!({ "budgets": budgets, "search": search, "hold_out": hold_out, "late_tokens": n_late });
+        let TuneOptions { budgets, unit, search, hold_out, n_late, .. } = self.options;
+        let settings = json!({ "budgets": budgets, "budget_unit": unit.name(), "search": search, "hold_out": hold_out, "late_tokens": n_late });
         Provenance::new("tune", self.options.seed, settings, inputs)
     }
+}
+
+/// Slots per token of a solution, over all heads.
+pub(super) fn mean_share(choices: &[Choice]) -> f64 {
+    choices.iter().map(|choice| choice.units).sum::<usize>() as f64 / (UNITS * choices.len()) as f64
 }
 
 /// A number without an interval.

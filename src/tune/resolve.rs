@@ -13,9 +13,11 @@ use crate::tune::TuneError;
 use crate::tune::TuneOptions;
 use crate::tune::Tuned;
 use crate::tune::curves::Curves;
+use crate::tune::profiles::mean_share;
 use crate::tune::profiles::point;
 use crate::tune::profiles::tried;
 use crate::tune::run::check_options;
+use crate::tune::run::parse_settings;
 use crate::tune::run::solutions;
 use crate::tune::run::target;
 use crate::tune::words;
@@ -34,8 +36,10 @@ pub fn resolve(profile: &Profile, source: InputHash, options: &TuneOptions) -> R
     if searches.is_empty() {
         return Err(TuneError::UnknownSearch(wanted.clone()));
     }
+    let refit = options.refit.or(profile.refit);
+    let weights = options.unit.weights(&profile.model, &parse_settings(&profile.settings)?, refit);
     let solve = |budget: &f64| {
-        let solutions = solutions(&searches, &curves, None, target(*budget, profile.min_share));
+        let solutions = solutions(&searches, &curves, None, target(*budget, profile.min_share), &weights);
         let candidates = solutions
             .iter()
             .map(|solution| {
@@ -53,9 +57,10 @@ pub fn resolve(profile: &Profile, source: InputHash, options: &TuneOptions) -> R
                 let mut solved = Profile {
                     heads: heads.collect(),
                     search: solution.entry.name.into(),
-                    tried: tried(std::slice::from_ref(solution), options.refit.or(profile.refit).is_some()),
+                    tried: tried(std::slice::from_ref(solution), refit.is_some()),
                     target_kept_fraction: *budget,
-                    calibration_kept_fraction: point(*budget),
+                    budget_unit: options.unit.name().into(),
+                    calibration_kept_fraction: point(mean_share(&solution.choices)),
                     held_out_kept_fraction: None,
                     quality: Vec::new(),
                     held_out_kl: Vec::new(),
@@ -64,10 +69,10 @@ pub fn resolve(profile: &Profile, source: InputHash, options: &TuneOptions) -> R
                     provenance: Provenance::new(
                         "tune",
                         profile.provenance.seed,
-                        json!({ "from": profile.provenance.options, "budgets": options.budgets, "search": options.search }),
+                        json!({ "from": profile.provenance.options, "budgets": options.budgets, "budget_unit": options.unit.name(), "search": options.search }),
                         vec![source.clone()],
                     ),
-                    refit: options.refit.or(profile.refit),
+                    refit,
                     ..profile.clone()
                 };
                 solved.verdict = words::solved(&solved, profile);

@@ -25,6 +25,8 @@ use crate::tune::profiles::Evidence;
 use crate::tune::search::SearchEntry;
 use crate::tune::search::Target;
 use crate::tune::split::split;
+use crate::tune::unit::BudgetUnit;
+use crate::tune::unit::Weights;
 
 /// Policies that heads choose among unless others are named. Of the merges those that bridge, so that protected tokens do
 /// not cut chains: others cannot reach small sizes.
@@ -50,8 +52,10 @@ const FEWEST_TO_VALIDATE: usize = 4;
 /// What to tune.
 #[derive(Clone, Debug)]
 pub struct TuneOptions {
-    /// Slots to keep per token seen, for each profile.
+    /// Share of a full cache to keep, for each profile.
     pub budgets: Vec<f64>,
+    /// What budgets are a share of.
+    pub unit: BudgetUnit,
     /// Policies that heads choose among, as typed.
     pub settings: Vec<String>,
     /// Line of [`SEARCHES`]; `None` for the one that does best in cross-validation.
@@ -74,6 +78,7 @@ impl Default for TuneOptions {
     fn default() -> Self {
         Self {
             budgets: vec![0.5],
+            unit: BudgetUnit::default(),
             settings: DEFAULT_SETTINGS.iter().map(|setting| setting.to_string()).collect(),
             search: None,
             measure: Measure::default(),
@@ -126,11 +131,7 @@ pub fn tune(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Tuned>, TuneError> {
     let model = check(dumps, options)?;
-    let settings = options
-        .settings
-        .iter()
-        .map(|setting| parse_setting(setting))
-        .collect::<Result<Vec<Box<dyn Policy>>, TuneError>>()?;
+    let settings = parse_settings(&options.settings)?;
     let samples: Vec<(&Dump, Sample<'_>)> = dumps
         .iter()
         .flat_map(|dump| (0..dump.manifest().samples.len()).map(move |i| Ok((dump, dump.sample(i)?))))
@@ -169,12 +170,13 @@ pub fn tune(
     });
     let searches: Vec<&SearchEntry> =
         SEARCHES.iter().filter(|entry| options.search.as_ref().is_none_or(|name| entry.name == name)).collect();
+    let weights = options.unit.weights(&model, &settings, options.refit);
     let solved: Vec<Vec<Solution>> = options
         .budgets
         .iter()
         .map(|budget| {
             let target = target(*budget, options.min_share);
-            solutions(&searches, &whole, folds.as_ref(), target)
+            solutions(&searches, &whole, folds.as_ref(), target, &weights)
         })
         .collect();
 
@@ -225,26 +227,48 @@ pub(super) fn solutions(
     whole: &Curves,
     folds: Option<&[Curves; 2]>,
     target: Target,
+    weights: &Weights,
 ) -> Vec<Solution> {
     let crossed = |entry: &SearchEntry| -> Option<f64> {
         let [a, b] = folds?;
-        Some(b.total(&(entry.solve)(a, target)?)? + a.total(&(entry.solve)(b, target)?)?)
+        Some(b.total(&within(entry, a, target, weights)?)? + a.total(&within(entry, b, target, weights)?)?)
     };
     let plainest = SEARCHES.first().and_then(&crossed).filter(|cost| *cost > 0.0);
     searches
         .iter()
         .filter_map(|entry| {
-            let choices = (entry.solve)(whole, target)?;
+            let choices = within(entry, whole, target, weights)?;
             let cross_validated = crossed(entry).zip(plainest).map(|(cost, plainest)| cost / plainest);
             Some(Solution { entry, choices, cross_validated })
         })
         .collect()
 }
 
+/// The search's solution at the target, or at the largest size below it that it finds whose slots weigh no more than the
+/// target's share of a full cache.
+fn within(entry: &SearchEntry, curves: &Curves, mut target: Target, weights: &Weights) -> Option<Vec<Choice>> {
+    let most = target.units * curves.n_heads() * weights.full;
+    let heaviest = weights.slots.iter().copied().max()?;
+    while target.units > 0 {
+        let choices = (entry.solve)(curves, target)?;
+        let weight: usize = choices.iter().map(|choice| choice.units * weights.slots[choice.setting]).sum();
+        if weight <= most {
+            return Some(choices);
+        }
+        // Not less than what would do if all heads had the heaviest slots.
+        target.units -= ((weight - most) / (curves.n_heads() * heaviest)).max(1).min(target.units);
+    }
+    None
+}
+
 fn sizes(budgets: &[f64]) -> Vec<usize> {
     let all = SIZES.iter().chain(budgets).map(|share| (share * UNITS as f64).round() as usize);
     let all: BTreeSet<usize> = all.filter(|units| (1..UNITS).contains(units)).collect();
     all.into_iter().collect()
+}
+
+pub(super) fn parse_settings(settings: &[String]) -> Result<Vec<Box<dyn Policy>>, TuneError> {
+    settings.iter().map(|setting| parse_setting(setting)).collect()
 }
 
 fn parse_setting(setting: &str) -> Result<Box<dyn Policy>, TuneError> {
@@ -305,5 +329,26 @@ pub(super) fn check_options(options: &TuneOptions) -> Result<(), TuneError> {
     match &options.search {
         Some(name) if SEARCHES.iter().all(|entry| entry.name != name) => Err(TuneError::UnknownSearch(name.clone())),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heavier_slots_leave_room_for_fewer_by_hand() {
+        // Two heads; setting 1 costs less in both and its slots weigh 26 instead of 25.
+        let head = vec![vec![Some(9.0), Some(8.0)], vec![Some(2.0), Some(1.0)]];
+        let curves = Curves { sizes: vec![2000, 6000], costs: vec![head.clone(), head] };
+        let target = Target { units: 5000, min_units: 1000 };
+        let units = |weights: Weights| -> Vec<(usize, usize)> {
+            let choices = within(&SEARCHES[0], &curves, target, &weights).unwrap();
+            choices.iter().map(|choice| (choice.setting, choice.units)).collect()
+        };
+        assert_eq!(units(Weights { full: 1, slots: vec![1, 1] }), [(1, 5000); 2]);
+        // 2 · 5,000 · 25 = 250,000: 4,807 slots of 26 are 249,964, and 4,808 would be 250,016.
+        assert_eq!(units(Weights { full: 25, slots: vec![25, 26] }), [(1, 4807); 2]);
+        assert!(within(&SEARCHES[0], &curves, target, &Weights { full: 1, slots: vec![9, 9] }).is_none());
     }
 }

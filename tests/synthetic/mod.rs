@@ -311,6 +311,7 @@ pub fn profile(n_layers: usize, n_heads: usize) -> Profile {
         min_share: 0.25,
         tried: vec![Tried { search: "hull".into(), refitted: false, cross_validated: Some(0.8), kl: None }],
         target_kept_fraction: 0.5,
+        budget_unit: "slots".into(),
         calibration_kept_fraction: interval(0.497, 0.01, 8),
         held_out_kept_fraction: Some(interval(0.512, 0.02, 4)),
         quality: vec![

@@ -52,10 +52,11 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     let gaps = eps.has_gaps() || kept.has_gaps();
     let body = 24.0 + height + 56.0 + if gaps { 30.0 } else { 0.0 };
     let subtitle = format!(
-        "{} · search {} · asked for {:.0} % of slots, kept {:.1} % on calibration samples",
+        "{} · search {} · asked for {:.0} % {}, kept {:.1} % of the slots on calibration samples",
         profile.model.name,
         profile.search,
         100.0 * profile.target_kept_fraction,
+        profile.budget_of(),
         100.0 * profile.calibration_kept_fraction.estimate
     );
     let alt = format!(

@@ -253,7 +253,7 @@ fn profile_section(input: &ReportInput, profile: &Profile) -> String {
     settings.sort_unstable();
     settings.dedup();
     html += &tables::facts(&[
-        ("Asked for", format!("{} of the slots", summary::percent(profile.target_kept_fraction))),
+        ("Asked for", format!("{} {}", summary::percent(profile.target_kept_fraction), profile.budget_of())),
         (
             "Kept on calibration samples",
             summary::percent_interval(Some(profile.calibration_kept_fraction)).unwrap_or_else(unknown),

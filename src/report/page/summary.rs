@@ -245,8 +245,9 @@ fn agreement(analysis: &Analysis) -> Option<String> {
 
 fn profile(profile: &Profile) -> String {
     let mut text = format!(
-        "The profile asks for {} of the slots and keeps {} on calibration samples",
+        "The profile asks for {} {} and keeps {} of the slots on calibration samples",
         percent(profile.target_kept_fraction),
+        profile.budget_of(),
         percent_interval(Some(profile.calibration_kept_fraction)).unwrap_or_else(|| "an unknown share".into())
     );
     match percent_interval(profile.held_out_kept_fraction) {

@@ -1,0 +1,93 @@
+//! What a budget is a share of.
+
+use crate::files::ModelIdentity;
+use crate::merge::Refit;
+use crate::policy::Policy;
+
+/// Bytes of a slot's position.
+const POSITION_BYTES: usize = 4;
+
+/// What a budget is a share of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BudgetUnit {
+    /// Of the slots of a full cache.
+    #[default]
+    Slots,
+    /// Of its bytes, with keys and values of two bytes a number.
+    F16,
+    /// Of its bytes, with keys and values of two bytes a number.
+    Bf16,
+    /// Of its bytes, with keys and values of four bytes a number.
+    F32,
+}
+
+impl BudgetUnit {
+    /// All units, the default first.
+    pub const ALL: [Self; 4] = [Self::Slots, Self::F16, Self::Bf16, Self::F32];
+
+    /// Name on the command line and in profiles.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Slots => "slots",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::F32 => "f32",
+        }
+    }
+
+    /// The unit of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|unit| unit.name() == name)
+    }
+
+    /// What slots weigh in this unit.
+    pub(super) fn weights(self, model: &ModelIdentity, settings: &[Box<dyn Policy>], refit: Option<Refit>) -> Weights {
+        let n_bytes = match self {
+            Self::Slots => return Weights { full: 1, slots: vec![1; settings.len()] },
+            Self::F16 | Self::Bf16 => 2,
+            Self::F32 => 4,
+        };
+        let full = 2 * model.head_dim * n_bytes + POSITION_BYTES;
+        let has_bias = refit.is_some_and(|refit| refit.mass);
+        let slots = settings.iter().map(|policy| full + policy.slot_extras().bytes(has_bias));
+        Weights { full, slots: slots.collect() }
+    }
+}
+
+/// What a slot weighs, as a token's of the full cache and under every setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Weights {
+    pub full: usize,
+    pub slots: Vec<usize>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy;
+
+    #[test]
+    fn slots_of_an_uneven_model_by_hand() {
+        let model = ModelIdentity {
+            name: "m".into(),
+            architecture: "LlamaForCausalLM".into(),
+            fingerprint: String::new(),
+            tokenizer_sha256: None,
+            n_layers: 1,
+            n_q_heads: 1,
+            n_kv_heads: 1,
+            head_dim: 48,
+            rope_theta: 1.0,
+            max_positions: 9,
+        };
+        let settings: Vec<Box<dyn Policy>> =
+            ["h2o", "kvmerger", "kvmerger:variant=mass", "evict"].map(|spec| policy::parse(spec).unwrap().1).into();
+        let weights = |unit: BudgetUnit, refit| unit.weights(&model, &settings, refit);
+        assert_eq!(weights(BudgetUnit::Slots, None), Weights { full: 1, slots: vec![1; 4] });
+        // 2 · 48 numbers of 2 bytes and a position; counts of 2 bytes where tokens are folded, a bias of 4 bytes.
+        assert_eq!(weights(BudgetUnit::F16, None), Weights { full: 196, slots: vec![196, 198, 202, 196] });
+        let refit = Some(Refit::default());
+        assert_eq!(weights(BudgetUnit::F32, refit), Weights { full: 388, slots: vec![392, 394, 394, 392] });
+        assert!(BudgetUnit::ALL.iter().all(|unit| BudgetUnit::from_name(unit.name()) == Some(*unit)));
+    }
+}
