@@ -15,7 +15,9 @@ use clap::Parser;
 use serde_json::json;
 
 use common::Peer;
+use common::PeerArgs;
 use common::median;
+use common::prompt;
 use kvscope::hub::HubSettings;
 use kvscope::hub::resolve;
 use kvscope::model::LogitRows;
@@ -30,12 +32,8 @@ use kvscope::runtime::read_bandwidth;
 /// Decode beside llama.cpp
 #[derive(Debug, Parser)]
 struct Args {
-    /// Python with the packages of benches/peers/requirements.txt
-    #[arg(long, env = "KVSCOPE_PEERS_PYTHON")]
-    python: Option<PathBuf>,
-    /// Leave the peer out
-    #[arg(long)]
-    no_peers: bool,
+    #[command(flatten)]
+    peers: PeerArgs,
     /// Context lengths; the new tokens are among them
     #[arg(long, value_delimiter = ',', default_value = "2048,4096,8192")]
     contexts: Vec<usize>,
@@ -108,11 +106,7 @@ fn main() -> anyhow::Result<()> {
     let steps = args.new_tokens / args.rounds;
     ensure!(contexts.iter().all(|c| *c > args.new_tokens), "a context must be longer than --new-tokens");
     let mut peer = None;
-    if !args.no_peers {
-        let python = args.python.as_deref().context(
-            "no Python for the peer: pass --python or set KVSCOPE_PEERS_PYTHON to one that has the packages of \
-             benches/peers/requirements.txt, or pass --no-peers",
-        )?;
+    if let Some(python) = args.peers.python()? {
         let (threads, context) = (args.threads.to_string(), contexts[0].to_string());
         let mut arguments = vec!["--model", path.to_str().context("the model's path is not UTF-8")?];
         arguments.extend(["--threads", &threads, "--context", &context]);
@@ -136,7 +130,7 @@ fn main() -> anyhow::Result<()> {
         "peer": peer_name, "flash": args.flash, "samples": [] });
     for context in contexts {
         let n_prompt = context - args.new_tokens;
-        let prompt: Vec<u32> = (0..n_prompt).map(|i| ((i * 7919 + 13) % 49000 + 100) as u32).collect();
+        let prompt = prompt(n_prompt);
         let mut full = RaggedCache::recording(model.config(), CacheType::F16, [&compression])?;
         let start = Instant::now();
         prefill(&model, &prompt, &mut full, 1024)?;

@@ -22,7 +22,9 @@ use serde_json::json;
 
 use common::Peak;
 use common::Peer;
+use common::PeerArgs;
 use common::median;
+use common::prompt;
 use kvscope::capture;
 use kvscope::capture::CaptureOptions;
 use kvscope::capture::SampleInput;
@@ -53,12 +55,8 @@ const PAUSE: Duration = Duration::from_millis(300);
 /// Prefill and capture beside transformers and llama.cpp
 #[derive(Debug, Parser)]
 struct Args {
-    /// Python with the packages of benches/peers/requirements.txt
-    #[arg(long, env = "KVSCOPE_PEERS_PYTHON")]
-    python: Option<PathBuf>,
-    /// Leave the peers out
-    #[arg(long)]
-    no_peers: bool,
+    #[command(flatten)]
+    peers: PeerArgs,
     /// Prompt lengths
     #[arg(long, value_delimiter = ',', default_value = "2048,4096")]
     tokens: Vec<usize>,
@@ -83,7 +81,6 @@ struct Args {
 struct Sink {
     n_kv_heads: usize,
     n_tokens: usize,
-    wants_mass: bool,
     keys: Vec<Vec<f32>>,
     values: Vec<Vec<f32>>,
     positions: Vec<u32>,
@@ -95,7 +92,6 @@ impl Sink {
         Self {
             n_kv_heads,
             n_tokens,
-            wants_mass: true,
             keys: vec![Vec::new(); n_kv_heads],
             values: vec![Vec::new(); n_kv_heads],
             positions: Vec::new(),
@@ -105,8 +101,8 @@ impl Sink {
 
 impl KvStore for Sink {
     fn needs(&self) -> StoreNeeds {
-        let window = self.wants_mass.then(|| self.n_tokens.saturating_sub(32));
-        StoreNeeds { mass: self.wants_mass, mass_from_position: window, ..StoreNeeds::default() }
+        let window = self.n_tokens.saturating_sub(32);
+        StoreNeeds { mass: true, mass_from_position: Some(window), ..StoreNeeds::default() }
     }
 
     fn append(&mut self, chunk: &ChunkStates<'_>) -> Result<(), StoreError> {
@@ -140,11 +136,6 @@ impl KvStore for Sink {
         std::hint::black_box(mass);
         Ok(())
     }
-}
-
-/// The engines' prompt; `benches/peers/peer.py` has the same rule.
-fn prompt(n_tokens: usize) -> Vec<u32> {
-    (0..n_tokens as u32).map(|i| (i * 7919 + 13) % 49_000 + 100).collect()
 }
 
 /// Seconds, and the first of the highest logits.
@@ -301,13 +292,7 @@ fn main() -> anyhow::Result<()> {
     }
     rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
     let path = resolve(&args.model, &HubSettings::from_env()).context("run `kvscope pull smollm2-135m` first")?;
-    let peers = if args.no_peers {
-        None
-    } else {
-        let python = args.python.as_deref().context(
-            "no Python for the peers: pass --python or set KVSCOPE_PEERS_PYTHON to one that has the packages of \
-             benches/peers/requirements.txt, or pass --no-peers",
-        )?;
+    let peers = if let Some(python) = args.peers.python()? {
         let context = args.tokens.iter().copied().max().unwrap_or_default().to_string();
         let threads = args.threads.to_string();
         let model = path.to_str().context("the model's path is not UTF-8")?;
@@ -318,10 +303,12 @@ fn main() -> anyhow::Result<()> {
             llama: Peer::start(python, "llama_cpp_peer.py", &llama)?,
             llama_fused: Peer::start(python, "llama_cpp_peer.py", &[llama.as_slice(), &["--flash"]].concat())?,
         })
+    } else {
+        None
     };
     let names: Vec<String> = peers.iter().flat_map(|p| [p.torch.name.clone(), p.llama.name.clone()]).collect();
     let mut bench = Bench { model: Model::load(&path)?, peers, dir: tempfile::tempdir()?, runs: 0 };
-    let engines: Vec<Engine> = Engine::ALL.into_iter().filter(|e| !(args.no_peers && e.is_peer())).collect();
+    let engines: Vec<Engine> = Engine::ALL.into_iter().filter(|e| !(args.peers.no_peers && e.is_peer())).collect();
     let peak = Peak::measure(args.threads);
     println!(
         "{} threads, peak {:.0} GFLOP/s in f32, {:.0} in 16-bit fixed point; kvscope on {}; {}",

@@ -4,6 +4,7 @@ use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Write;
 use std::path::Path;
+use std::path::PathBuf;
 use std::process::Child;
 use std::process::ChildStdin;
 use std::process::ChildStdout;
@@ -14,6 +15,36 @@ use std::time::Instant;
 use anyhow::Context;
 use rayon::prelude::*;
 use serde_json::Value;
+
+/// Whether and with what peers are measured.
+#[derive(Debug, clap::Args)]
+pub struct PeerArgs {
+    /// Python with the packages of benches/peers/requirements.txt
+    #[arg(long, env = "KVSCOPE_PEERS_PYTHON")]
+    pub python: Option<PathBuf>,
+    /// Leave the peers out
+    #[arg(long)]
+    pub no_peers: bool,
+}
+
+impl PeerArgs {
+    /// The Python to start peers with; `None` where they are left out.
+    pub fn python(&self) -> anyhow::Result<Option<&Path>> {
+        if self.no_peers {
+            return Ok(None);
+        }
+        let python = self.python.as_deref().context(
+            "no Python for the peers: pass --python or set KVSCOPE_PEERS_PYTHON to one that has the packages of \
+             benches/peers/requirements.txt, or pass --no-peers",
+        )?;
+        Ok(Some(python))
+    }
+}
+
+/// The engines' prompt; `benches/peers/peer.py` has the same rule.
+pub fn prompt(n_tokens: usize) -> Vec<u32> {
+    (0..n_tokens as u32).map(|i| (i * 7919 + 13) % 49_000 + 100).collect()
+}
 
 /// A program of `benches/peers/` that answers one line of JSON with another.
 pub struct Peer {
