@@ -28,6 +28,7 @@ use kvscope::runtime::Compression;
 use kvscope::runtime::RaggedCache;
 use kvscope::runtime::prefill;
 use kvscope::runtime::read_bandwidth;
+use kvscope::runtime::start_threads;
 
 /// Decode beside llama.cpp
 #[derive(Debug, Parser)]
@@ -97,7 +98,7 @@ impl Run {
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     ensure!(args.rounds > 0 && args.new_tokens >= args.rounds && !args.contexts.is_empty(), "nothing to measure");
-    rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
+    start_threads(Some(args.threads))?;
     let path = resolve(&args.model, &HubSettings::from_env()).context("run `kvscope pull smollm2-135m` first")?;
     let model = Model::load(&path)?;
     let mut contexts = args.contexts.clone();

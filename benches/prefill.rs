@@ -46,6 +46,7 @@ use kvscope::model::StoreError;
 use kvscope::model::StoreNeeds;
 use kvscope::runtime::CacheType;
 use kvscope::runtime::RaggedCache;
+use kvscope::runtime::start_threads;
 
 /// Chunk of a capture, as the command line has it.
 const CHUNK_TOKENS: usize = 1024;
@@ -290,7 +291,7 @@ fn main() -> anyhow::Result<()> {
     if args.tokens.is_empty() || args.rounds == 0 {
         bail!("nothing to measure");
     }
-    rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
+    start_threads(Some(args.threads))?;
     let path = resolve(&args.model, &HubSettings::from_env()).context("run `kvscope pull smollm2-135m` first")?;
     let peers = if let Some(python) = args.peers.python()? {
         let context = args.tokens.iter().copied().max().unwrap_or_default().to_string();

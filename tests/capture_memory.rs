@@ -23,6 +23,7 @@ use kvscope::dump::Manifest;
 use kvscope::dump::State;
 use kvscope::model::Model;
 use kvscope::runtime::release_freed_memory;
+use kvscope::runtime::start_threads;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
@@ -36,6 +37,7 @@ fn main() {
         println!("not run: this system does not tell a process' peak, or keeps what is freed");
         return;
     }
+    start_threads(None).unwrap();
     let wants = |flag: &str| std::env::args().any(|arg| arg == flag);
     if wants("--ignored") || wants("--include-ignored") {
         let model = demo_model();

@@ -18,12 +18,14 @@ use kvscope::runtime::RaggedCache;
 use kvscope::runtime::prefill;
 use kvscope::runtime::release_freed_memory;
 use kvscope::runtime::resident_bytes;
+use kvscope::runtime::start_threads;
 
 fn main() {
     if cfg!(not(all(target_os = "linux", target_env = "gnu"))) {
         println!("not run: this system does not tell a process' memory, or keeps what is freed");
         return;
     }
+    start_threads(None).unwrap();
     let wants = |flag: &str| std::env::args().any(|arg| arg == flag);
     if wants("--ignored") || wants("--include-ignored") {
         demo_model_peaks_fall_by_what_compression_between_parts_saves();

@@ -22,6 +22,7 @@ use crate::model::Compute;
 use crate::model::Matmul;
 use crate::model::Model;
 use crate::runtime::CacheType;
+use crate::runtime::start_threads;
 
 /// Options of all commands.
 #[derive(Debug, Args)]
@@ -54,13 +55,10 @@ impl Common {
         };
         let filter = tracing_subscriber::EnvFilter::new(level);
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
-        if let Some(threads) = self.threads {
-            if threads == 0 {
-                return Err(Usage::error("--threads 0 leaves nothing to compute with", "give 1 or more"));
-            }
-            rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("cannot start threads")?;
+        if self.threads == Some(0) {
+            return Err(Usage::error("--threads 0 leaves nothing to compute with", "give 1 or more"));
         }
-        Ok(())
+        start_threads(self.threads).context("cannot start threads")
     }
 }
 

@@ -290,7 +290,7 @@ impl Model {
         }
         let chunk_tokens = chunk_tokens.clamp(1, tokens.len());
         match &self.decoder {
-            // On a thread of the pool: its neighbours stay awake between the many short parallel regions.
+            // On a thread of the pool (the calling one if it is): its neighbours stay awake between the short regions.
             Decoder::Kernels(kernels) => {
                 rayon::scope(|_| self.pass(kernels, tokens, first_position, chunk_tokens, store, rows))
             }

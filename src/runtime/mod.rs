@@ -11,6 +11,7 @@ mod refit;
 mod slots;
 mod speed;
 mod stop;
+mod threads;
 
 pub use cache::RaggedCache;
 pub use compare::Comparison;
@@ -34,6 +35,7 @@ pub use speed::SpeedSamples;
 pub use speed::measure;
 pub use speed::read_bandwidth;
 pub use stop::StopStrings;
+pub use threads::start_threads;
 
 use crate::merge::MergeError;
 use crate::merge::PlanFault;
