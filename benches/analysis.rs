@@ -9,8 +9,8 @@ use std::process::Command;
 use std::time::Instant;
 
 use kvscope::analyze::AnalyzeOptions;
+use kvscope::analyze::MapMaker;
 use kvscope::analyze::analyze;
-use kvscope::analyze::similarity_map;
 use kvscope::dump::Dump;
 use kvscope::dump::ElementType;
 use kvscope::dump::Manifest;
@@ -142,13 +142,12 @@ fn noise(n: usize, seed: u64) -> Vec<f32> {
 fn maps(heads: usize, tokens: usize, dim: usize, peak: f64, quick: bool) {
     let layer: Vec<Vec<f32>> = (0..heads).map(|head| noise(tokens * dim, head as u64 + 5)).collect();
     let run = |n_levels: usize| {
-        let mut levels = vec![Vec::new(); n_levels];
+        let mut maker = MapMaker::default();
         let secs = fastest(quick, || {
             for head in &layer {
-                similarity_map(head, dim, &mut levels);
+                black_box(maker.map(head, dim, n_levels));
             }
         });
-        black_box(&levels);
         secs
     };
     let (ours, with_levels) = (run(1), run(5));

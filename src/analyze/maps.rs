@@ -2,12 +2,14 @@
 
 use std::marker::PhantomData;
 use std::path::Path;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use multiversion::multiversion;
 use rayon::iter::IndexedParallelIterator;
-use rayon::iter::IntoParallelRefIterator;
+use rayon::iter::IntoParallelRefMutIterator;
 use rayon::iter::ParallelIterator;
 
 use crate::analyze::AnalyzeError;
@@ -22,11 +24,11 @@ use crate::files::TOOL_VERSION;
 use crate::math::TILE;
 use crate::math::Tile;
 use crate::math::UnitRows;
+use crate::math::copy_past_caches;
+use crate::math::settle;
 
 /// Longest sample of which a map is made; it takes 8/3·T² bytes of memory, 683 MiB.
 pub(crate) const MAX_MAP_TOKENS: usize = 1 << 14;
-/// Tiles that a thread takes at least, for which it makes room once.
-const TILES_AT_ONCE: usize = 8;
 /// Levels are halved until they are no wider.
 const COARSEST: usize = 256;
 
@@ -43,8 +45,8 @@ pub(crate) struct MapFile<'a> {
 }
 
 impl MapFile<'_> {
-    /// Writes `maps/<name>.safetensors` below `out_dir`; the room of `levels` is used again.
-    pub(crate) fn write(self, out_dir: &Path, levels: &mut Vec<Vec<f16>>) -> Result<MapEntry, AnalyzeError> {
+    /// Writes `maps/<name>.safetensors` below `out_dir`; from a map that `maker` makes.
+    pub(crate) fn write(self, out_dir: &Path, maker: &mut MapMaker) -> Result<MapEntry, AnalyzeError> {
         let MapRequest { layer, kv_head, state } = self.request;
         let sample = self.sample.entry();
         let n_tokens = sample.n_tokens;
@@ -55,8 +57,7 @@ impl MapFile<'_> {
         {
             widths.push(width.div_ceil(2));
         }
-        levels.resize(widths.len(), Vec::new());
-        similarity_map(&rows, rows.len() / n_tokens, levels);
+        let levels = maker.map(&rows, rows.len() / n_tokens, widths.len());
         let specs = widths
             .iter()
             .enumerate()
@@ -90,64 +91,152 @@ impl MapFile<'_> {
     }
 }
 
-/// cos(x_i, x_j) for all i and j, and coarser levels of it, into `levels`, whose room is used again.
-///
-/// A cell of a coarser level is the mean over 2 x 2 cells of the one before, of those that are there and defined, rounded
-/// to f16. NaN where there is none, as where one of two vectors has no direction.
-///
-/// - Shape: rows `[T, D]`, D = `dim` → `[T, T]`, `[⌈T/2⌉, ⌈T/2⌉]`, and so on, as many as `levels`, at most 9
-/// - Unit:  cosine, rounded to f16
-/// - Cost:  O(T²·D) time, half of it by symmetry; 8/3·T² bytes for all levels, and two tiles per thread
-pub fn similarity_map(rows: &[f32], dim: usize, levels: &mut [Vec<f16>]) {
-    let unit = UnitRows::new(rows, dim);
-    let mut side = unit.len();
-    let squares = levels.iter_mut().map(|cells| {
-        let square = Square::new(cells, side);
-        side = side.div_ceil(2);
-        square
-    });
-    let squares: Vec<Square<'_>> = squares.collect();
-    let n_tiles = unit.len().div_ceil(TILE);
-    let places: Vec<[usize; 2]> = (0..n_tiles).flat_map(|i| (i..n_tiles).map(move |j| [i, j])).collect();
-    places.par_iter().with_min_len(TILES_AT_ONCE).for_each_init(
-        || [Tile::default(), Tile::default()],
-        |[tile, mirrored], place| fill(&unit, *place, tile, mirrored, &squares),
-    );
+/// Similarity maps, one after the other in the same memory.
+#[derive(Default)]
+pub struct MapMaker {
+    unit: UnitRows,
+    workers: Vec<Worker>,
+    levels: Vec<Vec<f16>>,
 }
 
-/// One tile and its mirror image in every level, made while the tile is in the cache.
-fn fill(unit: &UnitRows, place: [usize; 2], tile: &mut Tile, mirrored: &mut Tile, squares: &[Square<'_>]) {
-    let mut size = place.map(|at| (unit.len() - at * TILE).min(TILE));
-    unit.tile(place, tile);
-    let undefined = |side: usize| (0..size[side]).filter(move |i| !unit.is_defined(place[side] * TILE + i));
-    undefined(0).for_each(|i| tile.cells_mut()[i * TILE..][..TILE].fill(f16::NAN));
-    undefined(1).for_each(|j| tile.cells_mut().iter_mut().skip(j).step_by(TILE).for_each(|cell| *cell = f16::NAN));
-    let mut side = TILE;
-    tile.transpose(side, mirrored);
-    if place[0] == place[1] {
-        let rows = tile.cells_mut().chunks_exact_mut(TILE).zip(mirrored.cells().chunks_exact(TILE));
-        for (i, (row, mirrored)) in rows.enumerate() {
-            row[..i].copy_from_slice(&mirrored[..i]);
-        }
+impl MapMaker {
+    /// cos(x_i, x_j) for all i and j, and coarser levels of it.
+    ///
+    /// A cell of a coarser level is the mean over 2 x 2 cells of the one before, of those that are there and defined,
+    /// rounded to f16. NaN where there is none, as where one of two vectors has no direction.
+    ///
+    /// - Shape: rows `[T, D]`, D = `dim` → `n_levels` of `[T, T]`, `[⌈T/2⌉, ⌈T/2⌉]`, and so on; at most 9
+    /// - Unit:  cosine, rounded to f16
+    /// - Cost:  O(T²·D) time, half of it by symmetry; 8/3·T² bytes for all levels, and five tiles per thread
+    pub fn map(&mut self, rows: &[f32], dim: usize, n_levels: usize) -> &[Vec<f16>] {
+        let Self { unit, workers, levels } = self;
+        unit.set(rows, dim);
+        levels.resize(n_levels, Vec::new());
+        let mut side = unit.len();
+        let squares = levels.iter_mut().map(|cells| {
+            let square = Square::new(cells, side);
+            side = side.div_ceil(2);
+            square
+        });
+        let squares: Vec<Square<'_>> = squares.collect();
+        let n_tiles = unit.len().div_ceil(TILE);
+        let places: Vec<[usize; 2]> = (0..n_tiles).flat_map(|i| (i..n_tiles).map(move |j| [i, j])).collect();
+        workers.resize_with(rayon::current_num_threads(), Worker::default);
+        let next = AtomicUsize::new(0);
+        // Each thread takes the next tile, so that all end at about the same time.
+        workers.par_iter_mut().with_max_len(1).for_each(|worker| {
+            let mut leaving = None;
+            while let Some(place) = places.get(next.fetch_add(1, Ordering::Relaxed)) {
+                leaving = worker.fill(unit, *place, &squares, leaving);
+            }
+            worker.leave(leaving);
+            settle();
+        });
+        levels
     }
-    for (level, square) in squares.iter().enumerate() {
-        if level > 0 {
-            halve(tile.cells_mut(), size);
+}
+
+/// A tile and its mirror image.
+#[derive(Default)]
+struct Pair {
+    tile: Tile,
+    mirrored: Tile,
+}
+
+/// A pair's way to its level, a row at a time.
+struct Leaving<'a> {
+    square: &'a Square<'a>,
+    /// Row and column of the tile's first cell.
+    at: [usize; 2],
+    /// Rows and columns of the tile.
+    size: [usize; 2],
+    next_row: usize,
+}
+
+impl<'a> Leaving<'a> {
+    fn new(square: &'a Square<'a>, at: [usize; 2], size: [usize; 2]) -> Self {
+        Self { square, at, size, next_row: 0 }
+    }
+
+    /// Copies a row of both; whether there are more.
+    fn step(&mut self, pair: &Pair) -> bool {
+        let ([i, j], [height, width], row) = (self.at, self.size, self.next_row);
+        if row < height {
+            self.square.put([i + row, j], &pair.tile.cells()[row * TILE..][..width]);
+        }
+        if row < width && i != j {
+            self.square.put([j + row, i], &pair.mirrored.cells()[row * TILE..][..height]);
+        }
+        self.next_row += 1;
+        self.next_row < height.max(width)
+    }
+}
+
+/// One thread's tiles.
+#[derive(Default)]
+struct Worker {
+    made: Pair,
+    /// Of the finest level, made before.
+    done: Pair,
+    coarser: Tile,
+}
+
+impl Worker {
+    /// One tile and its mirror image in every level, made while the tile is in the cache.
+    ///
+    /// Those of the finest level are returned on their way. They leave between the blocks of the next tile, so that memory
+    /// is busy while the products are.
+    fn fill<'a>(
+        &mut self,
+        unit: &UnitRows,
+        place: [usize; 2],
+        squares: &'a [Square<'a>],
+        mut before: Option<Leaving<'a>>,
+    ) -> Option<Leaving<'a>> {
+        let mut size = place.map(|at| (unit.len() - at * TILE).min(TILE));
+        unit.tile(place, &mut self.made.tile, &mut || {
+            before.take_if(|leaving| !leaving.step(&self.done));
+        });
+        self.leave(before);
+        std::mem::swap(&mut self.made, &mut self.done);
+        let Self { made, done, coarser } = self;
+        done.tile.transpose(TILE, &mut done.mirrored);
+        if place[0] == place[1] {
+            let rows = done.tile.cells_mut().chunks_exact_mut(TILE).zip(done.mirrored.cells().chunks_exact(TILE));
+            for (i, (row, mirrored)) in rows.enumerate() {
+                row[..i].copy_from_slice(&mirrored[..i]);
+            }
+        }
+        let mut side = TILE;
+        let mut finest = None;
+        for (level, square) in squares.iter().enumerate() {
+            if level == 0 {
+                finest = Some(Leaving::new(square, place.map(|at| at * TILE), size));
+                continue;
+            }
+            std::mem::swap(&mut made.tile, coarser);
+            let finer = if level == 1 { &done.tile } else { &*coarser };
+            halve(finer.cells(), size, made.tile.cells_mut());
             side /= 2;
             size = size.map(|n| n.div_ceil(2));
-            tile.transpose(side, mirrored);
+            made.tile.transpose(side, &mut made.mirrored);
+            let mut leaving = Leaving::new(square, place.map(|at| at * side), size);
+            while leaving.step(made) {}
         }
-        let [i, j] = place.map(|at| at * side);
-        square.put([i, j], size, tile);
-        if i != j {
-            square.put([j, i], [size[1], size[0]], mirrored);
+        finest
+    }
+
+    /// Copies what is left of the tiles before.
+    fn leave(&self, leaving: Option<Leaving<'_>>) {
+        if let Some(mut leaving) = leaving {
+            while leaving.step(&self.done) {}
         }
     }
 }
 
-/// Means over 2 x 2 cells of the first rows and columns of a tile, in its first rows and columns; a cell at an odd edge is
-/// the mean of two, or of one.
-fn halve(tile: &mut [f16], [height, width]: [usize; 2]) {
+/// Means over 2 x 2 cells of the first rows and columns of a tile into the first of another; a cell at an odd edge is the
+/// mean of two, or of one.
+fn halve(tile: &[f16], [height, width]: [usize; 2], out: &mut [f16]) {
     let (mut top, mut bottom) = ([0f32; TILE], [0f32; TILE]);
     for i in 0..height.div_ceil(2) {
         tile[2 * i * TILE..][..width].convert_to_f32_slice(&mut top[..width]);
@@ -166,7 +255,7 @@ fn halve(tile: &mut [f16], [height, width]: [usize; 2]) {
             let (sum, n) = cells.filter(|x| !x.is_nan()).fold((0f32, 0f32), |(sum, n), x| (sum + x, n + 1.0));
             *mean = if n > 0.0 { sum / n } else { f32::NAN };
         }
-        tile[i * TILE..][..TILE / 2].convert_from_f32_slice(&means);
+        out[i * TILE..][..TILE / 2].convert_from_f32_slice(&means);
     }
 }
 
@@ -191,7 +280,7 @@ struct Square<'a> {
 
 #[expect(
     unsafe_code,
-    reason = "threads write the places of different tiles, as `similarity_map` gives each tile out once"
+    reason = "threads write the places of different tiles, as `MapMaker` gives each tile out once"
 )]
 unsafe impl Sync for Square<'_> {}
 
@@ -201,12 +290,12 @@ impl<'a> Square<'a> {
         Self { cells: cells.as_mut_ptr(), side, borrowed: PhantomData }
     }
 
-    /// Copies the first rows and columns of a tile to row `i` and column `j` on.
-    fn put(&self, [i, j]: [usize; 2], [height, width]: [usize; 2], tile: &Tile) {
-        assert!(i + height <= self.side && j + width <= self.side && width <= TILE, "outside of the level");
+    /// Copies part of a tile's row to row `i` and column `j` on.
+    fn put(&self, [i, j]: [usize; 2], row: &[f16]) {
+        assert!(i < self.side && j + row.len() <= self.side, "outside of the level");
         #[expect(unsafe_code, reason = "checked above; no other thread has this place")]
         unsafe {
-            tile.copy_to([height, width], self.cells.add(i * self.side + j), self.side);
+            copy_past_caches(row, self.cells.add(i * self.side + j));
         }
     }
 }
@@ -222,9 +311,10 @@ mod tests {
     use super::*;
 
     fn map_of(rows: &[f32], dim: usize, n_levels: usize) -> Vec<Vec<f16>> {
-        let mut levels = vec![vec![f16::MAX; 3]; n_levels];
-        similarity_map(rows, dim, &mut levels);
-        levels
+        // In used room.
+        let mut maker = MapMaker::default();
+        maker.map(&vec![1.0; 3 * TILE * dim], dim, n_levels + 1);
+        maker.map(rows, dim, n_levels).to_vec()
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub use document::SetOverlap;
 pub use document::SetPlaces;
 pub use document::StateSimilarity;
 pub use error::AnalyzeError;
-pub use maps::similarity_map;
+pub use maps::MapMaker;
 pub use options::AnalyzeOptions;
 pub use options::MapRequest;
 pub use persistence::DatasetTest;

@@ -10,6 +10,7 @@ use crate::analyze::DatasetAnalysis;
 use crate::analyze::SetOverlap;
 use crate::analyze::dataset::DatasetRun;
 use crate::analyze::maps::MapFile;
+use crate::analyze::maps::MapMaker;
 use crate::analyze::persistence::PersistenceOptions;
 use crate::analyze::persistence::SampleRatios;
 use crate::analyze::persistence::persistence;
@@ -66,7 +67,7 @@ pub fn analyze(
     };
 
     let (mut datasets, mut kept_fraction, mut maps) = (Vec::new(), Vec::new(), Vec::new());
-    let mut map_levels = Vec::new();
+    let mut maker = MapMaker::default();
     let mut ratios: Vec<SampleRatios> = Vec::new();
     let mut errors: Vec<SampleErrors> = Vec::new();
     let few_enough = plan.layers.len() <= MAX_OVERLAP_LAYERS;
@@ -86,7 +87,7 @@ pub fn analyze(
             let sample = dumps[sample.0].sample(sample.1)?;
             for request in &options.maps {
                 let map = MapFile { model: &model, sample: &sample, request: *request, dataset: index, number };
-                maps.push(map.write(out_dir, &mut map_levels)?);
+                maps.push(map.write(out_dir, &mut maker)?);
                 step();
             }
         }

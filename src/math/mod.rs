@@ -25,6 +25,8 @@ pub use concordance::spearman_brown;
 pub use cosines::TILE;
 pub use cosines::Tile;
 pub use cosines::UnitRows;
+pub use cosines::copy_past_caches;
+pub use cosines::settle;
 pub use groups::CovariateFit;
 pub use groups::KruskalWallis;
 pub use groups::benjamini_hochberg;

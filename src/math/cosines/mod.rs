@@ -65,105 +65,104 @@ impl Tile {
             }
         }
     }
+}
 
-    /// Copies the first rows and columns to rows `stride` apart, past the caches where the machine can.
-    ///
-    /// - Panics: when a tile is not as large
-    ///
-    /// # Safety
-    ///
-    /// `to` is valid for writes of `width` numbers at every multiple of `stride` below `height` of them, and no one else
-    /// reads or writes there meanwhile.
-    #[expect(unsafe_code, reason = "threads write parts of one square that are not slices of it")]
-    pub unsafe fn copy_to(&self, [height, width]: [usize; 2], to: *mut f16, stride: usize) {
-        assert!(height <= TILE, "no part of a tile");
-        let cells: &[u16] = bytemuck::cast_slice(&self.0);
-        for (r, row) in cells.chunks_exact(TILE).take(height).enumerate() {
-            // SAFETY: as the caller says.
-            unsafe {
-                let to = to.add(r * stride).cast::<u16>();
-                #[cfg(target_arch = "x86_64")]
-                x86::copy_past_caches(&row[..width], to);
-                #[cfg(not(target_arch = "x86_64"))]
-                to.copy_from_nonoverlapping(row[..width].as_ptr(), width);
-            }
-        }
+/// Copies part of a tile's row past the caches, where the machine can; [`settle`] makes it visible.
+///
+/// # Safety
+///
+/// `to` is valid for writes of the row's length, and no one else reads or writes there meanwhile.
+#[expect(unsafe_code, reason = "threads write parts of one square that are not slices of it")]
+pub unsafe fn copy_past_caches(row: &[f16], to: *mut f16) {
+    // SAFETY: as the caller says; f16 is its bits.
+    unsafe {
         #[cfg(target_arch = "x86_64")]
-        x86::settle();
+        x86::copy_past_caches(bytemuck::cast_slice(row), to.cast::<u16>());
+        #[cfg(not(target_arch = "x86_64"))]
+        to.copy_from_nonoverlapping(row.as_ptr(), row.len());
     }
+}
+
+/// Makes what [`copy_past_caches`] wrote on this thread visible before anything that it writes later.
+pub fn settle() {
+    #[cfg(target_arch = "x86_64")]
+    x86::settle();
 }
 
 /// Rows scaled to length 1 and laid out for products with each other.
 ///
-/// A row has no direction when its squared length in f32 is 0 or not finite; its cosines are 0 here.
-#[derive(Debug)]
+/// A row has no direction when its squared length in f32 is 0 or not finite; its cosines are NaN.
+#[derive(Debug, Default)]
 pub struct UnitRows {
     /// Panel by panel `[D, PANEL]` in f32, filled up with zeros to a multiple of [`BLOCK`] rows.
     panels: Vec<Line>,
     dim: usize,
-    defined: Vec<bool>,
+    n_rows: usize,
 }
 
 impl UnitRows {
+    /// Replaces the rows; the room of those before is used again.
+    ///
     /// - Shape: rows `[T, D]`, D = `dim` > 0
     /// - Cost:  O(T·D) time and memory
-    pub fn new(rows: &[f32], dim: usize) -> Self {
-        let n = rows.len() / dim;
-        let mut panels = vec![Line([0; 16]); n.next_multiple_of(BLOCK) / PANEL * dim];
-        let mut defined = vec![false; n];
-        let numbers: &mut [f32] = bytemuck::cast_slice_mut(&mut panels);
-        let work = numbers.par_chunks_mut(PANEL * dim).zip(defined.par_chunks_mut(PANEL)).enumerate();
-        work.for_each(|(index, (panel, defined))| {
-            let rows = rows[index * PANEL * dim..].chunks_exact(dim);
-            for (place, (row, defined)) in rows.zip(defined).enumerate() {
+    pub fn set(&mut self, rows: &[f32], dim: usize) {
+        let n_rows = rows.len() / dim;
+        (self.dim, self.n_rows) = (dim, n_rows);
+        self.panels.resize(n_rows.next_multiple_of(BLOCK) / PANEL * dim, Line([0; 16]));
+        let numbers: &mut [f32] = bytemuck::cast_slice_mut(&mut self.panels);
+        numbers.par_chunks_mut(PANEL * dim).enumerate().for_each(|(index, panel)| {
+            let rows = &rows[n_rows.min(index * PANEL) * dim..];
+            if rows.len() < PANEL * dim {
+                panel.fill(0.0);
+            }
+            for (place, row) in rows.chunks_exact(dim).enumerate().take(PANEL) {
                 let norm = f64::from(dot(row, row)).sqrt();
-                *defined = norm > 0.0 && norm.is_finite();
-                if *defined {
-                    let factor = (1.0 / norm) as f32;
-                    row.iter().zip(panel[place..].iter_mut().step_by(PANEL)).for_each(|(x, out)| *out = x * factor);
-                }
+                let factor = if norm > 0.0 && norm.is_finite() { (1.0 / norm) as f32 } else { f32::NAN };
+                row.iter().zip(panel[place..].iter_mut().step_by(PANEL)).for_each(|(x, out)| *out = x * factor);
             }
         });
-        Self { panels, dim, defined }
     }
 
     /// Rows.
     pub fn len(&self) -> usize {
-        self.defined.len()
+        self.n_rows
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.defined.is_empty()
-    }
-
-    /// Whether row `i` has a direction.
-    pub fn is_defined(&self, i: usize) -> bool {
-        self.defined[i]
+        self.n_rows == 0
     }
 
     /// cos(x_i, x_j) into `tile`, for `i` in the tile's rows and `j` in its columns; what is left of the diagonal in the
     /// whole square may be missing.
     ///
+    /// `meanwhile` is called after every block, at most [`TILE`] times for a whole tile: what waits for memory may go on
+    /// there while the products wait for arithmetic.
+    ///
     /// - Shape: `at` are the tile's row and column among tiles → `[TILE, TILE]`; places beyond the last row are undefined
     /// - Unit:  cosine, rounded to f16 once from an f32 sum
     /// - Panics: when the tile is left of the diagonal
-    pub fn tile(&self, at: [usize; 2], tile: &mut Tile) {
-        self.tile_by(Instructions::best(), at, tile);
+    pub fn tile(&self, at: [usize; 2], tile: &mut Tile, meanwhile: &mut dyn FnMut()) {
+        self.tile_by(Instructions::best(), at, tile, meanwhile);
     }
 
-    fn tile_by(&self, instructions: Instructions, [row, column]: [usize; 2], tile: &mut Tile) {
+    fn tile_by(&self, by: Instructions, [row, column]: [usize; 2], tile: &mut Tile, meanwhile: &mut dyn FnMut()) {
         assert!(row <= column, "no tile right of the diagonal");
-        let sides = [self.side(row), self.side(column)];
-        let bits: &mut [u16] = bytemuck::cast_slice_mut(&mut tile.0);
-        match instructions {
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "the instructions were asked for")]
-            Instructions::Avx512 => unsafe { x86::tile_avx512(sides, self.dim, row == column, bits) },
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "the instructions were asked for")]
-            Instructions::Avx2 => unsafe { x86::tile_avx2(sides, self.dim, row == column, bits) },
-            Instructions::Any => blocks::<4, PANEL>(sides, self.dim, row == column, bits, block_of_any),
+        let kernel = Kernel::of(by);
+        let (rows, dim) = (self.side(row), self.dim);
+        let cells: &mut [u16] = bytemuck::cast_slice_mut(&mut tile.0);
+        for (j, columns) in self.side(column).chunks_exact(kernel.columns * dim).enumerate() {
+            // Blocks wholly left of the diagonal are the mirror image of others.
+            let end = if row == column { (j + 1) * kernel.columns } else { TILE };
+            for i in (0..end.min(rows.len() / dim)).step_by(kernel.rows) {
+                let panel = &rows[i / PANEL * PANEL * dim..][..PANEL * dim];
+                let out = &mut cells[i * TILE + j * kernel.columns..];
+                #[expect(unsafe_code, reason = "the instructions were asked for")]
+                unsafe {
+                    (kernel.block)(&panel[i % PANEL..], columns, dim, out);
+                }
+                meanwhile();
+            }
         }
     }
 
@@ -175,24 +174,25 @@ impl UnitRows {
     }
 }
 
-/// Calls `block` for every `R` rows and `C` columns of a tile, `R` a divisor of [`PANEL`] and `C` a multiple of it, but
-/// for those wholly left of the diagonal when the tile lies on it.
-///
-/// `block` is given the panels of its columns, the panel of its rows from its first row on, and its place in the tile.
-#[inline(always)]
-fn blocks<const R: usize, const C: usize>(
-    [rows, columns]: [&[f32]; 2],
-    dim: usize,
-    on_diagonal: bool,
-    tile: &mut [u16],
-    block: impl Fn(&[f32], &[f32], usize, &mut [u16]),
-) {
-    let n_rows = rows.len() / dim;
-    for (j, columns) in columns.chunks_exact(C * dim).enumerate() {
-        let last = if on_diagonal { n_rows.min((j + 1) * C) } else { n_rows };
-        for i in (0..last).step_by(R) {
-            let panel = &rows[i / PANEL * PANEL * dim..][..PANEL * dim];
-            block(&panel[i % PANEL..], columns, dim, &mut tile[i * TILE + j * C..]);
+/// How a tile is computed: block by block, as many sums as there are registers for.
+#[derive(Clone, Copy)]
+struct Kernel {
+    /// Rows of a block, a divisor of [`PANEL`].
+    rows: usize,
+    /// Columns of a block, a multiple of [`PANEL`] and a divisor of [`BLOCK`].
+    columns: usize,
+    /// Given the panel of its rows from its first row on, the panels of its columns, D, and its place in a tile.
+    block: unsafe fn(&[f32], &[f32], usize, &mut [u16]),
+}
+
+impl Kernel {
+    fn of(instructions: Instructions) -> Self {
+        match instructions {
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => Self { rows: 8, columns: 32, block: x86::block_avx512 },
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2 => Self { rows: 4, columns: PANEL, block: x86::block_avx2 },
+            Instructions::Any => Self { rows: 4, columns: PANEL, block: block_of_any },
         }
     }
 }
@@ -237,24 +237,26 @@ mod tests {
 
     #[test]
     fn every_kernel_agrees_with_f64_at_uneven_sizes() {
-        for (n, dim) in [(1, 1), (31, 3), (300, 64), (517, 7), (530, 40)] {
+        let mut unit = UnitRows::default();
+        for (n, dim) in [(1, 1), (530, 40), (31, 3), (300, 64), (517, 7)] {
             let mut rows = rows(n, dim);
             if n > 30 {
                 rows[29 * dim..30 * dim].fill(0.0);
             }
-            let unit = UnitRows::new(&rows, dim);
-            assert_eq!((unit.len(), n > 30 && !unit.is_defined(29)), (n, n > 30));
+            unit.set(&rows, dim);
+            assert_eq!(unit.len(), n);
             for instructions in Instructions::available() {
                 for (row, column) in [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2)] {
                     let mut tile = Tile::default();
-                    tile.cells_mut().fill(f16::NAN);
-                    unit.tile_by(instructions, [row, column], &mut tile);
+                    tile.cells_mut().fill(f16::MAX);
+                    unit.tile_by(instructions, [row, column], &mut tile, &mut || ());
                     for i in row * TILE..n.min((row + 1) * TILE) {
                         for j in (column * TILE).max(i)..n.min((column + 1) * TILE) {
                             let got = tile.cells()[(i - row * TILE) * TILE + j - column * TILE].to_f64();
-                            let expected = if i == 29 || j == 29 { 0.0 } else { exact(&rows, dim, i, j) };
+                            let expected = exact(&rows, dim, i, j);
                             // Half a unit in the last place below 1 is 2^-12.
-                            let close = (got - expected).abs() < 2f64.powi(-12) + 1e-6;
+                            let close = (got - expected).abs() < 2f64.powi(-12) + 1e-6
+                                || (got.is_nan() && expected.is_nan());
                             assert!(close, "{instructions:?} {n} x {dim}, {i} {j}: {got} for {expected}");
                         }
                     }

@@ -6,48 +6,58 @@ use bytemuck::cast;
 
 use crate::math::cosines::PANEL;
 use crate::math::cosines::TILE;
-use crate::math::cosines::blocks;
 
-/// Blocks of 8 x 32: sixteen sums, two registers of columns, and one row's number at a time in all lanes.
+/// 8 x 32: sixteen sums, two registers of columns, and one row's number at a time in all lanes.
 #[target_feature(enable = "avx512f")]
-pub(super) fn tile_avx512(sides: [&[f32]; 2], dim: usize, on_diagonal: bool, tile: &mut [u16]) {
-    blocks::<8, 32>(sides, dim, on_diagonal, tile, |rows, columns, dim, out| {
-        let (left, right) = columns.split_at(PANEL * dim);
-        let mut sums = [[_mm512_setzero_ps(); 2]; 8];
-        let columns = left.as_chunks::<PANEL>().0.iter().zip(right.as_chunks::<PANEL>().0);
-        for (rows, (left, right)) in rows.chunks(PANEL).zip(columns) {
-            let Some(rows) = rows.first_chunk::<8>() else { return };
-            let (left, right): (__m512, __m512) = (cast(*left), cast(*right));
-            for r in 0..8 {
-                let x = _mm512_set1_ps(rows[r]);
-                sums[r] = [_mm512_fmadd_ps(x, left, sums[r][0]), _mm512_fmadd_ps(x, right, sums[r][1])];
-            }
+pub(super) fn block_avx512(rows: &[f32], columns: &[f32], dim: usize, out: &mut [u16]) {
+    let (left, right) = columns.split_at(PANEL * dim);
+    let mut sums = [[_mm512_setzero_ps(); 2]; 8];
+    let columns = left.as_chunks::<PANEL>().0.iter().zip(right.as_chunks::<PANEL>().0);
+    for (rows, (left, right)) in rows.chunks(PANEL).zip(columns) {
+        let Some(rows) = rows.first_chunk::<8>() else { return };
+        let (left, right): (__m512, __m512) = (cast(*left), cast(*right));
+        for r in 0..8 {
+            let x = _mm512_set1_ps(rows[r]);
+            sums[r] = [_mm512_fmadd_ps(x, left, sums[r][0]), _mm512_fmadd_ps(x, right, sums[r][1])];
         }
-        for (sums, out) in sums.into_iter().zip(out.chunks_mut(TILE)) {
-            let Some(out) = out.first_chunk_mut::<32>() else { return };
-            *out = cast(sums.map(|sum| _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(sum)));
-        }
-    });
+    }
+    for (sums, out) in sums.into_iter().zip(out.chunks_mut(TILE)) {
+        let Some(out) = out.first_chunk_mut::<32>() else { return };
+        let [left, right] = sums;
+        let halves = [half_avx512(left), half_avx512(right)];
+        *out = cast(halves);
+    }
 }
 
-/// Blocks of 4 x 16: eight sums, as many as hide the latency of two multipliers.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn half_avx512(x: __m512) -> __m256i {
+    _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x)
+}
+
+/// 4 x 16: eight sums, as many as hide the latency of two multipliers.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn tile_avx2(sides: [&[f32]; 2], dim: usize, on_diagonal: bool, tile: &mut [u16]) {
-    blocks::<4, 16>(sides, dim, on_diagonal, tile, |rows, columns, _, out| {
-        let mut sums = [[_mm256_setzero_ps(); 2]; 4];
-        for (rows, columns) in rows.chunks(PANEL).zip(columns.as_chunks::<PANEL>().0) {
-            let Some(rows) = rows.first_chunk::<4>() else { return };
-            let columns: [__m256; 2] = cast(*columns);
-            for r in 0..4 {
-                let x = _mm256_set1_ps(rows[r]);
-                sums[r] = [0, 1].map(|half| _mm256_fmadd_ps(x, columns[half], sums[r][half]));
-            }
+pub(super) fn block_avx2(rows: &[f32], columns: &[f32], _: usize, out: &mut [u16]) {
+    let mut sums = [[_mm256_setzero_ps(); 2]; 4];
+    for (rows, columns) in rows.chunks(PANEL).zip(columns.as_chunks::<PANEL>().0) {
+        let Some(rows) = rows.first_chunk::<4>() else { return };
+        let [left, right]: [__m256; 2] = cast(*columns);
+        for r in 0..4 {
+            let x = _mm256_set1_ps(rows[r]);
+            sums[r] = [_mm256_fmadd_ps(x, left, sums[r][0]), _mm256_fmadd_ps(x, right, sums[r][1])];
         }
-        for (sums, out) in sums.into_iter().zip(out.chunks_mut(TILE)) {
-            let Some(out) = out.first_chunk_mut::<16>() else { return };
-            *out = cast(sums.map(|sum| _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(sum)));
-        }
-    });
+    }
+    for (sums, out) in sums.into_iter().zip(out.chunks_mut(TILE)) {
+        let Some(out) = out.first_chunk_mut::<16>() else { return };
+        let [left, right] = sums;
+        *out = cast([half_avx2(left), half_avx2(right)]);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn half_avx2(x: __m256) -> __m128i {
+    _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x)
 }
 
 /// The transpose of 8 x 8 numbers, in the instructions that every x86-64 has.
