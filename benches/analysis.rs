@@ -1,13 +1,29 @@
-//! Speed of the analysis, as ratios within one run: similarity maps against numpy and torch and against the machine's
-//! matrix peak, the analysis of a dump against reading it, and cost against length.
+//! Speed of the analysis, as ratios within one run: similarity maps beside numpy and torch and against the machine's matrix
+//! peak, the analysis of a dump against reading it, and cost against length.
 //!
-//! `cargo bench --bench analysis`; `KVSCOPE_PEER_PYTHON` names a Python with numpy and torch (default `python3`).
+//! `cargo bench --bench analysis -- --python python3 [maps|dumps]`. The peers are in `benches/peers/analysis_peer.py`.
+
+#[expect(dead_code, reason = "each benchmark uses a part of what they share")]
+mod common;
 
 use std::hint::black_box;
+use std::io::Read;
 use std::path::Path;
-use std::process::Command;
+use std::path::PathBuf;
+use std::time::Duration;
 use std::time::Instant;
 
+use anyhow::Context;
+use anyhow::ensure;
+use clap::Parser;
+use clap::ValueEnum;
+use memmap2::Mmap;
+use serde_json::json;
+
+use common::Peak;
+use common::Peer;
+use common::PeerArgs;
+use common::median;
 use kvscope::analyze::AnalyzeOptions;
 use kvscope::analyze::MapMaker;
 use kvscope::analyze::analyze;
@@ -22,108 +38,90 @@ use kvscope::files::Document;
 use kvscope::files::ModelIdentity;
 use kvscope::files::Provenance;
 use kvscope::files::write_json;
-use rayon::prelude::*;
+use kvscope::runtime::start_threads;
 
-const REPEATS: usize = 7;
+/// Levels of a map of 4,096 tokens, as `analyze` writes it.
+const LEVELS: usize = 5;
+/// Rest before each timing: threads of the last one stop spinning.
+const PAUSE: Duration = Duration::from_millis(300);
+/// Data sets of the dumps.
+const DATASETS: usize = 4;
 
-fn main() {
-    // `cargo test` runs benchmarks too, to see that they work; it passes no `--bench`.
-    let quick = !std::env::args().any(|arg| arg == "--bench");
-    let peak = peak(quick);
-    println!("peak: {:.1} GFLOP/s of f32 multiply-adds on {} threads", peak / 1e9, rayon::current_num_threads());
-    let (tokens, shapes) = if quick { (256, [(1, 16), (2, 32)]) } else { (4096, [(3, 64), (32, 128)]) };
-    for (heads, dim) in shapes {
-        maps(heads, tokens, dim, peak, quick);
-    }
-    let dir = std::env::temp_dir().join(format!("kvscope-bench-{}", std::process::id()));
-    // As many bytes at every length, so that the work is the same where it grows with the number of tokens alone.
-    let (lengths, samples, layers) = if quick { ([64, 128, 256], 2, 2) } else { ([2048, 4096, 8192], 12, 30) };
-    let mut first = None;
-    for (step, tokens) in lengths.into_iter().enumerate() {
-        let dump = write_dump(&dir.join(tokens.to_string()), tokens, layers, (samples >> step).max(1));
-        let per_token = dump_against_reading(&dump, tokens, &dir.join("out"), quick);
-        let base = *first.get_or_insert(per_token);
-        println!("  cost per token against {} tokens: {:.2}", lengths[0], per_token / base);
-    }
-    if let Err(error) = std::fs::remove_dir_all(&dir) {
-        println!("left behind: {} ({error})", dir.display());
-    }
+/// Maps beside numpy and torch, and the analysis of a dump against reading it
+#[derive(Debug, Parser)]
+struct Args {
+    #[command(flatten)]
+    peers: PeerArgs,
+    /// What to measure [default: both]
+    part: Option<Part>,
+    /// Tokens of a map
+    #[arg(long, default_value_t = 4096)]
+    map_tokens: usize,
+    /// Heads of a layer and their dimension, one layer after the other
+    #[arg(long, value_delimiter = ',', default_value = "3x64,32x128", value_parser = layer_shape)]
+    layers: Vec<[usize; 2]>,
+    /// Tokens of the dumps' samples
+    #[arg(long, value_delimiter = ',', default_value = "2048,4096,8192")]
+    dump_tokens: Vec<usize>,
+    /// Tokens of each data set of a dump: at every length as many
+    #[arg(long, default_value_t = 24_576)]
+    dataset_tokens: usize,
+    /// Rounds; every engine has one turn in each
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+    /// Threads of every engine
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// What cargo passes to every bench
+    #[arg(long, hide = true)]
+    bench: bool,
 }
 
-/// Seconds of the fastest of several runs after one to warm up.
-fn fastest(quick: bool, run: impl FnMut()) -> f64 {
-    fastest_of(quick, REPEATS, run)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Maps,
+    Dumps,
 }
 
-fn fastest_of(quick: bool, runs: usize, mut run: impl FnMut()) -> f64 {
+fn layer_shape(text: &str) -> Result<[usize; 2], String> {
+    let (heads, dim) = text.split_once('x').ok_or("give HEADSxDIMENSION")?;
+    let number = |text: &str| text.parse::<usize>().ok().filter(|n| *n > 0).ok_or("give positive numbers");
+    Ok([number(heads)?, number(dim)?])
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    ensure!(args.rounds > 0 && args.map_tokens > 0, "nothing to measure");
+    start_threads(Some(args.threads))?;
+    let peak = 1e9 * Peak::measure(args.threads).f32;
+    println!("peak: {:.1} GFLOP/s of f32 multiply-adds on {} threads", peak / 1e9, args.threads);
+    let threads = args.threads.to_string();
+    let start = |python: &Path| Peer::start(python, "analysis_peer.py", &["--threads", &threads]);
+    let mut peer = args.peers.python()?.map(start).transpose()?;
+    if args.part != Some(Part::Dumps) {
+        for layer in &args.layers {
+            maps(&args, *layer, peak, peer.as_mut())?;
+        }
+    }
+    if args.part != Some(Part::Maps) {
+        let dir = tempfile::tempdir().context("a folder for the dumps")?;
+        let mut first = None;
+        for tokens in &args.dump_tokens {
+            let samples = (args.dataset_tokens / tokens).max(1);
+            let dump = write_dump(&dir.path().join(tokens.to_string()), *tokens, 30, samples);
+            let per_token = dump_against_reading(&args, &dump, *tokens, peer.as_mut())?;
+            let base = *first.get_or_insert(per_token);
+            println!("  {:.2} µs per token, {:.2} of the first", 1e6 * per_token, per_token / base);
+        }
+    }
+    Ok(())
+}
+
+fn secs(run: impl FnOnce()) -> f64 {
+    std::thread::sleep(PAUSE);
+    let started = Instant::now();
     run();
-    let runs = if quick { 1 } else { runs };
-    (0..runs)
-        .map(|_| {
-            let start = Instant::now();
-            run();
-            start.elapsed().as_secs_f64()
-        })
-        .fold(f64::INFINITY, f64::min)
-}
-
-/// Floating-point operations a second of multiply-adds in registers alone, on all threads: what no product can exceed.
-fn peak(quick: bool) -> f64 {
-    let rounds = if quick { 1000 } else { 20_000_000 };
-    let threads = rayon::current_num_threads();
-    let mut operations = 0;
-    let secs = fastest(quick, || {
-        let sums: Vec<(usize, f32)> = (0..threads).into_par_iter().map(|_| multiply_adds(rounds)).collect();
-        operations = sums.iter().map(|(operations, _)| operations).sum();
-        black_box(&sums);
-    });
-    operations as f64 / secs
-}
-
-/// Operations, and a sum that keeps them from being left out.
-fn multiply_adds(rounds: usize) -> (usize, f32) {
-    #[cfg(target_arch = "x86_64")]
-    #[expect(unsafe_code, reason = "the instructions were asked for")]
-    unsafe {
-        if is_x86_feature_detected!("avx512f") {
-            return (rounds * 12 * 16 * 2, multiply_adds_avx512(rounds));
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return (rounds * 12 * 8 * 2, multiply_adds_avx2(rounds));
-        }
-    }
-    let (x, y) = (black_box(0.5f32), black_box(0.25f32));
-    let mut sums = [x; 32];
-    (0..rounds).for_each(|_| sums.iter_mut().for_each(|sum| *sum = *sum * x + y));
-    (rounds * 32 * 2, sums.iter().sum())
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn multiply_adds_avx512(rounds: usize) -> f32 {
-    use std::arch::x86_64::*;
-    let (x, y) = (_mm512_set1_ps(black_box(0.5)), _mm512_set1_ps(black_box(0.25)));
-    let mut sums = [x; 12];
-    for _ in 0..rounds {
-        for sum in &mut sums {
-            *sum = _mm512_fmadd_ps(*sum, x, y);
-        }
-    }
-    sums.into_iter().map(|sum| _mm512_reduce_add_ps(sum)).sum()
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn multiply_adds_avx2(rounds: usize) -> f32 {
-    use std::arch::x86_64::*;
-    let (x, y) = (_mm256_set1_ps(black_box(0.5)), _mm256_set1_ps(black_box(0.25)));
-    let mut sums = [x; 12];
-    for _ in 0..rounds {
-        for sum in &mut sums {
-            *sum = _mm256_fmadd_ps(*sum, x, y);
-        }
-    }
-    sums.into_iter().map(|sum| _mm_cvtss_f32(_mm256_castps256_ps128(sum))).sum()
+    started.elapsed().as_secs_f64()
 }
 
 /// Numbers in [-1, 1) that look random.
@@ -139,87 +137,109 @@ fn noise(n: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
-fn maps(heads: usize, tokens: usize, dim: usize, peak: f64, quick: bool) {
+/// All maps of a layer, every engine in turn.
+fn maps(args: &Args, [heads, dim]: [usize; 2], peak: f64, mut peer: Option<&mut Peer>) -> anyhow::Result<()> {
+    let tokens = args.map_tokens;
     let layer: Vec<Vec<f32>> = (0..heads).map(|head| noise(tokens * dim, head as u64 + 5)).collect();
-    let run = |n_levels: usize| {
-        let mut maker = MapMaker::default();
-        let secs = fastest(quick, || {
-            for head in &layer {
-                black_box(maker.map(head, dim, n_levels));
-            }
-        });
-        secs
-    };
-    let (ours, with_levels) = (run(1), run(5));
+    let ways: &[&str] = if peer.is_some() { &["numpy", "torch", "torch_bmm", "torch_f16"] } else { &[] };
+    let mut makers = [1, LEVELS].map(|n_levels| (n_levels, MapMaker::default()));
+    let mut times = vec![Vec::new(); 2 + ways.len()];
+    // The first round is for caches and memory, as in the peers.
+    for round in 0..=args.rounds {
+        let with_levels = |(n_levels, maker): &mut (usize, MapMaker)| {
+            secs(|| {
+                for head in &layer {
+                    black_box(maker.map(head, dim, *n_levels));
+                }
+            })
+        };
+        let mut of_round: Vec<f64> = makers.iter_mut().map(with_levels).collect();
+        for way in ways {
+            let Some(peer) = &mut peer else { continue };
+            std::thread::sleep(PAUSE);
+            let request = json!({ "op": way, "heads": heads, "tokens": tokens, "dim": dim });
+            of_round.push(peer.ask(&request)?.secs()?);
+        }
+        if round > 0 {
+            times.iter_mut().zip(of_round).for_each(|(times, secs)| times.push(secs));
+        }
+    }
+    let middle: Vec<f64> = times.iter().map(|times| median(times)).collect();
     // Both triangles are one: T² / 2 inner products of D multiplications and additions.
     let needed = heads as f64 * (tokens as f64).powi(2) * dim as f64;
     println!(
         "maps of {heads} heads, {tokens} tokens, dimension {dim}, in f16, both triangles written: {:.1} ms, {:.0} % of the \
-         peak over one triangle; with four coarser levels {:.1} ms",
-        1e3 * ours,
-        100.0 * needed / ours / peak,
-        1e3 * with_levels
+         peak over one triangle; with {} coarser levels {:.1} ms",
+        1e3 * middle[0],
+        100.0 * needed / middle[0] / peak,
+        LEVELS - 1,
+        1e3 * middle[1]
     );
-    match peer(heads, tokens, dim) {
-        Ok(times) => {
-            for (name, secs) in &times {
-                println!("  {name}: {:.1} ms, {:.2}x", 1e3 * secs, secs / ours);
-            }
-        }
-        Err(why) => println!("  no peer: {why}"),
+    for (way, secs) in ways.iter().zip(&middle[2..]) {
+        println!("  {way}: {:.1} ms, {:.2}x", 1e3 * secs, secs / middle[0]);
     }
-}
-
-/// Seconds of numpy and torch.
-fn peer(heads: usize, tokens: usize, dim: usize) -> Result<Vec<(String, f64)>, String> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/analysis.py");
-    let python = std::env::var_os("KVSCOPE_PEER_PYTHON").unwrap_or_else(|| "python3".into());
-    let sizes = [heads, tokens, dim].map(|n| n.to_string());
-    let output =
-        Command::new(&python).arg(script).args(sizes).output().map_err(|e| format!("{}: {e}", python.display()))?;
-    if !output.status.success() {
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        return Err(text.lines().last().unwrap_or("it failed without a word").into());
-    }
-    let times: std::collections::BTreeMap<String, f64> =
-        serde_json::from_slice(&output.stdout).map_err(|e| e.to_string())?;
-    Ok(times.into_iter().collect())
+    Ok(())
 }
 
 /// Seconds per token of the analysis without maps and without queries, the part that reads every state once.
-fn dump_against_reading(dump: &Dump, tokens: usize, out: &Path, quick: bool) -> f64 {
+fn dump_against_reading(args: &Args, dump: &Dump, tokens: usize, mut peer: Option<&mut Peer>) -> anyhow::Result<f64> {
     let samples = &dump.manifest().samples;
-    let paths: Vec<_> = samples.iter().map(|sample| dump.dir().join(&sample.file)).collect();
+    let paths: Vec<PathBuf> = samples.iter().map(|sample| dump.dir().join(&sample.file)).collect();
     let bytes: u64 = samples.iter().map(|sample| sample.bytes).sum();
-    let into_memory = fastest_of(quick, 2, || {
-        for path in &paths {
-            black_box(std::fs::read(path).expect("the benchmark's own file"));
+    let options = AnalyzeOptions { budgets: Vec::new(), ..AnalyzeOptions::default() };
+    let out = tempfile::tempdir().context("a folder for the analysis")?;
+    let mut ways = vec!["into memory", "mapped", "through a buffer of 1 MB"];
+    ways.extend(peer.as_ref().map(|_| "with safetensors' load_file"));
+    let mut times = vec![Vec::new(); ways.len() + 1];
+    for round in 0..=args.rounds {
+        let into_memory = secs(|| {
+            for path in &paths {
+                black_box(std::fs::read(path).expect("the benchmark's own file"));
+            }
+        });
+        let mapped = secs(|| paths.iter().for_each(|path| read_mapped(path)));
+        let through_buffer = secs(|| {
+            let mut buffer = vec![0u8; 1 << 20];
+            for path in &paths {
+                let mut file = std::fs::File::open(path).expect("the benchmark's own file");
+                while file.read(&mut buffer).expect("the benchmark's own file") > 0 {}
+            }
+        });
+        let analysis = secs(|| {
+            let analysis = analyze(std::slice::from_ref(dump), &options, out.path(), &mut |_, _| {});
+            black_box(analysis.expect("the benchmark's own dump"));
+        });
+        let mut of_round = vec![analysis, into_memory, mapped, through_buffer];
+        if let Some(peer) = &mut peer {
+            std::thread::sleep(PAUSE);
+            of_round.push(peer.ask(&json!({ "op": "load", "paths": paths }))?.secs()?);
         }
-    });
-    let mut buffer = vec![0u8; 1 << 20];
-    let streaming = fastest_of(quick, 3, || {
-        for path in &paths {
-            let mut file = std::fs::File::open(path).expect("the benchmark's own file");
-            while std::io::Read::read(&mut file, &mut buffer).expect("the benchmark's own file") > 0 {}
+        if round > 0 {
+            times.iter_mut().zip(of_round).for_each(|(times, secs)| times.push(secs));
         }
-    });
-    let run = |options: &AnalyzeOptions| {
-        let analysis = analyze(std::slice::from_ref(dump), options, out, &mut |_, _| {});
-        black_box(analysis.expect("the benchmark's own dump"));
-    };
-    let plain = fastest_of(quick, 3, || run(&AnalyzeOptions { budgets: Vec::new(), ..AnalyzeOptions::default() }));
+    }
+    let middle: Vec<f64> = times.iter().map(|times| median(times)).collect();
+    let analysis = middle[0];
     println!(
-        "dump of {} samples of {tokens} tokens, {:.1} MB in page cache, read on one thread: into memory {:.1} ms, through a \
-         buffer {:.1} ms; analysis without maps and queries {:.1} ms: {:.2}x and {:.2}x the speed of reading",
+        "dump of {} samples of {tokens} tokens, {:.1} MB in page cache; analysis without maps and queries {:.0} ms, {:.2} GB/s",
         samples.len(),
         bytes as f64 / 1e6,
-        1e3 * into_memory,
-        1e3 * streaming,
-        1e3 * plain,
-        into_memory / plain,
-        streaming / plain,
+        1e3 * analysis,
+        bytes as f64 / analysis / 1e9,
     );
-    plain / (tokens * samples.len()) as f64
+    for (way, secs) in ways.iter().zip(&middle[1..]) {
+        println!("  read {way}, one thread: {:.0} ms; the analysis has {:.2}x its speed", 1e3 * secs, secs / analysis);
+    }
+    Ok(analysis / (tokens * samples.len()) as f64)
+}
+
+/// Maps a file and adds up its words, as the analysis maps and reads it.
+#[expect(unsafe_code, reason = "nobody changes the benchmark's own file")]
+fn read_mapped(path: &Path) {
+    let file = std::fs::File::open(path).expect("the benchmark's own file");
+    let map = unsafe { Mmap::map(&file) }.expect("the benchmark's own file");
+    let words = map.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+    black_box(words.fold(0, u64::wrapping_add));
 }
 
 /// A dump of SmolLM2's shape, every state captured, in f16: four data sets of as many samples, all of them one file under
@@ -229,7 +249,6 @@ fn write_dump(dir: &Path, tokens: usize, layers: usize, samples: usize) -> Dump 
     const GROUP: usize = 3;
     const DIM: usize = 64;
     const QUERIES: usize = 64;
-    const DATASETS: usize = 4;
     std::fs::create_dir_all(dir).expect("a temporary folder");
     let spec = |name: String, element, shape: &[usize]| TensorSpec { name, element, shape: shape.to_vec() };
     let mut specs = vec![spec("token_ids".into(), ElementType::I64, &[tokens])];

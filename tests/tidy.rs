@@ -11,7 +11,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("hub", &["files"]),
     ("prompts", &["files"]),
     ("merge", &["math"]),
-    ("dump", &["files"]),
+    ("dump", &["files", "math"]),
     ("profile", &["files", "math", "merge"]),
     ("policy", &["math", "merge", "profile"]),
     ("model", &["files", "math"]),

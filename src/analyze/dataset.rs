@@ -115,7 +115,7 @@ impl<'a> DatasetRun<'a> {
         let found: Vec<HeadSample> = self
             .heads
             .par_iter_mut()
-            .map(|head| head.add(sample, classes.as_deref(), measures))
+            .map_init(Vec::new, |room, head| head.add(sample, classes.as_deref(), measures, room))
             .collect::<Result<_, AnalyzeError>>()?;
         let n_tokens = sample.entry().n_tokens;
         let sets: Vec<&SampleSets> = found.iter().filter_map(|head| head.sets.as_ref()).collect();
@@ -245,6 +245,7 @@ impl HeadRun {
         sample: &Sample<'_>,
         classes: Option<&[TokenClass]>,
         measures: Measures<'_>,
+        rows: &mut Vec<f32>,
     ) -> Result<HeadSample, AnalyzeError> {
         let (layer, kv_head, options) = (self.layer, self.kv_head, measures.options);
         let n_tokens = sample.entry().n_tokens;
@@ -252,12 +253,12 @@ impl HeadRun {
         let mut neighbours = Vec::with_capacity(measures.states.len());
         let (mut sets, mut queries) = (None, None);
         for (state, counters) in measures.states.iter().zip(&mut self.similarity) {
-            let rows = sample.vectors(layer, *state, kv_head)?;
+            sample.vectors_into(layer, *state, kv_head, rows)?;
             let dim = rows.len() / n_tokens;
             if *state == State::K && measures.has_sets {
                 let (shares, bridge, eps_grid) = (options.shares, options.bridge, options.eps_grid.as_slice());
                 let rule = SetRule { shares, bridge, eps_grid, reference_eps: measures.reference_eps };
-                let found = SampleSets::of(&rows, dim, &mass, classes, rule);
+                let found = SampleSets::of(rows, dim, &mass, classes, rule);
                 self.sets.add(&found);
                 sets = Some(found);
             }
@@ -266,7 +267,7 @@ impl HeadRun {
                 let group = group.collect::<Result<Vec<_>, _>>()?;
                 let states = HeadStates {
                     head_dim: dim,
-                    keys: &rows,
+                    keys: rows,
                     values: &sample.vectors(layer, State::V, kv_head)?,
                     queries: &group,
                     query_positions: &sample.query_positions(layer)?,

@@ -6,7 +6,6 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 use multiversion::multiversion;
 use rayon::iter::IndexedParallelIterator;
 use rayon::iter::IntoParallelRefMutIterator;
@@ -25,7 +24,9 @@ use crate::math::TILE;
 use crate::math::Tile;
 use crate::math::UnitRows;
 use crate::math::copy_past_caches;
+use crate::math::narrow_f16;
 use crate::math::settle;
+use crate::math::widen_f16;
 
 /// Longest sample of which a map is made; it takes 8/3·T² bytes of memory, 683 MiB.
 pub(crate) const MAX_MAP_TOKENS: usize = 1 << 14;
@@ -239,10 +240,10 @@ impl Worker {
 fn halve(tile: &[f16], [height, width]: [usize; 2], out: &mut [f16]) {
     let (mut top, mut bottom) = ([0f32; TILE], [0f32; TILE]);
     for i in 0..height.div_ceil(2) {
-        tile[2 * i * TILE..][..width].convert_to_f32_slice(&mut top[..width]);
+        widen_f16(&tile[2 * i * TILE..][..width], &mut top[..width]);
         let n_rows = (height - 2 * i).min(2);
         if n_rows == 2 {
-            tile[(2 * i + 1) * TILE..][..width].convert_to_f32_slice(&mut bottom[..width]);
+            widen_f16(&tile[(2 * i + 1) * TILE..][..width], &mut bottom[..width]);
         }
         let mut means = [0f32; TILE / 2];
         let n_means = width.div_ceil(2);
@@ -255,7 +256,7 @@ fn halve(tile: &[f16], [height, width]: [usize; 2], out: &mut [f16]) {
             let (sum, n) = cells.filter(|x| !x.is_nan()).fold((0f32, 0f32), |(sum, n), x| (sum + x, n + 1.0));
             *mean = if n > 0.0 { sum / n } else { f32::NAN };
         }
-        out[i * TILE..][..TILE / 2].convert_from_f32_slice(&means);
+        narrow_f16(&means, &mut out[i * TILE..][..TILE / 2]);
     }
 }
 
@@ -278,10 +279,7 @@ struct Square<'a> {
     borrowed: PhantomData<&'a mut [f16]>,
 }
 
-#[expect(
-    unsafe_code,
-    reason = "threads write the places of different tiles, as `MapMaker` gives each tile out once"
-)]
+#[expect(unsafe_code, reason = "threads write the places of different tiles, as `MapMaker` gives each tile out once")]
 unsafe impl Sync for Square<'_> {}
 
 impl<'a> Square<'a> {

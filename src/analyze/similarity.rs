@@ -4,11 +4,12 @@ use crate::analyze::Neighbours;
 use crate::math::add_gram;
 use crate::math::axpy;
 use crate::math::centred_gram;
-use crate::math::dot;
+use crate::math::counts_above;
 use crate::math::effective_rank;
 use crate::math::lagged_sums;
-use crate::math::neighbour_dots;
-use crate::math::scale;
+use crate::math::neighbour_products;
+use crate::math::range;
+use crate::math::sum;
 
 /// Bins of a head's histogram over [-1, 1]. Quantiles are read from it: they are off by at most a bin, 0.0005.
 const BINS: usize = 4000;
@@ -17,53 +18,55 @@ const RANK_ROWS: usize = 512;
 /// Bins of the histogram that goes into the document; divides [`BINS`].
 pub(crate) const COARSE_BINS: usize = 40;
 
-/// Rows scaled to length 1, and which of them have a direction (the others become zero).
+/// Rows and what scales them to length 1.
 ///
 /// A row has no direction when its squared length in f32 is 0 or not finite, as for [`crate::merge::links`].
 #[derive(Debug)]
-pub(crate) struct Directions {
-    rows: Vec<f32>,
+struct Directions<'a> {
+    rows: &'a [f32],
     dim: usize,
-    defined: Vec<bool>,
+    /// 0 of a row without direction.
+    factors: Vec<f32>,
+    /// Inner products with the next row.
+    products: Vec<f32>,
     all_defined: bool,
 }
 
-impl Directions {
+impl<'a> Directions<'a> {
     /// - Shape: rows `[T, D]`, D = `dim`
-    pub(crate) fn new(mut rows: Vec<f32>, dim: usize) -> Self {
-        let mut defined = Vec::with_capacity(rows.len() / dim.max(1));
-        for row in rows.chunks_exact_mut(dim.max(1)) {
-            let norm = f64::from(dot(row, row)).sqrt();
-            let usable = norm > 0.0 && norm.is_finite();
-            if usable {
-                scale(row, (1.0 / norm) as f32);
-            } else {
-                row.fill(0.0);
-            }
-            defined.push(usable);
+    fn new(rows: &'a [f32], dim: usize) -> Self {
+        let n_rows = rows.len() / dim.max(1);
+        let (mut factors, mut products) = (vec![0f32; n_rows], vec![0f32; n_rows]);
+        neighbour_products(rows, dim, &mut factors, &mut products);
+        for factor in &mut factors {
+            let norm = f64::from(*factor).sqrt();
+            *factor = if norm > 0.0 && norm.is_finite() { (1.0 / norm) as f32 } else { 0.0 };
         }
-        let all_defined = defined.iter().all(|defined| *defined);
-        Self { rows, dim, defined, all_defined }
+        let all_defined = factors.iter().all(|factor| *factor > 0.0);
+        Self { rows, dim, factors, products, all_defined }
     }
 
     /// cos(x_i, x_{i+1}) for every i where both have a direction.
     fn neighbours(&self) -> Vec<f32> {
-        let mut cosines = vec![0f32; self.defined.len().saturating_sub(1)];
-        neighbour_dots(&self.rows, self.dim, &mut cosines);
-        if !self.all_defined {
-            let mut pairs = self.defined.windows(2).map(|pair| pair[0] && pair[1]);
-            cosines.retain(|_| pairs.next() == Some(true));
+        let pairs = self.factors.windows(2).zip(&self.products);
+        let cosine = |(factors, product): (&[f32], &f32)| {
+            let factor = f64::from(factors[0]) * f64::from(factors[1]);
+            (factor > 0.0).then_some((factor * f64::from(*product)).clamp(-1.0, 1.0) as f32)
+        };
+        if self.all_defined {
+            pairs.map(|pair| cosine(pair).unwrap_or(0.0)).collect()
+        } else {
+            pairs.filter_map(cosine).collect()
         }
-        cosines.iter_mut().for_each(|x| *x = x.clamp(-1.0, 1.0));
-        cosines
     }
 
-    /// Sums of cos(x_{i-lag}, x_i) for every lag, over every i where both have a direction: the rows without are zero.
+    /// Sums of cos(x_{i-lag}, x_i) for every lag, over every i where both have a direction.
     fn sums_at(&self, lags: &[usize]) -> impl Iterator<Item = Sum> {
-        let defined = &self.defined;
-        let n = defined.len();
-        let pairs = move |lag: usize| defined.iter().zip(&defined[lag.min(n)..]).filter(|(a, b)| **a && **b).count();
-        let totals = lagged_sums(&self.rows, self.dim, lags).into_iter();
+        let factors = &self.factors;
+        let n = factors.len();
+        let pairs =
+            move |lag: usize| factors.iter().zip(&factors[lag.min(n)..]).filter(|(a, b)| **a * **b > 0.0).count();
+        let totals = lagged_sums(self.rows, self.dim, factors, lags).into_iter();
         totals.zip(lags).map(move |(total, lag)| {
             let n = if self.all_defined { n.saturating_sub(*lag) } else { pairs(*lag) };
             Sum { total, n: n as u64 }
@@ -124,20 +127,17 @@ impl HeadCounters {
     /// Counts one sample's vectors `[T, D]`; returns the sum over its neighbours.
     ///
     /// - Cost: O(T·D·lags)
-    pub(crate) fn add(&mut self, rows: Vec<f32>, dim: usize, lags: &[usize], eps_grid: &[f32]) -> Sum {
-        self.rank.add(&rows, dim);
+    pub(crate) fn add(&mut self, rows: &[f32], dim: usize, lags: &[usize], eps_grid: &[f32]) -> Sum {
+        self.rank.add(rows, dim);
         let sample = Directions::new(rows, dim);
         let cosines = sample.neighbours();
-        let total = cosines.iter().map(|x| f64::from(*x)).sum();
-        let neighbours = Sum { total, n: cosines.len() as u64 };
+        let neighbours = Sum { total: sum(&cosines), n: cosines.len() as u64 };
         for cosine in &cosines {
             self.bins[bin(*cosine)] += 1;
         }
-        self.lowest = cosines.iter().fold(self.lowest, |lowest, x| lowest.min(*x));
-        self.highest = cosines.iter().fold(self.highest, |highest, x| highest.max(*x));
-        for (above, eps) in self.above.iter_mut().zip(eps_grid) {
-            *above += cosines.iter().filter(|x| **x > *eps).count() as u64;
-        }
+        let [lowest, highest] = range(&cosines);
+        (self.lowest, self.highest) = (self.lowest.min(lowest), self.highest.max(highest));
+        self.above.iter_mut().zip(counts_above(&cosines, eps_grid)).for_each(|(above, n)| *above += n);
         self.neighbours.merge(neighbours);
         for ((by_lag, sum), lag) in self.by_lag.iter_mut().zip(sample.sums_at(lags)).zip(lags) {
             // The neighbours have been summed already.
@@ -208,8 +208,10 @@ struct RankCounters {
 impl RankCounters {
     /// Adds at most [`RANK_ROWS`] of a sample's rows.
     fn add(&mut self, rows: &[f32], dim: usize) {
-        let every = (rows.len() / dim.max(1)).div_ceil(RANK_ROWS).max(1);
-        let chosen: Vec<f32> = rows.chunks_exact(dim.max(1)).step_by(every).flatten().copied().collect();
+        let n_rows = rows.len() / dim.max(1);
+        let every = n_rows.div_ceil(RANK_ROWS).max(1);
+        let mut chosen = Vec::with_capacity(n_rows.div_ceil(every) * dim);
+        rows.chunks_exact(dim.max(1)).step_by(every).for_each(|row| chosen.extend_from_slice(row));
         self.gram.resize(dim * dim, 0.0);
         self.sum.resize(dim, 0.0);
         add_gram(&chosen, dim, &mut self.gram);
@@ -239,9 +241,9 @@ mod tests {
     #[test]
     fn neighbours_and_lags_of_an_uneven_row_by_hand() {
         // Directions 0°, 0°, 90°, none, 180°: one pair of neighbours at 0°, one at 90°, two undefined.
-        let rows = vec![2.0, 0.0, 5.0, 0.0, 0.0, 3.0, 0.0, 0.0, -1.0, 0.0];
+        let rows = [2.0, 0.0, 5.0, 0.0, 0.0, 3.0, 0.0, 0.0, -1.0, 0.0];
         let mut head = HeadCounters::new(4, 3);
-        let neighbours = head.add(rows, 2, &[1, 2, 4, 5], &[-0.5, 0.0, 0.5]);
+        let neighbours = head.add(&rows, 2, &[1, 2, 4, 5], &[-0.5, 0.0, 0.5]);
         assert_eq!((neighbours.n(), neighbours.mean()), (2, Some(0.5)));
         // Lag 2: (0, 2) 90° and (2, 4) 90°, (1, 3) undefined; lag 4: (0, 4) 180°; lag 5: no pair.
         assert_eq!(head.locality(), [Some(0.5), Some(0.0), Some(-1.0), None]);
@@ -267,10 +269,9 @@ mod tests {
                 [angle.cos() as f32, angle.sin() as f32]
             })
             .collect();
-        let sample = Directions::new(rows.clone(), 2);
         let mut head = HeadCounters::new(1, 0);
-        head.add(rows, 2, &[1], &[]);
-        let mut sorted: Vec<f32> = sample.neighbours();
+        head.add(&rows, 2, &[1], &[]);
+        let mut sorted: Vec<f32> = Directions::new(&rows, 2).neighbours();
         sorted.sort_by(f32::total_cmp);
         for (quantile, q) in head.neighbours().quantiles.unwrap().iter().zip([0.05, 0.25, 0.5, 0.75, 0.95]) {
             let exact = crate::math::quantile_sorted(&sorted, q).unwrap();
@@ -281,7 +282,7 @@ mod tests {
     #[test]
     fn one_token_has_no_neighbours() {
         let mut head = HeadCounters::new(1, 1);
-        head.add(vec![1.0, 2.0], 2, &[1], &[0.5]);
+        head.add(&[1.0, 2.0], 2, &[1], &[0.5]);
         assert_eq!(head.neighbours(), Neighbours { n: 0, mean: None, quantiles: None });
         assert_eq!((head.locality(), head.share_above()), (vec![None], vec![None]));
         assert_eq!(head.effective_ranks(), [Some(1.0), None]);
@@ -293,7 +294,8 @@ mod tests {
         let mut head = HeadCounters::new(1, 0);
         for factor in [1.0, 2.0] {
             let row = |t: i32| [3.0, 4.0, 0.0].map(|x| x * factor * t as f32);
-            head.add((-600..=600).flat_map(|t| [row(t)[0], row(t)[1], 7.0]).collect(), 3, &[1], &[]);
+            let rows: Vec<f32> = (-600..=600).flat_map(|t| [row(t)[0], row(t)[1], 7.0]).collect();
+            head.add(&rows, 3, &[1], &[]);
         }
         let [plain, centred] = head.effective_ranks();
         assert!(plain.unwrap() > 1.01 && plain.unwrap() < 2.0, "{plain:?}");

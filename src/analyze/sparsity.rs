@@ -1,5 +1,7 @@
 //! Merging sets of one head: how many at every threshold of a grid, how large, and where they lie.
 
+use multiversion::multiversion;
+
 use crate::analyze::HeadSparsity;
 use crate::analyze::Placed;
 use crate::dump::TokenClass;
@@ -12,6 +14,8 @@ use crate::merge::sets_above;
 
 /// Smallest set of every bin of the distribution of set sizes; the last bin has no upper end.
 pub(crate) const SIZE_BINS: [usize; 9] = [1, 2, 3, 4, 5, 9, 17, 33, 65];
+/// Thresholds that are counted at once: a register of AVX-512.
+const EPS_LANES: usize = 16;
 /// Equal parts of a prompt.
 pub(crate) const POSITION_BINS: usize = 10;
 
@@ -110,21 +114,38 @@ impl GridSets {
     /// Counts sets from links of falling rank, without making them.
     fn of(links: &[Link], n_free: usize, n_tokens: usize, eps_grid: &[f32]) -> Self {
         let mut grid = Self::default();
-        for eps in eps_grid {
-            let (mut joined, mut run, mut largest, mut last) = (0, 1, n_free.min(1), None);
-            for link in links.iter().filter(|link| link.similarity > *eps) {
-                run = if last == Some(link.rank + 1) { run + 1 } else { 2 };
-                last = Some(link.rank);
-                largest = largest.max(run);
-                joined += 1;
+        for thresholds in eps_grid.chunks(EPS_LANES) {
+            let mut lanes = [f32::INFINITY; EPS_LANES];
+            lanes[..thresholds.len()].copy_from_slice(thresholds);
+            for (joined, longest) in joined_above(links, &lanes).into_iter().take(thresholds.len()) {
+                let n_sets = n_free - joined as usize;
+                grid.set_ratio.push((n_free > 0).then(|| n_sets as f64 / n_free as f64));
+                grid.kept_fraction.push((n_sets + n_tokens - n_free) as f64 / n_tokens as f64);
+                grid.largest_set.push(n_free.min(1) + longest as usize);
             }
-            let n_sets = n_free - joined;
-            grid.set_ratio.push((n_free > 0).then(|| n_sets as f64 / n_free as f64));
-            grid.kept_fraction.push((n_sets + n_tokens - n_free) as f64 / n_tokens as f64);
-            grid.largest_set.push(largest);
         }
         grid
     }
+}
+
+/// Links above each threshold, and the most of them in a row.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn joined_above(links: &[Link], thresholds: &[f32; EPS_LANES]) -> [(u32, u32); EPS_LANES] {
+    let (mut joined, mut run, mut longest) = ([0u32; EPS_LANES], [0u32; EPS_LANES], [0u32; EPS_LANES]);
+    let mut next = None;
+    for link in links {
+        if next != Some(link.rank) {
+            run = [0; EPS_LANES];
+        }
+        next = link.rank.checked_sub(1);
+        for lane in 0..EPS_LANES {
+            let above = u32::from(link.similarity > thresholds[lane]);
+            joined[lane] += above;
+            run[lane] = (run[lane] + 1) * above;
+            longest[lane] = longest[lane].max(run[lane]);
+        }
+    }
+    std::array::from_fn(|lane| (joined[lane], longest[lane]))
 }
 
 /// Means over the samples of a data set, the sample as unit.

@@ -9,7 +9,6 @@ use std::path::PathBuf;
 
 use half::bf16;
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 use memmap2::Mmap;
 use safetensors::Dtype;
 use safetensors::SafeTensorError;
@@ -23,6 +22,7 @@ use crate::dump::State;
 use crate::dump::TokenClass;
 use crate::files::FileError;
 use crate::files::read_json;
+use crate::math::widen_f16;
 
 /// An opened dump.
 #[derive(Debug)]
@@ -142,17 +142,28 @@ impl Sample<'_> {
 
     /// One head's vectors `[T, D]` of a key or value state, or its sampled queries `[n_q, D]` (`head` is a query head).
     pub fn vectors(&self, layer: usize, state: State, head: usize) -> Result<Vec<f32>, DumpError> {
-        self.head(&Manifest::tensor_name(layer, state), state, head)
+        let mut out = Vec::new();
+        self.vectors_into(layer, state, head, &mut out)?;
+        Ok(out)
+    }
+
+    /// The same into `out`, whose room is used again.
+    pub fn vectors_into(&self, layer: usize, state: State, head: usize, out: &mut Vec<f32>) -> Result<(), DumpError> {
+        self.head(&Manifest::tensor_name(layer, state), state, head, out)
     }
 
     /// Attention mass `[T]` over all queries of the prompt.
     pub fn mass(&self, layer: usize, kv_head: usize) -> Result<Vec<f32>, DumpError> {
-        self.head(&Manifest::tensor_name(layer, State::Mass), State::Mass, kv_head)
+        let mut out = Vec::new();
+        self.head(&Manifest::tensor_name(layer, State::Mass), State::Mass, kv_head, &mut out)?;
+        Ok(out)
     }
 
     /// Attention mass `[T]` over the last window of queries.
     pub fn mass_window(&self, layer: usize, kv_head: usize) -> Result<Vec<f32>, DumpError> {
-        self.head(&format!("layers.{layer}.attn_mass_window"), State::Mass, kv_head)
+        let mut out = Vec::new();
+        self.head(&format!("layers.{layer}.attn_mass_window"), State::Mass, kv_head, &mut out)?;
+        Ok(out)
     }
 
     /// Positions of the sampled queries of a layer, rising.
@@ -231,7 +242,7 @@ impl Sample<'_> {
         self.tensors.get(name).ok_or_else(|| DumpError::MissingTensor { path: self.path.clone(), name: name.into() })
     }
 
-    fn head(&self, name: &str, state: State, head: usize) -> Result<Vec<f32>, DumpError> {
+    fn head(&self, name: &str, state: State, head: usize, out: &mut Vec<f32>) -> Result<(), DumpError> {
         let place = self.place(name)?;
         let at = self.manifest.place_of_head(state, head).ok_or_else(|| DumpError::MissingHead {
             path: self.path.clone(),
@@ -240,15 +251,28 @@ impl Sample<'_> {
         })?;
         let bytes_per_head = place.bytes.len() / self.manifest.n_held_heads(state);
         let bytes = &self.map[place.bytes.start + at * bytes_per_head..][..bytes_per_head];
+        let halves = bytes.as_chunks::<2>().0;
         match place.dtype {
-            Dtype::F32 => Ok(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
-            Dtype::F16 => Ok(match bytemuck::try_cast_slice::<u8, f16>(bytes) {
-                Ok(halves) => halves.to_f32_vec(),
-                Err(_) => bytes.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-            }),
-            Dtype::BF16 => Ok(bytes.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect()),
-            other => Err(DumpError::inconsistent(&self.path, format!("{name} has element type {other:?}"))),
+            Dtype::F32 => {
+                out.clear();
+                out.extend(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)));
+            }
+            Dtype::F16 => {
+                out.resize(halves.len(), 0.0);
+                match bytemuck::try_cast_slice(bytes) {
+                    Ok(aligned) => widen_f16(aligned, out),
+                    Err(_) => out.iter_mut().zip(halves).for_each(|(x, b)| *x = f16::from_le_bytes(*b).to_f32()),
+                }
+            }
+            Dtype::BF16 => {
+                out.clear();
+                out.extend(halves.iter().map(|b| bf16::from_le_bytes(*b).to_f32()));
+            }
+            other => {
+                return Err(DumpError::inconsistent(&self.path, format!("{name} has element type {other:?}")));
+            }
         }
+        Ok(())
     }
 
     fn integers(&self, name: &str) -> Result<Vec<i64>, DumpError> {

@@ -7,6 +7,8 @@ use multiversion::multiversion;
 
 /// Lanes of a partial sum: four AVX2 registers, enough to hide the latency of an FMA.
 const LANES: usize = 32;
+/// Thresholds that are compared with at once: a register of AVX-512.
+const THRESHOLDS: usize = 16;
 
 /// Inner product ⟨a, b⟩ over the shorter length.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
@@ -103,6 +105,64 @@ pub fn scale(x: &mut [f32], factor: f32) {
     for x in x {
         *x *= factor;
     }
+}
+
+/// Sum in double precision.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+pub fn sum(x: &[f32]) -> f64 {
+    let mut lanes = [0f64; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] += f64::from(chunk[i]);
+        }
+    }
+    lanes.iter().sum::<f64>() + rest.iter().map(|x| f64::from(*x)).sum::<f64>()
+}
+
+/// For each threshold, how many elements are greater.
+///
+/// - Cost: O(n) for every sixteen thresholds
+pub fn counts_above(x: &[f32], thresholds: &[f32]) -> Vec<u64> {
+    let mut counts = Vec::with_capacity(thresholds.len());
+    for thresholds in thresholds.chunks(THRESHOLDS) {
+        let mut lanes = [f32::INFINITY; THRESHOLDS];
+        lanes[..thresholds.len()].copy_from_slice(thresholds);
+        let mut sums = [0u64; THRESHOLDS];
+        // Few enough at a time that 32 bits are enough.
+        for x in x.chunks(1 << 30) {
+            let part = count_lanes(x, &lanes);
+            sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += u64::from(part));
+        }
+        counts.extend_from_slice(&sums[..thresholds.len()]);
+    }
+    counts
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn count_lanes(x: &[f32], thresholds: &[f32; THRESHOLDS]) -> [u32; THRESHOLDS] {
+    let mut counts = [0u32; THRESHOLDS];
+    for x in x {
+        for lane in 0..THRESHOLDS {
+            counts[lane] += u32::from(*x > thresholds[lane]);
+        }
+    }
+    counts
+}
+
+/// Least and greatest element; +∞ and -∞ of an empty slice.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+pub fn range(x: &[f32]) -> [f32; 2] {
+    let (mut least, mut greatest) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            least[i] = if chunk[i] < least[i] { chunk[i] } else { least[i] };
+            greatest[i] = if chunk[i] > greatest[i] { chunk[i] } else { greatest[i] };
+        }
+    }
+    let all = |of: [f32; LANES]| of.into_iter().chain(rest.iter().copied());
+    [all(least).fold(f32::INFINITY, f32::min), all(greatest).fold(f32::NEG_INFINITY, f32::max)]
 }
 
 /// Largest element; -∞ of an empty slice.
@@ -220,6 +280,20 @@ mod tests {
 
     fn ramp(n: usize, step: f32) -> Vec<f32> {
         (0..n).map(|i| (i as f32 * step).sin()).collect()
+    }
+
+    #[test]
+    fn sums_counts_and_ranges_at_uneven_lengths() {
+        for n in [0, 1, 31, 32, 77] {
+            let x: Vec<f32> = (0..n).map(|i| ((i * 37) % 64) as f32 - 20.0).collect();
+            assert_eq!(sum(&x), x.iter().map(|x| f64::from(*x)).sum::<f64>());
+            let thresholds: Vec<f32> = (-9..9).map(|t| t as f32 * 4.0).collect();
+            let counts = thresholds.iter().map(|t| x.iter().filter(|x| *x > t).count() as u64);
+            assert_eq!(counts_above(&x, &thresholds), counts.collect::<Vec<_>>());
+            let [least, greatest] = range(&x);
+            assert_eq!(least, x.iter().copied().fold(f32::INFINITY, f32::min));
+            assert_eq!(greatest, x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        }
     }
 
     #[test]

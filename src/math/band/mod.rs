@@ -3,74 +3,94 @@
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use multiversion::multiversion;
-
 use crate::math::Instructions;
 use crate::math::axpy;
 use crate::math::dot;
 
 /// Numbers that lie side by side in the registers of a sum.
 const WIDTH: usize = 16;
+/// As many, which no register's load splits between two cache lines.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Piece([f32; WIDTH]);
 /// Lags, or rows of a Gram matrix, that share the loads of a row.
 const GROUP: usize = 8;
-/// Rows whose products are summed in f32.
-const ROWS_IN_F32: usize = 2048;
+/// Rows whose products are summed in f32; with those in reach they stay in a core's own cache.
+const ROWS_AT_ONCE: usize = 1024;
 
-/// Σ_i ⟨x_{i-lag}, x_i⟩ for every lag, from all pairs of rows that far apart.
+/// Σ_i f_{i-lag} f_i ⟨x_{i-lag}, x_i⟩ for every lag, from all pairs of rows that far apart; a row with a factor of 0 is zero,
+/// whatever it holds.
 ///
-/// - Shape: rows `[T, D]`, D = `dim` → `[lags]`
-/// - Cost:  O(T·D·lags)
+/// - Shape: rows `[T, D]`, D = `dim`, factors `[T]` → `[lags]`
+/// - Cost:  O(T·D·lags); memory for 1024 rows and as many as the longest lag
 ///
 /// ```
-/// // Rows (1, 2), (3, 4), (5, 6): 1·3 + 2·4 + 3·5 + 4·6, and 1·5 + 2·6.
-/// assert_eq!(kvscope::math::lagged_sums(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2, &[1, 2, 3]), [50.0, 17.0, 0.0]);
+/// // Rows (1, 2), (3, 4), (5, 6), the last one doubled: 1·3 + 2·4 + 3·10 + 4·12, and 1·10 + 2·12.
+/// let sums = kvscope::math::lagged_sums(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2, &[1.0, 1.0, 2.0], &[1, 2, 3]);
+/// assert_eq!(sums, [89.0, 34.0, 0.0]);
 /// ```
-pub fn lagged_sums(rows: &[f32], dim: usize, lags: &[usize]) -> Vec<f64> {
-    let n = rows.len() / dim.max(1);
+pub fn lagged_sums(rows: &[f32], dim: usize, factors: &[f32], lags: &[usize]) -> Vec<f64> {
+    let n = factors.len();
     let mut sums = vec![0f64; lags.len()];
-    let (groups, rest) = lags.as_chunks::<GROUP>();
-    for (lags, sums) in groups.iter().zip(sums.as_chunks_mut::<GROUP>().0) {
-        let whole_from = lags.iter().fold(0, |most, lag| most.max(*lag)).min(n);
-        // Rows before the largest lag have a partner at some lags only.
-        for (lag, sum) in lags.iter().zip(&mut *sums) {
-            *sum += long_dot(rows, dim, *lag, whole_from);
+    // Rows before the first are zeros, so that every row has a partner at every lag.
+    let reach = lags.iter().fold(0, |most, lag| most.max(*lag)).min(n);
+    let height = reach + n.min(ROWS_AT_ONCE);
+    // Sixteen columns by themselves: all rows within reach lie in the nearest cache, whatever a row's length.
+    let mut columns = vec![Piece([0.0; WIDTH]); dim.div_ceil(WIDTH) * height];
+    for from in (0..n).step_by(ROWS_AT_ONCE) {
+        let n_here = (n - from).min(ROWS_AT_ONCE);
+        if from > 0 {
+            columns.chunks_exact_mut(height).for_each(|column| column.copy_within(ROWS_AT_ONCE.., 0));
         }
-        if dim.is_multiple_of(WIDTH) {
-            for from in (whole_from..n).step_by(ROWS_IN_F32) {
-                let part = eight_lags(rows, dim, lags, [from, (from + ROWS_IN_F32).min(n)]);
+        let here = from..from + n_here;
+        let part = &rows[here.start * dim..here.end * dim];
+        scaled_columns(Instructions::best(), part, dim, &factors[here], &mut columns[reach..], height);
+        for column in columns.chunks_exact(height) {
+            for (lags, sums) in lags.chunks(GROUP).zip(sums.chunks_mut(GROUP)) {
+                let lags = std::array::from_fn(|g| lags.get(g).map_or(0, |lag| reach.min(*lag)));
+                let part = products(Instructions::best(), &column[..reach + n_here], reach, lags).map(fold);
                 sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += f64::from(part));
             }
-        } else {
-            let last = |lag: usize| long_dot(rows, dim, lag, n) - long_dot(rows, dim, lag, whole_from);
-            lags.iter().zip(sums).for_each(|(lag, sum)| *sum += last(*lag));
         }
     }
-    let done = groups.len() * GROUP;
-    rest.iter().zip(&mut sums[done..]).for_each(|(lag, sum)| *sum = long_dot(rows, dim, *lag, n));
     sums
 }
 
-/// The sum at one lag over the rows before `to`: an inner product of the rows with themselves, some rows on.
-fn long_dot(rows: &[f32], dim: usize, lag: usize, to: usize) -> f64 {
-    let part = |from: usize| {
-        let to = (from + ROWS_IN_F32).min(to);
-        f64::from(dot(&rows[(from - lag) * dim..(to - lag) * dim], &rows[from * dim..to * dim]))
-    };
-    (lag..to).step_by(ROWS_IN_F32).map(part).sum()
+/// Every row times its factor, cut into pieces of sixteen numbers, the last filled up with zeros: piece p of row r goes to
+/// `out[p * height + r]`.
+fn scaled_columns(by: Instructions, rows: &[f32], dim: usize, factors: &[f32], out: &mut [Piece], height: usize) {
+    match by {
+        #[cfg(target_arch = "x86_64")]
+        #[expect(unsafe_code, reason = "the instructions were asked for")]
+        Instructions::Avx512 => unsafe { x86::scaled_columns_avx512(rows, dim, factors, out, height) },
+        #[cfg(target_arch = "x86_64")]
+        #[expect(unsafe_code, reason = "the instructions were asked for")]
+        Instructions::Avx2 => unsafe { x86::scaled_columns_avx2(rows, dim, factors, out, height) },
+        Instructions::Any => {
+            for (r, (row, factor)) in rows.chunks_exact(dim).zip(factors).enumerate() {
+                for (p, x) in row.chunks(WIDTH).enumerate() {
+                    let Piece(x) = filled_up(x);
+                    out[p * height + r] = Piece(if *factor == 0.0 { [0.0; WIDTH] } else { x.map(|x| x * factor) });
+                }
+            }
+        }
+    }
 }
 
-/// The sums at eight lags over some rows, none of them before the largest lag.
-fn eight_lags(rows: &[f32], dim: usize, lags: &[usize; GROUP], [from, to]: [usize; 2]) -> [f32; GROUP] {
-    let pieces = rows.as_chunks::<WIDTH>().0;
-    let per_row = dim / WIDTH;
-    let (from, to) = (from * per_row, to * per_row);
-    let here = &pieces[from..to];
-    let before = lags.map(|lag| &pieces[from - lag * per_row..to - lag * per_row]);
-    products(Instructions::best(), here, before).map(fold)
+/// Up to sixteen numbers and zeros.
+#[inline(always)]
+fn filled_up(x: &[f32]) -> Piece {
+    let mut piece = Piece([0.0; WIDTH]);
+    piece.0[..x.len()].copy_from_slice(x);
+    piece
 }
 
-/// Σ_i `here[i]` · `before[g][i]`, by lane, for every g.
-fn products(by: Instructions, here: &[[f32; WIDTH]], before: [&[[f32; WIDTH]]; GROUP]) -> [[f32; WIDTH]; GROUP] {
+/// Σ_i `column[i]` · `column[i - lags[g]]` over i from `from` on, by lane, for every g.
+///
+/// - Panics: when a lag reaches further than `from`
+fn products(by: Instructions, column: &[Piece], from: usize, lags: [usize; GROUP]) -> [[f32; WIDTH]; GROUP] {
+    let here = &column[from..];
+    let before = lags.map(|lag| &column[from - lag..][..here.len()]);
     match by {
         #[cfg(target_arch = "x86_64")]
         #[expect(unsafe_code, reason = "the instructions were asked for")]
@@ -81,30 +101,43 @@ fn products(by: Instructions, here: &[[f32; WIDTH]], before: [&[[f32; WIDTH]]; G
         Instructions::Any => before.map(|before| {
             let mut sums = [0f32; WIDTH];
             for (x, y) in here.iter().zip(before) {
-                sums.iter_mut().zip(x.iter().zip(y)).for_each(|(sum, (x, y))| *sum += x * y);
+                sums.iter_mut().zip(x.0.iter().zip(&y.0)).for_each(|(sum, (x, y))| *sum += x * y);
             }
             sums
         }),
     }
 }
 
-/// `out[i] = ⟨x_i, x_{i+1}⟩`.
+/// `squares[i] = ⟨x_i, x_i⟩` and `products[i] = ⟨x_i, x_{i+1}⟩`; the last product is 0.
 ///
-/// - Shape: rows `[T, D]`, out `[T - 1]`
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-pub fn neighbour_dots(rows: &[f32], dim: usize, out: &mut [f32]) {
-    let earlier = rows.chunks_exact(dim.max(1));
-    for ((a, b), out) in earlier.clone().zip(earlier.skip(1)).zip(out) {
-        let mut lanes = [0f32; WIDTH];
-        let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<WIDTH>(), b.as_chunks::<WIDTH>());
-        for (a, b) in a.iter().zip(b) {
-            for lane in 0..WIDTH {
-                lanes[lane] += a[lane] * b[lane];
+/// - Shape: rows `[T, D]`, squares and products `[T]`
+pub fn neighbour_products(rows: &[f32], dim: usize, squares: &mut [f32], products: &mut [f32]) {
+    neighbour_products_by(Instructions::best(), rows, dim, squares, products);
+}
+
+fn neighbour_products_by(by: Instructions, rows: &[f32], dim: usize, squares: &mut [f32], products: &mut [f32]) {
+    let out = squares.iter_mut().zip(products);
+    match by {
+        #[cfg(target_arch = "x86_64")]
+        #[expect(unsafe_code, reason = "the instructions were asked for")]
+        Instructions::Avx512 => unsafe { x86::neighbour_products_avx512(rows, dim, out) },
+        #[cfg(target_arch = "x86_64")]
+        #[expect(unsafe_code, reason = "the instructions were asked for")]
+        Instructions::Avx2 => unsafe { x86::neighbour_products_avx2(rows, dim, out) },
+        Instructions::Any => {
+            for (i, (square, product)) in out.enumerate() {
+                let [row, next] = with_next(rows, dim, i);
+                (*square, *product) = (dot(row, row), dot(row, next));
             }
         }
-        let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-        *out = fold(lanes) + rest;
     }
+}
+
+/// A row and the one after it, empty after the last.
+#[inline(always)]
+fn with_next(rows: &[f32], dim: usize, i: usize) -> [&[f32]; 2] {
+    let (row, rest) = rows[i * dim..].split_at(dim);
+    [row, &rest[..dim.min(rest.len())]]
 }
 
 #[inline(always)]
@@ -189,19 +222,25 @@ mod tests {
     #[test]
     fn sums_agree_with_f64_at_uneven_sizes() {
         let lags = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 300];
-        for (n, dim) in [(1, 16), (9, 16), (200, 48), (2500, 32), (301, 5)] {
+        for (n, dim) in [(1, 16), (9, 16), (200, 48), (2500, 32), (4700, 16), (301, 5)] {
             let rows = rows(n, dim);
             let x = |i: usize| &rows[i * dim..][..dim];
             let exact =
                 |a: usize, b: usize| -> f64 { x(a).iter().zip(x(b)).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum() };
-            for (lag, sum) in lags.iter().zip(lagged_sums(&rows, dim, &lags)) {
-                let expected: f64 = (*lag..n).map(|i| exact(i - lag, i)).sum();
+            let factors: Vec<f32> = (0..n).map(|i| (i % 5) as f32 * 0.25).collect();
+            let factor = |i: usize| f64::from(factors[i]);
+            for (lag, sum) in lags.iter().zip(lagged_sums(&rows, dim, &factors, &lags)) {
+                let expected: f64 = (*lag..n).map(|i| factor(i - lag) * factor(i) * exact(i - lag, i)).sum();
                 assert!(close(sum, expected), "{n} x {dim}, lag {lag}: {sum} for {expected}");
             }
-            let mut dots = vec![0f32; n - 1];
-            neighbour_dots(&rows, dim, &mut dots);
-            for (i, got) in dots.iter().enumerate() {
-                assert!(close(f64::from(*got), exact(i, i + 1)), "{n} x {dim}, {i}");
+            let (mut squares, mut products) = (vec![1f32; n], vec![1f32; n]);
+            for by in Instructions::available() {
+                neighbour_products_by(by, &rows, dim, &mut squares, &mut products);
+                for i in 0..n {
+                    let expected = if i + 1 < n { exact(i, i + 1) } else { 0.0 };
+                    assert!(close(f64::from(squares[i]), exact(i, i)), "{by:?} {n} x {dim}, {i}");
+                    assert!(close(f64::from(products[i]), expected), "{by:?} {n} x {dim}, {i}");
+                }
             }
             let mut gram = vec![1f32; dim * dim];
             add_gram(&rows, dim, &mut gram);
@@ -217,11 +256,19 @@ mod tests {
     #[test]
     fn all_instructions_agree() {
         let (dim, rows) = (32, rows(70, 32));
-        let pieces = rows.as_chunks::<WIDTH>().0;
-        let before: [&[[f32; WIDTH]]; GROUP] = std::array::from_fn(|g| &pieces[g..g + 100]);
-        let of = |by| [products(by, &pieces[20..120], before), gram_block(by, &rows, dim, [8, 16])];
+        let column: Vec<Piece> = rows.as_chunks::<WIDTH>().0.iter().map(|piece| Piece(*piece)).collect();
+        let of = |by| [products(by, &column, 20, [0, 1, 2, 3, 5, 8, 13, 20]), gram_block(by, &rows, dim, [8, 16])];
+        let factors: Vec<f32> = (0..100).map(|i| (i % 3) as f32 * 0.5).collect();
+        let scaled_by = |by, dim: usize| {
+            let mut out = vec![Piece([1.0; WIDTH]); 300];
+            scaled_columns(by, &rows[..70 * 32 / dim * dim], dim, &factors, &mut out, 100);
+            out.iter().map(|piece| piece.0).collect::<Vec<_>>()
+        };
         let plain = of(Instructions::Any);
         for by in Instructions::available() {
+            for dim in [32, 45] {
+                assert_eq!(scaled_by(by, dim), scaled_by(Instructions::Any, dim), "{by:?} {dim}");
+            }
             for (got, expected) in of(by).as_flattened().as_flattened().iter().zip(plain.as_flattened().as_flattened())
             {
                 assert!(close(f64::from(*got), f64::from(*expected)), "{by:?}: {got} for {expected}");

@@ -255,8 +255,8 @@ mod tests {
                             let got = tile.cells()[(i - row * TILE) * TILE + j - column * TILE].to_f64();
                             let expected = exact(&rows, dim, i, j);
                             // Half a unit in the last place below 1 is 2^-12.
-                            let close = (got - expected).abs() < 2f64.powi(-12) + 1e-6
-                                || (got.is_nan() && expected.is_nan());
+                            let close =
+                                (got - expected).abs() < 2f64.powi(-12) + 1e-6 || (got.is_nan() && expected.is_nan());
                             assert!(close, "{instructions:?} {n} x {dim}, {i} {j}: {got} for {expected}");
                         }
                     }
