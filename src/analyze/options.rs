@@ -50,7 +50,7 @@ impl Default for AnalyzeOptions {
         Self {
             eps_grid: (6..=19).map(|step| (f64::from(step) / 20.0) as f32).collect(),
             reference_eps: 0.75,
-            lags: vec![1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256],
+            lags: Self::lags_up_to(256),
             shares: Shares::of_paper(0.5),
             bridge: false,
             budgets: vec![0.2, 0.35, 0.5, 0.65, 0.8],
@@ -63,6 +63,17 @@ impl Default for AnalyzeOptions {
 }
 
 impl AnalyzeOptions {
+    /// Distances 1, 2, 3, 4, 6, 8, 12 and so on, two for each power of two, up to `most` and with it.
+    pub fn lags_up_to(most: usize) -> Vec<usize> {
+        let powers = std::iter::successors(Some(2usize), |power| power.checked_mul(2));
+        let both = powers.flat_map(|power| [power, power + power / 2]);
+        let mut lags: Vec<usize> = std::iter::once(1).chain(both.take_while(|lag| *lag < most)).collect();
+        if most > 1 {
+            lags.push(most);
+        }
+        lags
+    }
+
     /// Checks the options on their own; returns the index of the reference threshold.
     pub(crate) fn check(&self) -> Result<usize, AnalyzeError> {
         let fault = |option, what| Err(AnalyzeError::Option { option, what });
@@ -121,6 +132,15 @@ fn decimal(x: f32) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lags_double_in_two_steps_up_to_the_last() {
+        assert_eq!(AnalyzeOptions::lags_up_to(1), [1]);
+        assert_eq!(AnalyzeOptions::lags_up_to(3), [1, 2, 3]);
+        assert_eq!(AnalyzeOptions::lags_up_to(20), [1, 2, 3, 4, 6, 8, 12, 16, 20]);
+        assert_eq!(AnalyzeOptions::default().lags[8..], [24, 32, 48, 64, 96, 128, 192, 256]);
+        assert!(AnalyzeOptions::lags_up_to(usize::MAX).windows(2).all(|pair| pair[0] < pair[1]));
+    }
 
     #[test]
     fn the_default_holds_the_papers_threshold() {

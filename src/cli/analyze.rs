@@ -1,5 +1,6 @@
 //! `kvscope analyze`: similarity, merging sets and sparsity, from dumps.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -39,7 +40,11 @@ pub(crate) struct Args {
     /// Threshold of the grid that single figures are given for
     #[arg(long, value_name = "EPS", default_value_t = 0.75)]
     reference_eps: f32,
-    /// Token-level maps to write, as LAYER:HEAD or LAYER:HEAD:STATE with k, k_pre_rope or v
+    /// Longest distance of the curve of similarity against distance, in tokens
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    max_lag: usize,
+    /// Token-level maps to write, as LAYER:HEAD or LAYER:HEAD:STATE with k, k_pre_rope or v; `all` for a layer, for a head,
+    /// or alone stands for every one
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     maps: Vec<String>,
     /// Samples of each data set that maps are written of
@@ -73,9 +78,11 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
         return run_compare(a, b, args, common);
     }
     let dumps = args.dumps.iter().map(|dir| Dump::open(dir)).collect::<Result<Vec<_>, _>>()?;
+    let manifest = dumps[0].manifest();
     let mut options = AnalyzeOptions {
         reference_eps: args.reference_eps,
-        maps: args.maps.iter().map(|text| parse_map(text)).collect::<anyhow::Result<_>>()?,
+        lags: lags(args.max_lag)?,
+        maps: parse_maps(&args.maps, &manifest.layers, &manifest.held_kv_heads().collect::<Vec<_>>())?,
         map_samples: args.map_samples,
         shares: Shares { recent: args.recent, heavy: args.heavy },
         bridge: args.bridge,
@@ -181,24 +188,46 @@ fn parse_budgets(list: &[String]) -> anyhow::Result<Vec<f64>> {
     Ok(budgets)
 }
 
-fn parse_map(text: &str) -> anyhow::Result<MapRequest> {
-    let bad = || {
-        Usage::error(
-            format!("{text:?} names no map"),
-            "write LAYER:HEAD or LAYER:HEAD:STATE, for example 12:0 or 12:0:v (states: k, k_pre_rope, v)",
-        )
-    };
-    let parts: Vec<&str> = text.trim().split(':').collect();
-    let (layer, kv_head, state) = match parts[..] {
-        [layer, head] => (layer, head, "k"),
-        [layer, head, state] => (layer, head, state),
-        _ => return Err(bad()),
-    };
-    Ok(MapRequest {
-        layer: layer.parse().map_err(|_| bad())?,
-        kv_head: kv_head.parse().map_err(|_| bad())?,
-        state: State::from_name(state).filter(|state| State::VECTORS.contains(state)).ok_or_else(bad)?,
-    })
+fn lags(max_lag: usize) -> anyhow::Result<Vec<usize>> {
+    if max_lag == 0 {
+        return Err(Usage::error("--max-lag 0 leaves no distance to look at", "give 1 or more"));
+    }
+    Ok(AnalyzeOptions::lags_up_to(max_lag))
+}
+
+/// The maps that are asked for, each once, of the layers and KV heads that there are.
+fn parse_maps(list: &[String], layers: &[usize], kv_heads: &[usize]) -> anyhow::Result<Vec<MapRequest>> {
+    let mut maps = Vec::new();
+    for text in list {
+        let bad = || {
+            Usage::error(
+                format!("{text:?} names no map"),
+                "write LAYER:HEAD or LAYER:HEAD:STATE, for example 12:0, 12:all or 12:0:v, or all or all:v (states: k, \
+                 k_pre_rope, v)",
+            )
+        };
+        let parts: Vec<&str> = text.trim().split(':').collect();
+        let state = |text: Option<&&str>| {
+            let state = State::from_name(text.unwrap_or(&"k")).filter(|state| State::VECTORS.contains(state));
+            state.ok_or_else(bad)
+        };
+        let (layer, kv_head, state) = match parts[..] {
+            ["all"] | ["all", "k" | "k_pre_rope" | "v"] => ("all", "all", state(parts.get(1))?),
+            [layer, head] | [layer, head, _] => (layer, head, state(parts.get(2))?),
+            _ => return Err(bad()),
+        };
+        let those = |text: &str, all: &[usize]| match text {
+            "all" => Ok(all.to_vec()),
+            number => Ok::<_, anyhow::Error>(vec![number.parse().map_err(|_| bad())?]),
+        };
+        let kv_heads = those(kv_head, kv_heads)?;
+        for layer in those(layer, layers)? {
+            maps.extend(kv_heads.iter().map(|kv_head| MapRequest { layer, kv_head: *kv_head, state }));
+        }
+    }
+    let mut seen = HashSet::new();
+    maps.retain(|map| seen.insert((map.layer, map.kv_head, map.state.name())));
+    Ok(maps)
 }
 
 #[cfg(test)]
@@ -215,10 +244,18 @@ mod tests {
 
     #[test]
     fn maps_as_people_write_them() {
-        assert_eq!(parse_map("3:1").unwrap(), MapRequest { layer: 3, kv_head: 1, state: State::K });
-        assert_eq!(parse_map("0:2:v").unwrap().state, State::V);
-        for bad in ["3", "3:1:q", "x:1", "3:1:v:2", ""] {
-            assert!(parse_map(bad).is_err(), "{bad}");
+        let parse = |text: &str| {
+            let list: Vec<String> = text.split(',').map(str::to_string).collect();
+            let maps = parse_maps(&list, &[0, 3], &[0, 1, 2])?;
+            anyhow::Ok(maps.iter().map(|map| (map.layer, map.kv_head, map.state)).collect::<Vec<_>>())
+        };
+        assert_eq!(parse("3:1, 9:2:v").unwrap(), [(3, 1, State::K), (9, 2, State::V)]);
+        assert_eq!(parse("3:1,3:all").unwrap(), [(3, 1, State::K), (3, 0, State::K), (3, 2, State::K)]);
+        assert_eq!(parse("all:2:v").unwrap(), [(0, 2, State::V), (3, 2, State::V)]);
+        assert_eq!(parse("all").unwrap().len(), 6);
+        assert_eq!(parse("all,all:all:k,all:k_pre_rope").unwrap().len(), 12);
+        for bad in ["3", "3:1:q", "x:1", "3:1:v:2", "", "all:q", "all:all:q"] {
+            assert!(parse(bad).is_err(), "{bad}");
         }
     }
 }

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use half::bf16;
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 use serde::Deserialize;
 use serde::Serialize;
 use serde_json::Map;
@@ -15,6 +14,7 @@ use crate::dump::DumpError;
 use crate::files::AtomicFile;
 use crate::files::FileError;
 use crate::files::HashingWriter;
+use crate::math::narrow_f16;
 
 /// Values that are converted at a time: enough for long writes, little beside a layer.
 const VALUES_AT_ONCE: usize = 1 << 16;
@@ -119,20 +119,16 @@ impl SampleWriter {
     pub fn write_f32_parts<P: AsRef<[f32]>>(&mut self, name: &str, parts: &[P]) -> Result<(), DumpError> {
         let n_values = parts.iter().map(|part| part.as_ref().len()).sum();
         let spec = self.next_spec(name, n_values)?;
+        let mut halves = vec![f16::ZERO; if spec.element == ElementType::F16 { VALUES_AT_ONCE } else { 0 }];
         for part in parts.iter().flat_map(|part| part.as_ref().chunks(VALUES_AT_ONCE)) {
-            self.buffer.clear();
             match spec.element {
                 ElementType::F16 => {
-                    let mut halves = vec![f16::ZERO; part.len()];
-                    halves.convert_from_f32_slice(part);
-                    self.buffer.extend(halves.iter().flat_map(|x| x.to_le_bytes()));
+                    let halves = &mut halves[..part.len()];
+                    narrow_f16(part, halves);
+                    fill(&mut self.buffer, halves, f16::to_le_bytes);
                 }
-                ElementType::Bf16 => {
-                    let mut halves = vec![bf16::ZERO; part.len()];
-                    halves.convert_from_f32_slice(part);
-                    self.buffer.extend(halves.iter().flat_map(|x| x.to_le_bytes()));
-                }
-                ElementType::F32 => self.buffer.extend(part.iter().flat_map(|x| x.to_le_bytes())),
+                ElementType::Bf16 => fill(&mut self.buffer, part, |x| bf16::from_f32(x).to_le_bytes()),
+                ElementType::F32 => fill(&mut self.buffer, part, f32::to_le_bytes),
                 ElementType::I64 => {
                     return Err(DumpError::inconsistent(&self.target, format!("{name} is declared as integers")));
                 }
@@ -149,8 +145,7 @@ impl SampleWriter {
             return Err(DumpError::inconsistent(&self.target, format!("{name} is not declared as f16")));
         }
         for part in values.chunks(VALUES_AT_ONCE) {
-            self.buffer.clear();
-            self.buffer.extend(part.iter().flat_map(|x| x.to_le_bytes()));
+            fill(&mut self.buffer, part, f16::to_le_bytes);
             self.put_buffer()?;
         }
         Ok(())
@@ -196,4 +191,10 @@ impl SampleWriter {
     fn put(&mut self, bytes: &[u8]) -> Result<(), DumpError> {
         self.out.write_all(bytes).map_err(|e| FileError::io("write", &self.target, e).into())
     }
+}
+
+/// Replaces the buffer with the bytes of the values.
+fn fill<const N: usize, T: Copy>(buffer: &mut Vec<u8>, values: &[T], bytes_of: impl Fn(T) -> [u8; N]) {
+    buffer.resize(N * values.len(), 0);
+    buffer.as_chunks_mut::<N>().0.iter_mut().zip(values).for_each(|(bytes, x)| *bytes = bytes_of(*x));
 }
