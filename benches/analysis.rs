@@ -18,6 +18,7 @@ use anyhow::ensure;
 use clap::Parser;
 use clap::ValueEnum;
 use memmap2::Mmap;
+use serde_json::Value;
 use serde_json::json;
 
 use common::Peak;
@@ -117,11 +118,20 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn secs(run: impl FnOnce()) -> f64 {
+/// Seconds of the second of two runs: the first wakes the threads, which may take as long as a short run.
+fn secs(mut run: impl FnMut()) -> f64 {
     std::thread::sleep(PAUSE);
+    run();
     let started = Instant::now();
     run();
     started.elapsed().as_secs_f64()
+}
+
+/// The same of a peer.
+fn peer_secs(peer: &mut Peer, request: &Value) -> anyhow::Result<f64> {
+    std::thread::sleep(PAUSE);
+    peer.ask(request)?;
+    peer.ask(request)?.secs()
 }
 
 /// Numbers in [-1, 1) that look random.
@@ -144,8 +154,7 @@ fn maps(args: &Args, [heads, dim]: [usize; 2], peak: f64, mut peer: Option<&mut 
     let ways: &[&str] = if peer.is_some() { &["numpy", "torch", "torch_bmm", "torch_f16"] } else { &[] };
     let mut makers = [1, LEVELS].map(|n_levels| (n_levels, MapMaker::default()));
     let mut times = vec![Vec::new(); 2 + ways.len()];
-    // The first round is for caches and memory, as in the peers.
-    for round in 0..=args.rounds {
+    for _ in 0..args.rounds {
         let with_levels = |(n_levels, maker): &mut (usize, MapMaker)| {
             secs(|| {
                 for head in &layer {
@@ -156,13 +165,9 @@ fn maps(args: &Args, [heads, dim]: [usize; 2], peak: f64, mut peer: Option<&mut 
         let mut of_round: Vec<f64> = makers.iter_mut().map(with_levels).collect();
         for way in ways {
             let Some(peer) = &mut peer else { continue };
-            std::thread::sleep(PAUSE);
-            let request = json!({ "op": way, "heads": heads, "tokens": tokens, "dim": dim });
-            of_round.push(peer.ask(&request)?.secs()?);
+            of_round.push(peer_secs(peer, &json!({ "op": way, "heads": heads, "tokens": tokens, "dim": dim }))?);
         }
-        if round > 0 {
-            times.iter_mut().zip(of_round).for_each(|(times, secs)| times.push(secs));
-        }
+        times.iter_mut().zip(of_round).for_each(|(times, secs)| times.push(secs));
     }
     let middle: Vec<f64> = times.iter().map(|times| median(times)).collect();
     // Both triangles are one: T² / 2 inner products of D multiplications and additions.
@@ -191,7 +196,7 @@ fn dump_against_reading(args: &Args, dump: &Dump, tokens: usize, mut peer: Optio
     let mut ways = vec!["into memory", "mapped", "through a buffer of 1 MB"];
     ways.extend(peer.as_ref().map(|_| "with safetensors' load_file"));
     let mut times = vec![Vec::new(); ways.len() + 1];
-    for round in 0..=args.rounds {
+    for _ in 0..args.rounds {
         let into_memory = secs(|| {
             for path in &paths {
                 black_box(std::fs::read(path).expect("the benchmark's own file"));
@@ -211,12 +216,9 @@ fn dump_against_reading(args: &Args, dump: &Dump, tokens: usize, mut peer: Optio
         });
         let mut of_round = vec![analysis, into_memory, mapped, through_buffer];
         if let Some(peer) = &mut peer {
-            std::thread::sleep(PAUSE);
-            of_round.push(peer.ask(&json!({ "op": "load", "paths": paths }))?.secs()?);
+            of_round.push(peer_secs(peer, &json!({ "op": "load", "paths": paths }))?);
         }
-        if round > 0 {
-            times.iter_mut().zip(of_round).for_each(|(times, secs)| times.push(secs));
-        }
+        times.iter_mut().zip(of_round).for_each(|(times, secs)| times.push(secs));
     }
     let middle: Vec<f64> = times.iter().map(|times| median(times)).collect();
     let analysis = middle[0];
