@@ -1,12 +1,9 @@
 //! Slices of half precision to single precision and back, with one choice of instructions a slice.
 
-use half::bf16;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use multiversion::multiversion;
 
 use crate::math::Instructions;
-use crate::math::bf16_to_f32;
 
 /// The values of `from`, exactly.
 ///
@@ -22,15 +19,6 @@ pub fn widen_f16(from: &[f16], to: &mut [f32]) {
         Instructions::Avx2 => unsafe { x86::widen_avx2(from, to) },
         Instructions::Any => from.convert_to_f32_slice(to),
     }
-}
-
-/// The values of `from`, exactly.
-///
-/// - Panics: when `to` is not as long
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-pub fn widen_bf16(from: &[bf16], to: &mut [f32]) {
-    assert_eq!(from.len(), to.len(), "as many numbers on both sides");
-    to.iter_mut().zip(from).for_each(|(to, from)| *to = bf16_to_f32(from.to_bits()));
 }
 
 /// The values of `from`, rounded to the nearest, ties to even.
@@ -115,9 +103,6 @@ mod tests {
                 assert!(back == x || (back.is_nan() && x.is_nan()), "{x:?}: {back:?}");
             }
         }
-        let mut wide = [0f32; 3];
-        widen_bf16(&[bf16::ONE, bf16::NEG_INFINITY, bf16::from_f32(0.15625)], &mut wide);
-        assert_eq!(wide, [1.0, f32::NEG_INFINITY, 0.15625]);
     }
 
     #[test]

@@ -35,7 +35,6 @@ pub use groups::covariate_fit;
 pub use groups::kruskal_wallis;
 pub use groups::lowest_rank_p;
 pub use halves::narrow_f16;
-pub use halves::widen_bf16;
 pub use halves::widen_f16;
 pub(crate) use instructions::Instructions;
 pub use paired::Paired;
