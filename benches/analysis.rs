@@ -10,7 +10,6 @@ use std::hint::black_box;
 use std::io::Read;
 use std::path::Path;
 use std::path::PathBuf;
-use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -21,6 +20,7 @@ use memmap2::Mmap;
 use serde_json::Value;
 use serde_json::json;
 
+use common::PAUSE;
 use common::Peak;
 use common::Peer;
 use common::PeerArgs;
@@ -43,8 +43,6 @@ use kvscope::runtime::start_threads;
 
 /// Levels of a map of 4,096 tokens, as `analyze` writes it.
 const LEVELS: usize = 5;
-/// Rest before each timing: threads of the last one stop spinning.
-const PAUSE: Duration = Duration::from_millis(300);
 /// Data sets of the dumps.
 const DATASETS: usize = 4;
 

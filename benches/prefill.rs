@@ -10,7 +10,6 @@ mod common;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -20,6 +19,7 @@ use clap::Parser;
 use serde_json::Value;
 use serde_json::json;
 
+use common::PAUSE;
 use common::Peak;
 use common::Peer;
 use common::PeerArgs;
@@ -50,8 +50,6 @@ use kvscope::runtime::start_threads;
 
 /// Chunk of a capture, as the command line has it.
 const CHUNK_TOKENS: usize = 1024;
-/// Rest before each timing: threads of the last one stop spinning.
-const PAUSE: Duration = Duration::from_millis(300);
 
 /// Prefill and capture beside transformers and llama.cpp
 #[derive(Debug, Parser)]

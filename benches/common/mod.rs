@@ -10,11 +10,15 @@ use std::process::ChildStdin;
 use std::process::ChildStdout;
 use std::process::Command;
 use std::process::Stdio;
+use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::Context;
 use rayon::prelude::*;
 use serde_json::Value;
+
+/// Rest before each timing: threads of the last one stop spinning.
+pub const PAUSE: Duration = Duration::from_millis(300);
 
 /// Whether and with what peers are measured.
 #[derive(Debug, clap::Args)]

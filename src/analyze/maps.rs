@@ -171,6 +171,11 @@ impl<'a> Leaving<'a> {
         self.next_row += 1;
         self.next_row < height.max(width)
     }
+
+    /// Copies all rows that are left.
+    fn finish(mut self, pair: &Pair) {
+        while self.step(pair) {}
+    }
 }
 
 /// One thread's tiles.
@@ -221,16 +226,15 @@ impl Worker {
             side /= 2;
             size = size.map(|n| n.div_ceil(2));
             made.tile.transpose(side, &mut made.mirrored);
-            let mut leaving = Leaving::new(square, place.map(|at| at * side), size);
-            while leaving.step(made) {}
+            Leaving::new(square, place.map(|at| at * side), size).finish(made);
         }
         finest
     }
 
     /// Copies what is left of the tiles before.
     fn leave(&self, leaving: Option<Leaving<'_>>) {
-        if let Some(mut leaving) = leaving {
-            while leaving.step(&self.done) {}
+        if let Some(leaving) = leaving {
+            leaving.finish(&self.done);
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::math::lagged_sums;
 use crate::math::neighbour_products;
 use crate::math::range;
 use crate::math::sum;
+use crate::math::unit_factor;
 
 /// Bins of a head's histogram over [-1, 1]. Quantiles are read from it: they are off by at most a bin, 0.0005.
 const BINS: usize = 4000;
@@ -38,10 +39,7 @@ impl<'a> Directions<'a> {
         let n_rows = rows.len() / dim.max(1);
         let (mut factors, mut products) = (vec![0f32; n_rows], vec![0f32; n_rows]);
         neighbour_products(rows, dim, &mut factors, &mut products);
-        for factor in &mut factors {
-            let norm = f64::from(*factor).sqrt();
-            *factor = if norm > 0.0 && norm.is_finite() { (1.0 / norm) as f32 } else { 0.0 };
-        }
+        factors.iter_mut().for_each(|square| *square = unit_factor(*square).unwrap_or(0.0));
         let all_defined = factors.iter().all(|factor| *factor > 0.0);
         Self { rows, dim, factors, products, all_defined }
     }
@@ -53,19 +51,16 @@ impl<'a> Directions<'a> {
             let factor = f64::from(factors[0]) * f64::from(factors[1]);
             (factor > 0.0).then_some((factor * f64::from(*product)).clamp(-1.0, 1.0) as f32)
         };
-        if self.all_defined {
-            pairs.map(|pair| cosine(pair).unwrap_or(0.0)).collect()
-        } else {
-            pairs.filter_map(cosine).collect()
-        }
+        pairs.filter_map(cosine).collect()
     }
 
     /// Sums of cos(x_{i-lag}, x_i) for every lag, over every i where both have a direction.
     fn sums_at(&self, lags: &[usize]) -> impl Iterator<Item = Sum> {
         let factors = &self.factors;
         let n = factors.len();
-        let pairs =
-            move |lag: usize| factors.iter().zip(&factors[lag.min(n)..]).filter(|(a, b)| **a * **b > 0.0).count();
+        let pairs = move |lag: usize| {
+            factors.iter().zip(&factors[lag.min(n)..]).filter(|(a, b)| **a > 0.0 && **b > 0.0).count()
+        };
         let totals = lagged_sums(self.rows, self.dim, factors, lags).into_iter();
         totals.zip(lags).map(move |(total, lag)| {
             let n = if self.all_defined { n.saturating_sub(*lag) } else { pairs(*lag) };

@@ -5,6 +5,8 @@ use multiversion::multiversion;
 use crate::analyze::HeadSparsity;
 use crate::analyze::Placed;
 use crate::dump::TokenClass;
+use crate::math::THRESHOLDS;
+use crate::math::threshold_lanes;
 use crate::merge::Link;
 use crate::merge::MergingSets;
 use crate::merge::Shares;
@@ -14,8 +16,6 @@ use crate::merge::sets_above;
 
 /// Smallest set of every bin of the distribution of set sizes; the last bin has no upper end.
 pub(crate) const SIZE_BINS: [usize; 9] = [1, 2, 3, 4, 5, 9, 17, 33, 65];
-/// Thresholds that are counted at once: a register of AVX-512.
-const EPS_LANES: usize = 16;
 /// Equal parts of a prompt.
 pub(crate) const POSITION_BINS: usize = 10;
 
@@ -114,10 +114,8 @@ impl GridSets {
     /// Counts sets from links of falling rank, without making them.
     fn of(links: &[Link], n_free: usize, n_tokens: usize, eps_grid: &[f32]) -> Self {
         let mut grid = Self::default();
-        for thresholds in eps_grid.chunks(EPS_LANES) {
-            let mut lanes = [f32::INFINITY; EPS_LANES];
-            lanes[..thresholds.len()].copy_from_slice(thresholds);
-            for (joined, longest) in joined_above(links, &lanes).into_iter().take(thresholds.len()) {
+        for (thresholds, n) in threshold_lanes(eps_grid) {
+            for (joined, longest) in joined_above(links, &thresholds).into_iter().take(n) {
                 let n_sets = n_free - joined as usize;
                 grid.set_ratio.push((n_free > 0).then(|| n_sets as f64 / n_free as f64));
                 grid.kept_fraction.push((n_sets + n_tokens - n_free) as f64 / n_tokens as f64);
@@ -130,15 +128,15 @@ impl GridSets {
 
 /// Links above each threshold, and the most of them in a row.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-fn joined_above(links: &[Link], thresholds: &[f32; EPS_LANES]) -> [(u32, u32); EPS_LANES] {
-    let (mut joined, mut run, mut longest) = ([0u32; EPS_LANES], [0u32; EPS_LANES], [0u32; EPS_LANES]);
+fn joined_above(links: &[Link], thresholds: &[f32; THRESHOLDS]) -> [(u32, u32); THRESHOLDS] {
+    let (mut joined, mut run, mut longest) = ([0u32; THRESHOLDS], [0u32; THRESHOLDS], [0u32; THRESHOLDS]);
     let mut next = None;
     for link in links {
         if next != Some(link.rank) {
-            run = [0; EPS_LANES];
+            run = [0; THRESHOLDS];
         }
         next = link.rank.checked_sub(1);
-        for lane in 0..EPS_LANES {
+        for lane in 0..THRESHOLDS {
             let above = u32::from(link.similarity > thresholds[lane]);
             joined[lane] += above;
             run[lane] = (run[lane] + 1) * above;

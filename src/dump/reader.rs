@@ -142,28 +142,22 @@ impl Sample<'_> {
 
     /// One head's vectors `[T, D]` of a key or value state, or its sampled queries `[n_q, D]` (`head` is a query head).
     pub fn vectors(&self, layer: usize, state: State, head: usize) -> Result<Vec<f32>, DumpError> {
-        let mut out = Vec::new();
-        self.vectors_into(layer, state, head, &mut out)?;
-        Ok(out)
+        self.head(&Manifest::tensor_name(layer, state), state, head)
     }
 
     /// The same into `out`, whose room is used again.
     pub fn vectors_into(&self, layer: usize, state: State, head: usize, out: &mut Vec<f32>) -> Result<(), DumpError> {
-        self.head(&Manifest::tensor_name(layer, state), state, head, out)
+        self.head_into(&Manifest::tensor_name(layer, state), state, head, out)
     }
 
     /// Attention mass `[T]` over all queries of the prompt.
     pub fn mass(&self, layer: usize, kv_head: usize) -> Result<Vec<f32>, DumpError> {
-        let mut out = Vec::new();
-        self.head(&Manifest::tensor_name(layer, State::Mass), State::Mass, kv_head, &mut out)?;
-        Ok(out)
+        self.head(&Manifest::tensor_name(layer, State::Mass), State::Mass, kv_head)
     }
 
     /// Attention mass `[T]` over the last window of queries.
     pub fn mass_window(&self, layer: usize, kv_head: usize) -> Result<Vec<f32>, DumpError> {
-        let mut out = Vec::new();
-        self.head(&format!("layers.{layer}.attn_mass_window"), State::Mass, kv_head, &mut out)?;
-        Ok(out)
+        self.head(&format!("layers.{layer}.attn_mass_window"), State::Mass, kv_head)
     }
 
     /// Positions of the sampled queries of a layer, rising.
@@ -242,7 +236,13 @@ impl Sample<'_> {
         self.tensors.get(name).ok_or_else(|| DumpError::MissingTensor { path: self.path.clone(), name: name.into() })
     }
 
-    fn head(&self, name: &str, state: State, head: usize, out: &mut Vec<f32>) -> Result<(), DumpError> {
+    fn head(&self, name: &str, state: State, head: usize) -> Result<Vec<f32>, DumpError> {
+        let mut out = Vec::new();
+        self.head_into(name, state, head, &mut out)?;
+        Ok(out)
+    }
+
+    fn head_into(&self, name: &str, state: State, head: usize, out: &mut Vec<f32>) -> Result<(), DumpError> {
         let place = self.place(name)?;
         let at = self.manifest.place_of_head(state, head).ok_or_else(|| DumpError::MissingHead {
             path: self.path.clone(),

@@ -119,13 +119,13 @@ impl SampleWriter {
     pub fn write_f32_parts<P: AsRef<[f32]>>(&mut self, name: &str, parts: &[P]) -> Result<(), DumpError> {
         let n_values = parts.iter().map(|part| part.as_ref().len()).sum();
         let spec = self.next_spec(name, n_values)?;
-        let mut halves = vec![f16::ZERO; if spec.element == ElementType::F16 { VALUES_AT_ONCE } else { 0 }];
+        let mut halves = Vec::new();
         for part in parts.iter().flat_map(|part| part.as_ref().chunks(VALUES_AT_ONCE)) {
             match spec.element {
                 ElementType::F16 => {
-                    let halves = &mut halves[..part.len()];
-                    narrow_f16(part, halves);
-                    fill(&mut self.buffer, halves, f16::to_le_bytes);
+                    halves.resize(part.len(), f16::ZERO);
+                    narrow_f16(part, &mut halves);
+                    fill(&mut self.buffer, &halves, f16::to_le_bytes);
                 }
                 ElementType::Bf16 => fill(&mut self.buffer, part, |x| bf16::from_f32(x).to_le_bytes()),
                 ElementType::F32 => fill(&mut self.buffer, part, f32::to_le_bytes),

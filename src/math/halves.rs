@@ -4,21 +4,19 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::math::Instructions;
+use crate::math::by_instructions;
 
 /// The values of `from`, exactly.
 ///
 /// - Panics: when `to` is not as long
 pub fn widen_f16(from: &[f16], to: &mut [f32]) {
     assert_eq!(from.len(), to.len(), "as many numbers on both sides");
-    match Instructions::best() {
-        #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "the instructions were asked for")]
-        Instructions::Avx512 => unsafe { x86::widen_avx512(from, to) },
-        #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "the instructions were asked for")]
-        Instructions::Avx2 => unsafe { x86::widen_avx2(from, to) },
-        Instructions::Any => from.convert_to_f32_slice(to),
-    }
+    by_instructions!(
+        Instructions::best(),
+        x86::widen_avx512(from, to),
+        x86::widen_avx2(from, to),
+        from.convert_to_f32_slice(to),
+    )
 }
 
 /// The values of `from`, rounded to the nearest, ties to even.
@@ -26,15 +24,12 @@ pub fn widen_f16(from: &[f16], to: &mut [f32]) {
 /// - Panics: when `to` is not as long
 pub fn narrow_f16(from: &[f32], to: &mut [f16]) {
     assert_eq!(from.len(), to.len(), "as many numbers on both sides");
-    match Instructions::best() {
-        #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "the instructions were asked for")]
-        Instructions::Avx512 => unsafe { x86::narrow_avx512(from, to) },
-        #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "the instructions were asked for")]
-        Instructions::Avx2 => unsafe { x86::narrow_avx2(from, to) },
-        Instructions::Any => to.convert_from_f32_slice(from),
-    }
+    by_instructions!(
+        Instructions::best(),
+        x86::narrow_avx512(from, to),
+        x86::narrow_avx2(from, to),
+        to.convert_from_f32_slice(from),
+    )
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -45,3 +45,21 @@ impl Instructions {
         all
     }
 }
+
+/// The expression for the given [`Instructions`]: first AVX-512's, then AVX2's, then any machine's.
+///
+/// The first two may call functions that need those instructions, as whoever has the value was told that they are there.
+macro_rules! by_instructions {
+    ($by:expr, $avx512:expr, $avx2:expr, $any:expr $(,)?) => {
+        match $by {
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "the instructions were asked for")]
+            Instructions::Avx512 => unsafe { $avx512 },
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "the instructions were asked for")]
+            Instructions::Avx2 => unsafe { $avx2 },
+            Instructions::Any => $any,
+        }
+    };
+}
+pub(super) use by_instructions;

@@ -8,7 +8,7 @@ use multiversion::multiversion;
 /// Lanes of a partial sum: four AVX2 registers, enough to hide the latency of an FMA.
 const LANES: usize = 32;
 /// Thresholds that are compared with at once: a register of AVX-512.
-const THRESHOLDS: usize = 16;
+pub const THRESHOLDS: usize = 16;
 
 /// Inner product ⟨a, b⟩ over the shorter length.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
@@ -91,6 +91,13 @@ pub fn cosine(a: &[f32], b: &[f32]) -> Option<f32> {
     (norms > 0.0 && value.is_finite()).then(|| value.clamp(-1.0, 1.0) as f32)
 }
 
+/// What scales a vector of that squared length to length 1; `None` when it has no direction, its squared length being 0 or not
+/// finite.
+pub fn unit_factor(square: f32) -> Option<f32> {
+    let norm = f64::from(square).sqrt();
+    (norm > 0.0 && norm.is_finite()).then(|| (1.0 / norm) as f32)
+}
+
 /// `y += factor · x`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 pub fn axpy(factor: f32, x: &[f32], y: &mut [f32]) {
@@ -120,31 +127,28 @@ pub fn sum(x: &[f32]) -> f64 {
     lanes.iter().sum::<f64>() + rest.iter().map(|x| f64::from(*x)).sum::<f64>()
 }
 
+/// Thresholds, sixteen at a time, and how many there are of them; places behind the last hold +∞, which nothing exceeds.
+pub fn threshold_lanes(thresholds: &[f32]) -> impl Iterator<Item = ([f32; THRESHOLDS], usize)> {
+    thresholds.chunks(THRESHOLDS).map(|thresholds| {
+        let mut lanes = [f32::INFINITY; THRESHOLDS];
+        lanes[..thresholds.len()].copy_from_slice(thresholds);
+        (lanes, thresholds.len())
+    })
+}
+
 /// For each threshold, how many elements are greater.
 ///
 /// - Cost: O(n) for every sixteen thresholds
 pub fn counts_above(x: &[f32], thresholds: &[f32]) -> Vec<u64> {
-    let mut counts = Vec::with_capacity(thresholds.len());
-    for thresholds in thresholds.chunks(THRESHOLDS) {
-        let mut lanes = [f32::INFINITY; THRESHOLDS];
-        lanes[..thresholds.len()].copy_from_slice(thresholds);
-        let mut sums = [0u64; THRESHOLDS];
-        // Few enough at a time that 32 bits are enough.
-        for x in x.chunks(1 << 30) {
-            let part = count_lanes(x, &lanes);
-            sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += u64::from(part));
-        }
-        counts.extend_from_slice(&sums[..thresholds.len()]);
-    }
-    counts
+    threshold_lanes(thresholds).flat_map(|(lanes, n)| count_lanes(x, &lanes).into_iter().take(n)).collect()
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-fn count_lanes(x: &[f32], thresholds: &[f32; THRESHOLDS]) -> [u32; THRESHOLDS] {
-    let mut counts = [0u32; THRESHOLDS];
+fn count_lanes(x: &[f32], thresholds: &[f32; THRESHOLDS]) -> [u64; THRESHOLDS] {
+    let mut counts = [0u64; THRESHOLDS];
     for x in x {
         for lane in 0..THRESHOLDS {
-            counts[lane] += u32::from(*x > thresholds[lane]);
+            counts[lane] += u64::from(*x > thresholds[lane]);
         }
     }
     counts

@@ -85,11 +85,11 @@ impl Policy for Cam {
         })
     }
 
-    /// Tokens enter one by one behind the first `budget_tokens`; the masses are those at the time of planning.
     fn slot_extras(&self) -> SlotExtras {
         SlotExtras { count: true, logit_bias: false }
     }
 
+    /// Tokens enter one by one behind the first `budget_tokens`; the masses are those at the time of planning.
     fn plan(&self, view: &HeadView<'_>, budget_tokens: usize) -> Result<HeadPlan, MergeError> {
         let n = view.n_slots();
         if budget_tokens >= n {

@@ -5,6 +5,7 @@ mod x86;
 
 use crate::math::Instructions;
 use crate::math::axpy;
+use crate::math::by_instructions;
 use crate::math::dot;
 
 /// Numbers that lie side by side in the registers of a sum.
@@ -59,30 +60,32 @@ pub fn lagged_sums(rows: &[f32], dim: usize, factors: &[f32], lags: &[usize]) ->
 /// Every row times its factor, cut into pieces of sixteen numbers, the last filled up with zeros: piece p of row r goes to
 /// `out[p * height + r]`.
 fn scaled_columns(by: Instructions, rows: &[f32], dim: usize, factors: &[f32], out: &mut [Piece], height: usize) {
-    match by {
-        #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "the instructions were asked for")]
-        Instructions::Avx512 => unsafe { x86::scaled_columns_avx512(rows, dim, factors, out, height) },
-        #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "the instructions were asked for")]
-        Instructions::Avx2 => unsafe { x86::scaled_columns_avx2(rows, dim, factors, out, height) },
-        Instructions::Any => {
+    by_instructions!(
+        by,
+        x86::scaled_columns_avx512(rows, dim, factors, out, height),
+        x86::scaled_columns_avx2(rows, dim, factors, out, height),
+        {
             for (r, (row, factor)) in rows.chunks_exact(dim).zip(factors).enumerate() {
                 for (p, x) in row.chunks(WIDTH).enumerate() {
-                    let Piece(x) = filled_up(x);
-                    out[p * height + r] = Piece(if *factor == 0.0 { [0.0; WIDTH] } else { x.map(|x| x * factor) });
+                    let scaled = filled_up(x).map(|x| x * factor);
+                    out[p * height + r] = Piece(if *factor == 0.0 { [0.0; WIDTH] } else { scaled });
                 }
             }
-        }
-    }
+        },
+    )
 }
 
-/// Up to sixteen numbers and zeros.
+/// Up to sixteen numbers, filled up with zeros.
 #[inline(always)]
-fn filled_up(x: &[f32]) -> Piece {
-    let mut piece = Piece([0.0; WIDTH]);
-    piece.0[..x.len()].copy_from_slice(x);
-    piece
+fn filled_up(x: &[f32]) -> [f32; WIDTH] {
+    match x.first_chunk() {
+        Some(x) => *x,
+        None => {
+            let mut filled = [0.0; WIDTH];
+            filled[..x.len()].copy_from_slice(x);
+            filled
+        }
+    }
 }
 
 /// Σ_i `column[i]` · `column[i - lags[g]]` over i from `from` on, by lane, for every g.
@@ -91,21 +94,18 @@ fn filled_up(x: &[f32]) -> Piece {
 fn products(by: Instructions, column: &[Piece], from: usize, lags: [usize; GROUP]) -> [[f32; WIDTH]; GROUP] {
     let here = &column[from..];
     let before = lags.map(|lag| &column[from - lag..][..here.len()]);
-    match by {
-        #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "the instructions were asked for")]
-        Instructions::Avx512 => unsafe { x86::products_avx512(here, before) },
-        #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "the instructions were asked for")]
-        Instructions::Avx2 => unsafe { x86::products_avx2(here, before) },
-        Instructions::Any => before.map(|before| {
+    by_instructions!(
+        by,
+        x86::products_avx512(here, before),
+        x86::products_avx2(here, before),
+        before.map(|before| {
             let mut sums = [0f32; WIDTH];
             for (x, y) in here.iter().zip(before) {
                 sums.iter_mut().zip(x.0.iter().zip(&y.0)).for_each(|(sum, (x, y))| *sum += x * y);
             }
             sums
         }),
-    }
+    )
 }
 
 /// `squares[i] = ⟨x_i, x_i⟩` and `products[i] = ⟨x_i, x_{i+1}⟩`; the last product is 0.
@@ -117,20 +117,17 @@ pub fn neighbour_products(rows: &[f32], dim: usize, squares: &mut [f32], product
 
 fn neighbour_products_by(by: Instructions, rows: &[f32], dim: usize, squares: &mut [f32], products: &mut [f32]) {
     let out = squares.iter_mut().zip(products);
-    match by {
-        #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "the instructions were asked for")]
-        Instructions::Avx512 => unsafe { x86::neighbour_products_avx512(rows, dim, out) },
-        #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "the instructions were asked for")]
-        Instructions::Avx2 => unsafe { x86::neighbour_products_avx2(rows, dim, out) },
-        Instructions::Any => {
+    by_instructions!(
+        by,
+        x86::neighbour_products_avx512(rows, dim, out),
+        x86::neighbour_products_avx2(rows, dim, out),
+        {
             for (i, (square, product)) in out.enumerate() {
                 let [row, next] = with_next(rows, dim, i);
                 (*square, *product) = (dot(row, row), dot(row, next));
             }
-        }
-    }
+        },
+    )
 }
 
 /// A row and the one after it, empty after the last.
@@ -188,23 +185,15 @@ pub fn add_gram(rows: &[f32], dim: usize, gram: &mut [f32]) {
 
 /// Eight rows and sixteen columns of a Gram matrix.
 fn gram_block(by: Instructions, rows: &[f32], dim: usize, [i, j]: [usize; 2]) -> [[f32; WIDTH]; GROUP] {
-    match by {
-        #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "the instructions were asked for")]
-        Instructions::Avx512 => unsafe { x86::gram_avx512(rows, dim, [i, j]) },
-        #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "the instructions were asked for")]
-        Instructions::Avx2 => unsafe { x86::gram_avx2(rows, dim, [i, j]) },
-        Instructions::Any => {
-            let mut sums = [[0f32; WIDTH]; GROUP];
-            for row in rows.chunks_exact(dim) {
-                for (sums, x) in sums.iter_mut().zip(&row[i..]) {
-                    sums.iter_mut().zip(&row[j..]).for_each(|(sum, y)| *sum += x * y);
-                }
+    by_instructions!(by, x86::gram_avx512(rows, dim, [i, j]), x86::gram_avx2(rows, dim, [i, j]), {
+        let mut sums = [[0f32; WIDTH]; GROUP];
+        for row in rows.chunks_exact(dim) {
+            for (sums, x) in sums.iter_mut().zip(&row[i..]) {
+                sums.iter_mut().zip(&row[j..]).for_each(|(sum, y)| *sum += x * y);
             }
-            sums
         }
-    }
+        sums
+    })
 }
 
 #[cfg(test)]

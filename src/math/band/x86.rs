@@ -94,13 +94,8 @@ pub(super) fn scaled_columns_avx512(rows: &[f32], dim: usize, factors: &[f32], o
     for (r, (row, factor)) in rows.chunks_exact(dim).zip(factors).enumerate() {
         let kept = if *factor == 0.0 { 0 } else { u16::MAX };
         let factor = _mm512_set1_ps(*factor);
-        let (pieces, rest) = row.as_chunks::<WIDTH>();
-        for (p, x) in pieces.iter().enumerate() {
-            out[p * height + r] = Piece(cast(_mm512_maskz_mul_ps(kept, cast(*x), factor)));
-        }
-        if !rest.is_empty() {
-            let Piece(x) = filled_up(rest);
-            out[pieces.len() * height + r] = Piece(cast(_mm512_maskz_mul_ps(kept, cast(x), factor)));
+        for (p, x) in row.chunks(WIDTH).enumerate() {
+            out[p * height + r] = Piece(cast(_mm512_maskz_mul_ps(kept, cast(filled_up(x)), factor)));
         }
     }
 }
@@ -111,16 +106,10 @@ pub(super) fn scaled_columns_avx2(rows: &[f32], dim: usize, factors: &[f32], out
     for (r, (row, factor)) in rows.chunks_exact(dim).zip(factors).enumerate() {
         let factor = _mm256_set1_ps(*factor);
         let kept = _mm256_cmp_ps::<_CMP_NEQ_OQ>(factor, _mm256_setzero_ps());
-        let (pieces, rest) = row.as_chunks::<WIDTH>();
-        for (p, x) in pieces.iter().enumerate() {
-            let [low, high]: [__m256; 2] = cast(*x);
+        for (p, x) in row.chunks(WIDTH).enumerate() {
+            let [low, high]: [__m256; 2] = cast(filled_up(x));
             let (low, high) = (_mm256_mul_ps(low, factor), _mm256_mul_ps(high, factor));
             out[p * height + r] = Piece(cast([_mm256_and_ps(low, kept), _mm256_and_ps(high, kept)]));
-        }
-        if !rest.is_empty() {
-            let [low, high]: [__m256; 2] = cast(filled_up(rest).0);
-            let (low, high) = (_mm256_mul_ps(low, factor), _mm256_mul_ps(high, factor));
-            out[pieces.len() * height + r] = Piece(cast([_mm256_and_ps(low, kept), _mm256_and_ps(high, kept)]));
         }
     }
 }

@@ -10,6 +10,7 @@ use rayon::slice::ParallelSliceMut;
 
 use crate::math::Instructions;
 use crate::math::dot;
+use crate::math::unit_factor;
 
 /// Rows and columns of a tile: in f16, with the two sides it is the product of, it stays in a core's own cache.
 pub const TILE: usize = 256;
@@ -116,8 +117,7 @@ impl UnitRows {
                 panel.fill(0.0);
             }
             for (place, row) in rows.chunks_exact(dim).enumerate().take(PANEL) {
-                let norm = f64::from(dot(row, row)).sqrt();
-                let factor = if norm > 0.0 && norm.is_finite() { (1.0 / norm) as f32 } else { f32::NAN };
+                let factor = unit_factor(dot(row, row)).unwrap_or(f32::NAN);
                 row.iter().zip(panel[place..].iter_mut().step_by(PANEL)).for_each(|(x, out)| *out = x * factor);
             }
         });
