@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::BufWriter;
+use std::io::ErrorKind;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
@@ -14,15 +15,24 @@ pub struct AtomicFile {
     target: PathBuf,
     temporary: PathBuf,
     writer: Option<BufWriter<File>>,
+    is_in_place: bool,
 }
 
 impl AtomicFile {
-    /// Opens the sibling temporary file `.<name>.tmp`, replacing one that a killed run left behind.
+    /// Makes the sibling temporary file `.<name>.tmp`, in place of one that a killed run left behind.
+    ///
+    /// A link of that name is removed, not followed. A folder that several processes may write to has a
+    /// [`FolderLock`](crate::files::FolderLock).
     pub fn create(target: &Path) -> Result<Self, FileError> {
         let name = target.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let temporary = target.with_file_name(format!(".{name}.tmp"));
-        let file = File::create(&temporary).map_err(|e| FileError::io("create", &temporary, e))?;
-        Ok(Self { target: target.to_path_buf(), temporary, writer: Some(BufWriter::with_capacity(1 << 20, file)) })
+        match std::fs::remove_file(&temporary) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(FileError::io("remove", &temporary, e)),
+            _ => {}
+        }
+        let file = File::create_new(&temporary).map_err(|e| FileError::io("create", &temporary, e))?;
+        let writer = Some(BufWriter::with_capacity(1 << 20, file));
+        Ok(Self { target: target.to_path_buf(), temporary, writer, is_in_place: false })
     }
 
     /// The name that the file will have.
@@ -30,13 +40,16 @@ impl AtomicFile {
         &self.target
     }
 
-    /// Flushes, syncs to disk and renames into place.
+    /// Flushes, syncs to disk and renames into place. After an error the temporary file is gone.
     pub fn commit(mut self) -> Result<(), FileError> {
-        let Some(writer) = self.writer.take() else { return Ok(()) };
-        let file = writer.into_inner().map_err(|e| FileError::io("write", &self.target, e.into_error()))?;
-        file.sync_all().map_err(|e| FileError::io("write", &self.target, e))?;
-        drop(file);
-        std::fs::rename(&self.temporary, &self.target).map_err(|e| FileError::io("rename into place", &self.target, e))
+        let Some(mut writer) = self.writer.take() else { return Ok(()) };
+        let written = writer.flush().and_then(|()| writer.get_ref().sync_all());
+        drop(writer.into_parts());
+        written.map_err(|e| FileError::io("write", &self.target, e))?;
+        std::fs::rename(&self.temporary, &self.target)
+            .map_err(|e| FileError::io("rename into place", &self.target, e))?;
+        self.is_in_place = true;
+        Ok(())
     }
 }
 
@@ -55,9 +68,9 @@ impl Write for AtomicFile {
 
 impl Drop for AtomicFile {
     fn drop(&mut self) {
-        if let Some(writer) = self.writer.take() {
-            // Dropping the BufWriter would try to flush into a full disk again; into_parts does not.
-            drop(writer.into_parts());
+        // Dropping the BufWriter would try to flush into a full disk again; into_parts does not.
+        drop(self.writer.take().map(BufWriter::into_parts));
+        if !self.is_in_place {
             let _ = std::fs::remove_file(&self.temporary);
         }
     }
@@ -88,6 +101,29 @@ mod tests {
         file.write_all(b"half").unwrap();
         drop(file);
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_under_the_temporary_name_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("a.json"), dir.path().join("other"));
+        std::fs::write(&other, b"mine").unwrap();
+        std::os::unix::fs::symlink(&other, dir.path().join(".a.json.tmp")).unwrap();
+        write_atomic(&path, b"new").unwrap();
+        assert_eq!(std::fs::read(&other).unwrap(), b"mine");
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_commit_that_fails_leaves_no_litter() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let file = AtomicFile::create(&path).unwrap();
+        // Nothing can be renamed onto a folder that holds something.
+        std::fs::create_dir_all(path.join("b")).unwrap();
+        assert!(file.commit().is_err());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

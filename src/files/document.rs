@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::files::FileError;
+use crate::files::read_limited;
 use crate::files::write_atomic;
 
 /// A JSON file of ours. The serialised form must carry `"schema": "NAME/VERSION"` ([`Document::schema_id`]).
@@ -25,12 +26,7 @@ pub trait Document: Serialize + DeserializeOwned {
 
 /// Reads a document, refusing other schemas and newer versions by name.
 pub fn read_json<T: Document>(path: &Path) -> Result<T, FileError> {
-    let bytes = std::fs::metadata(path).map_err(|e| FileError::io("read", path, e))?.len();
-    if bytes > T::MAX_BYTES {
-        return Err(FileError::TooLarge { path: path.into(), expected: T::NAME, bytes, limit: T::MAX_BYTES });
-    }
-    let text = std::fs::read(path).map_err(|e| FileError::io("read", path, e))?;
-    parse_json(&text, path)
+    parse_json(&read_limited(path, T::NAME, T::MAX_BYTES)?, path)
 }
 
 /// As [`read_json`], from bytes already in memory; `path` is for messages.

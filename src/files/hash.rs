@@ -7,6 +7,7 @@ use std::path::Path;
 use sha2::Digest;
 
 use crate::files::FileError;
+use crate::files::open_regular;
 
 /// An incremental SHA-256.
 #[derive(Clone, Debug, Default)]
@@ -33,7 +34,7 @@ pub fn sha256_bytes(bytes: &[u8]) -> String {
 
 /// Digest of a file, read in pieces of 1 MiB.
 pub fn sha256_file(path: &Path) -> Result<String, FileError> {
-    let mut file = std::fs::File::open(path).map_err(|e| FileError::io("open", path, e))?;
+    let mut file = open_regular(path)?;
     let mut hash = Sha256::default();
     let mut buffer = vec![0u8; 1 << 20];
     loop {

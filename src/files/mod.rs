@@ -6,6 +6,8 @@ mod atomic;
 mod document;
 mod hash;
 mod identity;
+mod lock;
+mod read;
 mod space;
 
 pub use atomic::AtomicFile;
@@ -23,6 +25,14 @@ pub use identity::InputHash;
 pub use identity::ModelIdentity;
 pub use identity::Provenance;
 pub use identity::TOOL_VERSION;
+pub use lock::FolderLock;
+pub use lock::LOCK_NAME;
+pub use read::map_file;
+pub use read::map_opened;
+pub use read::open_own;
+pub use read::open_regular;
+pub use read::read_limited;
+pub use read::read_own;
 pub use space::free_bytes;
 
 use std::io::ErrorKind;
@@ -75,6 +85,20 @@ pub enum FileError {
         /// Newest version known here.
         known: u32,
     },
+    /// A folder, a pipe, a device or a link where a file is due.
+    #[error("{} is {found}, not a file", path.display())]
+    NotRegular {
+        /// The place.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
+    /// Another process writes to the folder.
+    #[error("another kvscope is writing to {}", dir.display())]
+    Busy {
+        /// The folder.
+        dir: PathBuf,
+    },
     /// The file is larger than anything of its kind may be.
     #[error("{} has {bytes} bytes; a {expected} file may have at most {limit}", path.display())]
     TooLarge {
@@ -100,7 +124,8 @@ impl FileError {
         match self {
             Self::Io { source, .. } => io_hint(source.kind()),
             Self::TooNew { .. } => Some("update kvscope".into()),
-            Self::WrongSchema { .. } | Self::Json { .. } | Self::TooLarge { .. } => None,
+            Self::Busy { .. } => Some("wait for it to end, or choose another folder with --out".into()),
+            Self::WrongSchema { .. } | Self::Json { .. } | Self::TooLarge { .. } | Self::NotRegular { .. } => None,
         }
     }
 }

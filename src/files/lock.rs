@@ -1,0 +1,95 @@
+//! One writer a folder: a lock that the system gives back when its holder dies.
+
+use std::fs::File;
+use std::fs::TryLockError;
+use std::path::Path;
+use std::path::PathBuf;
+
+use crate::files::FileError;
+
+/// Name of the lock's file, in the folder that it protects.
+pub const LOCK_NAME: &str = ".kvscope.lock";
+
+/// The right to write into a folder, as long as it lives. Other folders of one process may be held at once.
+///
+/// The file is removed at the end; one that a killed run left behind is held by nobody and is taken over.
+#[derive(Debug)]
+pub struct FolderLock {
+    path: PathBuf,
+    // Closing it gives the lock back.
+    file: File,
+}
+
+impl FolderLock {
+    /// Takes the lock of a folder that exists.
+    ///
+    /// - Errors: another process (or this one) holds it; the folder cannot be written
+    pub fn take(dir: &Path) -> Result<Self, FileError> {
+        let path = dir.join(LOCK_NAME);
+        loop {
+            let file = open(&path).map_err(|e| FileError::io("create", &path, e))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(FileError::Busy { dir: dir.into() }),
+                Err(TryLockError::Error(e)) => return Err(FileError::io("lock", &path, e)),
+            }
+            // Its last holder may have removed the file between opening and locking.
+            if is_same(&file, &path) {
+                return Ok(Self { path, file });
+            }
+        }
+    }
+}
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // Removed while it is still held, so that nobody can hold it under this name at the same time.
+        if is_same(&self.file, &self.path) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn open(path: &Path) -> std::io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    {
+        use rustix::fs::OFlags;
+        use std::os::unix::fs::OpenOptionsExt;
+        // A link of that name must not make a file elsewhere, nor a pipe wait.
+        options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
+    }
+    options.open(path)
+}
+
+fn is_same(file: &File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let place = |m: &std::fs::Metadata| (m.dev(), m.ino());
+        matches!((file.metadata(), path.symlink_metadata()), (Ok(a), Ok(b)) if place(&a) == place(&b))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        path.exists()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_holder_is_refused_and_the_name_goes_with_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        // What a killed run leaves.
+        std::fs::write(dir.path().join(LOCK_NAME), b"").unwrap();
+        let first = FolderLock::take(dir.path()).unwrap();
+        assert!(matches!(FolderLock::take(dir.path()), Err(FileError::Busy { .. })));
+        drop(first);
+        assert!(!dir.path().join(LOCK_NAME).exists());
+        drop(FolderLock::take(dir.path()).unwrap());
+    }
+}

@@ -1,0 +1,119 @@
+//! Reads files that strangers may have made: regular files only, up to a limit, never waiting.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use memmap2::Mmap;
+
+use crate::files::FileError;
+
+/// Opens a regular file. A folder, a pipe or a device is an error; none is waited for.
+///
+/// Links are followed: the hub's cache is made of them. [`open_own`] does not follow the last one.
+pub fn open_regular(path: &Path) -> Result<File, FileError> {
+    open(path, false)
+}
+
+/// As [`open_regular`], refusing a link: a file of one of our own folders, which must not lead out of it.
+pub fn open_own(path: &Path) -> Result<File, FileError> {
+    open(path, true)
+}
+
+fn open(path: &Path, is_own: bool) -> Result<File, FileError> {
+    let io = |e| FileError::io("open", path, e);
+    if is_own && path.symlink_metadata().map_err(io)?.is_symlink() {
+        return Err(FileError::NotRegular { path: path.into(), found: "a link" });
+    }
+    let mut options = File::options();
+    options.read(true);
+    // Opening a pipe would wait for its writer.
+    #[cfg(unix)]
+    {
+        use rustix::fs::OFlags;
+        use std::os::unix::fs::OpenOptionsExt;
+        let no_follow = if is_own { OFlags::NOFOLLOW } else { OFlags::empty() };
+        options.custom_flags((OFlags::NONBLOCK | no_follow).bits() as i32);
+    }
+    let file = options.open(path).map_err(io)?;
+    let kind = file.metadata().map_err(io)?.file_type();
+    if kind.is_file() {
+        return Ok(file);
+    }
+    let found = if kind.is_dir() { "a folder" } else { "a pipe or a device" };
+    Err(FileError::NotRegular { path: path.into(), found })
+}
+
+/// All bytes of a regular file of at most `limit` bytes; `expected` names the kind of file in the error.
+pub fn read_limited(path: &Path, expected: &'static str, limit: u64) -> Result<Vec<u8>, FileError> {
+    read_opened(open_regular(path)?, path, expected, limit)
+}
+
+/// As [`read_limited`], of a file of our own folders: [`open_own`].
+pub fn read_own(path: &Path, expected: &'static str, limit: u64) -> Result<Vec<u8>, FileError> {
+    read_opened(open_own(path)?, path, expected, limit)
+}
+
+fn read_opened(file: File, path: &Path, expected: &'static str, limit: u64) -> Result<Vec<u8>, FileError> {
+    let io = |e| FileError::io("read", path, e);
+    let bytes = file.metadata().map_err(io)?.len();
+    if bytes > limit {
+        return Err(FileError::TooLarge { path: path.into(), expected, bytes, limit });
+    }
+    let mut text = Vec::with_capacity(bytes as usize);
+    // The file may grow while it is read.
+    let n = file.take(limit + 1).read_to_end(&mut text).map_err(io)? as u64;
+    if n > limit {
+        return Err(FileError::TooLarge { path: path.into(), expected, bytes: n, limit });
+    }
+    Ok(text)
+}
+
+/// Maps a regular file for reading.
+pub fn map_file(path: &Path) -> Result<Mmap, FileError> {
+    map_opened(&open_regular(path)?, path)
+}
+
+/// As [`map_file`], of a file that is open.
+pub fn map_opened(file: &File, path: &Path) -> Result<Mmap, FileError> {
+    #[expect(
+        unsafe_code,
+        reason = "mapping a file: one that is cut while it is mapped ends the process; weights are replaced by renaming"
+    )]
+    let map = unsafe { Mmap::map(file) };
+    map.map_err(|e| FileError::io("map", path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_regular_files_up_to_the_limit_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        std::fs::write(&path, b"12345").unwrap();
+        assert_eq!(read_limited(&path, "toy", 5).unwrap(), b"12345");
+        assert!(matches!(read_limited(&path, "toy", 4), Err(FileError::TooLarge { bytes: 5, .. })));
+        assert!(matches!(open_regular(dir.path()), Err(FileError::NotRegular { found: "a folder", .. })));
+        assert!(matches!(open_regular(&dir.path().join("b")), Err(FileError::Io { .. })));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn pipes_devices_and_links_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        assert!(matches!(open_regular(&pipe), Err(FileError::NotRegular { .. })));
+        let zero = dir.path().join("zero");
+        std::os::unix::fs::symlink("/dev/zero", &zero).unwrap();
+        assert!(matches!(read_limited(&zero, "toy", 5), Err(FileError::NotRegular { .. })));
+        std::fs::write(dir.path().join("a"), b"1").unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("a", &link).unwrap();
+        assert!(open_regular(&link).is_ok());
+        assert!(matches!(open_own(&link), Err(FileError::NotRegular { found: "a link", .. })));
+    }
+}
