@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 
 use crate::files::FileError;
 use crate::files::read_limited;
+use crate::files::read_own;
 use crate::files::write_atomic;
 
 /// A JSON file of ours. The serialised form must carry `"schema": "NAME/VERSION"` ([`Document::schema_id`]).
@@ -31,24 +32,40 @@ pub fn read_json<T: Document>(path: &Path) -> Result<T, FileError> {
 
 /// As [`read_json`], from bytes already in memory; `path` is for messages.
 pub fn parse_json<T: Document>(text: &[u8], path: &Path) -> Result<T, FileError> {
-    #[derive(serde::Deserialize)]
-    struct Head {
-        schema: Option<String>,
-    }
     let json = |source| FileError::Json { path: path.into(), expected: T::NAME, source };
     let wrong = |found: String| FileError::WrongSchema { path: path.into(), expected: T::NAME, found };
     // The schema is read on its own first, so that a newer file is called "too new" and not "bad JSON".
     let head: Head = serde_json::from_slice(text).map_err(json)?;
     let schema = head.schema.ok_or_else(|| wrong("no schema id".into()))?;
-    let version =
-        schema.strip_prefix(T::NAME).and_then(|rest| rest.strip_prefix('/')).and_then(|v| v.parse::<u32>().ok());
-    match version {
+    match version_of::<T>(&schema) {
         None => Err(wrong(format!("schema {schema:?}"))),
         Some(found) if found > T::VERSION => {
             Err(FileError::TooNew { path: path.into(), schema: T::NAME, found, known: T::VERSION })
         }
         Some(_) => serde_json::from_slice(text).map_err(json),
     }
+}
+
+/// Whether `path` is free for a document: nothing is there, or a document of the same kind.
+///
+/// - Errors: a file of another kind, which is not ours to replace
+pub fn check_replaceable<T: Document>(path: &Path) -> Result<(), FileError> {
+    if path.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    let text = read_own(path, T::NAME, T::MAX_BYTES)?;
+    let is_ours = serde_json::from_slice::<Head>(&text).ok().and_then(|head| version_of::<T>(&head.schema?)).is_some();
+    if is_ours { Ok(()) } else { Err(FileError::Foreign { path: path.into(), expected: T::NAME }) }
+}
+
+#[derive(serde::Deserialize)]
+struct Head {
+    schema: Option<String>,
+}
+
+/// The version that a schema id names, if it is of that kind of document.
+fn version_of<T: Document>(schema: &str) -> Option<u32> {
+    schema.strip_prefix(T::NAME)?.strip_prefix('/')?.parse().ok()
 }
 
 /// Writes a document: indented, sorted as declared, one trailing newline, in one step.

@@ -1,12 +1,15 @@
 //! SHA-256 of bytes, files and streams, as lower-case hexadecimal text.
 
+use std::fs::File;
 use std::io::Read;
 use std::io::Write;
 use std::path::Path;
 
 use sha2::Digest;
 
+use crate::files::AtomicFile;
 use crate::files::FileError;
+use crate::files::open_own;
 use crate::files::open_regular;
 
 /// An incremental SHA-256.
@@ -32,17 +35,28 @@ pub fn sha256_bytes(bytes: &[u8]) -> String {
     hash.hex()
 }
 
-/// Digest of a file, read in pieces of 1 MiB.
+/// Digest of a regular file, read in pieces of 1 MiB.
 pub fn sha256_file(path: &Path) -> Result<String, FileError> {
-    let mut file = open_regular(path)?;
-    let mut hash = Sha256::default();
+    Ok(sha256_opened(open_regular(path)?, path)?.0)
+}
+
+/// Digest and size of a file of our own folders, not one behind a link.
+pub fn sha256_own(path: &Path) -> Result<(String, u64), FileError> {
+    sha256_opened(open_own(path)?, path)
+}
+
+fn sha256_opened(mut file: File, path: &Path) -> Result<(String, u64), FileError> {
+    let mut hash = HashingWriter::new(std::io::sink());
     let mut buffer = vec![0u8; 1 << 20];
+    let io = |e| FileError::io("read", path, e);
     loop {
-        match file.read(&mut buffer).map_err(|e| FileError::io("read", path, e))? {
-            0 => return Ok(hash.hex()),
-            n => hash.update(&buffer[..n]),
+        match file.read(&mut buffer).map_err(io)? {
+            0 => break,
+            n => hash.write_all(&buffer[..n]).map_err(io)?,
         }
     }
+    let (_, sha256, bytes) = hash.finish();
+    Ok((sha256, bytes))
 }
 
 /// Hashes and counts everything that passes through to `inner`.
@@ -76,6 +90,16 @@ impl<W: Write> Write for HashingWriter<W> {
     fn flush(&mut self) -> std::io::Result<()> {
         self.inner.flush()
     }
+}
+
+/// Copies a regular file, not one behind a link, and gives the digest and size of what was written.
+pub fn copy_hashed(from: &Path, to: &Path) -> Result<(String, u64), FileError> {
+    let mut source = open_own(from)?;
+    let mut target = HashingWriter::new(AtomicFile::create(to)?);
+    std::io::copy(&mut source, &mut target).map_err(|e| FileError::io("copy", from, e))?;
+    let (file, sha256, bytes) = target.finish();
+    file.commit()?;
+    Ok((sha256, bytes))
 }
 
 #[cfg(test)]

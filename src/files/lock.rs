@@ -6,9 +6,10 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use crate::files::FileError;
+use crate::files::create_dir;
 
 /// Name of the lock's file, in the folder that it protects.
-pub const LOCK_NAME: &str = ".kvscope.lock";
+pub const LOCK_NAME: &str = ".kvscope-lock.tmp";
 
 /// The right to write into a folder, as long as it lives. Other folders of one process may be held at once.
 ///
@@ -16,15 +17,19 @@ pub const LOCK_NAME: &str = ".kvscope.lock";
 #[derive(Debug)]
 pub struct FolderLock {
     path: PathBuf,
+    /// Whether the folder was made for it: it goes again when nothing was put into it.
+    made_folder: bool,
     // Closing it gives the lock back.
     file: File,
 }
 
 impl FolderLock {
-    /// Takes the lock of a folder that exists.
+    /// Takes the lock of a folder, which is made where there is none.
     ///
     /// - Errors: another process (or this one) holds it; the folder cannot be written
     pub fn take(dir: &Path) -> Result<Self, FileError> {
+        let made_folder = !dir.exists();
+        create_dir(dir)?;
         let path = dir.join(LOCK_NAME);
         loop {
             let file = open(&path).map_err(|e| FileError::io("create", &path, e))?;
@@ -35,9 +40,16 @@ impl FolderLock {
             }
             // Its last holder may have removed the file between opening and locking.
             if is_same(&file, &path) {
-                return Ok(Self { path, file });
+                return Ok(Self { path, made_folder, file });
             }
         }
+    }
+
+    /// Gives the folder its final name while nobody else can write to it.
+    pub fn rename_folder(&mut self, from: &Path, to: &Path) -> Result<(), FileError> {
+        std::fs::rename(from, to).map_err(|e| FileError::io("rename into place", to, e))?;
+        self.path = to.join(LOCK_NAME);
+        Ok(())
     }
 }
 
@@ -46,6 +58,10 @@ impl Drop for FolderLock {
         // Removed while it is still held, so that nobody can hold it under this name at the same time.
         if is_same(&self.file, &self.path) {
             let _ = std::fs::remove_file(&self.path);
+        }
+        if let (true, Some(dir)) = (self.made_folder, self.path.parent()) {
+            // Fails where there is something in it.
+            let _ = std::fs::remove_dir(dir);
         }
     }
 }
@@ -91,5 +107,18 @@ mod tests {
         drop(first);
         assert!(!dir.path().join(LOCK_NAME).exists());
         drop(FolderLock::take(dir.path()).unwrap());
+        assert!(dir.path().exists());
+    }
+
+    #[test]
+    fn a_folder_that_was_made_for_nothing_goes_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (empty, used) = (dir.path().join("a/b"), dir.path().join("c"));
+        drop(FolderLock::take(&empty).unwrap());
+        assert!(!empty.exists());
+        let lock = FolderLock::take(&used).unwrap();
+        std::fs::write(used.join("x"), b"x").unwrap();
+        drop(lock);
+        assert!(used.join("x").exists() && !used.join(LOCK_NAME).exists());
     }
 }

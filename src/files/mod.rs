@@ -14,23 +14,28 @@ pub use atomic::AtomicFile;
 pub use atomic::create_dir;
 pub use atomic::write_atomic;
 pub use document::Document;
+pub use document::check_replaceable;
 pub use document::parse_json;
 pub use document::read_json;
 pub use document::write_json;
 pub use hash::HashingWriter;
 pub use hash::Sha256;
+pub use hash::copy_hashed;
 pub use hash::sha256_bytes;
 pub use hash::sha256_file;
+pub use hash::sha256_own;
 pub use identity::InputHash;
 pub use identity::ModelIdentity;
 pub use identity::Provenance;
 pub use identity::TOOL_VERSION;
 pub use lock::FolderLock;
 pub use lock::LOCK_NAME;
+pub use read::append_own;
 pub use read::map_file;
 pub use read::map_opened;
 pub use read::open_own;
 pub use read::open_regular;
+pub use read::read_at;
 pub use read::read_limited;
 pub use read::read_own;
 pub use space::free_bytes;
@@ -93,6 +98,14 @@ pub enum FileError {
         /// What is there.
         found: &'static str,
     },
+    /// A file of another kind stands where one of ours would go.
+    #[error("{} is there already and is not a {expected} file", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Schema name of the file that would go there.
+        expected: &'static str,
+    },
     /// Another process writes to the folder.
     #[error("another kvscope is writing to {}", dir.display())]
     Busy {
@@ -124,6 +137,7 @@ impl FileError {
         match self {
             Self::Io { source, .. } => io_hint(source.kind()),
             Self::TooNew { .. } => Some("update kvscope".into()),
+            Self::Foreign { .. } => Some("choose another folder with --out, or move that file away".into()),
             Self::Busy { .. } => Some("wait for it to end, or choose another folder with --out".into()),
             Self::WrongSchema { .. } | Self::Json { .. } | Self::TooLarge { .. } | Self::NotRegular { .. } => None,
         }

@@ -1,6 +1,7 @@
 //! Reads files that strangers may have made: regular files only, up to a limit, never waiting.
 
 use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::Read;
 use std::path::Path;
 
@@ -20,13 +21,22 @@ pub fn open_own(path: &Path) -> Result<File, FileError> {
     open(path, true)
 }
 
+/// Opens a file of one of our own folders to write behind its end, making it where there is none.
+pub fn append_own(path: &Path) -> Result<File, FileError> {
+    let mut options = File::options();
+    options.append(true).create(true);
+    open_with(&mut options, path, true)
+}
+
 fn open(path: &Path, is_own: bool) -> Result<File, FileError> {
+    open_with(File::options().read(true), path, is_own)
+}
+
+fn open_with(options: &mut OpenOptions, path: &Path, is_own: bool) -> Result<File, FileError> {
     let io = |e| FileError::io("open", path, e);
-    if is_own && path.symlink_metadata().map_err(io)?.is_symlink() {
+    if is_own && path.symlink_metadata().is_ok_and(|found| found.is_symlink()) {
         return Err(FileError::NotRegular { path: path.into(), found: "a link" });
     }
-    let mut options = File::options();
-    options.read(true);
     // Opening a pipe would wait for its writer.
     #[cfg(unix)]
     {
@@ -67,6 +77,27 @@ fn read_opened(file: File, path: &Path, expected: &'static str, limit: u64) -> R
         return Err(FileError::TooLarge { path: path.into(), expected, bytes: n, limit });
     }
     Ok(text)
+}
+
+/// Fills `into` with the bytes of a file from `at` on; threads may share the file.
+pub fn read_at(file: &File, into: &mut [u8], at: u64) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileExt;
+        file.read_exact_at(into, at)
+    }
+    #[cfg(windows)]
+    {
+        use std::os::windows::fs::FileExt;
+        let mut done = 0;
+        while done < into.len() {
+            match file.seek_read(&mut into[done..], at + done as u64)? {
+                0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                n => done += n,
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Maps a regular file for reading.
