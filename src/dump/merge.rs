@@ -11,8 +11,9 @@ use crate::dump::Manifest;
 use crate::dump::SampleEntry;
 use crate::dump::Shard;
 use crate::files::FileError;
-use crate::files::create_dir;
-use crate::files::sha256_file;
+use crate::files::FolderLock;
+use crate::files::LOCK_NAME;
+use crate::files::copy_hashed;
 use crate::files::write_json;
 
 /// Why dumps cannot be joined.
@@ -74,16 +75,6 @@ pub enum MergeError {
         /// Samples that belong there.
         planned: usize,
     },
-    /// A sample's file is not what its manifest says.
-    #[error("{} has SHA-256 {got:.12}… where the manifest says {expected:.12}…", path.display())]
-    Changed {
-        /// The file.
-        path: PathBuf,
-        /// Digest in the manifest.
-        expected: String,
-        /// Digest of the file.
-        got: String,
-    },
 }
 
 impl From<FileError> for MergeError {
@@ -107,15 +98,14 @@ impl MergeError {
                 format!("run the same capture with --shard {number}/{count}, or give its folder too")
             }
             Self::Unfinished { .. } => "run the same capture of that shard with --resume".into(),
-            Self::Changed { .. } => "delete that file and run the same capture of that shard with --resume".into(),
         })
     }
 }
 
 /// Joins all shards of one run, in any order, to a dump in the new folder `out`.
 ///
-/// The result is byte for byte what the run without shards writes. Sample files are hard links where the file system
-/// allows it, else copies; every digest is checked. `out` appears when it is whole, or not at all.
+/// The result is byte for byte what the run without shards writes. Every digest is checked. `out` appears when it is whole, or
+/// not at all.
 ///
 /// - Errors: anything at `out`; dumps that are no shards, of different runs, given twice, missing, unfinished or changed
 pub fn merge(dumps: &[Dump], out: &Path, on_sample: &mut dyn FnMut(&SampleEntry)) -> Result<Manifest, MergeError> {
@@ -125,16 +115,24 @@ pub fn merge(dumps: &[Dump], out: &Path, on_sample: &mut dyn FnMut(&SampleEntry)
     let manifest = joined(dumps)?;
     let name = out.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let temporary = out.with_file_name(format!(".{name}.merge.tmp"));
-    if temporary.exists() {
-        // Of a merge that was killed.
-        std::fs::remove_dir_all(&temporary).map_err(|e| FileError::io("remove", &temporary, e))?;
-    }
-    let made = fill(dumps, &manifest, &temporary, on_sample)
-        .and_then(|()| std::fs::rename(&temporary, out).map_err(|e| FileError::io("rename into place", out, e).into()));
+    let mut lock = FolderLock::take(&temporary)?;
+    let made = clear(&temporary).map_err(MergeError::from).and_then(|()| fill(dumps, &manifest, &temporary, on_sample));
+    let made = made.and_then(|()| Ok(lock.rename_folder(&temporary, out)?));
     if made.is_err() {
         let _ = std::fs::remove_dir_all(&temporary);
     }
     made.map(|()| manifest)
+}
+
+/// Removes what a killed run left in its temporary folder.
+fn clear(dir: &Path) -> Result<(), FileError> {
+    for entry in std::fs::read_dir(dir).map_err(|e| FileError::io("list", dir, e))? {
+        let entry = entry.map_err(|e| FileError::io("list", dir, e))?;
+        if entry.file_name() != LOCK_NAME {
+            std::fs::remove_file(entry.path()).map_err(|e| FileError::io("remove", &entry.path(), e))?;
+        }
+    }
+    Ok(())
 }
 
 /// The manifest of the whole run.
@@ -205,18 +203,12 @@ fn fill(
     dir: &Path,
     on_sample: &mut dyn FnMut(&SampleEntry),
 ) -> Result<(), MergeError> {
-    create_dir(dir)?;
     for dump in dumps {
         for entry in &dump.manifest().samples {
             let (from, to) = (dump.dir().join(&entry.file), dir.join(&entry.file));
-            // The link's target, should the file be a link itself, and only a plain file.
-            let from = from.canonicalize().map_err(|e| FileError::io("open", &from, e))?;
-            if std::fs::hard_link(&from, &to).is_err() {
-                std::fs::copy(&from, &to).map_err(|e| FileError::io("copy", &from, e))?;
-            }
-            let got = sha256_file(&to)?;
-            if got != entry.sha256 {
-                return Err(MergeError::Changed { path: from, expected: entry.sha256.clone(), got });
+            let (sha256, _) = copy_hashed(&from, &to)?;
+            if sha256 != entry.sha256 {
+                return Err(DumpError::Changed { path: from, expected: entry.sha256.clone(), got: sha256 }.into());
             }
             on_sample(entry);
         }

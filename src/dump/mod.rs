@@ -6,10 +6,10 @@ mod check;
 mod manifest;
 mod merge;
 mod reader;
+mod sample;
 mod token_class;
 mod writer;
 
-pub use check::manifest_faults;
 pub use check::sample_faults;
 pub use manifest::Manifest;
 pub use manifest::SampleEntry;
@@ -18,7 +18,7 @@ pub use manifest::State;
 pub use merge::MergeError;
 pub use merge::merge;
 pub use reader::Dump;
-pub use reader::Sample;
+pub use sample::Sample;
 pub use token_class::TokenClass;
 pub use writer::ElementType;
 pub use writer::SampleWriter;
@@ -57,6 +57,38 @@ pub enum DumpError {
         path: PathBuf,
         /// The contradiction, with both values.
         what: String,
+    },
+    /// A file that is not the one that was written.
+    #[error("{} has changed: its SHA-256 is {got:.12}… where the manifest says {expected:.12}…", path.display())]
+    Changed {
+        /// The sample's file.
+        path: PathBuf,
+        /// Digest in the manifest.
+        expected: String,
+        /// Digest of the file.
+        got: String,
+    },
+    /// A number to be written is not finite.
+    #[error("{name} has {value}: {} was not written", path.display())]
+    NotFinite {
+        /// The sample's file.
+        path: PathBuf,
+        /// Tensor name, with the layer.
+        name: String,
+        /// NaN or an infinity.
+        value: f32,
+    },
+    /// A number is too large for the element type that is written.
+    #[error("{name} has {value}, which {element} cannot hold: {} was not written", path.display())]
+    Overflow {
+        /// The sample's file.
+        path: PathBuf,
+        /// Tensor name, with the layer.
+        name: String,
+        /// The number.
+        value: f32,
+        /// The element type.
+        element: &'static str,
     },
     /// A tensor that is needed is not in the file.
     #[error("{} holds no tensor {name}", path.display())]
@@ -98,13 +130,23 @@ impl DumpError {
         match self {
             Self::File(error) => error.hint(),
             Self::NotADump { .. } => Some("give the folder that `kvscope capture` wrote".into()),
-            Self::Damaged { .. } => Some("delete that file and run the same capture again with --resume".into()),
+            Self::Damaged { .. } | Self::Changed { .. } => {
+                Some("delete that file and run the same capture again with --resume".into())
+            }
             Self::MissingTensor { name, .. } => {
                 let state = name.rsplit('.').next().unwrap_or(name);
                 Some(format!("capture again with {state} among --states"))
             }
+            Self::NotFinite { .. } => Some(
+                "the weights are damaged, or the model leaves the range of f32; try another copy of the model".into(),
+            ),
+            Self::Overflow { .. } => Some("capture with --dtype bf16 or --dtype f32".into()),
             Self::MissingHead { .. } => Some("capture again with --heads all, or with that head in the list".into()),
-            Self::Inconsistent { .. } | Self::OutOfTurn { .. } => None,
+            Self::Inconsistent { .. } => Some(
+                "the dump was damaged or changed; `kvscope verify` lists every fault, and a new capture has none"
+                    .into(),
+            ),
+            Self::OutOfTurn { .. } => None,
         }
     }
 }

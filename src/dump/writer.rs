@@ -14,6 +14,7 @@ use crate::dump::DumpError;
 use crate::files::AtomicFile;
 use crate::files::FileError;
 use crate::files::HashingWriter;
+use crate::math::first_not_below;
 use crate::math::narrow_f16;
 
 /// Values that are converted at a time: enough for long writes, little beside a layer.
@@ -40,6 +41,16 @@ impl ElementType {
             Self::F16 | Self::Bf16 => 2,
             Self::F32 => 4,
             Self::I64 => 8,
+        }
+    }
+
+    /// Magnitude from which on a number rounds to infinity.
+    fn limit(self) -> f32 {
+        match self {
+            Self::F16 => 65_520.0,
+            // Half a step above the largest.
+            Self::Bf16 => f32::from_bits(0x7f7f_8000),
+            Self::F32 | Self::I64 => f32::INFINITY,
         }
     }
 
@@ -111,6 +122,8 @@ impl SampleWriter {
     }
 
     /// Writes the next declared tensor from f32 values, converting to its element type.
+    ///
+    /// - Errors: a number that is not finite, before or after
     pub fn write_f32(&mut self, name: &str, values: &[f32]) -> Result<(), DumpError> {
         self.write_f32_parts(name, &[values])
     }
@@ -121,6 +134,9 @@ impl SampleWriter {
         let spec = self.next_spec(name, n_values)?;
         let mut halves = Vec::new();
         for part in parts.iter().flat_map(|part| part.as_ref().chunks(VALUES_AT_ONCE)) {
+            if let Some(at) = first_not_below(part, spec.element.limit()) {
+                return Err(self.unwritable(&spec, part[at]));
+            }
             match spec.element {
                 ElementType::F16 => {
                     halves.resize(part.len(), f16::ZERO);
@@ -136,6 +152,15 @@ impl SampleWriter {
             self.put_buffer()?;
         }
         Ok(())
+    }
+
+    fn unwritable(&self, spec: &TensorSpec, value: f32) -> DumpError {
+        let (path, name) = (self.target.clone(), spec.name.clone());
+        if value.is_finite() {
+            DumpError::Overflow { path, name, value, element: spec.element.safetensors_name() }
+        } else {
+            DumpError::NotFinite { path, name, value }
+        }
     }
 
     /// Writes the next declared tensor, which must be f16, as it is.

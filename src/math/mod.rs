@@ -57,6 +57,7 @@ pub use simd::dot;
 pub use simd::dot_rows;
 pub use simd::exp_shifted_sum;
 pub use simd::f16_to_f32;
+pub use simd::first_not_below;
 pub(crate) use simd::fold;
 pub use simd::max;
 pub use simd::range;

@@ -154,6 +154,21 @@ fn count_lanes(x: &[f32], thresholds: &[f32; THRESHOLDS]) -> [u64; THRESHOLDS] {
     counts
 }
 
+/// Place of the first element whose magnitude is not below `limit`, `None` where all are. NaN is below nothing, so that a
+/// limit of infinity finds what is not finite.
+pub fn first_not_below(x: &[f32], limit: f32) -> Option<usize> {
+    const AT_ONCE: usize = 1024;
+    let is_beyond = |x: &f32| !(x.abs() < limit);
+    let chunks = x.chunks(AT_ONCE).enumerate();
+    let mut found = chunks.filter(|(_, chunk)| !all_below(chunk, limit));
+    found.find_map(|(i, chunk)| Some(i * AT_ONCE + chunk.iter().position(is_beyond)?))
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn all_below(x: &[f32], limit: f32) -> bool {
+    x.iter().fold(true, |all, x| all & (x.abs() < limit))
+}
+
 /// Least and greatest element; +∞ and -∞ of an empty slice.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 pub fn range(x: &[f32]) -> [f32; 2] {
@@ -348,5 +363,21 @@ mod tests {
         assert!((f64::from(sum) / exact - 1.0).abs() < 1e-6);
         assert_eq!(max(&[1.0, 5.0, -2.0]), 5.0);
         assert_eq!(max(&[]), f32::NEG_INFINITY);
+    }
+
+    #[test]
+    fn the_first_number_beyond_a_limit_is_found_wherever_it_stands() {
+        for n in [0, 1, 7, 1024, 1025, 3000] {
+            let mut x = vec![-3.0f32; n];
+            assert_eq!(first_not_below(&x, 3.5), None);
+            assert_eq!(first_not_below(&x, 3.0), (n > 0).then_some(0));
+            for at in [0, 5, 1023, 1024, 2999].into_iter().filter(|at| *at < n) {
+                for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                    x[at] = odd;
+                    assert_eq!(first_not_below(&x, f32::INFINITY), Some(at));
+                }
+                x[at] = -3.0;
+            }
+        }
     }
 }
