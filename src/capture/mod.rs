@@ -47,6 +47,12 @@ pub enum CaptureError {
         /// The folder.
         dir: PathBuf,
     },
+    /// The folder has no manifest, but a file where a sample would go.
+    #[error("{} is there already and is of no dump", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
     /// The dump to resume was made with other settings.
     #[error("{} was captured with another {what}, so it cannot be resumed", dir.display())]
     OtherRun {
@@ -121,6 +127,7 @@ impl CaptureError {
             Self::Dump(error) => error.hint(),
             Self::Sample { source, .. } => source.hint(),
             Self::Exists { .. } => Some("pass --resume to go on with it, or choose another folder with --out".into()),
+            Self::Foreign { .. } => Some("choose another folder with --out, or move that file away".into()),
             Self::OtherRun { .. } => {
                 Some("choose another folder with --out, or repeat the command that began it".into())
             }

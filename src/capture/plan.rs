@@ -121,7 +121,7 @@ pub(super) fn tensor_specs(
     let spec = |name: String, element, shape: &[usize]| TensorSpec { name, element, shape: shape.to_vec() };
     let mut specs = vec![spec("token_ids".into(), ElementType::I64, &[n_tokens])];
     if options.states.contains(&State::Q) {
-        let positions = |layer: &usize| spec(format!("layers.{layer}.q_positions"), ElementType::I64, &[n_queries]);
+        let positions = |layer: &usize| spec(Manifest::query_positions_name(*layer), ElementType::I64, &[n_queries]);
         specs.extend(options.layers.iter().map(positions));
     }
     for layer in &options.layers {
@@ -130,8 +130,8 @@ pub(super) fn tensor_specs(
             match state {
                 State::Q => specs.push(spec(name, options.dtype, &[n_q_heads, n_queries, model.head_dim])),
                 State::Mass => {
-                    specs.push(spec(name.clone(), ElementType::F32, &[n_kv_heads, n_tokens]));
-                    specs.push(spec(format!("{name}_window"), ElementType::F32, &[n_kv_heads, n_tokens]));
+                    let names = [name, Manifest::mass_window_name(*layer)];
+                    specs.extend(names.map(|name| spec(name, ElementType::F32, &[n_kv_heads, n_tokens])));
                 }
                 _ => specs.push(spec(name, options.dtype, &[n_kv_heads, n_tokens, model.head_dim])),
             }

@@ -92,7 +92,7 @@ impl<'a> Recorder<'a> {
         if self.options.states.contains(&State::Q) {
             for layer in &self.options.layers {
                 let positions = query_positions.iter().map(|p| *p as i64);
-                writer.write_i64(&format!("layers.{layer}.q_positions"), positions)?;
+                writer.write_i64(&Manifest::query_positions_name(*layer), positions)?;
             }
         }
         Ok(writer)
@@ -117,7 +117,7 @@ impl<'a> Recorder<'a> {
                 State::Q => writer.write_f32_parts(&name, &buffer.q)?,
                 State::Mass => {
                     writer.write_f32_parts(&name, &kept(options, &buffer.mass))?;
-                    writer.write_f32_parts(&format!("{name}_window"), &kept(options, &buffer.mass_window))?;
+                    writer.write_f32_parts(&Manifest::mass_window_name(layer), &kept(options, &buffer.mass_window))?;
                 }
             }
         }

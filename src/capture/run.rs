@@ -20,11 +20,14 @@ use crate::capture::recorder::Stopped;
 use crate::dump::DumpError;
 use crate::dump::Manifest;
 use crate::dump::SampleEntry;
+use crate::files::Document;
 use crate::files::FileError;
+use crate::files::FolderLock;
 use crate::files::InputHash;
-use crate::files::create_dir;
 use crate::files::free_bytes;
-use crate::files::read_json;
+use crate::files::parse_json;
+use crate::files::read_own;
+use crate::files::sha256_own;
 use crate::files::write_json;
 use crate::model::LogitRows;
 use crate::model::Model;
@@ -33,7 +36,7 @@ use crate::model::ModelError;
 /// Captures `inputs`, rewriting the manifest after every sample.
 ///
 /// With [`Target::resume`], finished samples of an earlier run with the same settings are kept. Setting `stop` ends the
-/// run at the next layer; at most the sample in flight is lost. Whenever the run is killed, what it left is a valid dump
+/// run at the next layer; at most the sample in flight is lost. A sample whose file has changed is captured again. Whenever the run is killed, what it left is a valid dump
 /// that can be resumed, and the resumed dump is byte for byte that of an unbroken run.
 ///
 /// - Errors: a full disk or too low a memory limit, before starting where it can be foreseen; a folder in use; a sample
@@ -63,18 +66,26 @@ pub fn run(
         options.chunk_tokens = fitting_chunk(model, &options, longest, limit)?;
     }
     let dir = target.dir;
-    create_dir(dir)?;
+    let _lock = FolderLock::take(dir)?;
     let path = dir.join("manifest.json");
     let (shard, device) = (target.shard_of(inputs.len()), model.compute().name());
     let mut manifest = new_manifest(model.identity(), inputs, input_hashes, &options, shard, &device);
     // A model of tensors alone can be captured as well.
     manifest.token_classes = model.tokenizer().ok().map(token_classes);
-    if path.exists() {
+    if path.symlink_metadata().is_ok() {
         if !target.resume {
             return Err(CaptureError::Exists { dir: dir.into() });
         }
         manifest.samples = finished_samples(dir, &manifest)?;
         remove_left_over(dir)?;
+    } else if let Some(path) = target
+        .select(inputs)
+        .into_iter()
+        .map(|(index, input)| dir.join(file_name(index, &input.dataset)))
+        .find(|path| path.symlink_metadata().is_ok())
+    {
+        // Without a manifest no file is a sample of ours.
+        return Err(CaptureError::Foreign { path });
     }
     manifest.samples.iter().for_each(&mut *on_sample);
     let mut left = target.select(inputs);
@@ -169,7 +180,8 @@ fn highest(logits: &[f32]) -> u32 {
 
 /// The samples of an earlier run that are whole, if that run had the same settings.
 fn finished_samples(dir: &Path, new: &Manifest) -> Result<Vec<SampleEntry>, CaptureError> {
-    let old: Manifest = read_json(&dir.join("manifest.json"))?;
+    let path = dir.join("manifest.json");
+    let old: Manifest = parse_json(&read_own(&path, Manifest::NAME, Manifest::MAX_BYTES)?, &path)?;
     let other = |what| Err(CaptureError::OtherRun { dir: dir.into(), what });
     if old.provenance.tool != new.provenance.tool {
         return other("version of kvscope");
@@ -186,13 +198,16 @@ fn finished_samples(dir: &Path, new: &Manifest) -> Result<Vec<SampleEntry>, Capt
     if (Manifest { samples: Vec::new(), ..old.clone() }) != *new {
         return other("set of options");
     }
+    let mut whole = Vec::new();
     // A file from a stranger's manifest must not lead out of the folder.
-    let is_ours = |entry: &SampleEntry| entry.file == file_name(entry.index, &entry.dataset);
-    let is_whole = |entry: &SampleEntry| {
-        std::fs::metadata(dir.join(&entry.file)).is_ok_and(|file| file.is_file() && file.len() == entry.bytes)
-    };
-    let mut whole: Vec<SampleEntry> =
-        old.samples.into_iter().filter(|entry| is_ours(entry) && is_whole(entry)).collect();
+    for entry in old.samples.into_iter().filter(|entry| entry.file == file_name(entry.index, &entry.dataset)) {
+        let path = dir.join(&entry.file);
+        match sha256_own(&path) {
+            Ok(found) if found == (entry.sha256.clone(), entry.bytes) => whole.push(entry),
+            Ok(_) => tracing::warn!("{} has changed since it was captured; it is captured again", path.display()),
+            Err(error) => tracing::warn!("{error}; the sample is captured again"),
+        }
+    }
     whole.sort_by_key(|entry| entry.index);
     whole.dedup_by_key(|entry| entry.index);
     Ok(whole)
