@@ -363,17 +363,20 @@ fn manifests_that_claim_too_much_are_refused_before_anything_is_allocated() {
     let dump = four_datasets(dir.path());
     let path = dir.path().join("manifest.json");
     let (options, out) = (AnalyzeOptions::default(), dir.path().join("out"));
-    let mut manifest = dump.manifest().clone();
-    manifest.model.n_kv_heads = 1 << 50;
-    manifest.model.n_q_heads = 1 << 50;
-    write_json(&path, &manifest).unwrap();
-    let error = run(&[Dump::open(dir.path()).unwrap()], &options, &out).unwrap_err();
+    let open = |change: &dyn Fn(&mut Manifest)| {
+        let mut manifest = dump.manifest().clone();
+        change(&mut manifest);
+        write_json(&path, &manifest).unwrap();
+        Dump::open(dir.path())
+    };
+    let refused = |change: &dyn Fn(&mut Manifest)| open(change).unwrap_err().to_string();
+    let error = refused(&|m| (m.model.n_kv_heads, m.model.n_q_heads) = (1 << 50, 1 << 50));
+    assert!(error.contains("no model has 1125899906842624 query heads"), "{error}");
+    let error = refused(&|m| m.samples[1].n_tokens = 0);
+    assert!(error.contains("sample 1 has 0 tokens"), "{error}");
+    let dump = open(&|m| m.model.n_layers = 1 << 50).unwrap();
+    let error = run(&[dump], &options, &out).unwrap_err();
     assert!(matches!(error, AnalyzeError::TooManyHeads { .. }), "{error}");
-    let mut manifest = dump.manifest().clone();
-    manifest.samples[1].n_tokens = 0;
-    write_json(&path, &manifest).unwrap();
-    let error = run(&[Dump::open(dir.path()).unwrap()], &options, &out).unwrap_err();
-    assert!(matches!(error, AnalyzeError::EmptySample { .. }), "{error}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::analyze::Persistence;
 use crate::dump::State;
 use crate::files::Document;
+use crate::files::InputHash;
 use crate::files::ModelIdentity;
 use crate::files::Provenance;
 use crate::math::Interval;
@@ -214,6 +215,9 @@ pub struct MapEntry {
     pub n_tokens: usize,
     /// Levels, each half as wide as the one before, values averaged over 2 x 2.
     pub n_levels: usize,
+    /// SHA-256 of the file; `None` in files of earlier versions.
+    #[serde(default)]
+    pub sha256: Option<String>,
 }
 
 /// The whole analysis.
@@ -257,6 +261,9 @@ pub struct Analysis {
     pub queries: Option<QueryAware>,
     /// Maps that were asked for.
     pub maps: Vec<MapEntry>,
+    /// The table of all figures by sample; `None` in files of earlier versions.
+    #[serde(default)]
+    pub table: Option<InputHash>,
 }
 
 impl Document for Analysis {

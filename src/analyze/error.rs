@@ -72,14 +72,6 @@ pub enum AnalyzeError {
         /// States it does hold.
         found: String,
     },
-    /// A sample has no tokens.
-    #[error("sample {id} of {} has no tokens", path.display())]
-    EmptySample {
-        /// The dump.
-        path: PathBuf,
-        /// The sample's row id.
-        id: String,
-    },
     /// The same captured sample was given twice.
     #[error("sample {id} of {dataset} in {} was already given in {}", path.display(), first.display())]
     Duplicate {

@@ -86,9 +86,9 @@ impl MapFile<'_> {
         for (index, level) in levels.iter().enumerate() {
             writer.write_f16(&format!("level.{index}"), level)?;
         }
-        writer.finish()?;
+        let sha256 = Some(writer.finish()?.0);
         let (dataset, id) = (sample.dataset.clone(), sample.id.clone());
-        Ok(MapEntry { file, dataset, id, state, layer, kv_head, n_tokens, n_levels: levels.len() })
+        Ok(MapEntry { file, dataset, id, state, layer, kv_head, n_tokens, n_levels: levels.len(), sha256 })
     }
 }
 

@@ -3,6 +3,7 @@
 //! One pass over the samples, one head's states in memory per thread. What is kept is a fixed number of counters per
 //! head; sums are taken in a fixed order, so that the numbers do not depend on the thread count.
 
+mod check;
 mod compare;
 mod dataset;
 mod document;
@@ -18,6 +19,7 @@ mod sparsity;
 mod summary;
 mod table;
 
+pub use check::faults;
 pub use compare::ComparedRun;
 pub use compare::Comparison;
 pub use compare::FigureDifference;

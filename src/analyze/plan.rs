@@ -116,9 +116,6 @@ impl RunPlan {
     ) -> Result<(), AnalyzeError> {
         let manifest = dump.manifest();
         for (sample, entry) in manifest.samples.iter().enumerate() {
-            if entry.n_tokens == 0 {
-                return Err(AnalyzeError::EmptySample { path: dump.dir().into(), id: entry.id.clone() });
-            }
             if let Some(first) = seen.insert((&entry.dataset, &entry.id, &entry.sha256), dump.dir()) {
                 return Err(AnalyzeError::Duplicate {
                     dataset: entry.dataset.clone(),

@@ -20,9 +20,13 @@ use crate::analyze::queries::query_aware;
 use crate::analyze::sparsity::OverlapCounters;
 use crate::analyze::sparsity::SIZE_BINS;
 use crate::analyze::table::StatsTable;
+use crate::analyze::table::TABLE_FILE;
 use crate::dump::Dump;
 use crate::files::Document;
+use crate::files::FolderLock;
+use crate::files::InputHash;
 use crate::files::Provenance;
+use crate::files::check_replaceable;
 use crate::files::create_dir;
 use crate::files::write_json;
 use crate::math::bootstrap_mean;
@@ -42,7 +46,8 @@ const MAX_OVERLAP_LAYERS: usize = 512;
 /// - Memory: per thread one head's states, `[T, D]` in f32; about 100 KB of counters per head of one data set; 8 bytes per
 ///   sample and head
 /// - Cost:   O(T·D·lags) per head, state and sample; O(T²·D) per map
-/// - Errors: dumps of different models or layers, dumps without keys and values, damaged files, unusable options
+/// - Errors: dumps of different models or layers, dumps without keys and values, damaged or changed files, unusable options, a
+///   folder that another process writes to or whose `analysis.json` is not one
 pub fn analyze(
     dumps: &[Dump],
     options: &AnalyzeOptions,
@@ -52,11 +57,13 @@ pub fn analyze(
     let reference_eps = options.check()?;
     let plan = RunPlan::new(dumps, options)?;
     let model = dumps[plan.datasets[0].samples[0].0].manifest().model.clone();
-    create_dir(out_dir)?;
+    let _lock = FolderLock::take(out_dir)?;
+    let path = out_dir.join("analysis.json");
+    check_replaceable::<Analysis>(&path)?;
     if !options.maps.is_empty() {
         create_dir(&out_dir.join("maps"))?;
     }
-    let mut table = StatsTable::create(&out_dir.join("stats.parquet"), &model)?;
+    let mut table = StatsTable::create(&out_dir.join(TABLE_FILE), &model)?;
     let n_maps: usize =
         plan.datasets.iter().map(|d| d.samples.len().min(options.map_samples) * options.maps.len()).sum();
     let total = plan.n_samples() + n_maps;
@@ -75,7 +82,8 @@ pub fn analyze(
     for (index, dataset) in plan.datasets.iter().enumerate() {
         let mut run = DatasetRun::new(&plan, dataset, options, reference_eps);
         for sample in &dataset.samples {
-            run.add(&dumps[sample.0].sample(sample.1)?, overlap.as_mut(), &mut table)?;
+            let sample = dumps[sample.0].sample(sample.1)?;
+            sample.verified(|| run.add(&sample, overlap.as_mut(), &mut table))?;
             step();
         }
         kept_fraction.push(bootstrap_mean(&run.kept_fractions, RESAMPLES, options.seed));
@@ -92,7 +100,7 @@ pub fn analyze(
             }
         }
     }
-    table.finish()?;
+    let table = InputHash { name: TABLE_FILE.into(), sha256: table.finish()? };
 
     let heads: Vec<(usize, usize)> = plan.heads().collect();
     let persistence_options = PersistenceOptions {
@@ -127,9 +135,10 @@ pub fn analyze(
         set_overlap,
         queries: query_aware(&errors, options),
         maps,
+        table: Some(table),
     };
     // Last, so that whoever finds it finds the files that it names.
-    write_json(&out_dir.join("analysis.json"), &analysis)?;
+    write_json(&path, &analysis)?;
     Ok(analysis)
 }
 

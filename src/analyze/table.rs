@@ -23,9 +23,12 @@ use crate::analyze::AnalyzeError;
 use crate::dump::SampleEntry;
 use crate::dump::State;
 use crate::files::AtomicFile;
+use crate::files::HashingWriter;
 use crate::files::ModelIdentity;
 use crate::files::TOOL_VERSION;
 
+/// Name of the table in the analysis' folder.
+pub(crate) const TABLE_FILE: &str = "stats.parquet";
 /// Rows of a row group, which is what is held in memory.
 const GROUP_ROWS: usize = 1 << 17;
 
@@ -82,7 +85,7 @@ struct Columns {
 /// An open table; it appears under its name at the end.
 pub(crate) struct StatsTable {
     path: PathBuf,
-    writer: SerializedFileWriter<AtomicFile>,
+    writer: SerializedFileWriter<HashingWriter<AtomicFile>>,
     columns: Columns,
 }
 
@@ -101,7 +104,7 @@ impl StatsTable {
             .set_key_value_metadata(Some(notes))
             .build();
         let schema = Arc::new(parse_message_type(SCHEMA).map_err(fault)?);
-        let file = AtomicFile::create(path)?;
+        let file = HashingWriter::new(AtomicFile::create(path)?);
         let writer = SerializedFileWriter::new(file, schema, Arc::new(properties)).map_err(fault)?;
         Ok(Self { path: path.into(), writer, columns: Columns::default() })
     }
@@ -114,11 +117,14 @@ impl StatsTable {
         self.flush()
     }
 
-    pub(crate) fn finish(mut self) -> Result<(), AnalyzeError> {
+    /// Puts the table under its name; its digest.
+    pub(crate) fn finish(mut self) -> Result<String, AnalyzeError> {
         self.flush()?;
         let path = self.path;
         let file = self.writer.into_inner().map_err(|source| AnalyzeError::Table { path, source })?;
-        Ok(file.commit()?)
+        let (file, sha256, _) = file.finish();
+        file.commit()?;
+        Ok(sha256)
     }
 
     fn flush(&mut self) -> Result<(), AnalyzeError> {
@@ -156,7 +162,7 @@ impl Columns {
         self.value_levels.push(i16::from(row.value.is_some()));
     }
 
-    fn write(&self, writer: &mut SerializedFileWriter<AtomicFile>) -> Result<(), ParquetError> {
+    fn write(&self, writer: &mut SerializedFileWriter<HashingWriter<AtomicFile>>) -> Result<(), ParquetError> {
         let mut group = writer.next_row_group()?;
         column::<ByteArrayType>(&mut group, &self.dataset, None)?;
         column::<ByteArrayType>(&mut group, &self.sample, None)?;
@@ -175,7 +181,7 @@ impl Columns {
 
 /// Writes the next column of the schema; `levels` are 1 where a value is present.
 fn column<T: DataType>(
-    group: &mut SerializedRowGroupWriter<'_, AtomicFile>,
+    group: &mut SerializedRowGroupWriter<'_, HashingWriter<AtomicFile>>,
     values: &[T::T],
     levels: Option<&[i16]>,
 ) -> Result<(), ParquetError> {

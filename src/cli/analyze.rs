@@ -21,7 +21,7 @@ use crate::cli::output::emit_json;
 use crate::cli::output::note;
 use crate::dump::Dump;
 use crate::dump::State;
-use crate::files::create_dir;
+use crate::files::FolderLock;
 use crate::files::write_json;
 use crate::merge::Shares;
 
@@ -136,9 +136,8 @@ fn run_compare(a: &Path, b: &Path, args: &Args, common: &Common) -> anyhow::Resu
     let comparison = analyze::compare(a, b, args.seed)?;
     let name = format!("{}-against-{}", run_name(a), run_name(b));
     let path = out_dir(args.out.as_ref(), "reports", &name).join("comparison.json");
-    if let Some(dir) = path.parent() {
-        create_dir(dir)?;
-    }
+    let dir = path.parent().unwrap_or(Path::new(""));
+    let _lock = FolderLock::take(dir)?;
     write_json(&path, &comparison)?;
     if common.json {
         emit_json(&json!({

@@ -1,17 +1,16 @@
 //! Reads one level of a similarity map's file.
 
-use std::fs::File;
 use std::path::Component;
 use std::path::Path;
 use std::path::PathBuf;
 
 use half::f16;
-use memmap2::Mmap;
 use safetensors::Dtype;
 use safetensors::SafeTensors;
 
 use crate::analyze::MapEntry;
-use crate::files::FileError;
+use crate::files::map_opened;
+use crate::files::open_own;
 use crate::report::ReportError;
 
 /// Longest side of a level that is read into memory.
@@ -46,9 +45,7 @@ pub(super) fn read(dir: &Path, entry: &MapEntry, side: usize) -> Result<Level, R
     if n > MAX_SIDE {
         return Err(fault(format!("its coarsest level has {n} cells a side; at most {MAX_SIDE} can be read")));
     }
-    let file = File::open(&path).map_err(|e| FileError::io("open", &path, e))?;
-    #[expect(unsafe_code, reason = "mapping a file; finished maps are replaced by renaming, never written in place")]
-    let bytes = unsafe { Mmap::map(&file) }.map_err(|e| FileError::io("map", &path, e))?;
+    let bytes = map_opened(&open_own(&path)?, &path)?;
     let tensors = SafeTensors::deserialize(&bytes).map_err(|e| fault(format!("not a valid map: {e}")))?;
     let name = format!("level.{level}");
     let tensor = tensors.tensor(&name).map_err(|_| fault(format!("holds no tensor {name}")))?;
@@ -71,7 +68,8 @@ mod tests {
 
     fn entry(file: &str, n_tokens: usize, n_levels: usize) -> MapEntry {
         let (dataset, id) = ("d".into(), "1".into());
-        MapEntry { file: file.into(), dataset, id, state: State::K, layer: 0, kv_head: 0, n_tokens, n_levels }
+        let (state, layer, kv_head, sha256) = (State::K, 0, 0, None);
+        MapEntry { file: file.into(), dataset, id, state, layer, kv_head, n_tokens, n_levels, sha256 }
     }
 
     fn write(dir: &Path, levels: &[&[f32]]) {

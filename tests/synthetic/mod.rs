@@ -257,6 +257,7 @@ pub fn analysis(n_layers: usize, n_heads: usize, names: &[&str]) -> Analysis {
         }
     }
     Analysis {
+        table: None,
         schema: Analysis::schema_id(),
         provenance: provenance("analyze"),
         model: model("SmolLM2-135M", n_layers, n_heads),
@@ -393,6 +394,7 @@ pub fn add_map(analysis: &mut Analysis, dir: &Path, n: usize, (layer, kv_head): 
         kv_head,
         n_tokens: n,
         n_levels: data.len(),
+        sha256: None,
     });
 }
 
