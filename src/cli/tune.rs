@@ -21,7 +21,9 @@ use crate::cli::output::note;
 use crate::cli::validate::ValidateArgs;
 use crate::cli::validate::validate;
 use crate::dump::Dump;
+use crate::files::FolderLock;
 use crate::files::InputHash;
+use crate::files::check_replaceable;
 use crate::files::create_dir;
 use crate::files::read_json;
 use crate::files::sha256_file;
@@ -92,19 +94,23 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     let options = options(args)?;
-    let (dir, mut tuned) = match &args.from {
+    // Taken before the work, so that it is not lost to a folder in use.
+    let (dir, _lock, mut tuned) = match &args.from {
         Some(path) => {
             let profile: Profile = read_json(path)?;
             profile.check()?;
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let source = InputHash { name, sha256: sha256_file(path)? };
-            let beside = path.parent().unwrap_or(Path::new(".")).to_path_buf();
-            (args.out.clone().unwrap_or(beside), tune::resolve(&profile, source, &options)?)
+            let beside = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let dir = args.out.clone().unwrap_or_else(|| beside.to_path_buf());
+            let lock = FolderLock::take(&dir)?;
+            (dir, lock, tune::resolve(&profile, source, &options)?)
         }
         None => {
             let dumps = args.dumps.iter().map(|dir| Dump::open(dir)).collect::<Result<Vec<_>, _>>()?;
             let dir = out_dir(args.out.as_ref(), "reports", &run_name(&args.dumps[0]));
-            (dir, tuned(&dumps, &options, common)?)
+            let lock = FolderLock::take(&dir)?;
+            (dir, lock, tuned(&dumps, &options, common)?)
         }
     };
     validate(&args.validate, &args.device, &mut tuned, common)?;
@@ -178,6 +184,7 @@ pub(crate) fn write(profile: &Profile, dir: &Path, name_budget: bool) -> anyhow:
     create_dir(dir)?;
     let suffix = if name_budget { format!("-{}", profile.target_kept_fraction) } else { String::new() };
     let path = dir.join(format!("{}{suffix}.profile.json", slug(&profile.model.name)));
+    check_replaceable::<Profile>(&path)?;
     write_json(&path, profile)?;
     Ok(path)
 }

@@ -20,11 +20,11 @@ use crate::profile::Tried;
 use crate::profile::UsedSample;
 use crate::tune::TuneOptions;
 use crate::tune::Tuned;
-use crate::tune::cost::layer_error;
+use crate::tune::cost::Checked;
+use crate::tune::cost::EpsMeans;
 use crate::tune::curves::Choice;
 use crate::tune::curves::Curves;
 use crate::tune::curves::UNITS;
-use crate::tune::measure::Measured;
 use crate::tune::run::Solution;
 use crate::tune::words;
 
@@ -43,10 +43,12 @@ pub(super) struct Evidence<'a> {
     pub calibration: Vec<usize>,
     /// The others.
     pub held_out: Vec<usize>,
-    /// Sizes x settings on the calibration samples.
-    pub measured: Vec<Measured>,
     /// Of all samples, for every budget: each solution and its control, then every setting at equal sizes.
-    pub checked: Vec<Measured>,
+    pub checked: Vec<Checked>,
+    /// Sizes x settings on the calibration samples.
+    pub eps_of_grid: EpsMeans,
+    /// What was checked, on the calibration samples.
+    pub eps_of_checks: EpsMeans,
     /// Whether each setting folds anything.
     pub merging: Vec<bool>,
 }
@@ -127,7 +129,7 @@ impl Evidence<'_> {
 
     /// Errors of a trial on samples; `None` when one of them has none.
     fn errors(&self, samples: &[usize], trial: usize) -> Option<Vec<f64>> {
-        samples.iter().map(|s| layer_error(&self.checked[*s], trial, self.model.n_kv_heads)).collect()
+        samples.iter().map(|s| self.checked[*s].errors[trial]).collect()
     }
 
     /// Error of one trial less another's, over samples.
@@ -150,10 +152,6 @@ impl Evidence<'_> {
     }
 
     fn heads(&self, curves: &Curves, solution: &Solution, trial: usize) -> Vec<HeadProfile> {
-        let mean = |values: Vec<f32>| -> Option<f32> {
-            let known: Vec<f64> = values.into_iter().filter(|x| !x.is_nan()).map(f64::from).collect();
-            crate::math::mean(&known).map(|mean| mean as f32)
-        };
         let n_settings = self.options.settings.len();
         let choices = solution.choices.iter().enumerate();
         choices
@@ -162,7 +160,7 @@ impl Evidence<'_> {
                 kv_head: head % self.model.n_kv_heads,
                 setting: choice.setting,
                 kept_fraction: choice.share(),
-                eps: mean(self.calibration.iter().map(|s| self.checked[*s].eps[head][trial]).collect()),
+                eps: self.eps_of_checks.mean(head, trial),
                 curve: curves
                     .sizes
                     .iter()
@@ -170,7 +168,7 @@ impl Evidence<'_> {
                     .map(|(i, size)| CurvePoint {
                         kept_fraction: *size as f64 / UNITS as f64,
                         errors: curves.costs[head][i].iter().map(|cost| cost.map(|cost| cost as f32)).collect(),
-                        eps: mean(self.measured.iter().map(|s| s.eps[head][i * n_settings + choice.setting]).collect()),
+                        eps: self.eps_of_grid.mean(head, i * n_settings + choice.setting),
                     })
                     .collect(),
             })

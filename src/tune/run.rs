@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::dump::Dump;
 use crate::dump::DumpError;
 use crate::dump::Sample;
+use crate::dump::SampleEntry;
 use crate::files::ModelIdentity;
 use crate::merge::Refit;
 use crate::policy;
@@ -13,11 +14,13 @@ use crate::profile::Profile;
 use crate::tune::Measure;
 use crate::tune::SEARCHES;
 use crate::tune::TuneError;
+use crate::tune::cost::Checked;
+use crate::tune::cost::CostSums;
+use crate::tune::cost::EpsMeans;
 use crate::tune::cost::curves;
 use crate::tune::curves::Choice;
 use crate::tune::curves::Curves;
 use crate::tune::curves::UNITS;
-use crate::tune::measure::Measured;
 use crate::tune::measure::Trial;
 use crate::tune::measure::measure;
 use crate::tune::measure::prompt_end;
@@ -109,6 +112,23 @@ impl Tuned {
     }
 }
 
+/// Where a sample is. Opened when it is read, so that a run of many has few files open.
+#[derive(Clone, Copy, Debug)]
+struct Place<'a> {
+    dump: &'a Dump,
+    index: usize,
+}
+
+impl<'a> Place<'a> {
+    fn open(&self) -> Result<Sample<'a>, DumpError> {
+        self.dump.sample(self.index)
+    }
+
+    fn entry(&self) -> &'a SampleEntry {
+        &self.dump.manifest().samples[self.index]
+    }
+}
+
 /// A search's solution.
 #[derive(Clone, Debug)]
 pub(super) struct Solution {
@@ -124,6 +144,7 @@ pub(super) struct Solution {
 /// halves. Held-out samples are measured at what was chosen, and nothing else.
 ///
 /// - Cost: samples x heads x settings x sizes, each O(late queries · slots · D)
+/// - Memory: one head's states a thread; sums by head, setting and size; of a sample a few numbers for each setting
 /// - Errors: dumps of different models, missing states or layers, a budget or share out of range, a faulty setting
 pub fn tune(
     dumps: &[Dump],
@@ -132,21 +153,21 @@ pub fn tune(
 ) -> Result<Vec<Tuned>, TuneError> {
     let model = check(dumps, options)?;
     let settings = parse_settings(&options.settings)?;
-    let samples: Vec<(&Dump, Sample<'_>)> = dumps
+    let samples: Vec<Place<'_>> = dumps
         .iter()
-        .flat_map(|dump| (0..dump.manifest().samples.len()).map(move |i| Ok((dump, dump.sample(i)?))))
-        .collect::<Result<_, DumpError>>()?;
+        .flat_map(|dump| (0..dump.manifest().samples.len()).map(move |index| Place { dump, index }))
+        .collect();
     if samples.is_empty() {
         return Err(TuneError::NoSamples);
     }
     let ends = samples
         .iter()
-        .map(|(_, sample)| prompt_end(sample, 0, options.n_late))
+        .map(|place| prompt_end(&place.open()?, 0, options.n_late))
         .collect::<Result<Vec<usize>, TuneError>>()?;
     for (setting, policy) in options.settings.iter().zip(&settings) {
         check_window(setting, policy.as_ref(), &samples, &ends)?;
     }
-    let names: Vec<&str> = samples.iter().map(|(_, sample)| sample.entry().dataset.as_str()).collect();
+    let names: Vec<&str> = samples.iter().map(|place| place.entry().dataset.as_str()).collect();
     let (calibration, held_out) = split(&names, options.hold_out, options.seed);
     let n_steps = calibration.len() + samples.len();
 
@@ -155,19 +176,19 @@ pub fn tune(
         .iter()
         .flat_map(|size| settings.iter().map(move |policy| (policy.as_ref(), *size as f64 / UNITS as f64)))
         .collect();
-    let mut measured: Vec<Measured> = Vec::with_capacity(calibration.len());
-    for (done, sample) in calibration.iter().enumerate() {
-        let (dump, sample, end) = (samples[*sample].0, &samples[*sample].1, ends[*sample]);
-        measured.push(measure(dump, sample, end, &|_| grid.clone())?);
+    // Every other sample, so that a search can be solved on one half and paid for on the other.
+    let mut halves = [(); 2].map(|()| CostSums::new(options.measure, model.n_kv_heads));
+    let mut eps_of_grid = EpsMeans::default();
+    for (done, at) in calibration.iter().enumerate() {
+        let sample = samples[*at].open()?;
+        let measured = sample.verified(|| measure(samples[*at].dump, &sample, ends[*at], &|_| grid.clone()))?;
+        halves[done % 2].add(&measured);
+        eps_of_grid.add(&measured);
         progress(done + 1, n_steps);
     }
-    let curves_of = |chosen: &[&Measured]| curves(chosen, &model, &sizes, settings.len(), options.measure);
-    let all: Vec<&Measured> = measured.iter().collect();
-    let whole = curves_of(&all);
-    let folds = (all.len() >= FEWEST_TO_VALIDATE).then(|| {
-        let fold = |which: usize| all.iter().copied().skip(which).step_by(2).collect::<Vec<&Measured>>();
-        [curves_of(&fold(0)), curves_of(&fold(1))]
-    });
+    let curves_of = |parts: &[&CostSums]| curves(parts, &sizes, settings.len());
+    let whole = curves_of(&halves.each_ref());
+    let folds = (calibration.len() >= FEWEST_TO_VALIDATE).then(|| halves.each_ref().map(|half| curves_of(&[half])));
     let searches: Vec<&SearchEntry> =
         SEARCHES.iter().filter(|entry| options.search.as_ref().is_none_or(|name| entry.name == name)).collect();
     let weights = options.unit.weights(&model, &settings, options.refit);
@@ -201,15 +222,36 @@ pub fn tune(
         }
         trials
     };
-    let mut checked: Vec<Measured> = Vec::with_capacity(samples.len());
-    for (i, (dump, sample)) in samples.iter().enumerate() {
-        checked.push(measure(dump, sample, ends[i], &checks)?);
+    let mut checked: Vec<Checked> = Vec::with_capacity(samples.len());
+    let mut eps_of_checks = EpsMeans::default();
+    for (i, place) in samples.iter().enumerate() {
+        let sample = place.open()?;
+        let work = || measure(place.dump, &sample, ends[i], &checks);
+        let measured = if calibration.contains(&i) {
+            // Verified above.
+            let measured = work()?;
+            eps_of_checks.add(&measured);
+            measured
+        } else {
+            sample.verified(work)?
+        };
+        checked.push(Checked::of(measured, model.n_kv_heads));
         progress(calibration.len() + i + 1, n_steps);
     }
-    let entries = samples.iter().map(|(_, sample)| sample.entry()).collect();
+    let entries = samples.iter().map(Place::entry).collect();
     let merging = controls.iter().map(Option::is_some).collect();
-    let evidence =
-        Evidence { dumps, options, model: &model, entries, calibration, held_out, measured, checked, merging };
+    let evidence = Evidence {
+        dumps,
+        options,
+        model: &model,
+        entries,
+        calibration,
+        held_out,
+        checked,
+        eps_of_grid,
+        eps_of_checks,
+        merging,
+    };
     Ok(evidence.profiles(&whole, &solved))
 }
 
@@ -284,17 +326,12 @@ fn parse_setting(setting: &str) -> Result<Box<dyn Policy>, TuneError> {
 }
 
 /// A window of queries counts only where it ends with the compressed part.
-fn check_window(
-    setting: &str,
-    policy: &dyn Policy,
-    samples: &[(&Dump, Sample<'_>)],
-    ends: &[usize],
-) -> Result<(), TuneError> {
+fn check_window(setting: &str, policy: &dyn Policy, samples: &[Place<'_>], ends: &[usize]) -> Result<(), TuneError> {
     let Some(needed) = policy.needs().mass_window else { return Ok(()) };
     let fits = samples
         .iter()
         .zip(ends)
-        .all(|((dump, sample), end)| dump.manifest().window_tokens == needed && sample.entry().n_prompt_tokens == *end);
+        .all(|(place, end)| place.dump.manifest().window_tokens == needed && place.entry().n_prompt_tokens == *end);
     if fits { Ok(()) } else { Err(TuneError::Window { setting: setting.into(), needed }) }
 }
 
