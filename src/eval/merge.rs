@@ -10,9 +10,9 @@ use crate::eval::document::FILE;
 use crate::eval::predictions;
 use crate::eval::row;
 use crate::eval::row::Row;
-use crate::files::create_dir;
+use crate::files::FolderLock;
+use crate::files::check_replaceable;
 use crate::files::read_json;
-use crate::files::write_atomic;
 use crate::files::write_json;
 
 /// Joins the folders of all shards of one run into `out`, which then is what one run would have written.
@@ -46,12 +46,9 @@ pub fn merge(dirs: &[PathBuf], out: &Path) -> Result<Evaluation, EvalError> {
             }
         }
     }
-    create_dir(out)?;
-    let mut text = Vec::new();
-    for row in &ordered {
-        text.extend(row::line(row)?);
-    }
-    write_atomic(&out.join(row::ROWS_FILE), &text)?;
+    let _lock = FolderLock::take(out)?;
+    check_replaceable::<Evaluation>(&out.join(FILE))?;
+    row::write_all(&out.join(row::ROWS_FILE), &ordered)?;
     predictions::write(out, &ordered)?;
     evaluation.summarise(&ordered);
     write_json(&out.join(FILE), &evaluation)?;

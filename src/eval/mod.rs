@@ -41,6 +41,7 @@ pub use plant::NeedleGrid;
 pub use plant::plant;
 pub use row::ROWS_FILE;
 pub use row::Row;
+pub use row::faults;
 pub use run::Target;
 pub use run::measure;
 pub use run::run;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::collections::HashSet;
 use std::fs::File;
-use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
@@ -12,7 +11,14 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::eval::EvalError;
+use crate::eval::document::Evaluation;
+use crate::eval::document::FILE;
 use crate::files::FileError;
+use crate::files::append_own;
+use crate::files::read_json;
+use crate::files::read_own;
+use crate::files::sha256_bytes;
+use crate::files::write_atomic;
 use crate::merge::Counters;
 
 /// Name of the rows' file within a run's folder.
@@ -74,6 +80,11 @@ impl Row {
     }
 }
 
+/// Largest rows' file that is read.
+const MAX_BYTES: u64 = 1 << 32;
+/// Hexadecimal digits of a row's digest: enough to notice a change that nobody made on purpose.
+const DIGEST_DIGITS: usize = 16;
+
 /// The rows of a folder, open for more.
 #[derive(Debug)]
 pub struct RowFile {
@@ -84,14 +95,13 @@ pub struct RowFile {
 impl RowFile {
     /// Opens or makes the file and reads what is there; a line that a killed run left unfinished is cut off.
     ///
-    /// - Errors: a line that is no row, a row that is there twice
+    /// - Errors: a line that is no row or was changed, a row that is there twice, a link in the file's place
     pub fn open(dir: &Path) -> Result<(Self, Vec<Row>), EvalError> {
         let path = dir.join(ROWS_FILE);
-        let io = |e| FileError::io("read", &path, e);
-        let text = if path.exists() { std::fs::read(&path).map_err(io)? } else { Vec::new() };
+        let text = if path.symlink_metadata().is_ok() { read_text(&path)? } else { Vec::new() };
         let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let rows = parse(&text[..whole], &path)?;
-        let file = OpenOptions::new().append(true).create(true).open(&path).map_err(io)?;
+        let file = append_own(&path)?;
         if whole < text.len() {
             file.set_len(whole as u64).map_err(|e| FileError::io("shorten", &path, e))?;
         }
@@ -104,20 +114,67 @@ impl RowFile {
         self.file.write_all(&line(row)?).map_err(io)?;
         Ok(self.file.sync_data().map_err(io)?)
     }
+
+    /// Writes all rows anew, in this order.
+    pub fn replace(self, rows: &[Row]) -> Result<(), EvalError> {
+        write_all(&self.path, rows)
+    }
 }
 
-/// A row as its file has it, line break included.
-pub(super) fn line(row: &Row) -> Result<Vec<u8>, EvalError> {
+/// Writes a file of rows in one step.
+pub(super) fn write_all(path: &Path, rows: &[Row]) -> Result<(), EvalError> {
+    let text = rows.iter().map(line).collect::<Result<Vec<_>, _>>()?.concat();
+    Ok(write_atomic(path, &text)?)
+}
+
+/// What a row's line has beside the row.
+#[derive(Deserialize)]
+struct Seal {
+    #[serde(default)]
+    digest: String,
+}
+
+/// A row as its file has it: the row, the digest of its text, a line break.
+fn line(row: &Row) -> Result<Vec<u8>, EvalError> {
     let mut line = serde_json::to_vec(row).map_err(|e| EvalError::Damaged(format!("a row cannot be written: {e}")))?;
-    line.push(b'\n');
+    let digest = digest(&line);
+    // Of the closing brace.
+    line.pop();
+    line.extend_from_slice(format!(",\"digest\":\"{digest}\"}}\n").as_bytes());
     Ok(line)
+}
+
+/// Digest of a row's text.
+fn digest(text: &[u8]) -> String {
+    sha256_bytes(text)[..DIGEST_DIGITS].to_string()
 }
 
 /// Rows of a folder that is not being written.
 pub(super) fn read(dir: &Path) -> Result<Vec<Row>, EvalError> {
     let path = dir.join(ROWS_FILE);
-    let text = std::fs::read(&path).map_err(|e| FileError::io("read", &path, e))?;
-    parse(&text, &path)
+    parse(&read_text(&path)?, &path)
+}
+
+/// Faults of an evaluation's folder, each in words; empty when there is none: rows that were changed, that are there twice or
+/// are not of the run, and a document that says another number of them.
+pub fn faults(dir: &Path) -> Vec<String> {
+    let found = || -> Result<Option<String>, EvalError> {
+        let evaluation: Evaluation = read_json(&dir.join(FILE))?;
+        let rows = read(dir)?;
+        let planned: HashSet<_> = evaluation.planned_keys().into_iter().collect();
+        if let Some(row) = rows.iter().find(|row| !planned.contains(&row.key())) {
+            return Ok(Some(format!("the row {} of {} for {} is not of this run", row.id, row.dataset, row.policy)));
+        }
+        let (told, found) = (evaluation.rows, rows.len());
+        // 0 where a run was killed before it summed up.
+        Ok((told != found && told != 0)
+            .then(|| format!("the summary stands on {told} rows, of which {found} are there")))
+    };
+    found().unwrap_or_else(|error| Some(error.to_string())).into_iter().collect()
+}
+
+fn read_text(path: &Path) -> Result<Vec<u8>, EvalError> {
+    Ok(read_own(path, "rows of an evaluation", MAX_BYTES)?)
 }
 
 fn parse(text: &[u8], path: &Path) -> Result<Vec<Row>, EvalError> {
@@ -126,6 +183,13 @@ fn parse(text: &[u8], path: &Path) -> Result<Vec<Row>, EvalError> {
     let (mut rows, mut keys) = (Vec::<Row>::new(), HashSet::new());
     for (i, line) in text.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
         let row: Row = serde_json::from_slice(line).map_err(|e| damaged(i, e.to_string()))?;
+        let Seal { digest: written } = serde_json::from_slice(line).map_err(|e| damaged(i, e.to_string()))?;
+        // The same row gives the same text.
+        let text = serde_json::to_vec(&row).map_err(|e| damaged(i, e.to_string()))?;
+        if written != digest(&text) {
+            let (id, dataset, policy) = (&row.id, &row.dataset, &row.policy);
+            return Err(damaged(i, format!("the row {id} of {dataset} for {policy} was changed after it was written")));
+        }
         if !keys.insert(row.key()) {
             return Err(damaged(i, format!("the row {} of {} for {} is there twice", row.id, row.dataset, row.policy)));
         }
@@ -179,5 +243,20 @@ pub(super) mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), text);
         file.append(&b).unwrap();
         assert!(matches!(RowFile::open(dir.path()), Err(EvalError::Damaged(_))));
+    }
+
+    #[test]
+    fn a_changed_number_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut file, _) = RowFile::open(dir.path()).unwrap();
+        file.append(&row("d", "1", "h2o", Some(0.5), ("kl", 0.25))).unwrap();
+        let path = dir.path().join(ROWS_FILE);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(read(dir.path()).unwrap().len(), 1);
+        for (from, to) in [("0.25", "0.125"), ("\"digest\"", "\"digests\""), ("\"h2o\"", "\"snapkv\"")] {
+            std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
+            let error = read(dir.path()).unwrap_err().to_string();
+            assert!(error.contains("line 1") && error.contains("was changed"), "{error}");
+        }
     }
 }

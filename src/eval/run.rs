@@ -1,5 +1,6 @@
 //! The runner: one prefill a text, one row a policy and budget.
 
+use std::collections::HashMap;
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -16,8 +17,10 @@ use crate::eval::item::Work;
 use crate::eval::predictions;
 use crate::eval::row::Row;
 use crate::eval::row::RowFile;
-use crate::files::create_dir;
-use crate::files::read_json;
+use crate::files::Document;
+use crate::files::FolderLock;
+use crate::files::parse_json;
+use crate::files::read_own;
 use crate::files::write_json;
 use crate::model::Model;
 use crate::runtime::CacheType;
@@ -57,17 +60,23 @@ pub fn run(
 ) -> Result<Evaluation, EvalError> {
     let cache_type = plan.cache_type;
     let mut evaluation = Evaluation::new(plan, target.shard)?;
-    create_dir(target.dir)?;
+    let _lock = FolderLock::take(target.dir)?;
     let path = target.dir.join(crate::eval::document::FILE);
-    if path.exists() {
-        if !target.resume {
-            return Err(EvalError::Exists { dir: target.dir.into() });
-        }
-        evaluation.check_same_run(&read_json(&path)?, target.dir)?;
+    let is_begun = path.symlink_metadata().is_ok();
+    let exists = || Err(EvalError::Exists { dir: target.dir.into() });
+    if is_begun && !target.resume {
+        return exists();
+    }
+    if is_begun {
+        let text = read_own(&path, Evaluation::NAME, Evaluation::MAX_BYTES)?;
+        evaluation.check_same_run(&parse_json(&text, &path)?, target.dir)?;
     }
     let (mut file, mut rows) = RowFile::open(target.dir)?;
-    let planned: HashSet<_> = evaluation.planned_keys().into_iter().collect();
-    if let Some(row) = rows.iter().find(|row| !planned.contains(&row.key())) {
+    if !rows.is_empty() && !target.resume {
+        return exists();
+    }
+    let place: HashMap<_, usize> = evaluation.planned_keys().into_iter().zip(0..).collect();
+    if let Some(row) = rows.iter().find(|row| !place.contains_key(&row.key())) {
         return Err(EvalError::Damaged(format!(
             "row {} of {} for {} is not of this run",
             row.id, row.dataset, row.policy
@@ -94,6 +103,11 @@ pub fn run(
             done.insert(row.key());
             rows.push(row);
         }
+    }
+    // A row that somebody took away was made last.
+    if !interrupted && !rows.is_sorted_by_key(|row| place.get(&row.key())) {
+        rows.sort_by_key(|row| place.get(&row.key()).copied());
+        file.replace(&rows)?;
     }
     evaluation.summarise(&rows);
     write_json(&path, &evaluation)?;
