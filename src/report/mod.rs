@@ -30,6 +30,7 @@ use std::path::PathBuf;
 use crate::analyze::Analysis;
 use crate::eval::Evaluation;
 use crate::files::FileError;
+use crate::files::FolderLock;
 use crate::files::create_dir;
 use crate::files::write_atomic;
 use crate::profile::Profile;
@@ -140,6 +141,7 @@ pub fn write(
     progress: &mut dyn FnMut(&str),
 ) -> Result<Written, ReportError> {
     check(input)?;
+    let _locks = locks(figures_dir, html_path)?;
     let (drawn, mut written) = draw(choose(FIGURES, only)?, input, figures_dir, only.is_some(), progress)?;
     progress("report");
     let html = page::render(input, &drawn, &written.skipped)?;
@@ -156,6 +158,7 @@ pub fn write_evaluation(
     only: Option<&[String]>,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Written, ReportError> {
+    let _locks = locks(figures_dir, html_path)?;
     let (drawn, mut written) = draw(choose(EVAL_FIGURES, only)?, evaluation, figures_dir, only.is_some(), progress)?;
     progress("report");
     let html = page::render_evaluation(evaluation, &drawn, &written.skipped)?;
@@ -164,10 +167,19 @@ pub fn write_evaluation(
     Ok(written)
 }
 
-fn write_page(written: &mut Written, path: &Path, html: &str, shows: String) -> Result<(), ReportError> {
-    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-        create_dir(parent)?;
+/// The right to write into the figures' folder and into the page's, which may be the same.
+fn locks(figures_dir: &Path, html_path: &Path) -> Result<Vec<FolderLock>, ReportError> {
+    let beside = html_path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for dir in [figures_dir, beside] {
+        create_dir(dir)?;
     }
+    let whole = |dir: &Path| dir.canonicalize().map_err(|e| FileError::io("open", dir, e));
+    let mut dirs = vec![whole(figures_dir)?, whole(beside)?];
+    dirs.dedup();
+    Ok(dirs.iter().map(|dir| FolderLock::take(dir)).collect::<Result<_, _>>()?)
+}
+
+fn write_page(written: &mut Written, path: &Path, html: &str, shows: String) -> Result<(), ReportError> {
     write_atomic(path, html.as_bytes())?;
     written.files.push(WrittenFile { path: path.into(), shows });
     Ok(())
@@ -181,7 +193,6 @@ fn draw<I>(
     must_draw: bool,
     progress: &mut dyn FnMut(&str),
 ) -> Result<(Vec<Drawn<I>>, Written), ReportError> {
-    create_dir(figures_dir)?;
     let mut written = Written::default();
     let mut drawn: Vec<Drawn<I>> = Vec::new();
     for entry in chosen {
