@@ -1,5 +1,8 @@
 //! What can go wrong while prompts are read.
 
+use std::fmt;
+use std::fmt::Display;
+use std::fmt::Formatter;
 use std::path::PathBuf;
 
 use crate::files::FileError;
@@ -53,33 +56,39 @@ pub enum PromptError {
         /// First wrong byte of the line, from 1.
         byte: usize,
     },
+    /// UTF-16, as some programs on Windows write.
+    #[error("{source_name} is UTF-16, and only UTF-8 is read")]
+    Utf16 {
+        /// Where.
+        source_name: String,
+    },
     /// A line that is no record.
-    #[error("{source_name}, line {line}: {json}")]
+    #[error("{source_name}, {at}: {what}")]
     Record {
         /// Where.
         source_name: String,
-        /// Line, from 1.
-        line: usize,
-        /// Parser's answer; its own line number counts within the line.
-        json: serde_json::Error,
+        /// Which.
+        at: Place,
+        /// What is wrong; a line number in it counts within the line.
+        what: String,
     },
     /// A record without anything to read.
-    #[error("{source_name}, line {line}: neither `context` nor `input` holds any text (fields: {})", fields.join(", "))]
+    #[error("{source_name}, {at}: neither `context` nor `input` holds any text{}", listed(fields))]
     NoText {
         /// Where.
         source_name: String,
-        /// Line, from 1.
-        line: usize,
-        /// Names of the fields that the record has.
+        /// Which.
+        at: Place,
+        /// Names of the fields that the record has, where they are known.
         fields: Vec<String>,
     },
     /// A template file that is none.
-    #[error("{} is not a table from dataset name to template: {json}", path.display())]
+    #[error("{} is not a table from dataset name to template: {what}", path.display())]
     TemplateFile {
         /// The file.
         path: PathBuf,
-        /// Parser's answer.
-        json: serde_json::Error,
+        /// What is wrong.
+        what: String,
     },
     /// A template without a place for the text.
     #[error("{}: the template of {dataset:?} has neither {{context}} nor {{input}}", path.display())]
@@ -91,10 +100,42 @@ pub enum PromptError {
     },
 }
 
+/// Where in a file a record stands, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Its line.
+    Line(usize),
+    /// Its place in a list.
+    Record(usize),
+}
+
+impl Place {
+    /// The number alone.
+    pub(crate) fn number(self) -> usize {
+        match self {
+            Self::Line(n) | Self::Record(n) => n,
+        }
+    }
+}
+
+impl Display for Place {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line(n) => write!(f, "line {n}"),
+            Self::Record(n) => write!(f, "record {n}"),
+        }
+    }
+}
+
+fn listed(fields: &[String]) -> String {
+    if fields.is_empty() { String::new() } else { format!(" (fields: {})", fields.join(", ")) }
+}
+
 impl PromptError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::File(FileError::NotRegular { .. }) => Some("give a file, or - to read standard input".into()),
             Self::File(error) => error.hint(),
             Self::EmptyFolder { .. } => Some("give a folder with .jsonl (LongBench's schema) or .txt files".into()),
             Self::TooDeep { .. } => Some("give one of the inner folders".into()),
@@ -103,7 +144,11 @@ impl PromptError {
                 Some("split it; a model cannot read a text of that size in one piece anyway".into())
             }
             Self::NotUtf8 { .. } => Some("convert it, for example with: iconv -f latin1 -t utf-8".into()),
-            Self::Record { .. } => Some("a .jsonl file has one JSON object on each line, nothing else".into()),
+            Self::Utf16 { .. } => Some("convert it, for example with: iconv -f utf-16 -t utf-8".into()),
+            Self::Record { .. } => Some(
+                "a .jsonl file has one JSON object on each line and nothing else, a .json file one object or a list of them"
+                    .into(),
+            ),
             Self::NoText { .. } => {
                 Some("put the long text into `context`, the question or instruction into `input`".into())
             }

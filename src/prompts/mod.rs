@@ -10,13 +10,16 @@ mod source;
 mod templates;
 #[cfg(test)]
 mod tests;
+mod text;
 mod truncate;
 
 pub use demo::demo;
+pub use error::Place;
 pub use error::PromptError;
 pub use source::MAX_LINE_BYTES;
 pub use source::read;
 pub use templates::TemplateUse;
+pub use text::read_text;
 pub use truncate::middle_truncate;
 
 use std::collections::BTreeSet;
@@ -29,7 +32,7 @@ use crate::files::InputHash;
 pub enum Source {
     /// A file, or a folder that is searched for `.jsonl` and `.txt` files at any depth.
     Path(PathBuf),
-    /// What standard input held: JSON lines if its first character that is no white space is `{`, else one text.
+    /// What standard input held: records if it begins as such (see [`read`]), else one text.
     Stdin(Vec<u8>),
 }
 

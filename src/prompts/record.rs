@@ -1,77 +1,142 @@
-//! One line in LongBench's schema.
+//! One record in LongBench's schema.
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Fields of a record. Unknown fields are ignored, since other benchmarks add theirs.
+/// Fields of a record as they stand. Unknown fields are ignored, since other benchmarks add theirs.
 #[derive(Debug, Default, Deserialize)]
+pub(crate) struct RawRecord {
+    context: Option<Value>,
+    input: Option<Value>,
+    answers: Option<Value>,
+    /// RULER's name of `answers`.
+    outputs: Option<Value>,
+    all_classes: Option<Value>,
+    language: Option<Value>,
+    length: Option<Value>,
+    dataset: Option<Value>,
+    #[serde(rename = "_id")]
+    id: Option<Value>,
+}
+
+/// Fields of a record, each of its own type.
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Record {
-    #[serde(default)]
-    pub(crate) context: Option<String>,
-    #[serde(default)]
-    pub(crate) input: Option<String>,
-    #[serde(default)]
-    pub(crate) answers: Option<Answers>,
-    #[serde(default)]
+    pub(crate) context: String,
+    pub(crate) input: String,
+    /// LongBench has a list; a single text, as some conversions write, is taken as a list of one.
+    pub(crate) answers: Vec<String>,
     pub(crate) all_classes: Option<Vec<String>>,
-    #[serde(default)]
     pub(crate) language: Option<String>,
-    #[serde(default)]
     pub(crate) length: Option<u64>,
-    #[serde(default)]
     pub(crate) dataset: Option<String>,
-    #[serde(default, rename = "_id")]
-    pub(crate) id: Option<Id>,
-}
-
-/// LongBench has a list; a single text, as some conversions write, is taken as a list of one.
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "`answers` is neither a list of strings nor a string")]
-pub(crate) enum Answers {
-    Many(Vec<String>),
-    One(String),
-}
-
-/// LongBench has text; other files count.
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "`_id` is neither a string nor an integer")]
-pub(crate) enum Id {
-    Text(String),
-    Number(i64),
+    /// LongBench has text; other files count.
+    pub(crate) id: Option<String>,
 }
 
 impl Record {
-    /// Parses a line.
-    pub(crate) fn parse(line: &str) -> Result<Self, serde_json::Error> {
-        serde_json::from_str(line)
+    /// The fields of a record; the error names the field.
+    pub(crate) fn new(raw: RawRecord) -> Result<Self, String> {
+        let answers = texts("answers", raw.answers)?;
+        Ok(Self {
+            context: text("context", raw.context)?.unwrap_or_default(),
+            input: text("input", raw.input)?.unwrap_or_default(),
+            answers: answers.or(texts("outputs", raw.outputs)?).unwrap_or_default(),
+            all_classes: list("all_classes", raw.all_classes)?,
+            language: text("language", raw.language)?,
+            length: length(raw.length)?,
+            dataset: text("dataset", raw.dataset)?.filter(|name| !name.trim().is_empty()),
+            id: id(raw.id)?,
+        })
     }
 
     /// Whether there is anything to read.
     pub(crate) fn has_text(&self) -> bool {
-        [&self.context, &self.input].into_iter().flatten().any(|text| !text.trim().is_empty())
-    }
-
-    /// Reference answers.
-    pub(crate) fn take_answers(&mut self) -> Vec<String> {
-        match self.answers.take() {
-            Some(Answers::Many(answers)) => answers,
-            Some(Answers::One(answer)) => vec![answer],
-            None => Vec::new(),
-        }
-    }
-
-    /// The record's own id.
-    pub(crate) fn take_id(&mut self) -> Option<String> {
-        match self.id.take()? {
-            Id::Text(id) => Some(id).filter(|id| !id.trim().is_empty()),
-            Id::Number(id) => Some(id.to_string()),
-        }
+        [&self.context, &self.input].into_iter().any(|text| !text.trim().is_empty())
     }
 }
 
-/// Names of the fields of a line that is a JSON object.
-pub(crate) fn field_names(line: &str) -> Vec<String> {
-    match serde_json::from_str(line) {
+fn wrong<T>(field: &str, found: &Value, expected: &str) -> Result<T, String> {
+    let found = match found {
+        Value::Null => "null",
+        Value::Bool(_) => "a truth value",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    };
+    Err(format!("`{field}` is {found}, not {expected}"))
+}
+
+fn text(field: &str, value: Option<Value>) -> Result<Option<String>, String> {
+    match value {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(other) => wrong(field, &other, "a string"),
+    }
+}
+
+fn list(field: &str, value: Option<Value>) -> Result<Option<Vec<String>>, String> {
+    let items = match value {
+        None => return Ok(None),
+        Some(Value::Array(items)) => items,
+        Some(other) => return wrong(field, &other, "a list of strings"),
+    };
+    let item = |item| match item {
+        Value::String(text) => Ok(text),
+        other => wrong(&format!("{field}[]"), &other, "a string"),
+    };
+    items.into_iter().map(item).collect::<Result<_, _>>().map(Some)
+}
+
+fn texts(field: &str, value: Option<Value>) -> Result<Option<Vec<String>>, String> {
+    match value {
+        Some(Value::String(text)) => Ok(Some(vec![text])),
+        Some(other) if !other.is_array() => wrong(field, &other, "a list of strings or a string"),
+        other => list(field, other),
+    }
+}
+
+/// A whole number, which some programs write with a point: 12.0.
+fn whole(value: &Value) -> Option<i64> {
+    let real = || value.as_f64().filter(|x| x.fract() == 0.0 && x.abs() <= 2f64.powi(53)).map(|x| x as i64);
+    value.as_i64().or_else(real)
+}
+
+fn length(value: Option<Value>) -> Result<Option<u64>, String> {
+    let Some(value) = value else { return Ok(None) };
+    match whole(&value).and_then(|n| u64::try_from(n).ok()) {
+        None if value.is_number() => Err(format!("`length` is {value}, not a whole number of at least 0")),
+        None => wrong("length", &value, "a whole number of at least 0"),
+        length => Ok(length),
+    }
+}
+
+fn id(value: Option<Value>) -> Result<Option<String>, String> {
+    match value {
+        None => Ok(None),
+        Some(Value::String(id)) => Ok(Some(id).filter(|id| !id.trim().is_empty())),
+        Some(value) => match whole(&value) {
+            None if value.is_number() => Err(format!("`_id` is {value}, not a string or a whole number")),
+            None => wrong("_id", &value, "a string or a whole number"),
+            id => Ok(id.map(|id| id.to_string())),
+        },
+    }
+}
+
+/// What is wrong with a text that is no JSON, in words.
+pub(crate) fn explain(json: &serde_json::Error) -> String {
+    let said = json.to_string();
+    // Programs that count letters in UTF-16 cut a letter beyond its first plane in two.
+    if said.contains("surrogate") || said.contains("hex escape") {
+        return format!("a lone surrogate, an escape \\uD800 to \\uDFFF that is half a character ({said})");
+    }
+    said
+}
+
+/// Names of the fields of a text that is a JSON object.
+pub(crate) fn field_names(text: &str) -> Vec<String> {
+    match serde_json::from_str(text) {
         Ok(Value::Object(fields)) => fields.keys().cloned().collect(),
         _ => Vec::new(),
     }
@@ -81,19 +146,52 @@ pub(crate) fn field_names(line: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
+    fn parse(line: &str) -> Result<Record, String> {
+        Record::new(serde_json::from_str(line).map_err(|e| explain(&e))?)
+    }
+
     #[test]
     fn answers_and_ids_are_taken_in_both_forms() {
-        let mut record = Record::parse(r#"{"context": "c", "answers": ["a", "b"], "_id": "x", "more": [1]}"#).unwrap();
-        assert_eq!((record.take_answers(), record.take_id()), (vec!["a".into(), "b".into()], Some("x".into())));
-        let mut record = Record::parse(r#"{"input": "i", "answers": "a", "_id": 7, "all_classes": null}"#).unwrap();
-        assert_eq!((record.take_answers(), record.take_id()), (vec!["a".into()], Some("7".into())));
-        let error = Record::parse(r#"{"answers": [1]}"#).unwrap_err().to_string();
-        assert!(error.contains("`answers`"), "{error}");
+        let record = parse(r#"{"context": "c", "answers": ["a", "b"], "_id": "x", "more": [1]}"#).unwrap();
+        assert_eq!((record.answers, record.id), (vec!["a".into(), "b".into()], Some("x".into())));
+        let record = parse(r#"{"input": "i", "answers": "a", "_id": 7, "all_classes": null}"#).unwrap();
+        assert_eq!((record.answers, record.id, record.all_classes), (vec!["a".into()], Some("7".into()), None));
+        let record = parse(r#"{"input": "i", "outputs": ["a"], "length": 12.0, "_id": 3.0}"#).unwrap();
+        assert_eq!((record.answers, record.length, record.id), (vec!["a".into()], Some(12), Some("3".into())));
+        let record = parse(r#"{"input": "i", "outputs": ["a"], "answers": ["b"], "_id": "", "dataset": " "}"#).unwrap();
+        assert_eq!((record.answers, record.id, record.dataset), (vec!["b".into()], None, None));
+    }
+
+    #[test]
+    fn a_field_of_another_type_is_named() {
+        let cases = [
+            (r#"{"answers": [1]}"#, "`answers[]` is a number, not a string"),
+            (r#"{"answers": 1}"#, "`answers` is a number"),
+            (r#"{"outputs": {}}"#, "`outputs` is an object"),
+            (r#"{"input": 7}"#, "`input` is a number, not a string"),
+            (r#"{"context": ["a"]}"#, "`context` is a list"),
+            (r#"{"all_classes": "x"}"#, "`all_classes` is a string, not a list"),
+            (r#"{"length": -1}"#, "`length` is -1"),
+            (r#"{"length": 12.5}"#, "`length` is 12.5"),
+            (r#"{"length": 1e30}"#, "`length` is 1e+30"),
+            (r#"{"length": "12"}"#, "`length` is a string"),
+            (r#"{"_id": 1.5}"#, "`_id` is 1.5"),
+            (r#"{"_id": []}"#, "`_id` is a list"),
+            (r#"{"dataset": true}"#, "`dataset` is a truth value"),
+            (r#"{"input": "a", "input": "b"}"#, "duplicate field `input`"),
+            (r#"{"input": "\ud83d and"}"#, "lone surrogate"),
+            (r#"{"input": "\ud83d"}"#, "lone surrogate"),
+            (r#"{"input": "\udc00"}"#, "lone surrogate"),
+        ];
+        for (line, words) in cases {
+            let error = parse(line).unwrap_err();
+            assert!(error.contains(words), "{line}: {error}");
+        }
     }
 
     #[test]
     fn white_space_is_no_text() {
-        assert!(!Record::parse(r#"{"context": " \n", "input": ""}"#).unwrap().has_text());
-        assert!(Record::parse(r#"{"context": "", "input": "?"}"#).unwrap().has_text());
+        assert!(!parse(r#"{"context": " \n", "input": ""}"#).unwrap().has_text());
+        assert!(parse(r#"{"context": "", "input": "?"}"#).unwrap().has_text());
     }
 }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use crate::files::FileError;
 use crate::files::InputHash;
+use crate::files::open_regular;
 use crate::files::sha256_bytes;
 use crate::files::sha256_file;
 use crate::prompts::Prompt;
@@ -17,13 +18,19 @@ use crate::prompts::PromptError;
 use crate::prompts::PromptSet;
 use crate::prompts::ReadOptions;
 use crate::prompts::Source;
+use crate::prompts::error::Place;
+use crate::prompts::record::RawRecord;
 use crate::prompts::record::Record;
+use crate::prompts::record::explain;
 use crate::prompts::record::field_names;
 use crate::prompts::templates::TEMPLATE_FILES;
 use crate::prompts::templates::TemplateUse;
 use crate::prompts::templates::Templates;
 use crate::prompts::templates::join;
 use crate::prompts::templates::render;
+use crate::prompts::text::decode;
+use crate::prompts::text::decode_line;
+use crate::prompts::text::file_name;
 
 /// Longest line of a JSON lines file, and longest text file, in bytes.
 pub const MAX_LINE_BYTES: u64 = 64 << 20;
@@ -35,8 +42,12 @@ const MAX_DEPTH: usize = 16;
 ///
 /// - A `.jsonl` file has one record a line in LongBench's schema: `input`, `context`, `answers`, `length`, `dataset`,
 ///   `language`, `all_classes`, `_id`. Only one of `context` and `input` must hold text. Empty lines are passed over.
+///   RULER's `outputs` are `answers`.
+/// - A `.json` file has one such record, or a list of them.
 /// - A `.txt` file is one prompt, taken as it is. Its dataset is its own name, or its folder's where a folder is read.
-/// - A file with another ending, and standard input, is JSON lines if it begins with `{`, else one text.
+/// - A file with another ending, and standard input, is JSON lines if it begins with `{`, a list of records if with `[{`,
+///   else one text.
+/// - All of them are UTF-8, with or without a byte order mark.
 /// - A folder is searched at any depth, in sorted order; links to folders and hidden files are not followed or read.
 /// - Errors: the first wrong line stops the reading; the error names file and line.
 pub fn read(source: &Source, options: &ReadOptions) -> Result<PromptSet, PromptError> {
@@ -60,9 +71,10 @@ pub fn read(source: &Source, options: &ReadOptions) -> Result<PromptSet, PromptE
             let stdin = Origin { label: "standard input".into(), name: "-".into(), dataset: "stdin".into() };
             let templates = given.unwrap_or_default();
             reader.set.inputs.push(InputHash { name: "-".into(), sha256: sha256_bytes(bytes) });
-            match starts_with_brace(bytes) {
-                true => reader.lines(bytes.as_slice(), &stdin, &templates)?,
-                false => reader.text(bytes, &stdin, "1")?,
+            match Form::of(bytes) {
+                Form::Lines => reader.lines(bytes.as_slice(), &stdin, &templates)?,
+                Form::List => reader.list(bytes, &stdin, &templates)?,
+                Form::Text => reader.text(bytes, &stdin, "1")?,
             }
         }
         Source::Path(path) => {
@@ -109,39 +121,39 @@ impl Reader<'_> {
     fn file(&mut self, path: &Path, folder: Option<String>, given: Option<&Templates>) -> Result<(), PromptError> {
         let io = |e| FileError::io("read", path, e);
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        let mut file = BufReader::with_capacity(1 << 20, std::fs::File::open(path).map_err(io)?);
-        let is_lines = match ending(path).as_str() {
-            "jsonl" => true,
-            "txt" => false,
-            _ => starts_with_brace(file.fill_buf().map_err(io)?),
+        let mut file = BufReader::with_capacity(1 << 20, open_regular(path)?);
+        let form = match ending(path).as_str() {
+            "jsonl" => Form::Lines,
+            "json" => Form::List,
+            "txt" => Form::Text,
+            _ => Form::of(file.fill_buf().map_err(io)?),
         };
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let mut origin = Origin { label: path.display().to_string(), name: name.clone(), dataset: stem.clone() };
-        self.set.inputs.push(InputHash { name, sha256: sha256_file(path)? });
-        if is_lines {
-            return match given {
-                Some(templates) => self.lines(file, &origin, templates),
-                None => self.lines(file, &origin, &beside(path)?),
+        let mut origin = Origin { label: path.display().to_string(), name: file_name(path), dataset: stem.clone() };
+        let place = self.set.inputs.len();
+        if form == Form::Text {
+            origin.dataset = folder.unwrap_or_else(|| stem.clone());
+            self.text(&whole(file).map_err(io)?, &origin, &stem)?;
+        } else {
+            let found;
+            let templates = match given {
+                Some(templates) => templates,
+                None => {
+                    found = beside(path)?;
+                    &found
+                }
             };
+            match form {
+                Form::List => self.list(&whole(file).map_err(io)?, &origin, templates)?,
+                _ => self.lines(file, &origin, templates)?,
+            }
         }
-        let mut bytes = Vec::new();
-        file.take(MAX_LINE_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
-        origin.dataset = folder.unwrap_or_else(|| stem.clone());
-        self.text(&bytes, &origin, &stem)
+        // Hashed when its size is known to be one that is read; it stands before the templates that it used.
+        self.set.inputs.insert(place, InputHash { name: origin.name, sha256: sha256_file(path)? });
+        Ok(())
     }
 
     fn text(&mut self, bytes: &[u8], origin: &Origin, id: &str) -> Result<(), PromptError> {
-        if bytes.len() as u64 > MAX_LINE_BYTES {
-            let source_name = origin.label.clone();
-            return Err(PromptError::TooLong { source_name, line: 1, limit: MAX_LINE_BYTES });
-        }
-        let text = std::str::from_utf8(bytes).map_err(|e| {
-            let good = &bytes[..e.valid_up_to()];
-            let start = good.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
-            let line = good.iter().filter(|b| **b == b'\n').count() + 1;
-            PromptError::NotUtf8 { source_name: origin.label.clone(), line, byte: good.len() - start + 1 }
-        })?;
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let text = decode(bytes, &origin.label)?;
         if text.trim().is_empty() {
             return Err(PromptError::Empty { source_name: origin.label.clone() });
         }
@@ -155,6 +167,36 @@ impl Reader<'_> {
             length: None,
             source_name: origin.name.clone(),
         });
+        Ok(())
+    }
+
+    /// One record, or a list of them, in one JSON text.
+    fn list(&mut self, bytes: &[u8], origin: &Origin, templates: &Templates) -> Result<(), PromptError> {
+        let text = decode(bytes, &origin.label)?;
+        if text.trim().is_empty() {
+            return Err(PromptError::Empty { source_name: origin.label.clone() });
+        }
+        let records: serde_json::Result<Vec<RawRecord>> = match text.trim_start().starts_with('{') {
+            true => serde_json::from_str(text).map(|record| vec![record]),
+            false => serde_json::from_str(text),
+        };
+        let records = match records {
+            Ok(records) => records,
+            // What begins as an object and goes on behind it may be JSON lines under another ending.
+            Err(json) if json.is_syntax() && text.trim_start().starts_with('{') && text.trim().contains('\n') => {
+                return self.lines(text.as_bytes(), origin, templates);
+            }
+            Err(json) => {
+                let (at, what) = (Place::Line(json.line()), explain(&json));
+                return Err(PromptError::Record { source_name: origin.label.clone(), at, what });
+            }
+        };
+        if records.is_empty() {
+            return Err(PromptError::Empty { source_name: origin.label.clone() });
+        }
+        for (i, raw) in records.into_iter().enumerate() {
+            self.record(raw, Place::Record(i + 1), origin, templates, Vec::new)?;
+        }
         Ok(())
     }
 
@@ -174,23 +216,17 @@ impl Reader<'_> {
             if n as u64 > MAX_LINE_BYTES {
                 return Err(PromptError::TooLong { source_name: source_name(), line, limit: MAX_LINE_BYTES });
             }
-            let text = std::str::from_utf8(&buffer).map_err(|e| PromptError::NotUtf8 {
-                source_name: source_name(),
-                line,
-                byte: e.valid_up_to() + 1,
-            })?;
-            let text = text.strip_prefix('\u{feff}').filter(|_| line == 1).unwrap_or(text).trim();
+            let text = decode_line(&buffer, &origin.label, line)?.trim();
             if text.is_empty() {
                 continue;
             }
-            let record =
-                Record::parse(text).map_err(|json| PromptError::Record { source_name: source_name(), line, json })?;
-            if !record.has_text() {
-                let fields = field_names(text);
-                return Err(PromptError::NoText { source_name: source_name(), line, fields });
-            }
+            let raw = serde_json::from_str(text).map_err(|json| PromptError::Record {
+                source_name: source_name(),
+                at: Place::Line(line),
+                what: explain(&json),
+            })?;
             records += 1;
-            self.record(record, line, origin, templates)?;
+            self.record(raw, Place::Line(line), origin, templates, || field_names(text))?;
         }
         if records == 0 {
             return Err(PromptError::Empty { source_name: source_name() });
@@ -200,19 +236,24 @@ impl Reader<'_> {
 
     fn record(
         &mut self,
-        mut record: Record,
-        line: usize,
+        raw: RawRecord,
+        at: Place,
         origin: &Origin,
         templates: &Templates,
+        fields: impl FnOnce() -> Vec<String>,
     ) -> Result<(), PromptError> {
-        let dataset = record.dataset.take().filter(|name| !name.trim().is_empty());
-        let dataset = dataset.unwrap_or_else(|| origin.dataset.clone());
-        let context = record.context.take().unwrap_or_default();
-        let input = record.input.take().unwrap_or_default();
+        let source_name = || origin.label.clone();
+        let mut record =
+            Record::new(raw).map_err(|what| PromptError::Record { source_name: source_name(), at, what })?;
+        if !record.has_text() {
+            return Err(PromptError::NoText { source_name: source_name(), at, fields: fields() });
+        }
+        let dataset = record.dataset.take().unwrap_or_else(|| origin.dataset.clone());
+        let Record { context, input, .. } = &record;
         let found = templates.find(&dataset);
         let text = match &found {
-            Some(found) => render(found.text, &context, &input),
-            None => join(&context, &input),
+            Some(found) => render(found.text, context, input),
+            None => join(context, input),
         };
         let used = TemplateUse {
             dataset: dataset.clone(),
@@ -226,10 +267,10 @@ impl Reader<'_> {
             self.set.inputs.push(found.hash.clone());
         }
         self.push(Prompt {
-            id: record.take_id().unwrap_or_else(|| format!("{}-{line}", origin.dataset)),
-            answers: record.take_answers(),
-            all_classes: record.all_classes.take(),
-            language: record.language.take(),
+            id: record.id.unwrap_or_else(|| format!("{}-{}", origin.dataset, at.number())),
+            answers: record.answers,
+            all_classes: record.all_classes,
+            language: record.language,
             length: record.length,
             source_name: origin.name.clone(),
             dataset,
@@ -276,7 +317,7 @@ fn beside(path: &Path) -> Result<Templates, PromptError> {
             if file.is_file() {
                 let file = std::fs::canonicalize(&file).map_err(|e| FileError::io("read", &file, e))?;
                 match templates.add(&file) {
-                    Err(PromptError::File(error)) => return Err(error.into()),
+                    Err(error @ PromptError::File(FileError::Io { .. })) => return Err(error),
                     Err(error) => tracing::warn!("not used for templates: {error}"),
                     Ok(()) => {}
                 }
@@ -321,7 +362,33 @@ fn folder_name(file: &Path) -> String {
     name.unwrap_or_else(|| "text".into())
 }
 
-fn starts_with_brace(bytes: &[u8]) -> bool {
-    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
-    bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{')
+/// How a file holds its prompts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// A record a line.
+    Lines,
+    /// A record, or a list of records.
+    List,
+    /// One text.
+    Text,
+}
+
+impl Form {
+    /// By the first characters that are no white space.
+    fn of(bytes: &[u8]) -> Self {
+        let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
+        let mut begin = bytes.iter().filter(|byte| !byte.is_ascii_whitespace());
+        match (begin.next(), begin.next()) {
+            (Some(b'{'), _) => Self::Lines,
+            (Some(b'['), Some(b'{')) => Self::List,
+            _ => Self::Text,
+        }
+    }
+}
+
+/// All bytes of a text, or one more than it may have.
+fn whole(from: impl Read) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(MAX_LINE_BYTES + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
 
-use crate::files::FileError;
 use crate::files::InputHash;
+use crate::files::read_limited;
 use crate::files::sha256_bytes;
 use crate::prompts::PromptError;
+use crate::prompts::record::explain;
+use crate::prompts::text::decode;
+use crate::prompts::text::file_name;
 
 /// Names under which template files are found near the data: LongBench's, and one for further datasets.
 pub(crate) const TEMPLATE_FILES: &[&str] = &["dataset2prompt.json", "prompts.json"];
@@ -48,21 +51,20 @@ pub(crate) struct Found<'a> {
 impl Templates {
     /// Adds a file. Every template in it must have a place for the text.
     pub(crate) fn add(&mut self, path: &Path) -> Result<(), PromptError> {
-        let bytes = std::fs::metadata(path).map_err(|e| FileError::io("read", path, e))?.len();
-        if bytes > MAX_TEMPLATE_BYTES {
-            let (expected, limit) = ("template", MAX_TEMPLATE_BYTES);
-            return Err(FileError::TooLarge { path: path.into(), expected, bytes, limit }.into());
-        }
-        let bytes = std::fs::read(path).map_err(|e| FileError::io("read", path, e))?;
-        let texts: BTreeMap<String, String> =
-            serde_json::from_slice(&bytes).map_err(|json| PromptError::TemplateFile { path: path.into(), json })?;
+        let bytes = read_limited(path, "template", MAX_TEMPLATE_BYTES)?;
+        let text = decode(&bytes, &path.display().to_string())?;
+        let texts: BTreeMap<String, String> = serde_json::from_str(text)
+            .map_err(|json| PromptError::TemplateFile { path: path.into(), what: explain(&json) })?;
         if let Some((dataset, _)) =
             texts.iter().find(|(_, text)| !text.contains("{context}") && !text.contains("{input}"))
         {
             return Err(PromptError::Template { path: path.into(), dataset: dataset.clone() });
         }
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        self.0.push(Table { path: path.into(), hash: InputHash { name, sha256: sha256_bytes(&bytes) }, texts });
+        self.0.push(Table {
+            path: path.into(),
+            hash: InputHash { name: file_name(path), sha256: sha256_bytes(&bytes) },
+            texts,
+        });
         Ok(())
     }
 

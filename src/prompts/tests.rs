@@ -4,6 +4,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use crate::files::sha256_file;
+use crate::prompts::Place;
 use crate::prompts::Prompt;
 use crate::prompts::PromptError;
 use crate::prompts::PromptSet;
@@ -131,10 +132,10 @@ fn wrong_lines_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let good = "{\"input\": \"x\"}\n";
     let error = read_text(dir.path(), "a.jsonl", format!("{good}\n{{\"input\": }}\n")).unwrap_err();
-    assert!(matches!(error, PromptError::Record { line: 3, .. }), "{error}");
+    assert!(matches!(error, PromptError::Record { at: Place::Line(3), .. }), "{error}");
     assert!(error.to_string().contains("a.jsonl, line 3"), "{error}");
     let error = read_text(dir.path(), "a.jsonl", format!("{good}{{\"input\": 5}}\n")).unwrap_err();
-    assert!(matches!(error, PromptError::Record { line: 2, .. }), "{error}");
+    assert!(matches!(error, PromptError::Record { at: Place::Line(2), .. }), "{error}");
     let error = read_text(dir.path(), "a.jsonl", "{\"question\": \"q\", \"answer\": \"a\"}").unwrap_err();
     assert!(error.to_string().contains("(fields: answer, question)"), "{error}");
     let error = read_text(dir.path(), "a.jsonl", [good.as_bytes(), b"{\"input\": \"\xff\"}"].concat()).unwrap_err();
@@ -167,6 +168,72 @@ fn paths_without_prompts_are_errors() {
     std::fs::write(dir.path().join("a.md"), "x").unwrap();
     std::fs::write(dir.path().join(".hidden.txt"), "x").unwrap();
     assert!(matches!(read_path(dir.path()), Err(PromptError::EmptyFolder { skipped: 2, .. })));
+}
+
+#[test]
+fn a_json_file_is_a_record_or_a_list_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let list =
+        "\u{feff}[\r\n {\"context\": \"a\", \"_id\": \"x\"},\r\n {\"input\": \"b\", \"dataset\": \"d\"}\r\n]\r\n";
+    for set in [read_text(dir.path(), "a.json", list).unwrap(), read_stdin(list).unwrap()] {
+        assert_eq!(set.prompts.iter().map(|p| p.text.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(set.prompts[0].id, "x");
+    }
+    let set = read_text(dir.path(), "a.json", "{\n  \"context\": \"a\"\n}\n").unwrap();
+    assert_eq!(names(&set), [("a", "a-1")]);
+    let set = read_text(dir.path(), "a.json", "{\"input\": \"a\"}\n{\"input\": \"b\"}\n").unwrap();
+    assert_eq!(set.prompts.len(), 2, "lines under another ending");
+    let refused = |text: &str| read_text(dir.path(), "a.json", text).unwrap_err().to_string();
+    assert!(refused("[{\"input\": \"a\"}, {\"input\": \"\"}]").contains("a.json, record 2: neither"), "no text");
+    assert!(refused("[{\"input\": \"a\"},\n {\"input\": 7}]").contains("record 2: `input` is a number"));
+    assert!(refused("[{\"input\": \"a\"},\n {\"input\": }]").contains("line 2"));
+    assert!(refused("[]").contains("is empty") && refused(" ").contains("is empty"));
+    assert!(
+        refused("\"a text\"").contains("line 1")
+            && refused("7").contains("line 1")
+            && refused("hello").contains("line 1")
+    );
+    assert!(refused(&"[".repeat(100_000)).contains("line 1"));
+    // A text of its own may begin with a bracket.
+    assert_eq!(read_stdin("[INST] hi").unwrap().prompts[0].text, "[INST] hi");
+}
+
+#[test]
+fn every_file_is_read_in_the_same_encoding() {
+    let dir = tempfile::tempdir().unwrap();
+    let wide: Vec<u8> = "{\"input\": \"x\"}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for name in ["a.jsonl", "a.json", "a.txt", "a.md"] {
+        let error = read_text(dir.path(), name, &wide).unwrap_err();
+        assert!(matches!(error, PromptError::Utf16 { .. }), "{name}: {error}");
+        assert!(error.hint().unwrap().contains("utf-16"));
+    }
+    let path = dir.path().join("p.txt");
+    std::fs::write(&path, "\u{feff}Once").unwrap();
+    assert_eq!(crate::prompts::read_text(&Source::Path(path)).unwrap(), "Once");
+    assert_eq!(crate::prompts::read_text(&Source::Stdin("\u{feff}Once".into())).unwrap(), "Once");
+    let templates = dir.path().join("t.json");
+    std::fs::write(&templates, "\u{feff}{\"d\": \"<{input}>\"}").unwrap();
+    std::fs::write(dir.path().join("d.jsonl"), "\u{feff}{\"input\": \"x\"}\r\n").unwrap();
+    let options = ReadOptions { templates: Some(templates), ..ReadOptions::default() };
+    assert_eq!(read(&Source::Path(dir.path().join("d.jsonl")), &options).unwrap().prompts[0].text, "<x>");
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_and_devices_are_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe.txt");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    std::os::unix::fs::symlink("/dev/zero", dir.path().join("zero.jsonl")).unwrap();
+    for path in [pipe, dir.path().join("zero.jsonl")] {
+        let error = read_path(&path).unwrap_err();
+        assert!(matches!(error, PromptError::File(crate::files::FileError::NotRegular { .. })), "{error}");
+        assert!(error.hint().unwrap().contains("standard input"));
+        assert!(crate::prompts::read_text(&Source::Path(path)).is_err());
+    }
+    std::fs::write(dir.path().join("a.txt"), "abc").unwrap();
+    std::os::unix::fs::symlink("/dev/zero", dir.path().join("prompts.json")).unwrap();
+    assert_eq!(read_path(dir.path()).unwrap().prompts.len(), 1);
 }
 
 #[test]
