@@ -19,6 +19,7 @@ use kvscope::model::Config;
 use kvscope::model::KvStore;
 use kvscope::model::Model;
 use kvscope::model::ModelError;
+use kvscope::model::StoreError;
 use kvscope::model::tokenizer::AddSpecial;
 use kvscope::policy::POLICIES;
 use kvscope::prompts::demo;
@@ -30,6 +31,7 @@ use kvscope::runtime::Generation;
 use kvscope::runtime::RaggedCache;
 use kvscope::runtime::RuntimeError;
 use kvscope::runtime::Sampling;
+use kvscope::runtime::State;
 use kvscope::runtime::StopReason;
 use kvscope::runtime::generate;
 
@@ -83,8 +85,9 @@ fn feed(cache: &mut RaggedCache, config: &Config, layer: &Layer) -> Result<(), R
     for i in 0..config.n_layers {
         let chunk = layer.chunk(i, 0);
         let mass = layer.wanted_mass(cache.needs());
-        cache.append(&chunk).unwrap();
-        cache.attended(&chunk, mass).map_err(|error| *error.downcast::<RuntimeError>().unwrap())?;
+        let own = |error: StoreError| *error.downcast::<RuntimeError>().unwrap();
+        cache.append(&chunk).map_err(own)?;
+        cache.attended(&chunk, mass).map_err(own)?;
     }
     cache.end_prompt()
 }
@@ -474,6 +477,41 @@ fn sampling_is_reproducible_by_its_seed() {
     let distinct: BTreeSet<u32> = unrepeated.iter().copied().collect();
     assert_eq!(distinct.len(), 40, "{unrepeated:?}");
     assert!(prompt.iter().all(|token| !distinct.contains(token)));
+    // What other programs mean by these: no choice, all tokens, refused.
+    assert_eq!(sampled(Sampling { top_p: Some(0.0), ..hot }), greedy_tokens);
+    assert_eq!(sampled(Sampling { top_k: Some(0), top_p: Some(1.0), ..hot }), sampled(hot));
+    let faulty = GenerateOptions { sampling: Sampling { top_p: Some(1.5), ..hot }, ..greedy(4) };
+    let mut cache = RaggedCache::new(model.config(), CacheType::F32, None);
+    assert!(matches!(run(&model, &prompt, &mut cache, &faulty), Err(RuntimeError::Sampling { option: "top-p", .. })));
+}
+
+#[test]
+fn a_number_that_a_cache_cannot_hold_is_placed() {
+    let config = shape(2, 4, 2, 8);
+    let fed = |kind: CacheType, at: usize, x: f32| {
+        let mut cache = RaggedCache::new(&config, kind, compression("h2o", 0.5, &[]));
+        let mut layer = Layer::new(&config, 12, 3);
+        layer.v[at] = x;
+        feed(&mut cache, &config, &layer)
+    };
+    // Token 0 has the values of KV head 0 in numbers 0 to 7, of KV head 1 in 8 to 15.
+    let overflow = fed(CacheType::F16, 9, 7e4).unwrap_err();
+    assert!(
+        matches!(
+            overflow,
+            RuntimeError::Overflow { state: State::Value, layer: 0, kv_head: 1, kind: CacheType::F16, .. }
+        ),
+        "{overflow}"
+    );
+    assert!(overflow.hint().unwrap().contains("--cache-dtype"));
+    assert!(fed(CacheType::F16, 9, 65_504.0).is_ok() && fed(CacheType::Bf16, 9, 7e4).is_ok());
+    assert!(matches!(fed(CacheType::Bf16, 0, f32::MAX), Err(RuntimeError::Overflow { kv_head: 0, .. })));
+    for kind in [CacheType::F32, CacheType::F16, CacheType::Bf16] {
+        for x in [f32::NAN, f32::INFINITY] {
+            let error = fed(kind, 3, x).unwrap_err();
+            assert!(matches!(error, RuntimeError::NotFinite { state: State::Value, layer: 0, kv_head: 0 }), "{error}");
+        }
+    }
 }
 
 const DEMO_SPECS: [&str; 11] = [

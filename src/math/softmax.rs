@@ -8,7 +8,8 @@ pub fn log_sum_exp(x: &[f32]) -> f64 {
     top + x.iter().map(|v| (f64::from(*v) - top).exp()).sum::<f64>().ln()
 }
 
-/// Σ p (log p - log q) of the softmaxes of two rows of logits, in nats; f64 throughout, never below 0.
+/// Σ p (log p - log q) of the softmaxes of two rows of logits, in nats; f64 throughout, never below 0. NaN where a logit
+/// is no finite number: a fault must not pass for likeness.
 ///
 /// - Shape: p `[vocab]`, q `[vocab]`
 pub fn kl_divergence(p: &[f32], q: &[f32]) -> f64 {
@@ -21,10 +22,11 @@ pub fn kl_divergence(p: &[f32], q: &[f32]) -> f64 {
             log_p.exp() * (log_p - (f64::from(*q) - q_total))
         })
         .sum();
-    sum.max(0.0)
+    // `max` would turn NaN into 0.
+    if sum < 0.0 { 0.0 } else { sum }
 }
 
-/// Index of the largest value, the first of equals.
+/// Index of the largest value, the first of equals; of finite values only.
 pub fn argmax(x: &[f32]) -> usize {
     (0..x.len()).fold(0, |best, i| if x[i] > x[best] { i } else { best })
 }
@@ -42,5 +44,11 @@ mod tests {
         assert_eq!(kl_divergence(&[1.0, 2.0], &[1.0, 2.0]), 0.0);
         assert!((log_sum_exp(&logits([0.5, 0.25, 0.25])) - 3.0).abs() < 1e-6);
         assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
+        for broken in [f32::NAN, f32::INFINITY] {
+            assert!(
+                kl_divergence(&[1.0, broken], &[1.0, 2.0]).is_nan()
+                    && kl_divergence(&[1.0, 2.0], &[1.0, broken]).is_nan()
+            );
+        }
     }
 }

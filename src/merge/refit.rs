@@ -49,6 +49,13 @@ impl Default for Refit {
     }
 }
 
+impl Refit {
+    /// Whether its numbers can be: at least one query, and a ridge that is a number above 0.
+    pub fn is_sound(&self) -> bool {
+        self.queries > 0 && self.lambda.is_finite() && self.lambda > 0.0
+    }
+}
+
 /// Keys, values and biases of a head: `[n, D]` twice and `[n]`.
 #[derive(Clone, Copy, Debug)]
 pub struct RefitHead<'a> {

@@ -20,11 +20,13 @@ use crate::model::StoreError;
 use crate::model::StoreNeeds;
 use crate::policy::HeadView;
 use crate::policy::Needs;
+use crate::runtime::Budget;
 use crate::runtime::Compression;
 use crate::runtime::RuntimeError;
 use crate::runtime::refit::QuerySample;
 use crate::runtime::slots::CacheType;
 use crate::runtime::slots::Head;
+use crate::runtime::slots::Unstorable;
 
 /// Part of a prompt that is passing.
 #[derive(Clone, Copy, Debug)]
@@ -184,7 +186,7 @@ impl RaggedCache {
 
     fn begin_part(&mut self, prompt_end: usize) {
         let every = self.compression.as_ref().and_then(|compression| compression.every_tokens);
-        let part_end = every.map_or(prompt_end, |every| (self.n_seen + every.max(1)).min(prompt_end));
+        let part_end = every.map_or(prompt_end, |every| self.n_seen.saturating_add(every.max(1)).min(prompt_end));
         self.passing = Some(Passing { prompt_end, part_end });
         if let Some(refit) = self.refit {
             self.sample = QuerySample::draw(refit, self.group, self.n_layers, self.n_seen..part_end);
@@ -209,6 +211,23 @@ impl RaggedCache {
         }
         crate::runtime::release_freed_memory();
         Ok(())
+    }
+
+    /// Refuses a budget of slots that one prompt and its new tokens can never exceed.
+    ///
+    /// - Errors: [`RuntimeError::HoldsAll`]
+    pub fn check_will_act(&self, n_prompt_tokens: usize, max_new_tokens: usize) -> Result<(), RuntimeError> {
+        let Some(Compression { budget: Budget::Tokens(budget_tokens), decode_slack, policy, .. }) = &self.compression
+        else {
+            return Ok(());
+        };
+        // Tokens behind the prompt are compressed where there is a slack only; the last one enters no cache.
+        let n_new = decode_slack.map_or(0, |_| max_new_tokens.saturating_sub(1));
+        let n_tokens = self.n_seen.saturating_add(n_prompt_tokens).saturating_add(n_new);
+        if policy.sets_own_size() || n_tokens > budget_tokens.saturating_add(decode_slack.unwrap_or(0)) {
+            return Ok(());
+        }
+        Err(RuntimeError::HoldsAll { budget_tokens: *budget_tokens, n_tokens })
     }
 
     /// Bytes allocated for slots and what belongs to them.
@@ -318,12 +337,12 @@ impl RaggedCache {
         let LayerPlan { heads: plans, asked } = self.plan(compression, layer)?;
         let old = self.of_layer(layer);
         let keep_mass = keep_mass && self.needs.mass && compression.policy.needs().mass;
-        let mut heads: Vec<Head> =
-            old.iter().zip(&plans).map(|(head, plan)| head.folded(plan, self.head_dim, keep_mass)).collect();
+        let folded = |(kv_head, (head, plan)): (usize, (&Head, &HeadPlan))| {
+            head.folded(plan, self.head_dim, keep_mass).map_err(|fault| fault.at(layer, kv_head))
+        };
+        let mut heads: Vec<Head> = old.iter().zip(&plans).enumerate().map(folded).collect::<Result<_, _>>()?;
         if let Some(refit) = compression.refit.filter(|_| self.sample.has(layer)) {
-            self.sample
-                .refit(refit, &self.rope, self.n_seen, layer, old, &mut heads)
-                .map_err(|kv_head| RuntimeError::Refit { layer, kv_head })?;
+            self.sample.refit(refit, &self.rope, self.n_seen, layer, old, &mut heads)?;
         }
         let counters = old.iter().zip(&plans).map(|(head, plan)| plan.counters(head.len())).collect();
         Ok(NewLayer { heads, counters, asked })
@@ -365,7 +384,7 @@ impl RaggedCache {
             } else {
                 compression.budget_tokens(self.n_layers, self.n_kv_heads, head, self.n_seen)?
             };
-            if self.heads[head].len() > limit + slack {
+            if self.heads[head].len() > limit.saturating_add(*slack) {
                 return Ok(true);
             }
         }
@@ -419,7 +438,7 @@ impl KvStore for RaggedCache {
                 let at = (token * n_kv_heads + kv_head) * head_dim;
                 [&chunk.k[at..at + head_dim], &chunk.v[at..at + head_dim]]
             });
-            head.append(chunk.first_position, head_dim, rows);
+            head.append(chunk.first_position, head_dim, rows).map_err(|fault| fault.at(chunk.layer, kv_head))?;
         }
         if self.passing.is_some() && self.refit.is_some() {
             self.sample.take(chunk);
@@ -444,8 +463,11 @@ impl KvStore for RaggedCache {
 
     fn attended(&mut self, chunk: &ChunkStates<'_>, mass: AttnMass) -> Result<(), StoreError> {
         let heads = &mut self.heads[chunk.layer * self.n_kv_heads..(chunk.layer + 1) * self.n_kv_heads];
-        heads.iter_mut().zip(&mass.all).for_each(|(head, new)| head.add_mass(new));
-        heads.iter_mut().zip(&mass.window).for_each(|(head, new)| head.add_mass_window(new));
+        for (kv_head, head) in heads.iter_mut().enumerate() {
+            let at = |fault: Unstorable| fault.at(chunk.layer, kv_head);
+            mass.all.get(kv_head).map_or(Ok(()), |new| head.add_mass(new)).map_err(at)?;
+            mass.window.get(kv_head).map_or(Ok(()), |new| head.add_mass_window(new)).map_err(at)?;
+        }
         let end = chunk.first_position + chunk.n_tokens;
         let in_decode = self.compression.as_ref().is_some_and(|compression| compression.decode_slack.is_some());
         match self.passing {

@@ -153,7 +153,7 @@ pub(crate) fn split_refit(spec: &str) -> (&str, Option<&str>) {
 pub fn parse_refit(text: &str) -> Result<Refit, PolicyError> {
     let params = Params::parse("refit", text.strip_prefix(':').unwrap_or(text))?;
     let refit: Refit = params.read()?;
-    if refit.queries == 0 || !(refit.lambda > 0.0 && refit.lambda.is_finite()) {
+    if !refit.is_sound() {
         return Err(params.bad("queries is at least 1 and lambda a number above 0"));
     }
     Ok(refit)

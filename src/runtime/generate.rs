@@ -4,66 +4,14 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 use std::time::Instant;
 
-use candle_core::Device;
-use candle_core::Tensor;
-use candle_transformers::generation::LogitsProcessor;
-use candle_transformers::generation::Sampling as CandleSampling;
-use candle_transformers::utils::apply_repeat_penalty;
-use serde::Deserialize;
 use serde::Serialize;
 
-use crate::math::max;
 use crate::model::LogitRows;
 use crate::model::Model;
 use crate::model::ModelError;
 use crate::runtime::RaggedCache;
 use crate::runtime::RuntimeError;
-
-/// How the next token is drawn from the logits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Sampling {
-    /// 0 takes the most likely token.
-    pub temperature: f64,
-    /// Draw among this many most likely tokens.
-    pub top_k: Option<usize>,
-    /// Draw among the most likely tokens that together have this probability.
-    pub top_p: Option<f64>,
-    /// Draw among tokens of at least this share of the most likely one's probability.
-    pub min_p: Option<f32>,
-    /// Divides positive logits of tokens that are in the prompt or came since, and multiplies negative ones.
-    pub repetition_penalty: Option<f32>,
-    /// Seed of the draw.
-    pub seed: u64,
-}
-
-impl Sampling {
-    fn processor(&self) -> LogitsProcessor {
-        let temperature = self.temperature;
-        let sampling = match (self.top_k, self.top_p) {
-            _ if temperature <= 0.0 => CandleSampling::ArgMax,
-            (None, None) => CandleSampling::All { temperature },
-            (Some(k), None) => CandleSampling::TopK { k, temperature },
-            (None, Some(p)) => CandleSampling::TopP { p, temperature },
-            (Some(k), Some(p)) => CandleSampling::TopKThenTopP { k, p, temperature },
-        };
-        LogitsProcessor::from_sampling(self.seed, sampling)
-    }
-
-    /// Draws a token; `text` is what a repetition may repeat.
-    fn draw(&self, processor: &mut LogitsProcessor, logits: Vec<f32>, text: &[u32]) -> Result<u32, ModelError> {
-        let n = logits.len();
-        let mut logits = Tensor::from_vec(logits, n, &Device::Cpu)?;
-        if let Some(penalty) = self.repetition_penalty {
-            logits = apply_repeat_penalty(&logits, penalty, text)?;
-        }
-        Ok(processor.sample_f(&logits, |probabilities| {
-            if let Some(share) = self.min_p {
-                let least = share * max(probabilities);
-                probabilities.iter_mut().filter(|p| **p < least).for_each(|p| *p = 0.0);
-            }
-        })?)
-    }
-}
+use crate::runtime::Sampling;
 
 /// What to generate.
 #[derive(Clone, Debug, Default)]
@@ -155,7 +103,7 @@ pub fn prefill(
     Ok(logits)
 }
 
-/// A forward pass whose store errors come back as what they are.
+/// A forward pass whose store errors come back as what they are, and whose logits are numbers.
 pub(crate) fn forward(
     model: &Model,
     tokens: &[u32],
@@ -163,18 +111,20 @@ pub(crate) fn forward(
     cache: &mut RaggedCache,
     rows: LogitRows,
 ) -> Result<Vec<f32>, RuntimeError> {
-    model.forward(tokens, position, cache, rows).map_err(|error| match error {
+    let logits = model.forward(tokens, position, cache, rows).map_err(|error| match error {
         ModelError::Store(inner) => match inner.downcast::<RuntimeError>() {
             Ok(own) => *own,
             Err(inner) => ModelError::Store(inner).into(),
         },
-        other => other.into(),
-    })
+        other => RuntimeError::from(other),
+    })?;
+    if logits.iter().all(|x| x.is_finite()) { Ok(logits) } else { Err(RuntimeError::LogitsNotFinite { position }) }
 }
 
 /// Generates after `prompt`, behind what `cache` has seen; `on_token` sees every new token and may end it.
 ///
-/// - Errors: a prompt that is empty or longer than the context; a compression that cannot be met or did nothing
+/// - Errors: a prompt that is empty or longer than the context; a compression that cannot be met or did nothing; sampling
+///   numbers out of range; states or logits that are no finite numbers
 pub fn generate(
     model: &Model,
     prompt: &[u32],
@@ -182,6 +132,7 @@ pub fn generate(
     options: &GenerateOptions,
     on_token: &mut dyn FnMut(u32) -> ControlFlow<StopReason>,
 ) -> Result<Generation, RuntimeError> {
+    options.sampling.check()?;
     let (started, compressed_before) = (Instant::now(), cache.compress_time());
     let mut logits = prefill(model, prompt, cache, options.chunk_tokens)?;
     let mut generation = Generation {

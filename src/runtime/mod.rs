@@ -8,6 +8,7 @@ mod compression;
 mod generate;
 mod memory;
 mod refit;
+mod sampling;
 mod slots;
 mod speed;
 mod stop;
@@ -22,13 +23,15 @@ pub use compression::parse_refit;
 pub(crate) use compression::split_refit;
 pub use generate::GenerateOptions;
 pub use generate::Generation;
-pub use generate::Sampling;
 pub use generate::StopReason;
+pub(crate) use generate::forward;
 pub use generate::generate;
 pub use generate::prefill;
 pub use memory::release_freed_memory;
 pub use memory::resident_bytes;
+pub use sampling::Sampling;
 pub use slots::CacheType;
+pub use slots::State;
 pub use speed::BreakEven;
 pub use speed::SpeedRow;
 pub use speed::SpeedSamples;
@@ -104,6 +107,56 @@ pub enum RuntimeError {
         /// What is missing.
         what: &'static str,
     },
+    /// A budget that never takes effect.
+    #[error("a budget of {budget_tokens} slots a head holds all {n_tokens} tokens: nothing would be compressed")]
+    HoldsAll {
+        /// Slots of every head.
+        budget_tokens: usize,
+        /// Tokens that the cache will see.
+        n_tokens: usize,
+    },
+    /// A number of [`Sampling`] that cannot be.
+    #[error("{option} is {range}, not {found}")]
+    Sampling {
+        /// Its option.
+        option: &'static str,
+        /// What it may be.
+        range: &'static str,
+        /// What it is.
+        found: f64,
+    },
+    /// The model gave a key, value or mass that is no number.
+    #[error("{state} of layer {layer}, KV head {kv_head}, is not a finite number")]
+    NotFinite {
+        /// Which.
+        state: State,
+        /// Layer.
+        layer: usize,
+        /// KV head.
+        kv_head: usize,
+    },
+    /// A key or value beyond the largest number of the cache's type.
+    #[error(
+        "{state} of layer {layer}, KV head {kv_head}, would be infinite in a cache of {kind}, whose largest number is {most}"
+    )]
+    Overflow {
+        /// Which.
+        state: State,
+        /// Layer.
+        layer: usize,
+        /// KV head.
+        kv_head: usize,
+        /// Type of the cache.
+        kind: CacheType,
+        /// The largest number of that type.
+        most: f32,
+    },
+    /// The model predicts nothing.
+    #[error("the model's logits behind position {position} are not finite numbers")]
+    LogitsNotFinite {
+        /// Position of the first token that passed.
+        position: usize,
+    },
     /// Values cannot be refitted.
     #[error("layer {layer}, KV head {kv_head}: values cannot be refitted, the states are not finite")]
     Refit {
@@ -143,6 +196,13 @@ impl RuntimeError {
             Self::NotRecorded { .. } => Some("name the compression when the recording cache is made".into()),
             Self::DifferentWindows(..) | Self::DifferentQueries => Some("record a cache for each of them".into()),
             Self::NoSlots => Some("keep at least one slot".into()),
+            Self::HoldsAll { .. } => Some("give fewer slots, or use --policy full if nothing should be compressed".into()),
+            Self::Overflow { .. } => Some("use --cache-dtype f32, or bf16 in place of f16".into()),
+            Self::NotFinite { .. } | Self::LogitsNotFinite { .. } => Some(
+                "the weights or the computation are at fault: get the model again; with --compute-dtype f16, try bf16 or f32"
+                    .into(),
+            ),
+            Self::Sampling { .. } => Some("leave it out where it should not act".into()),
             Self::FaultyPlan { .. } | Self::BadKeptFraction(_) => None,
             Self::Refit { .. } | Self::OtherHeads { .. } => None,
         }

@@ -11,6 +11,7 @@ use crate::merge::Refitted;
 use crate::merge::refit_slots;
 use crate::model::ChunkStates;
 use crate::model::Rope;
+use crate::runtime::RuntimeError;
 use crate::runtime::slots::Head;
 
 /// A seeded sample of the queries of a part of a prompt, in every layer.
@@ -65,7 +66,7 @@ impl QuerySample {
     /// Refits a layer's new heads to what the old ones give for the layer's queries, turned to positions
     /// behind `n_seen`. Heads of which nothing went stay as they are.
     ///
-    /// - Returns: the first head whose system could not be solved, as an error
+    /// - Errors: a head whose system could not be solved, or whose values do not fit their type
     pub(crate) fn refit(
         &self,
         refit: Refit,
@@ -74,7 +75,7 @@ impl QuerySample {
         layer: usize,
         old: &[Head],
         new: &mut [Head],
-    ) -> Result<(), usize> {
+    ) -> Result<(), RuntimeError> {
         let mut queries = self.queries[layer].clone();
         let width = queries.len() / self.positions.len().max(1);
         for ((row, position), ahead) in queries.chunks_exact_mut(width.max(1)).zip(&self.positions).zip(&self.ahead) {
@@ -103,7 +104,8 @@ impl QuerySample {
             })
             .collect();
         for (kv_head, (head, refitted)) in new.iter_mut().zip(solved).enumerate() {
-            head.set_refitted(refitted.ok_or(kv_head)?);
+            let refitted = refitted.ok_or(RuntimeError::Refit { layer, kv_head })?;
+            head.set_refitted(refitted).map_err(|fault| fault.at(layer, kv_head))?;
         }
         Ok(())
     }

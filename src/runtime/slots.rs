@@ -1,6 +1,9 @@
 //! The slots of one KV head in their storage type.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::fmt::Display;
+use std::fmt::Formatter;
 
 use half::bf16;
 use half::f16;
@@ -15,6 +18,7 @@ use crate::merge::Refitted;
 use crate::merge::Slot;
 use crate::model::HeadSlots;
 use crate::model::SlotVectors;
+use crate::runtime::RuntimeError;
 
 /// Element type of stored keys and values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +31,67 @@ pub enum CacheType {
     /// Single precision.
     #[default]
     F32,
+}
+
+impl CacheType {
+    /// The largest number of the type.
+    fn most(self) -> f32 {
+        match self {
+            Self::F16 => f16::MAX.to_f32(),
+            Self::Bf16 => bf16::MAX.to_f32(),
+            Self::F32 => f32::MAX,
+        }
+    }
+}
+
+impl Display for CacheType {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::F32 => "f32",
+        })
+    }
+}
+
+/// What is stored of a slot, or counted for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Its key.
+    Key,
+    /// Its value.
+    Value,
+    /// Its attention mass.
+    Mass,
+}
+
+impl Display for State {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Key => "a key",
+            Self::Value => "a value",
+            Self::Mass => "an attention mass",
+        })
+    }
+}
+
+/// A number that cannot be stored, with its state.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Unstorable {
+    /// It is none.
+    NotFinite(State),
+    /// The type of storage has none as large.
+    Overflow(State, CacheType),
+}
+
+impl Unstorable {
+    /// With its place.
+    pub(crate) fn at(self, layer: usize, kv_head: usize) -> RuntimeError {
+        match self {
+            Self::NotFinite(state) => RuntimeError::NotFinite { state, layer, kv_head },
+            Self::Overflow(state, kind) => RuntimeError::Overflow { state, layer, kv_head, kind, most: kind.most() },
+        }
+    }
 }
 
 /// Vectors `[n, D]` in their storage type.
@@ -76,11 +141,31 @@ impl Vectors {
         }
     }
 
-    fn push(&mut self, x: &[f32]) {
+    /// Stores numbers; `state` is what they are.
+    fn push(&mut self, x: &[f32], state: State) -> Result<(), Unstorable> {
+        let before = self.len();
         match self {
             Self::F32(v) => v.extend_from_slice(x),
             Self::F16(v) => v.extend(x.iter().map(|x| f16::from_f32(*x))),
             Self::Bf16(v) => v.extend(x.iter().map(|x| bf16::from_f32(*x))),
+        }
+        let fits = match self {
+            Self::F32(v) => v[before..].iter().all(|x| x.is_finite()),
+            Self::F16(v) => v[before..].iter().all(|x| x.is_finite()),
+            Self::Bf16(v) => v[before..].iter().all(|x| x.is_finite()),
+        };
+        if fits {
+            return Ok(());
+        }
+        check_finite(x, state)?;
+        Err(Unstorable::Overflow(state, self.kind()))
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::F32(v) => v.len(),
+            Self::F16(v) => v.len(),
+            Self::Bf16(v) => v.len(),
         }
     }
 
@@ -109,11 +194,11 @@ impl Vectors {
     }
 
     /// The same type of storage, holding exactly `x`.
-    fn replaced(&self, x: &[f32]) -> Self {
+    fn replaced(&self, x: &[f32], state: State) -> Result<Self, Unstorable> {
         let mut new = Self::new(self.kind());
         new.reserve(x.len(), 0);
-        new.push(x);
-        new
+        new.push(x, state)?;
+        Ok(new)
     }
 }
 
@@ -197,33 +282,35 @@ impl Head {
         first_position: usize,
         head_dim: usize,
         rows: impl ExactSizeIterator<Item = [&'a [f32]; 2]>,
-    ) {
+    ) -> Result<(), Unstorable> {
         let (n, step) = (rows.len(), growth(self.len()));
         self.keys.reserve(n * head_dim, step * head_dim);
         self.values.reserve(n * head_dim, step * head_dim);
         reserve(&mut self.positions, n, step);
         self.positions.extend((first_position..first_position + n).map(|p| p as u32));
         for [key, value] in rows {
-            self.keys.push(key);
-            self.values.push(value);
+            self.keys.push(key, State::Key)?;
+            self.values.push(value, State::Value)?;
         }
         if let Some(bias) = &mut self.logit_bias {
             reserve(bias, n, step);
             bias.resize(bias.len() + n, 0.0);
         }
+        Ok(())
     }
 
-    pub(crate) fn set_refitted(&mut self, Refitted { values, logit_bias }: Refitted) {
-        self.values = self.values.replaced(&values);
+    pub(crate) fn set_refitted(&mut self, Refitted { values, logit_bias }: Refitted) -> Result<(), Unstorable> {
+        self.values = self.values.replaced(&values, State::Value)?;
         self.logit_bias = logit_bias.or_else(|| self.logit_bias.take());
+        Ok(())
     }
 
-    pub(crate) fn add_mass(&mut self, mass: &[f32]) {
-        accumulate(&mut self.mass, mass);
+    pub(crate) fn add_mass(&mut self, mass: &[f32]) -> Result<(), Unstorable> {
+        accumulate(&mut self.mass, mass)
     }
 
-    pub(crate) fn add_mass_window(&mut self, mass: &[f32]) {
-        accumulate(&mut self.mass_window, mass);
+    pub(crate) fn add_mass_window(&mut self, mass: &[f32]) -> Result<(), Unstorable> {
+        accumulate(&mut self.mass_window, mass)
     }
 
     pub(crate) fn slots(&self) -> HeadSlots<'_> {
@@ -243,7 +330,7 @@ impl Head {
     }
 
     /// The head that a plan makes of this one. Counts and masses of what is folded add up; what is dropped takes its own along.
-    pub(crate) fn folded(&self, plan: &HeadPlan, head_dim: usize, keep_mass: bool) -> Self {
+    pub(crate) fn folded(&self, plan: &HeadPlan, head_dim: usize, keep_mass: bool) -> Result<Self, Unstorable> {
         let counts = self.counts();
         let members = |slot: &Slot| plan.members_of(slot).iter().filter(|member| member.weighs());
         let count_of = |member: &Member| counts.as_ref().map_or(1, |counts| counts[member.source as usize]);
@@ -255,21 +342,27 @@ impl Head {
         } else {
             Vec::new()
         };
-        Self {
-            keys: self.keys.replaced(&plan.fold_keys(&self.keys.widened(), head_dim)),
-            values: self.values.replaced(&plan.fold_values(&self.values.widened(), head_dim)),
+        Ok(Self {
+            keys: self.keys.replaced(&plan.fold_keys(&self.keys.widened(), head_dim), State::Key)?,
+            values: self.values.replaced(&plan.fold_values(&self.values.widened(), head_dim), State::Value)?,
             positions: plan.slots.iter().map(|slot| self.positions[slot.pivot as usize]).collect(),
             counts: counts.iter().any(|c| *c != 1).then(|| Counts::new(counts)),
             logit_bias: bias.iter().any(|b| *b != 0.0).then_some(bias),
             mass,
             mass_window: Vec::new(),
-        }
+        })
     }
 }
 
-fn accumulate(sum: &mut Vec<f32>, new: &[f32]) {
+fn check_finite(x: &[f32], state: State) -> Result<(), Unstorable> {
+    if x.iter().all(|x| x.is_finite()) { Ok(()) } else { Err(Unstorable::NotFinite(state)) }
+}
+
+fn accumulate(sum: &mut Vec<f32>, new: &[f32]) -> Result<(), Unstorable> {
+    check_finite(new, State::Mass)?;
     let more = new.len().saturating_sub(sum.len());
     reserve(sum, more, growth(sum.len()));
     sum.resize(new.len(), 0.0);
     axpy(1.0, new, sum);
+    Ok(())
 }
