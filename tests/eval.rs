@@ -205,7 +205,61 @@ fn what_did_nothing_and_what_cannot_be_scored_is_refused() {
         &[json!({ "context": words(2, 9), "dataset": "dureader", "_id": "1", "answers": ["x"] })],
     );
     refused(&["--task", "longbench"], &["cannot score dureader", "Chinese"]);
+    let record = |dataset: &str, more: Value| {
+        let mut record = json!({ "context": words(2, 9), "dataset": dataset, "_id": "1" });
+        record.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        record
+    };
+    for (task, dataset, more, why) in [
+        ("ruler", "ruler_vt", json!({}), "has no reference answer"),
+        ("ruler", "ruler_vt", json!({ "outputs": [] }), "has no reference answer"),
+        ("needle", "needle", json!({ "answers": [" "] }), "has no reference answer"),
+        ("longbench", "hotpotqa", json!({ "answers": null }), "has no reference answer"),
+        ("longbench", "trec", json!({ "answers": ["Date"] }), "all_classes"),
+        ("longbench", "trec", json!({ "answers": ["Date"], "all_classes": [] }), "all_classes"),
+        ("longbench", "trec", json!({ "answers": ["Date"], "all_classes": ["Place"] }), "all_classes"),
+        ("longbench", "passage_retrieval_en", json!({ "answers": ["3"] }), "Paragraph N"),
+        ("longbench", "passage_count", json!({ "answers": ["three"] }), "a number"),
+        ("zeroscrolls", "quality", json!({ "answers": ["yes"] }), "letter A to D"),
+        ("zeroscrolls", "space_digest", json!({ "answers": ["60"] }), "percentage"),
+        ("zeroscrolls", "book_sum_sort", json!({ "answers": ["3"] }), "order"),
+    ] {
+        write_prompts(dir.path(), &[record(dataset, more)]);
+        refused(&["--task", task, "--policy", "h2o"], &[&format!("{task} cannot score text 1 of {dataset}"), why]);
+    }
+    // One answer of a data set is known, so that the other is missing and not withheld.
+    let mut second = record("quality", json!({}));
+    second["_id"] = "2".into();
+    write_prompts(dir.path(), &[record("quality", json!({ "answers": ["(A)"] })), second]);
+    refused(&["--task", "zeroscrolls"], &["text 2 of quality"]);
+    write_prompts(dir.path(), &long_texts(2));
+    let kl = |context: &str| {
+        let fixed = ["eval", "--model", "MODEL", "--prompts", "prompts.jsonl", "--out", "run", "--continuation", "20"];
+        fails(&kvscope(dir.path(), &[&fixed[..], &["--context", context]].concat()), &["context of 128", "--context"]);
+    };
+    kl("120");
+    kl("18446744073709551615");
     assert!(!dir.path().join("run").exists());
+}
+
+#[test]
+fn answers_come_under_rulers_name_and_may_be_withheld_where_predictions_are_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let record =
+        |dataset: &str, more: Value| json!({ "input": words(2, 9), "dataset": dataset, "index": 0, "outputs": more });
+    let run = |task: &str| {
+        std::fs::remove_dir_all(dir.path().join("run")).ok();
+        let output = kvscope(dir.path(), &eval_args("run", &["--task", task, "--policy", "h2o", "--budget", "0.5"]));
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        (String::from_utf8_lossy(&output.stderr).into_owned(), rows(&dir.path().join("run")))
+    };
+    write_prompts(dir.path(), &[record("ruler_vt", json!(["12", "13"]))]);
+    let (_, scored) = run("ruler");
+    assert!(scored.iter().all(|row| row.metrics.contains_key("score") && row.answers == ["12", "13"]));
+    write_prompts(dir.path(), &[record("quality", Value::Null)]);
+    let (said, unscored) = run("zeroscrolls");
+    assert!(said.contains("zeroscrolls/quality: texts without a reference answer: 1"), "{said}");
+    assert!(unscored.iter().all(|row| row.metrics.is_empty() && row.pred.is_some()));
 }
 
 #[test]

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use crate::eval::EvalError;
 use crate::eval::item::Question;
-use crate::eval::metric::Reference;
 use crate::eval::metric::metric;
 use crate::eval::task::AnswerJob;
 use crate::math::argmax;
@@ -13,6 +12,7 @@ use crate::model::Model;
 use crate::model::tokenizer::AddSpecial;
 use crate::model::tokenizer::SkipSpecial;
 use crate::runtime::RaggedCache;
+use crate::runtime::forward;
 
 /// Generates from the logits of the prompt's last token; the text, and the number of tokens.
 pub(super) fn generate(
@@ -39,21 +39,20 @@ pub(super) fn generate(
         if tokens.len() == job.max_new_tokens || cache.n_seen() == model.config().max_positions {
             break;
         }
-        logits = model.forward(&[token], cache.n_seen(), cache, LogitRows::Last)?;
+        logits = forward(model, &[token], cache.n_seen(), cache, LogitRows::Last)?;
     }
     Ok((tokenizer.decode(&tokens, SkipSpecial::Yes)?, tokens.len()))
 }
 
-/// The scores of a prediction, by the names of the metric's parts; empty without a reference answer.
+/// The scores of a prediction, by the names of the metric's parts; empty where there is nothing to score it against.
 pub(super) fn score(pred: &str, question: &Question) -> BTreeMap<String, f64> {
-    let Some(metric) = metric(question.job.metric).filter(|_| !question.answers.is_empty()) else {
+    let Some(metric) = metric(question.job.metric).filter(|metric| (metric.lacks)(&question.reference()).is_none())
+    else {
         return BTreeMap::new();
     };
     let scored =
         if question.job.first_line { pred.trim_start_matches('\n').split('\n').next().unwrap_or("") } else { pred };
-    let reference =
-        Reference { answers: &question.answers, all_classes: question.all_classes.as_deref().unwrap_or(&[]) };
-    let parts = (metric.score)(scored, &reference);
+    let parts = (metric.score)(scored, &question.reference());
     metric.parts.iter().zip(parts).map(|(name, value)| (name.to_string(), value)).collect()
 }
 

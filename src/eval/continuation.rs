@@ -13,6 +13,7 @@ use crate::math::quantile_sorted;
 use crate::model::LogitRows;
 use crate::model::Model;
 use crate::runtime::RaggedCache;
+use crate::runtime::forward;
 
 /// Tokens of the continuation that pass at a time.
 const CHUNK_TOKENS: usize = 64;
@@ -25,7 +26,7 @@ pub(super) fn logits(model: &Model, tokens: &[u32], cache: &mut RaggedCache) -> 
     let mut all = Vec::new();
     let Some((_, fed)) = tokens.split_last() else { return Ok(all) };
     for chunk in fed.chunks(CHUNK_TOKENS) {
-        all.extend(model.forward(chunk, cache.n_seen(), cache, LogitRows::All)?);
+        all.extend(forward(model, chunk, cache.n_seen(), cache, LogitRows::All)?);
     }
     Ok(all)
 }
@@ -41,7 +42,14 @@ struct Point {
 /// Compares the distributions after every token that was fed; `tokens` as for [`logits`].
 ///
 /// - Unit: `kl_*` and `nll*` in nats, `top1_agreement` a share, `perplexity_ratio` of compressed to full
-pub(super) fn compare(tokens: &[u32], vocab_size: usize, full: &[f32], compressed: &[f32]) -> BTreeMap<String, f64> {
+///
+/// - Errors: a measurement that is no finite number
+pub(super) fn compare(
+    tokens: &[u32],
+    vocab_size: usize,
+    full: &[f32],
+    compressed: &[f32],
+) -> Result<BTreeMap<String, f64>, EvalError> {
     let points: Vec<Point> = full
         .par_chunks(vocab_size)
         .zip(compressed.par_chunks(vocab_size))
@@ -65,7 +73,14 @@ pub(super) fn compare(tokens: &[u32], vocab_size: usize, full: &[f32], compresse
         ("nll", nll),
         ("perplexity_ratio", nll.zip(full_nll).map(|(nll, full)| (nll - full).exp())),
     ];
-    measured.into_iter().filter_map(|(name, value)| Some((name.to_string(), value?))).collect()
+    let known = measured.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    known
+        .map(
+            |(metric, value)| {
+                if value.is_finite() { Ok((metric.to_string(), value)) } else { Err(EvalError::NotFinite { metric }) }
+            },
+        )
+        .collect()
 }
 
 #[cfg(test)]
@@ -77,7 +92,7 @@ mod tests {
         let row = |p: [f32; 2]| p.map(f32::ln);
         let full = [row([0.5, 0.5]), row([0.75, 0.25])].concat();
         let compressed = [row([0.25, 0.75]), row([0.75, 0.25])].concat();
-        let found = compare(&[0, 1, 0], 2, &full, &compressed);
+        let found = compare(&[0, 1, 0], 2, &full, &compressed).unwrap();
         let kl = 0.5 * (0.5f64 / 0.25).ln() + 0.5 * (0.5f64 / 0.75).ln();
         assert!((found["kl"] - kl / 2.0).abs() < 1e-6, "{found:?}");
         assert!((found["kl_max"] - kl).abs() < 1e-6 && (found["kl_p50"] - kl / 2.0).abs() < 1e-6);
@@ -85,6 +100,15 @@ mod tests {
         assert_eq!(found["top1_agreement"], 0.5);
         assert!((found["nll"] + (0.75f64.ln() + 0.75f64.ln()) / 2.0).abs() < 1e-6);
         assert!((found["perplexity_ratio"] - (0.5f64 / 0.75).sqrt()).abs() < 1e-6);
-        assert!(compare(&[], 2, &[], &[]).is_empty());
+        assert!(compare(&[], 2, &[], &[]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_no_number_is_no_measurement() {
+        // The second token's logit falls by a thousand nats: e^1000 is beyond every number.
+        let broken = compare(&[0, 1], 2, &[0.0, 0.0], &[1000.0, 0.0]);
+        assert!(matches!(broken, Err(EvalError::NotFinite { metric: "perplexity_ratio" })), "{broken:?}");
+        let broken = compare(&[0, 1], 2, &[0.0, 0.0], &[f32::NAN, 0.0]);
+        assert!(matches!(broken, Err(EvalError::NotFinite { metric: "kl" })), "{broken:?}");
     }
 }

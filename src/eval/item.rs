@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::collections::HashSet;
 
 use crate::eval::EvalError;
+use crate::eval::metric::Reference;
+use crate::eval::metric::metric;
 use crate::eval::task::AnswerJob;
 use crate::eval::task::Job;
+use crate::eval::task::Predictions;
 use crate::eval::task::Take;
 use crate::eval::task::TaskEntry;
 use crate::model::Model;
@@ -72,6 +75,13 @@ pub struct Question {
     pub depth_percent: Option<u32>,
 }
 
+impl Question {
+    /// What a prediction is scored against.
+    pub(super) fn reference(&self) -> Reference<'_> {
+        Reference { answers: &self.answers, all_classes: self.all_classes.as_deref().unwrap_or(&[]) }
+    }
+}
+
 /// Texts that were passed over, by family and data set.
 pub type Skipped = BTreeMap<String, usize>;
 
@@ -79,8 +89,8 @@ pub type Skipped = BTreeMap<String, usize>;
 ///
 /// Texts too short for `kl`, and prompts too long for a family that must see them whole, are passed over and counted.
 ///
-/// - Errors: a family without any prompt of its data sets, a data set that cannot be scored, no text left, a prompt that
-///   cannot be encoded
+/// - Errors: a family without any prompt of its data sets, a data set or text that cannot be scored, more tokens than the
+///   model's context, no text left, a prompt that cannot be encoded
 pub fn items(
     model: &Model,
     prompts: &[Prompt],
@@ -113,6 +123,7 @@ pub fn items(
             return Err(EvalError::NoDataset { task: task.name });
         }
     }
+    check_scored(&items)?;
     let mut seen = HashSet::new();
     if let Some(item) = items.iter().find(|item: &&Item| !seen.insert((item.task, &item.dataset, &item.id))) {
         return Err(EvalError::Twice { dataset: item.dataset.clone(), id: item.id.clone() });
@@ -123,10 +134,47 @@ pub fn items(
     Ok((items, skipped))
 }
 
+/// Texts that are answered without a reference, by family and data set: a benchmark that keeps its answers to itself takes
+/// the predictions.
+pub fn unscored(items: &[Item]) -> BTreeMap<String, usize> {
+    let mut found = BTreeMap::new();
+    for item in items {
+        if matches!(&item.work, Work::Answer(question) if !question.reference().has_answer()) {
+            *found.entry(format!("{}/{}", item.task, item.dataset)).or_default() += 1;
+        }
+    }
+    found
+}
+
+/// Refuses a text that nothing can be scored against, before any answer is generated. Where the benchmark takes
+/// predictions, a data set without any answers is let through.
+fn check_scored(items: &[Item]) -> Result<(), EvalError> {
+    let has_answer = |item: &&Item| matches!(&item.work, Work::Answer(question) if question.reference().has_answer());
+    let answered: HashSet<(&str, &str)> =
+        items.iter().filter(has_answer).map(|item| (item.task, item.dataset.as_str())).collect();
+    for item in items {
+        let Work::Answer(question) = &item.work else { continue };
+        let Some(why) = metric(question.job.metric).and_then(|metric| (metric.lacks)(&question.reference())) else {
+            continue;
+        };
+        let is_withheld = !answered.contains(&(item.task, item.dataset.as_str()));
+        if question.job.predictions != Predictions::Map || !is_withheld {
+            let (dataset, id) = (item.dataset.clone(), item.id.clone());
+            return Err(EvalError::Unscorable { task: item.task, dataset, id, why });
+        }
+    }
+    Ok(())
+}
+
 fn continued(model: &Model, prompt: &Prompt, settings: &Settings) -> Result<Option<(Vec<u32>, Work)>, EvalError> {
     let mut tokens = model.tokenizer()?.encode(&prompt.text, AddSpecial::Yes)?;
     // Every token that is fed predicts a known one, so one more than is fed is needed.
-    let wanted = settings.context_tokens + settings.continuation_tokens + 1;
+    let n_tokens = settings.context_tokens.saturating_add(settings.continuation_tokens);
+    let max_positions = model.config().max_positions;
+    if n_tokens > max_positions {
+        return Err(EvalError::Context { n_tokens, max_positions });
+    }
+    let wanted = n_tokens + 1;
     if tokens.len() < wanted {
         return Ok(None);
     }
@@ -151,7 +199,7 @@ fn asked(
     };
     let mut tokens = if chat { framed(&prompt.text)? } else { tokenizer.encode(&prompt.text, AddSpecial::Yes)? };
     if tokens.len() > most {
-        if !job.cut_middle {
+        if !job.cut_middle || most == 0 {
             return Ok(None);
         }
         tokens = if chat {

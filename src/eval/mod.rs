@@ -36,6 +36,7 @@ pub use item::Item;
 pub use item::Settings;
 pub use item::Skipped;
 pub use item::items;
+pub use item::unscored;
 pub use merge::merge;
 pub use plant::NeedleGrid;
 pub use plant::plant;
@@ -95,6 +96,34 @@ pub enum EvalError {
         dataset: String,
         /// Why.
         why: &'static str,
+    },
+    /// A text has nothing that an answer could be scored against.
+    #[error("{task} cannot score text {id} of {dataset}: {why}")]
+    Unscorable {
+        /// Task family.
+        task: &'static str,
+        /// Data set.
+        dataset: String,
+        /// Row id.
+        id: String,
+        /// What it lacks.
+        why: &'static str,
+    },
+    /// Prompt and continuation are longer than the model's context.
+    #[error("{n_tokens} tokens of context and continuation exceed the model's context of {max_positions}")]
+    Context {
+        /// Tokens that would be fed.
+        n_tokens: usize,
+        /// The model's limit.
+        max_positions: usize,
+    },
+    /// A measurement is no number.
+    #[error(
+        "the {metric} is not a finite number: the logits of the compressed cache lie too far from those of the full one"
+    )]
+    NotFinite {
+        /// Its name.
+        metric: &'static str,
     },
     /// A family finds none of its data sets.
     #[error("no prompt belongs to a data set of the task family {task}")]
@@ -171,6 +200,9 @@ impl EvalError {
             }
             Self::Arm { source, .. } => source.hint(),
             Self::Refused { .. } => Some("leave these prompts out".into()),
+            Self::Unscorable { .. } => Some("complete the record, or leave it out".into()),
+            Self::Context { .. } => Some("give a smaller --context or --continuation".into()),
+            Self::NotFinite { .. } => Some("look at this text with generate --compare, or leave the policy out".into()),
             Self::NoDataset { .. } => Some("give prompts whose `dataset` the family knows, or another --task".into()),
             Self::Nothing { .. } => Some("give longer texts, or a smaller --context and --continuation".into()),
             Self::NoText { .. } => Some("give longer texts, or smaller lengths of at least some 60 tokens".into()),

@@ -214,7 +214,7 @@ impl<'a> Text<'a> {
                     &own
                 };
                 row.n_new_tokens = tokens.len() - 1;
-                row.metrics = continuation::compare(tokens, vocab_size, full, compressed);
+                row.metrics = continuation::compare(tokens, vocab_size, full, compressed)?;
             }
             Work::Answer(question) => {
                 let (pred, n_new_tokens) = answer::generate(self.model, logits.clone(), &mut cache, &question.job)?;

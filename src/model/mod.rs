@@ -156,7 +156,7 @@ impl ModelError {
                 Some(format!("supported are {}", names.join(", ")))
             }
             Self::Device { hint, .. } => Some(hint.clone()),
-            Self::TooLong { .. } => Some("shorten the prompt, or set --max-tokens".into()),
+            Self::TooLong { .. } => Some("shorten the prompt; capture and eval do so with --max-tokens".into()),
             Self::Unreadable { .. } | Self::MissingTensor { .. } => {
                 Some("give a GGUF file, or a folder with config.json, a tokenizer and safetensors".into())
             }

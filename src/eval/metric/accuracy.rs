@@ -8,9 +8,13 @@ use crate::eval::metric::mean_of_rows;
 pub(super) const ENTRY: MetricEntry = MetricEntry {
     name: "accuracy",
     summary: "1 if the first letter A to D that stands alone in the prediction is the answer's",
-    source: "ZeroSCROLLS, Shaham et al. 2023, arXiv 2305.14196 (quality). Differs: an answer without such a letter scores \
-             0, where the published script ends with an error",
+    source: "ZeroSCROLLS, Shaham et al. 2023, arXiv 2305.14196 (quality). Differs: an answer without such a letter is \
+             refused, where the published script ends with an error",
     parts: SCORE,
+    lacks: |reference| {
+        reference
+            .lacks_any(|answer| letter(answer).is_some(), "none of its answers has a letter A to D that stands alone")
+    },
     score: |prediction, reference| {
         let chosen = letter(prediction);
         best(reference.answers, |answer| f64::from(u8::from(chosen.is_some() && chosen == letter(answer))))

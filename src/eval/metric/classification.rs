@@ -2,6 +2,7 @@
 
 use crate::eval::metric::MetricEntry;
 use crate::eval::metric::SCORE;
+use crate::eval::metric::any_answer;
 use crate::eval::metric::best;
 use crate::eval::metric::mean_of_rows;
 
@@ -11,6 +12,13 @@ pub(super) const ENTRY: MetricEntry = MetricEntry {
     source: "LongBench, Bai et al. 2023, arXiv 2308.14508 (trec). Differs: no, its slip included: the list of names is \
              shortened while it is walked, so that the name after a removed one is never looked at",
     parts: SCORE,
+    lacks: |reference| {
+        if reference.all_classes.is_empty() {
+            return any_answer(reference).or(Some("it has no class names (`all_classes`)"));
+        }
+        let is_class = |answer: &str| reference.all_classes.iter().any(|class| class == answer);
+        reference.lacks_any(is_class, "none of its answers is one of its class names (`all_classes`)")
+    },
     score: |prediction, reference| best(reference.answers, |answer| score(prediction, answer, reference.all_classes)),
     aggregate: mean_of_rows,
 };

@@ -10,6 +10,10 @@ pub(super) const ENTRY: MetricEntry = MetricEntry {
     summary: "share of pairs that stand in the right order, 0 unless the prediction names every item once",
     source: "ZeroSCROLLS, Shaham et al. 2023, arXiv 2305.14196 (book_sum_sort). Differs: no",
     parts: SCORE,
+    lacks: |reference| {
+        let is_order = |answer: &str| concordance(&items(answer), &items(answer)) == 1.0;
+        reference.lacks_any(is_order, "none of its answers is an order of two or more different numbers")
+    },
     score: |prediction, reference| {
         let predicted = items(prediction);
         best(reference.answers, |answer| concordance(&predicted, &items(answer)))

@@ -2,6 +2,7 @@
 
 use crate::eval::metric::MetricEntry;
 use crate::eval::metric::SCORE;
+use crate::eval::metric::any_answer;
 use crate::eval::metric::best;
 use crate::eval::metric::mean_of_rows;
 
@@ -11,6 +12,7 @@ pub(super) const ENTRY: MetricEntry = MetricEntry {
     source: "LongBench, Bai et al. 2023, arXiv 2308.14508 (lcc, repobench-p), by way of fuzzywuzzy 0.18 with \
              python-Levenshtein; without the latter fuzzywuzzy falls back on difflib, whose ratio is at most this one",
     parts: SCORE,
+    lacks: any_answer,
     score: |prediction, reference| {
         let line = first_code_line(prediction);
         best(reference.answers, |answer| percent_ratio(line, answer) / 100.0)

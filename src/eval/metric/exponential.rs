@@ -9,8 +9,11 @@ pub(super) const ENTRY: MetricEntry = MetricEntry {
     name: "exponential_similarity",
     summary: "2 to the power of minus the distance in tens of percent",
     source: "ZeroSCROLLS, Shaham et al. 2023, arXiv 2305.14196 (space_digest): 2^(-10 |p - q|), of the first number before \
-             a percent sign. Differs: digits are ASCII digits; an answer without a percentage scores 0",
+             a percent sign. Differs: digits are ASCII digits; an answer without a percentage is refused",
     parts: SCORE,
+    lacks: |reference| {
+        reference.lacks_any(|answer| percentage(answer).is_some(), "none of its answers is a percentage")
+    },
     score: |prediction, reference| {
         let Some(predicted) = percentage(prediction) else { return vec![0.0] };
         best(reference.answers, |answer| {

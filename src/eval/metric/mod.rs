@@ -35,6 +35,8 @@ pub struct MetricEntry {
     pub source: &'static str,
     /// Names of what [`MetricEntry::score`] returns; the first is the score.
     pub parts: &'static [&'static str],
+    /// What a reference lacks to be scored against; `None` where a prediction can be right.
+    pub lacks: fn(&Reference<'_>) -> Option<&'static str>,
     /// Scores a prediction: one number in [0, 1] for each of `parts`.
     pub score: fn(&str, &Reference<'_>) -> Vec<f64>,
     /// The data set's score in [0, 1] from all rows' parts, as the benchmark computes it; `None` of no rows.
@@ -62,6 +64,23 @@ pub fn metric(name: &str) -> Option<&'static MetricEntry> {
     METRICS.iter().find(|entry| entry.name == name)
 }
 
+impl Reference<'_> {
+    /// Whether any answer holds text.
+    pub fn has_answer(&self) -> bool {
+        self.answers.iter().any(|answer| !answer.trim().is_empty())
+    }
+
+    /// `what` where no answer is usable, or what is missing of all.
+    fn lacks_any(&self, is_usable: impl Fn(&str) -> bool, what: &'static str) -> Option<&'static str> {
+        any_answer(self).or_else(|| (!self.answers.iter().any(|answer| is_usable(answer))).then_some(what))
+    }
+}
+
+/// What most metrics ask of a reference.
+fn any_answer(reference: &Reference<'_>) -> Option<&'static str> {
+    (!reference.has_answer()).then_some("it has no reference answer (`answers`, or RULER's `outputs`)")
+}
+
 /// The only part of most metrics.
 const SCORE: &[&str] = &["score"];
 
@@ -85,10 +104,21 @@ mod tests {
         for (i, entry) in METRICS.iter().enumerate() {
             assert!(i == 0 || METRICS[i - 1].name < entry.name, "{} is out of order", entry.name);
             assert!(!entry.summary.is_empty() && !entry.source.is_empty() && !entry.parts.is_empty());
-            let answers = ["Paragraph 3".to_string()];
-            let reference = Reference { answers: &answers, all_classes: &[] };
+            let answers = ["Paragraph 3", "3", "(B)", "3, 1, 2", "50%"].map(String::from);
+            let reference = Reference { answers: &answers, all_classes: &answers };
+            assert_eq!((entry.lacks)(&reference), None, "{}", entry.name);
+            for blank in [&[][..], &[" ".to_string()]] {
+                let reference = Reference { answers: blank, all_classes: &answers };
+                assert!((entry.lacks)(&reference).is_some_and(|what| what.contains("answer")), "{}", entry.name);
+            }
             assert_eq!((entry.score)("", &reference).len(), entry.parts.len(), "{}", entry.name);
             assert_eq!((entry.aggregate)(&[]), None, "{}", entry.name);
+        }
+        let unusable = ["x".to_string()];
+        for name in ["accuracy", "classification", "concordance_index", "count", "exponential_similarity", "retrieval"]
+        {
+            let reference = Reference { answers: &unusable, all_classes: &[] };
+            assert!((metric(name).unwrap().lacks)(&reference).is_some(), "{name}");
         }
         assert!(metric("qa_f1").is_some() && metric("qa").is_none());
     }

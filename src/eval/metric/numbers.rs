@@ -10,6 +10,10 @@ pub(super) const COUNT: MetricEntry = MetricEntry {
     summary: "share of the numbers in the prediction that are the right one",
     source: "LongBench, Bai et al. 2023, arXiv 2308.14508 (passage_count). Differs: digits are ASCII digits",
     parts: SCORE,
+    lacks: |reference| {
+        let is_number = |answer: &str| share_of_numbers(answer, answer) == 1.0;
+        reference.lacks_any(is_number, "none of its answers is a number")
+    },
     score: |prediction, reference| best(reference.answers, |answer| share_of_numbers(prediction, answer)),
     aggregate: mean_of_rows,
 };
@@ -18,8 +22,11 @@ pub(super) const RETRIEVAL: MetricEntry = MetricEntry {
     name: "retrieval",
     summary: "share of the numbers in the prediction that are the right paragraph's",
     source: "LongBench, Bai et al. 2023, arXiv 2308.14508 (passage_retrieval_en). Differs: digits are ASCII digits; an \
-             answer without `Paragraph N` scores 0, where the published script ends with an error",
+             answer without `Paragraph N` is refused, where the published script ends with an error",
     parts: SCORE,
+    lacks: |reference| {
+        reference.lacks_any(|answer| paragraph_number(answer).is_some(), "none of its answers names a `Paragraph N`")
+    },
     score: |prediction, reference| {
         best(reference.answers, |answer| {
             paragraph_number(answer).map_or(0.0, |number| share_of_numbers(prediction, number))

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::eval::metric::MetricEntry;
 use crate::eval::metric::SCORE;
+use crate::eval::metric::any_answer;
 use crate::eval::metric::best;
 use crate::eval::metric::mean_of_rows;
 
@@ -12,6 +13,7 @@ pub(super) const ENTRY: MetricEntry = MetricEntry {
     summary: "F1 over the words of prediction and answer, without case, punctuation and articles",
     source: "Rajpurkar et al. 2016, arXiv 1606.05250, as LongBench and ZeroSCROLLS score questions. Differs: no",
     parts: SCORE,
+    lacks: any_answer,
     score: |prediction, reference| {
         let predicted = normalised_words(prediction);
         best(reference.answers, |answer| f1(&predicted, &normalised_words(answer)))

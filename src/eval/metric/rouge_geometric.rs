@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::eval::metric::MetricEntry;
+use crate::eval::metric::any_answer;
 use crate::eval::metric::mean_of_rows;
 
 pub(super) const ENTRY: MetricEntry = MetricEntry {
@@ -12,6 +13,7 @@ pub(super) const ENTRY: MetricEntry = MetricEntry {
              answer and its mean over rows before the three are multiplied. Differs: no. A row's score, which paired \
              comparisons need, is the geometric mean of that row",
     parts: &["score", "rouge1", "rouge2", "rougeL"],
+    lacks: any_answer,
     score: |prediction, reference| {
         let predicted = tokens(prediction);
         let answers: Vec<Vec<String>> = reference.answers.iter().map(|answer| tokens(answer)).collect();

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use crate::eval::metric::MetricEntry;
 use crate::eval::metric::SCORE;
+use crate::eval::metric::any_answer;
 use crate::eval::metric::best;
 use crate::eval::metric::mean_of_rows;
 
@@ -15,6 +16,7 @@ pub(super) const ENTRY: MetricEntry = MetricEntry {
              at blanks with their case and punctuation, and sets of words are counted. Differs: sentences of some 500 \
              words, at which the package exceeds Python's recursion limit and LongBench scores 0, are scored",
     parts: SCORE,
+    lacks: any_answer,
     score: |prediction, reference| best(reference.answers, |answer| rouge_l(prediction, answer)),
     aggregate: mean_of_rows,
 };

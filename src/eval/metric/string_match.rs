@@ -2,6 +2,7 @@
 
 use crate::eval::metric::MetricEntry;
 use crate::eval::metric::SCORE;
+use crate::eval::metric::any_answer;
 use crate::eval::metric::mean_of_rows;
 
 pub(super) const ENTRY: MetricEntry = MetricEntry {
@@ -9,6 +10,7 @@ pub(super) const ENTRY: MetricEntry = MetricEntry {
     summary: "share of the answers that stand in the prediction, without regard to case",
     source: "RULER, Hsieh et al. 2024, arXiv 2404.06654 (its string match for all tasks but question answering). Differs: no",
     parts: SCORE,
+    lacks: any_answer,
     score: |prediction, reference| {
         let prediction = prediction.to_lowercase();
         let found = reference.answers.iter().filter(|answer| prediction.contains(&answer.to_lowercase())).count();

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use crate::eval::metric::MetricEntry;
 use crate::eval::metric::SCORE;
+use crate::eval::metric::any_answer;
 use crate::eval::metric::best;
 use crate::eval::metric::mean_of_rows;
 use crate::eval::metric::qa_f1::normalised_words;
@@ -13,6 +14,7 @@ pub(super) const ENTRY: MetricEntry = MetricEntry {
     summary: "share of the answer's different words that the prediction holds",
     source: "kvscope's own, for planted sentences: a found needle scores 1 however much is said around it",
     parts: SCORE,
+    lacks: any_answer,
     score: |prediction, reference| {
         let predicted: HashSet<String> = normalised_words(prediction).into_iter().collect();
         best(reference.answers, |answer| {
