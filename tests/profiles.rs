@@ -197,3 +197,39 @@ fn the_last_choice_runs_the_model_and_held_out_texts_only_judge() {
     let missing = kvscope(dir, &["tune", "dumps/run", "--validate", "prompts.jsonl"]);
     assert!(exits(&missing, 2).contains("--model"));
 }
+
+#[test]
+fn profiles_that_cannot_be_are_refused_by_what_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    captured(dir, &[]);
+    exits(&kvscope(dir, &["tune", "dumps/run", "--budget", "0.6", "--refit"]), 0);
+    let whole: Value =
+        serde_json::from_slice(&std::fs::read(dir.join("reports/run/llama-gqa.profile.json")).unwrap()).unwrap();
+    let faults: [(&str, Value, &str); 14] = [
+        ("/model/n_layers", json!(0), "0 layers"),
+        ("/model/n_kv_heads", json!(0), "0 KV heads"),
+        ("/model/n_kv_heads", json!(u64::MAX), "KV heads"),
+        ("/heads", json!([]), "0 heads"),
+        ("/heads/0/kept_fraction", json!(0.0), "kept_fraction 0 of layer 0 head 0"),
+        ("/heads/1/setting", json!(9999), "setting 9999"),
+        ("/heads/0/curve/0/errors/0", json!(-1.0), "error -1 of layer 0 head 0"),
+        ("/heads/0/curve/0/eps", json!(3.0), "eps 3"),
+        ("/min_share", json!(-0.5), "min_share -0.5"),
+        ("/refit/queries", json!(0), "refit of 0 queries"),
+        ("/refit/lambda", json!(-1.0), "lambda -1"),
+        ("/target_kept_fraction", json!(1.5), "target_kept_fraction 1.5"),
+        ("/calibration_kept_fraction/estimate", json!(-1.0), "kept_fraction has an interval"),
+        ("/quality/0/calibration/low", json!(1e300), "error of tuned has an interval"),
+    ];
+    for (place, value, words) in faults {
+        let mut broken = whole.clone();
+        *broken.pointer_mut(place).unwrap_or_else(|| panic!("{place}")) = value;
+        std::fs::write(dir.join("x.profile.json"), broken.to_string()).unwrap();
+        let said = exits(&kvscope(dir, &["verify", "x.profile.json"]), 1);
+        assert!(said.contains(words), "{place}: {said}");
+        let model = model();
+        let generate = ["generate", "--model", &model, "--prompt", "the ring", "--profile", "x.profile.json"];
+        exits(&kvscope(dir, &generate), 2);
+    }
+}

@@ -188,7 +188,15 @@ impl Profile {
         if !(self.target_kept_fraction > 0.0 && self.target_kept_fraction <= 1.0) {
             return fault(format!("target_kept_fraction {}", self.target_kept_fraction));
         }
-        if self.heads.len() != self.model.n_layers * self.model.n_kv_heads {
+        if !(0.0..=1.0).contains(&self.min_share) {
+            return fault(format!("min_share {}", self.min_share));
+        }
+        if let Some(refit) = self.refit.filter(|refit| !refit.is_sound()) {
+            return fault(format!("a refit of {} queries and lambda {}", refit.queries, refit.lambda));
+        }
+        self.check_intervals()?;
+        let n_heads = self.model.n_layers.checked_mul(self.model.n_kv_heads).filter(|n| *n > 0);
+        if n_heads != Some(self.heads.len()) {
             return fault(format!(
                 "{} heads for {} layers of {} KV heads",
                 self.heads.len(),
@@ -212,12 +220,43 @@ impl Profile {
             if head.curve.iter().any(|point| point.errors.len() != self.settings.len()) || !sizes().is_sorted() {
                 return fault(format!("the curve of {place}"));
             }
+            let errors = head.curve.iter().flat_map(|point| &point.errors).flatten();
+            if let Some(error) = errors.copied().find(|error| !(error.is_finite() && *error >= 0.0)) {
+                return fault(format!("error {error} of {place}"));
+            }
             let thresholds = head.curve.iter().map(|point| point.eps).chain([head.eps]).flatten();
             if let Some(eps) = thresholds.into_iter().find(|eps| !(-1.0..=1.0).contains(eps)) {
                 return fault(format!("eps {eps} of {place}"));
             }
         }
         Ok(())
+    }
+
+    fn check_intervals(&self) -> Result<(), ProfileError> {
+        let named = |name: &str, interval: Option<Interval>| interval.map(|interval| (name.to_string(), interval));
+        let of_quality = self.quality.iter().flat_map(|quality| {
+            let name = format!("error of {}", quality.rule);
+            [named(&name, Some(quality.calibration)), named(&name, quality.held_out)]
+        });
+        let of_kl = self.held_out_kl.iter().map(|line| named(&format!("KL of {}", line.policy), Some(line.kl)));
+        let of_tried = self.tried.iter().map(|tried| named(&format!("KL of {}", tried.search), tried.kl));
+        let kept = [
+            named("kept_fraction", Some(self.calibration_kept_fraction)),
+            named("kept_fraction", self.held_out_kept_fraction),
+        ];
+        let mut all = of_quality.chain(of_kl).chain(of_tried).chain(kept).flatten();
+        let is_number = |interval: &Interval| {
+            let ends = [interval.low, interval.high].into_iter().flatten();
+            interval.estimate >= 0.0
+                && ends.chain([interval.estimate]).all(f64::is_finite)
+                && interval.low.zip(interval.high).is_none_or(|(low, high)| low <= high)
+        };
+        match all.find(|(_, interval)| !is_number(interval)) {
+            Some((name, Interval { estimate, .. })) => {
+                Err(ProfileError::Damaged(format!("the {name} has an interval that cannot be, around {estimate}")))
+            }
+            None => Ok(()),
+        }
     }
 
     /// What the budget is a share of, in words.
