@@ -218,14 +218,277 @@ fn generate_takes_budgets_cadences_refit_and_stop_strings() {
     assert_eq!(stopped["stop"], "stop_string");
     let refuse = |more: &[&str], words: &[&str]| fails(&kvscope(dir.path(), &[&fixed[1..], more].concat()), words);
     refuse(&["--compress-every", "8"], &["--compress-every", "--policy"]);
-    refuse(&["--policy", "h2o", "--compress-every", "0"], &["--compress-every 0"]);
+    refuse(&["--policy", "h2o", "--compress-every", "0"], &["--compress-every"]);
     refuse(&["--policy", "full+refit"], &["+refit"]);
     refuse(&["--policy", "h2o+refit:lambda=0"], &["lambda"]);
-    refuse(&["--policy", "h2o", "--budget-tokens", "0"], &["0 slots"]);
+    refuse(&["--policy", "h2o", "--budget-tokens", "0"], &["--budget-tokens"]);
     refuse(&["--policy", "kvmerger:eps=0.5", "--budget-tokens", "9"], &["--budget-tokens"]);
-    refuse(&["--min-p", "1.5"], &["--min-p"]);
-    refuse(&["--repetition-penalty", "0"], &["--repetition-penalty"]);
     fails(&kvscope(dir.path(), &["generate", "--model", fixed[3]]), &["no prompt", "--interactive"]);
+}
+
+/// A copy of a model whose weights `change` has gone over; every weight is f32.
+fn changed_model(name: &str, to: &Path, tensor: &str, change: impl Fn(usize, f32) -> f32) {
+    copy_folder(&fixture(name), to);
+    let path = to.join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let range = {
+        let view = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let data = view.tensor(tensor).unwrap().data().as_ptr_range();
+        let start = bytes.as_ptr() as usize;
+        data.start as usize - start..data.end as usize - start
+    };
+    for (i, number) in bytes[range].chunks_exact_mut(4).enumerate() {
+        let new = change(i, f32::from_le_bytes(number.try_into().unwrap()));
+        number.copy_from_slice(&new.to_le_bytes());
+    }
+    std::fs::write(&path, bytes).unwrap();
+}
+
+#[test]
+fn numbers_that_are_none_stop_a_run_and_are_placed() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    write_prompts(dir);
+    let prompt = "the ring and then in a stone, another thing on the shore";
+    let generate = |model: &str, more: &[&str]| {
+        kvscope(dir, &[&["generate", "--model", model, "--prompt", prompt, "--policy", "h2o"], more].concat())
+    };
+    let eval = |model: &str, more: &[&str]| {
+        std::fs::remove_dir_all(dir.join("run")).ok();
+        let fixed = ["eval", "--model", model, "--prompts", "prompts.jsonl", "--context", "24", "--continuation", "8"];
+        kvscope(dir, &[&fixed[..], &["--policy", "h2o", "--out", "run"], more].concat())
+    };
+    changed_model("llama-gqa", &dir.join("key"), "model.layers.1.self_attn.k_proj.weight", |i, x| {
+        if i == 9 { f32::NAN } else { x }
+    });
+    for output in [generate("key", &[]), generate("key", &["--compare"]), eval("key", &[])] {
+        fails(&output, &["layer 1", "not a finite number"]);
+    }
+    changed_model("llama-gqa", &dir.join("norm"), "model.norm.weight", |i, x| if i == 2 { f32::NAN } else { x });
+    for output in [generate("norm", &[]), generate("norm", &["--temperature", "1"]), eval("norm", &[])] {
+        fails(&output, &["not finite"]);
+    }
+    // Values that f32 and bf16 hold and f16 does not.
+    changed_model("llama-gqa", &dir.join("large"), "model.layers.0.self_attn.v_proj.weight", |_, x| x * 1e6);
+    for output in [
+        generate("large", &["--cache-dtype", "f16"]),
+        generate("large", &["--cache-dtype", "f16", "--compare"]),
+        eval("large", &["--cache-dtype", "f16"]),
+    ] {
+        fails(&output, &["a value of layer 0", "infinite in a cache of f16", "65504", "bf16"]);
+    }
+    done(generate("large", &["--cache-dtype", "bf16", "--max-new-tokens", "3"]));
+}
+
+#[test]
+fn every_number_that_an_option_cannot_take_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = fixture("llama-gqa");
+    let model = model.to_str().unwrap();
+    let of = |command: &'static str| -> Vec<&str> {
+        match command {
+            "generate" => vec!["generate", "--model", model, "--prompt", "the ring", "--policy", "h2o"],
+            "eval" | "capture" => vec![command, "--model", model, "--prompts", "x.jsonl"],
+            "bench" => vec!["bench", "--model", model],
+            "analyze" | "tune" => vec![if command == "tune" { "tune" } else { "analyze" }, "dump"],
+            "validate" => vec!["tune", "dump", "--validate", "x", "--model", model],
+            _ => unreachable!(),
+        }
+    };
+    let not_numbers = ["nan", "-1", "x", "inf"];
+    for (command, option, more) in [
+        ("generate", "temperature", &[][..]),
+        ("generate", "top-p", &["1.5"]),
+        ("generate", "min-p", &["1.5"]),
+        ("generate", "repetition-penalty", &["0"]),
+        ("generate", "top-k", &["0.5"]),
+        ("generate", "kept-fraction", &["0", "1.5"]),
+        ("generate", "budget-tokens", &["0"]),
+        ("generate", "compress-every", &["0"]),
+        ("generate", "decode-slack", &[]),
+        ("generate", "max-new-tokens", &[]),
+        ("generate", "chunk", &[]),
+        ("generate", "threads", &["0", "300000"]),
+        ("eval", "budget", &["0", "1", "0.5,2"]),
+        ("eval", "context", &["0"]),
+        ("eval", "continuation", &["0"]),
+        ("eval", "max-tokens", &["0"]),
+        ("eval", "plant", &["0"]),
+        ("eval", "samples", &["0"]),
+        ("capture", "max-tokens", &["0"]),
+        ("capture", "decode", &[]),
+        ("capture", "window", &[]),
+        ("capture", "queries", &[]),
+        ("capture", "memory-limit", &["101%"]),
+        ("bench", "kept-fraction", &["0", "1.5"]),
+        ("bench", "contexts", &["0", "32,0"]),
+        ("bench", "repeats", &["0"]),
+        ("bench", "max-new-tokens", &["0"]),
+        ("analyze", "eps", &["1", "2", "0.5,nan", ""]),
+        ("analyze", "reference-eps", &["7"]),
+        ("analyze", "max-lag", &["0"]),
+        ("analyze", "recent", &["1.5"]),
+        ("analyze", "heavy", &["1.5"]),
+        ("analyze", "tolerance", &["2"]),
+        ("analyze", "map-samples", &["0"]),
+        ("tune", "budget", &["0", "1.5"]),
+        ("tune", "min-share", &["2"]),
+        ("tune", "hold-out", &["2"]),
+        ("tune", "max-error", &[]),
+        ("tune", "late", &["0"]),
+        ("validate", "context", &["0"]),
+        ("validate", "continuation", &["0"]),
+        ("validate", "samples", &["0"]),
+    ] {
+        for value in not_numbers.iter().chain(more) {
+            // A cosine may be below zero.
+            if option.ends_with("eps") && *value == "-1" {
+                continue;
+            }
+            let output = kvscope(dir.path(), &[&of(command)[..], &[&format!("--{option}"), value]].concat());
+            fails(&output, &[option]);
+        }
+    }
+}
+
+#[test]
+fn a_budget_that_holds_everything_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = fixture("llama-gqa");
+    let prompt = "the ring and then in a stone, another thing on the shore";
+    let fixed = ["generate", "--model", model.to_str().unwrap(), "--policy", "h2o", "--max-new-tokens", "8"];
+    let fixed = [&fixed[..], &["--ignore-eos", "--budget-tokens", "60"]].concat();
+    let once = |more: &[&str]| kvscope(dir.path(), &[&fixed[..], &["--prompt", prompt], more].concat());
+    fails(&once(&[]), &["60 slots a head", "nothing would be compressed"]);
+    fails(&once(&["--decode-slack", "0"]), &["nothing would be compressed"]);
+    // Where decoding outgrows the budget, it is compressed there.
+    let longer = ["--decode-slack", "0", "--max-new-tokens", "60", "--json"];
+    let fixed_more: Vec<&str> =
+        fixed.iter().copied().filter(|word| !["--max-new-tokens", "8"].contains(word)).collect();
+    let run = kvscope(dir.path(), &[&fixed_more[..], &["--prompt", prompt], &longer].concat());
+    let run: Value = serde_json::from_str(&done(run)).unwrap();
+    assert!(run["counters"]["evicted"].as_u64().unwrap() > 0, "{run}");
+    // A talk grows.
+    let talk = kvscope_reading(dir.path(), &[&fixed[..], &["--interactive", "--json"]].concat(), prompt);
+    assert_eq!(talk.status.code(), Some(0), "{}", stderr(&talk));
+}
+
+#[test]
+fn prompts_lose_their_byte_order_mark_wherever_they_come_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let model = fixture("llama-gqa");
+    let fixed = ["--json", "generate", "--raw", "--max-new-tokens", "1", "--model", model.to_str().unwrap()];
+    let tokens =
+        |output: Output| -> Value { serde_json::from_str::<Value>(&done(output)).unwrap()["prompt_tokens"].clone() };
+    std::fs::write(dir.join("marked.txt"), "\u{feff}the ring").unwrap();
+    let plain = tokens(kvscope(dir, &[&fixed[..], &["--prompt", "the ring"]].concat()));
+    let file = |name: &'static str| [&fixed[..], &["--prompt-file", name]].concat();
+    assert_eq!(tokens(kvscope(dir, &file("marked.txt"))), plain);
+    assert_eq!(tokens(kvscope_reading(dir, &file("-"), "\u{feff}the ring")), plain);
+    let wide: Vec<u8> = "the ring".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    std::fs::write(dir.join("wide.txt"), wide).unwrap();
+    fails(&kvscope(dir, &file("wide.txt")), &["UTF-16", "iconv"]);
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("/dev/zero", dir.join("zero.txt")).unwrap();
+        fails(&kvscope(dir, &file("zero.txt")), &["zero.txt", "not a file"]);
+    }
+}
+
+/// Characters that a terminal acts upon.
+fn acts(text: &str) -> bool {
+    text.chars().any(|c| c.is_control() && c != '\n' && c != '\t' || ('\u{202a}'..='\u{202e}').contains(&c))
+}
+
+#[test]
+fn no_file_writes_to_the_terminal_what_acts_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let model = fixture("llama-gqa");
+    let model = model.to_str().unwrap();
+    let evil = "\x1b[2J\x07\u{9b}\u{202e}\nerror: forged";
+    let row = serde_json::json!({ "context": "the ring and the stone in the reeds", "dataset": evil, "_id": evil });
+    std::fs::write(dir.join("prompts.jsonl"), row.to_string()).unwrap();
+    std::fs::write(dir.join("prompts.json"), "{\"\\u001b[31m\": \"no place\"}").unwrap();
+    let capture = ["capture", "--model", model, "--prompts", "prompts.jsonl", "--out", "dump"];
+    let captured = kvscope(dir, &capture);
+    let log = stderr(&captured);
+    assert!(log.contains("warning: not used for templates") && !acts(&log), "{log}");
+    assert!(captured.status.success());
+    // Log lines are coloured when everything else is.
+    let coloured = stderr(&kvscope(dir, &[&capture[..], &["--color", "always"]].concat()));
+    assert!(coloured.contains("\x1b[36mwarning:\x1b[0m"), "{coloured}");
+    for args in [&["inspect", "dump"][..], &["analyze", "dump"], &["verify", "dump"], &["inspect", "dump", "--json"]] {
+        let output = kvscope(dir, args);
+        let (out, err) = (stdout(&output), stderr(&output));
+        assert!(!acts(&out) && !acts(&err), "{args:?}: {out}{err}");
+    }
+    let facts: Value = serde_json::from_str(&done(kvscope(dir, &["inspect", "dump", "--json"]))).unwrap();
+    assert!(facts["samples"][0].as_str().unwrap().contains(evil), "JSON has every text as it is");
+
+    let folder = dir.join("other");
+    copy_folder(&fixture("llama-gqa"), &folder);
+    let config = std::fs::read_to_string(folder.join("config.json")).unwrap();
+    let name = format!("\\u001b[31m\\nerror: {}", "x".repeat(100_000));
+    std::fs::write(folder.join("config.json"), config.replace("LlamaForCausalLM", &name)).unwrap();
+    let output = kvscope(dir, &["generate", "--model", "other", "--prompt", "x"]);
+    fails(&output, &["not supported"]);
+    let text = stderr(&output);
+    assert!(!acts(&text) && text.lines().all(|line| line.chars().count() <= 1100), "{}", text.len());
+    let typed = kvscope(dir, &["inspect", "\x1b[31m"]);
+    assert!(!acts(&stderr(&typed)));
+    assert!(!acts(&stderr(&kvscope(dir, &["--\x1b[31m"]))));
+}
+
+#[test]
+fn generated_text_cannot_act_on_the_terminal_either() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("evil");
+    copy_folder(&fixture("llama-gqa"), &folder);
+    let path = folder.join("tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    // Whatever is said begins with the command that clears the screen.
+    tokenizer["decoder"] =
+        serde_json::json!({ "type": "Replace", "pattern": { "Regex": "^" }, "content": "\u{1b}[2J" });
+    std::fs::write(&path, tokenizer.to_string()).unwrap();
+    let fixed =
+        ["generate", "--model", "evil", "--raw", "--prompt", "the ring", "--max-new-tokens", "3", "--ignore-eos"];
+    let shown = done(kvscope(dir.path(), &fixed));
+    assert!(shown.contains(r"\u{1b}[2J") && !acts(&shown), "{shown:?}");
+    let exact = kvscope(dir.path(), &[&fixed[..], &["--json"]].concat());
+    let exact: Value = serde_json::from_str(&done(exact)).unwrap();
+    assert!(exact["text"].as_str().unwrap().contains('\u{1b}'));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn streams_that_nobody_reads_or_that_are_full_end_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let model = fixture("llama-gqa");
+    let generate = ["generate", "--model", model.to_str().unwrap(), "--prompt", "the ring", "--max-new-tokens", "3"];
+    let file = fixture("llama-gqa-f32.gguf");
+    let inspect = ["inspect", file.to_str().unwrap()];
+    let run = |args: &[&str], out: Stdio, err: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kvscope"));
+        command.args(args).current_dir(dir).env("KVSCOPE_CACHE", dir.join("cache")).stdin(Stdio::null());
+        command.stdout(out).stderr(err).spawn().unwrap().wait_with_output().unwrap()
+    };
+    let closed = || -> Stdio { std::io::pipe().unwrap().1.into() };
+    let full = || -> Stdio { std::fs::File::options().write(true).open("/dev/full").unwrap().into() };
+    for args in
+        [&generate[..], &inspect, &["--help"], &["generate", "--help"], &["--version"], &["completions", "bash"]]
+    {
+        let output = run(args, full(), Stdio::piped());
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(stderr(&output).contains("standard output"), "{args:?}: {}", stderr(&output));
+        assert_eq!(run(args, closed(), Stdio::piped()).status.code(), Some(0), "{args:?}");
+        assert_eq!(run(args, Stdio::null(), closed()).status.code(), Some(0), "{args:?}");
+    }
+    for args in [&["inspect", "nothing.gguf"][..], &["--no-such-flag"], &[]] {
+        assert_eq!(run(args, Stdio::null(), closed()).status.code(), Some(2), "{args:?}");
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::analyze::AnalyzeOptions;
 use crate::analyze::MapRequest;
 use crate::cli::Outcome;
 use crate::cli::failure::Usage;
+use crate::cli::numbers;
 use crate::cli::options::Common;
 use crate::cli::options::out_dir;
 use crate::cli::options::run_name;
@@ -35,26 +36,26 @@ pub(crate) struct Args {
     #[arg(long, value_names = ["A", "B"], num_args = 2, conflicts_with = "dumps")]
     compare: Vec<PathBuf>,
     /// Thresholds of the sparsity figures
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = numbers::cosine)]
     eps: Vec<f32>,
     /// Threshold of the grid that single figures are given for
-    #[arg(long, value_name = "EPS", default_value_t = 0.75)]
+    #[arg(long, value_name = "EPS", default_value_t = 0.75, value_parser = numbers::cosine)]
     reference_eps: f32,
     /// Longest distance of the curve of similarity against distance, in tokens
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = numbers::count)]
     max_lag: usize,
     /// Token-level maps to write, as LAYER:HEAD or LAYER:HEAD:STATE with k, k_pre_rope or v; `all` for a layer, for a head,
     /// or alone stands for every one
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     maps: Vec<String>,
     /// Samples of each data set that maps are written of
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = numbers::count)]
     map_samples: usize,
     /// Share of the tokens protected as recent
-    #[arg(long, value_name = "X", default_value_t = 0.17)]
+    #[arg(long, value_name = "X", default_value_t = 0.17, value_parser = numbers::share)]
     recent: f64,
     /// Share of the tokens protected for their attention mass
-    #[arg(long, value_name = "X", default_value_t = 0.12)]
+    #[arg(long, value_name = "X", default_value_t = 0.12, value_parser = numbers::share)]
     heavy: f64,
     /// Let chains run on across protected tokens
     #[arg(long)]
@@ -63,7 +64,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0.2,0.35,0.5,0.65,0.8")]
     budgets: Vec<String>,
     /// Distance from its mean within which a head's sets per token persist over data sets
-    #[arg(long, value_name = "X", default_value_t = 0.05)]
+    #[arg(long, value_name = "X", default_value_t = 0.05, value_parser = numbers::share)]
     tolerance: f64,
     /// Seed of the intervals and permutations
     #[arg(long, default_value_t = 0)]
@@ -81,7 +82,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     let manifest = dumps[0].manifest();
     let mut options = AnalyzeOptions {
         reference_eps: args.reference_eps,
-        lags: lags(args.max_lag)?,
+        lags: AnalyzeOptions::lags_up_to(args.max_lag),
         maps: parse_maps(&args.maps, &manifest.layers, &manifest.held_kv_heads().collect::<Vec<_>>())?,
         map_samples: args.map_samples,
         shares: Shares { recent: args.recent, heavy: args.heavy },
@@ -179,19 +180,14 @@ fn parse_budgets(list: &[String]) -> anyhow::Result<Vec<f64>> {
     if list == ["none"] {
         return Ok(Vec::new());
     }
-    let bad = |text: &String| Usage::error(format!("{text:?} is no budget"), "give shares such as 0.35,0.5, or none");
+    let bad = |text: &String| {
+        Usage::error(format!("--budgets: {text:?} is no share in (0, 1)"), "give shares such as 0.35,0.5, or none")
+    };
     let budgets: anyhow::Result<Vec<f64>> =
-        list.iter().map(|text| text.trim().parse().map_err(|_| bad(text))).collect();
+        list.iter().map(|text| numbers::part(text).map_err(|_| bad(text))).collect();
     let mut budgets = budgets?;
     budgets.sort_by(f64::total_cmp);
     Ok(budgets)
-}
-
-fn lags(max_lag: usize) -> anyhow::Result<Vec<usize>> {
-    if max_lag == 0 {
-        return Err(Usage::error("--max-lag 0 leaves no distance to look at", "give 1 or more"));
-    }
-    Ok(AnalyzeOptions::lags_up_to(max_lag))
 }
 
 /// The maps that are asked for, each once, of the layers and KV heads that there are.

@@ -5,6 +5,7 @@ use serde_json::json;
 use crate::analyze::short;
 use crate::cli::Outcome;
 use crate::cli::failure::Usage;
+use crate::cli::numbers;
 use crate::cli::options::Common;
 use crate::cli::options::DeviceArg;
 use crate::cli::options::Dtype;
@@ -33,19 +34,19 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH|NAME")]
     model: String,
     /// Prompt lengths
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "512,1024,2048,4096")]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "512,1024,2048,4096", value_parser = numbers::count)]
     contexts: Vec<usize>,
     /// Policies to measure beside the full cache; give it again for another
     #[arg(long, value_name = "SPEC", default_value = "kvmerger")]
     policy: Vec<String>,
     /// Share of the slots that each policy keeps
-    #[arg(long, value_name = "X", default_value_t = 0.5)]
+    #[arg(long, value_name = "X", default_value_t = 0.5, value_parser = numbers::kept_share)]
     kept_fraction: f64,
     /// New tokens of every run, and of the text that must pay for compression
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = numbers::count)]
     max_new_tokens: usize,
     /// Runs of every cache at every context
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = numbers::count)]
     repeats: usize,
     /// Prompt tokens per forward pass; 0 for all at once
     #[arg(long, value_name = "N", default_value_t = 1024)]
@@ -62,9 +63,6 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     let mut contexts = args.contexts.clone();
     contexts.sort_unstable();
     contexts.dedup();
-    if contexts.first().is_none_or(|context| *context == 0) || args.repeats == 0 || args.max_new_tokens == 0 {
-        return Err(Usage::error("there is nothing to measure", "give contexts, repeats and new tokens of 1 or more"));
-    }
     let compressions: Vec<Compression> = args
         .policy
         .iter()
@@ -72,7 +70,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
         .collect::<Result<_, _>>()?;
     let model = load_model(&args.model, &compute, common)?;
     let max_positions = model.config().max_positions;
-    if let Some(context) = contexts.iter().find(|context| *context + args.max_new_tokens > max_positions) {
+    if let Some(context) = contexts.iter().find(|context| context.saturating_add(args.max_new_tokens) > max_positions) {
         let what = format!(
             "{context} tokens of context and {} new ones are more than the model's {max_positions}",
             args.max_new_tokens

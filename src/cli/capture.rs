@@ -15,6 +15,7 @@ use crate::cli::Outcome;
 use crate::cli::failure::Usage;
 use crate::cli::inputs::Inputs;
 use crate::cli::inputs::parse_shard;
+use crate::cli::numbers;
 use crate::cli::options::Common;
 use crate::cli::options::DeviceArg;
 use crate::cli::options::Dtype;
@@ -46,7 +47,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     inputs: Inputs,
     /// Cut longer prompts to this many tokens, taking out the middle [default: refuse prompts beyond the context]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = numbers::count)]
     max_tokens: Option<usize>,
     /// States to write: any of k, v, k_pre_rope, q, mass
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "k,v,k_pre_rope,q,mass")]

@@ -8,7 +8,8 @@ use crate::cli::generate::Job;
 use crate::cli::generate::Session;
 use crate::cli::generate::encode_prompt;
 use crate::cli::options::Common;
-use crate::cli::output::emit;
+use crate::cli::output::emit_json_line;
+use crate::cli::output::say_raw;
 use crate::model::Model;
 use crate::model::tokenizer::AddSpecial;
 use crate::model::tokenizer::Message;
@@ -25,7 +26,7 @@ pub(crate) fn chat(job: &Job<'_>, first: Option<String>, raw: bool, common: &Com
     let mut texts = first.map(Ok).into_iter().chain(lines);
     loop {
         if asks && !(is_first && texts.size_hint().0 > 0) {
-            eprint!("> ");
+            say_raw("> ");
         }
         let Some(text) = texts.next().transpose()? else { return Ok(()) };
         if text.trim().is_empty() {
@@ -36,7 +37,7 @@ pub(crate) fn chat(job: &Job<'_>, first: Option<String>, raw: bool, common: &Com
         is_first = false;
         let (_, report) = session.turn(&tokens, common)?;
         if common.json {
-            emit(&format!("{report}\n"))?;
+            emit_json_line(&report)?;
         }
     }
 }

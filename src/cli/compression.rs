@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use crate::cli::failure::Usage;
+use crate::cli::numbers;
 use crate::cli::options::Dtype;
 use crate::cli::options::parse_layers;
 use crate::files::read_json;
@@ -26,13 +27,13 @@ pub(crate) struct CompressionArgs {
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
     /// Share of the slots to keep, over all layers and heads [default: 0.5]
-    #[arg(long, value_name = "X", conflicts_with = "profile")]
+    #[arg(long, value_name = "X", value_parser = numbers::kept_share, conflicts_with = "profile")]
     kept_fraction: Option<f64>,
     /// Slots that every head may keep, instead of a share
-    #[arg(long, value_name = "N", conflicts_with_all = ["profile", "kept_fraction"])]
+    #[arg(long, value_name = "N", value_parser = numbers::count, conflicts_with_all = ["profile", "kept_fraction"])]
     budget_tokens: Option<usize>,
     /// Compress after every so many prompt tokens, not only at the end: the whole cache never stands in memory
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = numbers::count)]
     compress_every: Option<usize>,
     /// Compress a head again in decode when it is so many slots over its budget [default: new tokens stay]
     #[arg(long, value_name = "N")]
@@ -74,12 +75,6 @@ impl CompressionArgs {
             Some(text) => parse_layers(text, model.config().n_layers)?.into_iter().collect(),
             None => BTreeSet::new(),
         };
-        if self.compress_every == Some(0) {
-            return Err(Usage::error(
-                "--compress-every 0 would never pass a token",
-                "give the tokens between two compressions",
-            ));
-        }
         let more = |compression: Compression| {
             let (every_tokens, decode_slack) = (self.compress_every, self.decode_slack);
             Some(Compression { skip_layers, every_tokens, decode_slack, ..compression })

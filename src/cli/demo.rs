@@ -22,9 +22,9 @@ use crate::cli::generate::encode_prompt;
 use crate::cli::options::Common;
 use crate::cli::options::DeviceArg;
 use crate::cli::options::load_model;
-use crate::cli::output::Style;
 use crate::cli::output::emit;
 use crate::cli::output::emit_json;
+use crate::cli::output::headed;
 use crate::cli::output::note;
 use crate::cli::pull::Bar;
 use crate::cli::report::report_into;
@@ -67,8 +67,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     let started = Instant::now();
     let compute = args.device.open()?;
-    let style = Style::stderr(common);
-    let step = |n: usize, what: &str| note(common, &style.bold(&format!("[{n}/6] {what}")));
+    let step = |n: usize, what: &str| headed(common, &format!("[{n}/6] {what}"), "");
     let folder = |parent: &str| args.out.join(parent).join("demo");
     let (dump_dir, report_dir, figure_dir) = (folder("dumps"), folder("reports"), folder("figures"));
 

@@ -1,12 +1,15 @@
 //! Errors for people: what, where, why, what to do next.
 
 use std::io::ErrorKind;
+use std::io::Write;
 use std::process::ExitCode;
 
 use crate::analyze::AnalyzeError;
 use crate::capture::CaptureError;
-use crate::cli::options::Common;
+use crate::cli::output::Color;
+use crate::cli::output::NobodyReads;
 use crate::cli::output::Style;
+use crate::cli::output::say;
 use crate::dump::DumpError;
 use crate::dump::MergeError;
 use crate::eval::EvalError;
@@ -37,27 +40,48 @@ impl Usage {
 }
 
 /// Prints the error, its causes and a hint; exit code 2, or 0 when the reader of stdout has gone away.
-pub(crate) fn report(error: &anyhow::Error, common: &Common) -> ExitCode {
-    if error.chain().any(|e| e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)) {
+pub(crate) fn report(error: &anyhow::Error, color: Color) -> ExitCode {
+    if error.is::<NobodyReads>() {
         return ExitCode::SUCCESS;
     }
-    let style = Style::stderr(common);
-    let mut lines: Vec<String> = error.chain().map(ToString::to_string).collect();
+    let style = Style::stderr(color);
     // A message that already says what its cause says is not said twice.
     let mut kept: Vec<String> = Vec::new();
-    for line in lines.drain(..) {
+    for line in error.chain().map(without_backtrace) {
         if !kept.iter().any(|earlier| earlier.contains(&line)) {
             kept.push(line);
         }
     }
     for (i, line) in kept.iter().enumerate() {
         let label = if i == 0 { style.red("error:") } else { style.red("caused by:") };
-        eprintln!("{label} {line}");
+        // One line each: no name in it can pass for an error of its own.
+        say(&label, &line.replace('\n', "\\n"));
     }
     if let Some(hint) = hint(error) {
-        eprintln!("{} {hint}", style.cyan("hint:"));
+        say(&style.cyan("hint:"), &hint);
     }
     ExitCode::from(2)
+}
+
+/// An error's message. Libraries append their backtrace under `RUST_BACKTRACE=1`.
+fn without_backtrace(error: &(dyn std::error::Error + 'static)) -> String {
+    let text = error.to_string();
+    text.split("\n   0: ").next().unwrap_or_default().into()
+}
+
+/// Prints help or the version on stdout, or what is wrong with the arguments on stderr: exit code 0, or 2.
+pub(crate) fn of_arguments(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() {
+        let text = error.render().to_string().replace("For more information, try", "hint: for more information, try");
+        let (label, text) = text.split_once(' ').filter(|(label, _)| *label == "error:").unwrap_or(("", &text));
+        say(&Style::stderr(Color::Auto).red(label), text.trim_end());
+        return ExitCode::from(2);
+    }
+    match error.print().and_then(|()| std::io::stdout().flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => report(&anyhow::Error::new(error).context("cannot write to standard output"), Color::Auto),
+    }
 }
 
 /// The hint of the first error in the chain that has one.

@@ -14,20 +14,22 @@ use crate::cli::Outcome;
 use crate::cli::chat::chat;
 use crate::cli::compression::CompressionArgs;
 use crate::cli::failure::Usage;
+use crate::cli::inputs::source_of;
 use crate::cli::options::Common;
 use crate::cli::options::DeviceArg;
 use crate::cli::options::load_model;
 use crate::cli::options::stop_flag;
-use crate::cli::output::Style;
 use crate::cli::output::emit;
 use crate::cli::output::emit_json;
+use crate::cli::output::headed;
+use crate::cli::output::note;
 use crate::cli::output::size;
-use crate::files::FileError;
 use crate::model::Model;
 use crate::model::ModelError;
 use crate::model::tokenizer::AddSpecial;
 use crate::model::tokenizer::Message;
 use crate::model::tokenizer::SkipSpecial;
+use crate::prompts;
 use crate::runtime::Comparison;
 use crate::runtime::GenerateOptions;
 use crate::runtime::Generation;
@@ -48,8 +50,8 @@ pub(crate) struct Args {
     /// The prompt
     #[arg(long, value_name = "TEXT", conflicts_with = "prompt_file")]
     prompt: Option<String>,
-    /// A file with the prompt
-    #[arg(long, value_name = "FILE")]
+    /// A file with the prompt, or - for standard input
+    #[arg(long, value_name = "FILE|-")]
     prompt_file: Option<PathBuf>,
     /// Talk: every line of standard input is a turn, and the compressed cache is kept between them
     #[arg(long, conflicts_with = "compare")]
@@ -65,10 +67,10 @@ pub(crate) struct Args {
     /// 0 takes the most likely token every time
     #[arg(long, value_name = "T", default_value_t = 0.0)]
     temperature: f64,
-    /// Draw among this many most likely tokens
+    /// Draw among this many most likely tokens; 0 for all
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
-    /// Draw among the most likely tokens that together have this probability
+    /// Draw among the most likely of these tokens that together have this share of their probability; 0 takes the best one
     #[arg(long, value_name = "P")]
     top_p: Option<f64>,
     /// Draw among tokens of at least this share of the most likely one's probability
@@ -100,32 +102,28 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     let compute = args.device.open()?;
     let text = match (&args.prompt, &args.prompt_file) {
         (Some(text), _) => Some(text.clone()),
-        (None, Some(path)) => Some(std::fs::read_to_string(path).map_err(|e| FileError::io("read", path, e))?),
+        (None, Some(path)) => Some(prompts::read_text(&source_of(path)?)?),
         (None, None) if args.interactive => None,
         (None, None) => {
             return Err(Usage::error("there is no prompt", "give --prompt, --prompt-file or --interactive"));
         }
     };
-    if args.min_p.is_some_and(|p| !(0.0..=1.0).contains(&p)) {
-        return Err(Usage::error("--min-p is a share in [0, 1]", "0.05 is usual"));
-    }
-    if args.repetition_penalty.is_some_and(|x| !(x.is_finite() && x > 0.0)) {
-        return Err(Usage::error("--repetition-penalty is a number above 0", "1.1 is usual"));
-    }
+    let sampling = Sampling {
+        temperature: args.temperature,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        repetition_penalty: args.repetition_penalty,
+        seed: args.seed,
+    };
+    sampling.check()?;
     let model = load_model(&args.model, &compute, common)?;
     let job = Job {
         model: &model,
         compression: &args.compression,
         options: GenerateOptions {
             max_new_tokens: args.max_new_tokens,
-            sampling: Sampling {
-                temperature: args.temperature,
-                top_k: args.top_k,
-                top_p: args.top_p,
-                min_p: args.min_p,
-                repetition_penalty: args.repetition_penalty,
-                seed: args.seed,
-            },
+            sampling,
             chunk_tokens: args.chunk,
             stop_tokens: if args.ignore_eos { Vec::new() } else { model.tokenizer()?.eos().to_vec() },
         },
@@ -235,35 +233,37 @@ impl<'a> Session<'a> {
     }
 
     fn summarise(&self, generation: &Generation, prompt_tokens: usize, common: &Common) {
-        if common.quiet {
-            return;
-        }
-        let (style, cache) = (Style::stderr(common), &self.cache);
+        let cache = &self.cache;
         if !common.json && std::io::stderr().is_terminal() {
-            eprintln!();
+            note(common, "");
         }
-        eprintln!("{} {}", style.bold("policy"), self.name);
+        headed(common, "policy", &self.name);
         let kept = cache.kept_fraction().map_or("-".into(), |x| format!("{:.1} %", 100.0 * x));
-        if self.is_compressed() {
-            let (stored, full) = (size(cache.bytes()), size(cache.full_bytes()));
-            eprintln!("  cache    {stored} of {full} in full ({kept} of the slots)");
+        let stored = if self.is_compressed() {
             let counters = cache.counters();
-            eprintln!(
-                "  slots    {} seen, {} kept, {} merged, {} evicted",
-                counters.seen, counters.kept, counters.merged, counters.evicted
-            );
+            format!(
+                "{} of {} in full ({kept} of the slots)\n  slots    {} seen, {} kept, {} merged, {} evicted",
+                size(cache.bytes()),
+                size(cache.full_bytes()),
+                counters.seen,
+                counters.kept,
+                counters.merged,
+                counters.evicted
+            )
         } else {
-            eprintln!("  cache    {}", size(cache.bytes()));
-        }
-        eprintln!(
-            "  prefill  {prompt_tokens} tokens in {:.2} s, of which {:.2} s compressing",
-            generation.prefill.as_secs_f64(),
-            generation.prompt_compress.as_secs_f64()
+            size(cache.bytes())
+        };
+        let speed = generation.decode_tokens_per_sec().map_or_else(String::new, |x| format!(", {x:.1} tokens/s"));
+        note(
+            common,
+            &format!(
+                "  cache    {stored}\n  prefill  {prompt_tokens} tokens in {:.2} s, of which {:.2} s compressing\n  \
+                 decode   {} tokens{speed}",
+                generation.prefill.as_secs_f64(),
+                generation.prompt_compress.as_secs_f64(),
+                generation.tokens.len()
+            ),
         );
-        match generation.decode_tokens_per_sec() {
-            Some(speed) => eprintln!("  decode   {} tokens, {speed:.1} tokens/s", generation.tokens.len()),
-            None => eprintln!("  decode   {} tokens", generation.tokens.len()),
-        }
     }
 }
 
@@ -274,6 +274,7 @@ impl Job<'_> {
         if with_full && !session.is_compressed() {
             return Err(Usage::error("--compare needs a compressed cache", "add --policy or --profile"));
         }
+        session.cache.check_will_act(prompt.len(), self.options.max_new_tokens)?;
         let (generation, mut report) = session.turn(prompt, common)?;
         let stop = Arc::clone(&session.interrupted);
         drop(session);
@@ -356,24 +357,20 @@ fn summarise_comparison(
     comparison: &Comparison,
     common: &Common,
 ) {
-    if common.quiet {
-        return;
-    }
-    let style = Style::stderr(common);
-    eprintln!("{} {}", style.bold("full cache says"), text.trim());
-    match first_difference {
-        Some(n) => eprintln!("  texts    part after {n} tokens"),
-        None => eprintln!("  texts    are the same"),
-    }
-    if let Some(speed) = reference.decode_tokens_per_sec() {
-        eprintln!("  decode   {speed:.1} tokens/s with the full cache");
-    }
+    headed(common, "full cache says", text.trim());
+    let texts = first_difference.map_or("are the same".into(), |n| format!("part after {n} tokens"));
+    let speed = reference
+        .decode_tokens_per_sec()
+        .map_or_else(String::new, |x| format!("  decode   {x:.1} tokens/s with the full cache\n"));
     let number = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.4}"));
-    eprintln!(
-        "  KL       mean {}, 95th percentile {} nats over {} tokens; top-1 agreement {}",
-        number(comparison.mean_kl),
-        number(comparison.p95_kl),
-        comparison.n_tokens,
-        number(comparison.top1_agreement)
+    note(
+        common,
+        &format!(
+            "  texts    {texts}\n{speed}  KL       mean {}, 95th percentile {} nats over {} tokens; top-1 agreement {}",
+            number(comparison.mean_kl),
+            number(comparison.p95_kl),
+            comparison.n_tokens,
+            number(comparison.top1_agreement)
+        ),
     );
 }

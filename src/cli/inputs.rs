@@ -1,16 +1,19 @@
 //! The model and prompts of the commands that run one over the other.
 
 use std::io::Read;
+use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Context;
 
 use crate::capture::CaptureError;
 use crate::cli::failure::Usage;
+use crate::cli::numbers;
 use crate::cli::options::Common;
 use crate::cli::options::run_name;
 use crate::cli::options::slug;
 use crate::cli::output::note;
+use crate::cli::output::size;
 use crate::eval::EvalError;
 use crate::files::InputHash;
 use crate::model::Model;
@@ -19,20 +22,23 @@ use crate::prompts::Prompt;
 use crate::prompts::ReadOptions;
 use crate::prompts::Source;
 
+/// More is not held in memory.
+const MAX_STDIN_BYTES: u64 = 256 << 20;
+
 /// Which model runs over which prompts.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Inputs {
     /// Model: a GGUF file, a Hugging Face folder, or a name that was pulled
     #[arg(long, value_name = "PATH|NAME")]
     pub model: String,
-    /// Prompts: LongBench-style .jsonl, .txt, a folder of these, or - for stdin; may be repeated
+    /// Prompts: LongBench-style .jsonl or .json, .txt, a folder of .jsonl and .txt, or - for stdin; may be repeated
     #[arg(long, value_name = "FILE|DIR|-", required = true)]
     prompts: Vec<PathBuf>,
     /// JSON object of prompt templates by data set [default: dataset2prompt.json or prompts.json beside the prompts]
     #[arg(long, value_name = "FILE")]
     templates: Option<PathBuf>,
     /// Samples of each data set, the first ones [default: all]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = numbers::count)]
     samples: Option<usize>,
 }
 
@@ -79,13 +85,7 @@ pub(crate) fn read_prompts(
 ) -> anyhow::Result<(Vec<Prompt>, Vec<InputHash>)> {
     let (mut all, mut hashes) = (Vec::new(), Vec::new());
     for path in places {
-        let source = if path.as_os_str() == "-" {
-            let mut bytes = Vec::new();
-            std::io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
-            Source::Stdin(bytes)
-        } else {
-            Source::Path(path.clone())
-        };
+        let source = source_of(path)?;
         let set = prompts::read(&source, options)?;
         for skipped in &set.skipped {
             note(common, &format!("skipped {}: neither .jsonl nor .txt", skipped.display()));
@@ -96,6 +96,22 @@ pub(crate) fn read_prompts(
     hashes.sort();
     hashes.dedup();
     Ok((all, hashes))
+}
+
+/// The file or folder at a path, or what standard input holds for `-`.
+pub(crate) fn source_of(path: &Path) -> anyhow::Result<Source> {
+    if path.as_os_str() != "-" {
+        return Ok(Source::Path(path.into()));
+    }
+    let mut bytes = Vec::new();
+    std::io::stdin().take(MAX_STDIN_BYTES + 1).read_to_end(&mut bytes).context("cannot read standard input")?;
+    if bytes.len() as u64 > MAX_STDIN_BYTES {
+        return Err(Usage::error(
+            format!("standard input holds more than {}", size(MAX_STDIN_BYTES)),
+            "write it to a file, and give that",
+        ));
+    }
+    Ok(Source::Stdin(bytes))
 }
 
 /// The word as a POSIX shell reads it back.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use candle_core::quantized::GgmlDType;
 use serde_json::Value;
 use serde_json::json;
 
@@ -13,14 +14,23 @@ use crate::cli::failure::Usage;
 use crate::cli::options::Common;
 use crate::cli::output::emit;
 use crate::cli::output::emit_json;
+use crate::cli::output::printable;
 use crate::cli::output::size;
 use crate::dump::Dump;
 use crate::dump::Manifest;
 use crate::dump::Sample;
 use crate::dump::State;
+use crate::files::map_file;
 use crate::model::gguf::Gguf;
+use crate::model::gguf::Value as Metadata;
 use crate::profile::Profile;
 
+/// Longest text of a file that is shown, in characters.
+const MOST_CHARS: usize = 200;
+/// Longest array that is shown item by item.
+const MOST_ITEMS: usize = 16;
+/// Keys are padded up to this width.
+const KEY_WIDTH: usize = 48;
 /// Samples are measured until this much was read: statistics of a large dump need not take minutes.
 const MEASURED_BYTES: u64 = 256 << 20;
 
@@ -58,11 +68,12 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// An object as indented `key  value` lines; lists of objects as one line each.
+/// An object as indented `key  value` lines; lists of texts as one line each.
 fn render(value: &Value, depth: usize, text: &mut String) {
     let Value::Object(fields) = value else { return };
-    let width = fields.keys().map(String::len).max().unwrap_or(0);
-    for (key, value) in fields {
+    let keys: Vec<String> = fields.keys().map(|key| printable(key, MOST_CHARS)).collect();
+    let width = keys.iter().map(|key| key.chars().count()).max().unwrap_or(0).min(KEY_WIDTH);
+    for (key, value) in keys.iter().zip(fields.values()) {
         let pad = " ".repeat(2 * depth);
         match value {
             Value::Object(_) => {
@@ -72,10 +83,11 @@ fn render(value: &Value, depth: usize, text: &mut String) {
             Value::Array(items) if items.iter().any(Value::is_string) => {
                 text.push_str(&format!("{pad}{key}\n"));
                 for item in items {
-                    text.push_str(&format!("{pad}  {}\n", item.as_str().unwrap_or_default()));
+                    let item = item.as_str().map_or_else(|| item.to_string(), String::from);
+                    text.push_str(&format!("{pad}  {}\n", printable(&item, MOST_CHARS)));
                 }
             }
-            Value::String(word) => text.push_str(&format!("{pad}{key:width$}  {word}\n")),
+            Value::String(word) => text.push_str(&format!("{pad}{key:width$}  {}\n", printable(word, MOST_CHARS))),
             other => text.push_str(&format!("{pad}{key:width$}  {other}\n")),
         }
     }
@@ -214,30 +226,76 @@ fn of_profile(path: &Path) -> anyhow::Result<Value> {
 
 fn of_gguf(path: &Path) -> anyhow::Result<Value> {
     let gguf = Gguf::open(path)?;
-    let tensors: Vec<String> = gguf
+    let read = gguf
         .tensors()
         .iter()
-        .map(|(name, info)| format!("{name}  {:?} {:?}  {}", info.dtype, info.shape, size(info.bytes)))
-        .collect();
-    let keys: Vec<String> = gguf.metadata().iter().map(|(key, value)| format!("{key}  {}", value.kind())).collect();
-    Ok(json!({ "format": format!("GGUF version {}", gguf.version()), "metadata": keys, "tensors": tensors }))
+        .map(|(name, info)| (name, format!("{} {:?}  {}", type_name(info.dtype), info.shape, size(info.bytes))));
+    let unread =
+        gguf.unreadable().iter().map(|(name, dtype)| (name, format!("{dtype}  (a type that kvscope does not read)")));
+    let tensors: BTreeMap<&String, String> = read.chain(unread).collect();
+    let tensors: Vec<String> = tensors.iter().map(|(name, what)| format!("{}  {what}", cut(name))).collect();
+    let metadata: serde_json::Map<String, Value> =
+        gguf.metadata().iter().map(|(key, value)| (cut(key), shown(value))).collect();
+    Ok(json!({ "format": format!("GGUF version {}", gguf.version()), "metadata": metadata, "tensors": tensors }))
+}
+
+/// The type's name as ggml writes it.
+fn type_name(dtype: GgmlDType) -> String {
+    let name = format!("{dtype:?}");
+    // Q4K is Q4_K.
+    match name.strip_suffix('K') {
+        Some(bits) if bits.starts_with('Q') => format!("{bits}_K"),
+        _ => name,
+    }
+}
+
+/// A metadata value: itself where it is short; a long text without its middle, a long array by its length and kind.
+fn shown(value: &Metadata) -> Value {
+    fn few<T>(items: &[T], value: &Metadata, show: impl Fn(&T) -> Value) -> Value {
+        if items.len() > MOST_ITEMS {
+            return json!(format!("{}, {} items", value.kind(), items.len()));
+        }
+        items.iter().map(show).collect()
+    }
+    // JSON has no number for these.
+    let real = |x: &f64| if x.is_finite() { json!(x) } else { json!(x.to_string()) };
+    match value {
+        Metadata::U64(n) => json!(n),
+        Metadata::I64(n) => json!(n),
+        Metadata::F64(x) => real(x),
+        Metadata::Bool(flag) => json!(flag),
+        Metadata::String(text) => json!(cut(text)),
+        Metadata::U64s(items) => few(items, value, |n| json!(n)),
+        Metadata::I64s(items) => few(items, value, |n| json!(n)),
+        Metadata::F64s(items) => few(items, value, real),
+        Metadata::Bools(items) => few(items, value, |flag| json!(flag)),
+        Metadata::Strings(items) => few(items, value, |text| json!(cut(text))),
+        Metadata::Arrays(items) => few(items, value, shown),
+    }
+}
+
+/// A text without its middle where it is long; control characters stay for JSON, which has its own escapes.
+fn cut(text: &str) -> String {
+    if text.chars().nth(MOST_CHARS).is_some() { printable(text, MOST_CHARS) } else { text.into() }
 }
 
 fn of_safetensors(path: &Path) -> anyhow::Result<Value> {
-    let file = std::fs::File::open(path).map_err(|e| crate::files::FileError::io("open", path, e))?;
-    #[expect(unsafe_code, reason = "mapping a file; the reader checks every offset against its length")]
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| crate::files::FileError::io("map", path, e))?;
-    let tensors =
-        safetensors::SafeTensors::deserialize(&map).with_context(|| format!("{} is damaged", path.display()))?;
+    let map = map_file(path)?;
+    let damaged = || format!("{} is damaged", path.display());
+    let tensors = safetensors::SafeTensors::deserialize(&map).with_context(damaged)?;
+    let (_, header) = safetensors::SafeTensors::read_metadata(&map).with_context(damaged)?;
+    let words = header.metadata().iter().flatten();
+    let metadata: serde_json::Map<String, Value> =
+        words.map(|(key, word)| (cut(key), json!(cut(word)))).collect::<BTreeMap<_, _>>().into_iter().collect();
     let mut lines: Vec<String> = tensors
         .tensors()
         .iter()
         .map(|(name, view)| {
-            format!("{name}  {:?} {:?}  {}", view.dtype(), view.shape(), size(view.data().len() as u64))
+            format!("{}  {:?} {:?}  {}", cut(name), view.dtype(), view.shape(), size(view.data().len() as u64))
         })
         .collect();
     lines.sort();
-    Ok(json!({ "format": "safetensors", "tensors": lines }))
+    Ok(json!({ "format": "safetensors", "metadata": metadata, "tensors": lines }))
 }
 
 #[cfg(test)]
@@ -251,5 +309,29 @@ mod tests {
         statistics.add(&[-1.0, 2.0, 4.0]);
         // Mean 8 / 4, mean square 30 / 4.
         assert_eq!(statistics.line(), "min -1.0000  mean 2.0000  max 4.0000  rms 2.7386  1 not finite");
+    }
+
+    #[test]
+    fn metadata_is_shown_short() {
+        assert_eq!(shown(&Metadata::U64(777)), json!(777));
+        assert_eq!(shown(&Metadata::F64(f64::NAN)), json!("NaN"));
+        assert_eq!(shown(&Metadata::F64s(vec![0.5, f64::INFINITY])), json!([0.5, "inf"]));
+        assert_eq!(shown(&Metadata::U64s(vec![1; 17])), json!("an array of unsigned integers, 17 items"));
+        let Value::String(text) = shown(&Metadata::String("x".repeat(5000))) else { panic!() };
+        assert_eq!(text.chars().count(), MOST_CHARS);
+        assert_eq!(
+            (type_name(GgmlDType::Q4K), type_name(GgmlDType::Q4_0), type_name(GgmlDType::BF16)),
+            ("Q4_K".into(), "Q4_0".into(), "BF16".into())
+        );
+    }
+
+    #[test]
+    fn no_name_is_too_long_and_none_acts_on_the_terminal() {
+        let mut text = String::new();
+        let long = "k".repeat(70_000);
+        let facts = json!({ long: { "\x1b[2J": "a\nerror: b" }, "list": ["a", "\x07", null] });
+        render(&facts, 0, &mut text);
+        assert!(text.lines().all(|line| line.chars().count() <= 2 * MOST_CHARS), "{text}");
+        assert!(text.contains(r"\u{1b}[2J  a\nerror: b") && text.contains(r"\u{7}") && text.contains("null"), "{text}");
     }
 }

@@ -13,6 +13,7 @@ mod generate;
 mod inputs;
 mod inspect;
 mod merge;
+mod numbers;
 mod options;
 mod output;
 mod pull;
@@ -24,6 +25,7 @@ mod verify;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
+use clap::FromArgMatches;
 use clap::Parser;
 use clap::Subcommand;
 
@@ -66,25 +68,30 @@ pub(crate) enum Outcome {
     GateNotMet,
 }
 
-/// The clap command, for completions, man pages and the test that reads the README.
+/// The clap command, for parsing, completions, man pages and the test that reads the README.
 pub fn command() -> clap::Command {
-    Cli::command()
+    // A number below zero is the value of its option, and told what is wrong with it.
+    let with_signs = |arg: clap::Arg| {
+        let takes_value = arg.get_action().takes_values() && !arg.is_positional();
+        if takes_value { arg.allow_negative_numbers(true) } else { arg }
+    };
+    Cli::command().mut_args(with_signs).mut_subcommands(move |command| command.mut_args(with_signs))
+}
+
+fn parse() -> Result<Cli, clap::Error> {
+    let matches = command().try_get_matches()?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command()))
 }
 
 /// Parses the arguments, runs the command, reports an error; returns the exit code 0, 1 or 2.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are no errors and go to stdout.
-            let code = if error.use_stderr() { 2 } else { 0 };
-            let _ = error.print();
-            return ExitCode::from(code);
-        }
+        Err(error) => return failure::of_arguments(&error),
     };
     let common = &cli.common;
     if let Err(error) = common.set_up() {
-        return failure::report(&error, common);
+        return failure::report(&error, common.color);
     }
     let result = match &cli.command {
         Command::Demo(args) => demo::run(args, common),
@@ -105,6 +112,6 @@ pub fn main() -> ExitCode {
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::GateNotMet) => ExitCode::from(1),
-        Err(error) => failure::report(&error, common),
+        Err(error) => failure::report(&error, common.color),
     }
 }

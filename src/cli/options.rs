@@ -12,7 +12,10 @@ use clap::Args;
 use clap::ValueEnum;
 
 use crate::cli::failure::Usage;
+use crate::cli::numbers;
 use crate::cli::output::Color;
+use crate::cli::output::LogLines;
+use crate::cli::output::LogStream;
 use crate::cli::output::note;
 use crate::cli::output::size;
 use crate::dump::ElementType;
@@ -40,7 +43,7 @@ pub(crate) struct Common {
     #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN", display_order = 903)]
     pub color: Color,
     /// Threads to compute with [default: one per core]
-    #[arg(long, global = true, value_name = "N", display_order = 904)]
+    #[arg(long, global = true, value_name = "N", value_parser = numbers::threads, display_order = 904)]
     pub threads: Option<usize>,
 }
 
@@ -54,10 +57,13 @@ impl Common {
             _ => "kvscope=debug",
         };
         let filter = tracing_subscriber::EnvFilter::new(level);
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
-        if self.threads == Some(0) {
-            return Err(Usage::error("--threads 0 leaves nothing to compute with", "give 1 or more"));
-        }
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            // Colours and escapes are those of all other lines on stderr.
+            .with_ansi(false)
+            .event_format(LogLines(self.color))
+            .with_writer(|| LogStream)
+            .init();
         start_threads(self.threads).context("cannot start threads")
     }
 }
@@ -191,7 +197,16 @@ fn parse_list(text: &str, n: usize, what: &str, whole: &str) -> anyhow::Result<V
     let mut chosen = Vec::new();
     for part in text.split(',').map(str::trim) {
         match part.split_once('-') {
-            Some((first, last)) => chosen.extend(one(first)?..=one(last)?),
+            Some((first, last)) => {
+                let (first, last) = (one(first)?, one(last)?);
+                if first > last {
+                    return Err(Usage::error(
+                        format!("{part:?} names no {what}: it runs backwards"),
+                        format!("write {last}-{first}"),
+                    ));
+                }
+                chosen.extend(first..=last);
+            }
             None => chosen.push(one(part)?),
         }
     }
@@ -255,7 +270,7 @@ mod tests {
         assert_eq!(parse_layers("all", 3).unwrap(), [0, 1, 2]);
         assert_eq!(parse_layers("2,0,last,2", 5).unwrap(), [0, 2, 4]);
         assert_eq!(parse_layers("1-3, 0", 5).unwrap(), [0, 1, 2, 3]);
-        for bad in ["5", "x", "", "1-9", "-1"] {
+        for bad in ["5", "x", "", "1-9", "-1", "4-1", "0,last-3"] {
             assert!(parse_layers(bad, 5).is_err(), "{bad}");
         }
     }

@@ -1,5 +1,9 @@
 //! Streams: results on stdout, progress and remarks on stderr.
+//!
+//! The one place that prints. Text that may come from a file is escaped on its way out, so that no name can act on a
+//! terminal or pass for a line of its own.
 
+use std::io::ErrorKind;
 use std::io::IsTerminal;
 use std::io::Write;
 
@@ -7,8 +11,18 @@ use clap::ValueEnum;
 use indicatif::ProgressBar;
 use indicatif::ProgressDrawTarget;
 use indicatif::ProgressStyle;
+use tracing::Event;
+use tracing::Level;
+use tracing_subscriber::fmt::FmtContext;
+use tracing_subscriber::fmt::FormatEvent;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::registry::LookupSpan;
 
 use crate::cli::options::Common;
+
+/// Longest line of a message, in characters.
+const MESSAGE_CHARS: usize = 1000;
 
 /// When to colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -29,9 +43,10 @@ pub(crate) struct Style {
 }
 
 impl Style {
-    pub(crate) fn stderr(common: &Common) -> Self {
+    /// Colours of stderr, which is all that is ever coloured.
+    pub(crate) fn stderr(color: Color) -> Self {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let enabled = match common.color {
+        let enabled = match color {
             Color::Always => true,
             Color::Never => false,
             Color::Auto => !no_color && std::io::stderr().is_terminal(),
@@ -56,23 +71,148 @@ impl Style {
     }
 }
 
-/// Writes a result to stdout and flushes, so that a pipe sees it at once.
-pub(crate) fn emit(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
-    Ok(())
+/// Characters that move a terminal's cursor, colour it, or turn the order of what stands around them.
+fn acts(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Writes a JSON object to stdout.
+/// The text with every character that acts on a terminal escaped, but those of `kept`.
+fn escaped(text: &str, kept: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if acts(c) && !kept.contains(c) { safe.extend(c.escape_default()) } else { safe.push(c) }
+    }
+    safe
+}
+
+/// One line that is safe to print, of a text that a file may have made: control characters are escaped, line breaks too,
+/// and beyond `most` characters the middle gives way to an ellipsis.
+pub(crate) fn printable(text: &str, most: usize) -> String {
+    // What is left out anyway is not escaped first; an escaped character takes at most 10.
+    let line: Vec<char> = match text.char_indices().nth(most) {
+        None => escaped(text, "").chars().collect(),
+        Some(_) => {
+            let n = text.chars().count();
+            let at = |i: usize| text.char_indices().nth(i).map_or(text.len(), |(at, _)| at);
+            let (head, tail) = (&text[..at(most)], &text[at(n.saturating_sub(most).max(most))..]);
+            escaped(head, "").chars().chain(escaped(tail, "").chars()).collect()
+        }
+    };
+    if line.len() <= most {
+        return line.into_iter().collect();
+    }
+    let tail = most / 3;
+    let head = most.saturating_sub(tail + 1);
+    line[..head].iter().chain(&['…']).chain(&line[line.len() - tail..]).collect()
+}
+
+/// A message of one or more lines, each [`printable`].
+pub(crate) fn message(text: &str) -> String {
+    text.split('\n').map(|line| printable(line, MESSAGE_CHARS)).collect::<Vec<_>>().join("\n")
+}
+
+/// Nobody reads standard output any more, which is no fault of this program.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads standard output")]
+pub(crate) struct NobodyReads;
+
+/// Writes bytes to stdout and flushes, so that a pipe sees them at once.
+fn write_out(bytes: &[u8]) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        ErrorKind::BrokenPipe => NobodyReads.into(),
+        _ => anyhow::Error::new(error).context("cannot write to standard output"),
+    })
+}
+
+/// Writes a result to stdout. Control characters but line breaks and tabs are escaped: the text may hold names from files,
+/// or be a model's own.
+pub(crate) fn emit(text: &str) -> anyhow::Result<()> {
+    write_out(escaped(text, "\n\t").as_bytes())
+}
+
+/// Writes one line of a result to stdout, a [`message`].
+pub(crate) fn emit_line(text: &str) -> anyhow::Result<()> {
+    emit(&format!("{}\n", message(text)))
+}
+
+/// Writes a JSON value to stdout, on many lines, or on one. Characters that would act on a terminal are escaped as JSON
+/// has it, so that a reader gets every text as it is.
 pub(crate) fn emit_json(value: &serde_json::Value) -> anyhow::Result<()> {
-    emit(&format!("{}\n", serde_json::to_string_pretty(value)?))
+    write_out(escaped_json(&serde_json::to_string_pretty(value)?).as_bytes())
+}
+
+/// As [`emit_json`], on one line.
+pub(crate) fn emit_json_line(value: &serde_json::Value) -> anyhow::Result<()> {
+    write_out(escaped_json(&value.to_string()).as_bytes())
+}
+
+fn escaped_json(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len() + 1);
+    for c in text.chars() {
+        // The line breaks of the layout; those of a text are escaped already.
+        if acts(c) && c != '\n' { safe.push_str(&format!("\\u{:04x}", c as u32)) } else { safe.push(c) }
+    }
+    safe.push('\n');
+    safe
+}
+
+/// Writes to stderr as it stands. That nobody reads it is no fault.
+pub(crate) fn say_raw(text: &str) {
+    let mut err = std::io::stderr().lock();
+    let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
+}
+
+/// Writes a message to stderr behind a label that may be coloured.
+pub(crate) fn say(label: &str, text: &str) {
+    let space = if label.is_empty() || text.is_empty() { "" } else { " " };
+    say_raw(&format!("{label}{space}{}\n", message(text)));
 }
 
 /// A remark on stderr, unless --quiet.
 pub(crate) fn note(common: &Common, text: &str) {
     if !common.quiet {
-        eprintln!("{text}");
+        say("", text);
+    }
+}
+
+/// As [`note`], with a bold head.
+pub(crate) fn headed(common: &Common, head: &str, text: &str) {
+    if !common.quiet {
+        say(&Style::stderr(common.color).bold(head), text);
+    }
+}
+
+/// Lines of the log: level and message, coloured as everything else on stderr.
+pub(crate) struct LogLines(pub(crate) Color);
+
+impl<S, N> FormatEvent<S, N> for LogLines
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> std::fmt::Result {
+        let mut text = String::new();
+        context.format_fields(Writer::new(&mut text), event)?;
+        let level = event.metadata().level();
+        let label = format!("{}:", level.to_string().to_lowercase().replace("warn", "warning"));
+        let style = Style::stderr(self.0);
+        let label = if *level == Level::ERROR { style.red(&label) } else { style.cyan(&label) };
+        writeln!(out, "{label} {}", printable(&text, MESSAGE_CHARS))
+    }
+}
+
+/// Where the log goes: stderr, whether anybody reads it or not.
+pub(crate) struct LogStream;
+
+impl Write for LogStream {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        say_raw(&String::from_utf8_lossy(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -101,6 +241,31 @@ pub(crate) fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_text_acts_on_the_terminal() {
+        assert_eq!(printable("a\x1b[2J\u{9b}b\n\t\u{202e}é", 99), r"a\u{1b}[2J\u{9b}b\n\t\u{202e}é");
+        assert_eq!(message("a\rb\nc"), "a\\rb\nc");
+        let json = serde_json::json!({ "a": "\x07\u{9b}\u{7f}\u{202e}\n" });
+        let text = escaped_json(&serde_json::to_string_pretty(&json).unwrap());
+        assert!(text.chars().all(|c| !acts(c) || c == '\n') && text.lines().count() == 3, "{text}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), json);
+    }
+
+    #[test]
+    fn long_texts_lose_their_middle() {
+        assert_eq!(printable("0123456789", 10), "0123456789");
+        assert_eq!(printable("0123456789a", 10), "012345…89a");
+        assert_eq!(printable(&"é".repeat(100_000), 9).chars().count(), 9);
+        // An escape counts with its letters.
+        assert_eq!(printable("\x1b\x1b\x1b", 10), r"\u{1b}…1b}");
+        let cut = printable(&format!("cannot read {}: no such file", "\x1b".repeat(5000)), 1000);
+        assert!(
+            cut.chars().count() == 1000 && cut.starts_with("cannot read") && cut.ends_with("no such file"),
+            "{cut}"
+        );
+        assert_eq!((printable("abc", 1), printable("", 0)), ("…".into(), String::new()));
+    }
 
     #[test]
     fn sizes_for_people() {

@@ -9,6 +9,7 @@ use crate::cli::output::bar;
 use crate::cli::output::emit;
 use crate::cli::output::emit_json;
 use crate::cli::output::note;
+use crate::cli::output::printable;
 use crate::cli::output::size;
 use crate::hub;
 use crate::hub::HubSettings;
@@ -41,7 +42,7 @@ impl<'a> Bar<'a> {
 impl Progress for Bar<'_> {
     fn start(&mut self, what: &str, bytes: Option<u64>) {
         let bar = bar(self.common, bytes.unwrap_or(0), "bytes");
-        bar.set_message(what.to_string());
+        bar.set_message(printable(what, 60));
         self.bar = Some(bar);
     }
 

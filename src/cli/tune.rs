@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::analyze::short;
 use crate::cli::Outcome;
 use crate::cli::failure::Usage;
+use crate::cli::numbers;
 use crate::cli::options::Common;
 use crate::cli::options::DeviceArg;
 use crate::cli::options::out_dir;
@@ -50,7 +51,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PROFILE", conflicts_with_all = ["policy", "measure", "min_share", "late", "hold_out", "seed"])]
     from: Option<PathBuf>,
     /// Share of a full cache to keep; several give a profile each
-    #[arg(long, value_name = "X", value_delimiter = ',', default_value = "0.5")]
+    #[arg(long, value_name = "X", value_delimiter = ',', default_value = "0.5", value_parser = numbers::part)]
     budget: Vec<f64>,
     /// What a budget is a share of: slots, or the bytes of a cache of f16, bf16 or f32, where counts and biases weigh too
     #[arg(long, value_name = "UNIT", default_value = "slots")]
@@ -66,19 +67,19 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", default_value = "layer")]
     measure: String,
     /// Least size of a head, over the budget
-    #[arg(long, value_name = "X", default_value_t = 0.25)]
+    #[arg(long, value_name = "X", default_value_t = 0.25, value_parser = numbers::share)]
     min_share: f64,
     /// Last tokens of a sample that stand for the text to come [default: as many as the dump keeps queries of]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = numbers::count)]
     late: Option<usize>,
     /// Let the profile refit stored slots: key=value,... of queries, span, lambda, recent, mass and seed, or nothing
     #[arg(long, value_name = "PARAMS", num_args = 0..=1, default_missing_value = "")]
     refit: Option<String>,
     /// Highest error of the attention output, upper end of its interval on held-out samples, that is good enough
-    #[arg(long, value_name = "X", conflicts_with = "from")]
+    #[arg(long, value_name = "X", value_parser = numbers::not_negative, conflicts_with = "from")]
     max_error: Option<f64>,
     /// Share of each data set's samples that are only measured, never chosen on
-    #[arg(long, value_name = "X", default_value_t = 0.34)]
+    #[arg(long, value_name = "X", default_value_t = 0.34, value_parser = numbers::share)]
     hold_out: f64,
     /// Seed of the split and the intervals
     #[arg(long, default_value_t = 0)]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::cli::inputs::read_prompts;
+use crate::cli::numbers;
 use crate::cli::options::Common;
 use crate::cli::options::DeviceArg;
 use crate::cli::options::load_model;
@@ -48,13 +49,13 @@ pub(crate) struct ValidateArgs {
     #[arg(long, value_name = "PATH|NAME", requires = "validate")]
     model: Option<String>,
     /// Samples of each data set of --validate, the first ones [default: all]
-    #[arg(long, value_name = "N", requires = "validate")]
+    #[arg(long, value_name = "N", value_parser = numbers::count, requires = "validate")]
     samples: Option<usize>,
     /// Tokens of a prompt of --validate
-    #[arg(long, value_name = "N", default_value_t = 1536)]
+    #[arg(long, value_name = "N", default_value_t = 1536, value_parser = numbers::count)]
     context: usize,
     /// Tokens of the continuation that is compared
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = numbers::count)]
     continuation: usize,
 }
 

@@ -10,8 +10,8 @@ use crate::analyze::Analysis;
 use crate::cli::Outcome;
 use crate::cli::failure::Usage;
 use crate::cli::options::Common;
-use crate::cli::output::emit;
 use crate::cli::output::emit_json;
+use crate::cli::output::emit_line;
 use crate::cli::output::note;
 use crate::dump::Dump;
 use crate::dump::DumpError;
@@ -38,7 +38,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
         emit_json(&json!({ "schema": "kvscope.verify/1", "checked": n_checked, "faults": faults }))?;
     } else {
         for fault in &faults {
-            emit(&format!("{fault}\n"))?;
+            emit_line(fault)?;
         }
         let count = if faults.is_empty() { "no fault".into() } else { format!("faults: {}", faults.len()) };
         note(common, &format!("{n_checked} checked, {count}"));
