@@ -309,6 +309,7 @@ fn every_number_that_an_option_cannot_take_is_refused_by_name() {
         ("generate", "max-new-tokens", &[]),
         ("generate", "chunk", &[]),
         ("generate", "threads", &["0", "300000"]),
+        ("generate", "skip-layers", &["1-0", "9", "", "0-99999999999"]),
         ("eval", "budget", &["0", "1", "0.5,2"]),
         ("eval", "context", &["0"]),
         ("eval", "continuation", &["0"]),

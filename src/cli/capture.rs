@@ -114,9 +114,9 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     let inputs = encode_for(&model, &prompts, args.max_tokens, max_positions - args.decode)?;
     let options = CaptureOptions {
         states,
-        layers: parse_layers(&args.layers, model.config().n_layers)?,
+        layers: parse_layers("--layers", &args.layers, model.config().n_layers)?,
         dtype: args.dtype.into(),
-        kv_heads: parse_heads(&args.heads, model.config().n_kv_heads)?,
+        kv_heads: parse_heads("--heads", &args.heads, model.config().n_kv_heads)?,
         n_queries: args.queries.0,
         window_tokens: args.window,
         // A memory limit chooses by itself what it is not told.

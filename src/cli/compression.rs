@@ -72,7 +72,7 @@ impl CompressionArgs {
     /// Builds the compression; `None` for the full cache.
     pub(crate) fn build(&self, model: &Model) -> anyhow::Result<Option<Compression>> {
         let skip_layers: BTreeSet<usize> = match &self.skip_layers {
-            Some(text) => parse_layers(text, model.config().n_layers)?.into_iter().collect(),
+            Some(text) => parse_layers("--skip-layers", text, model.config().n_layers)?.into_iter().collect(),
             None => BTreeSet::new(),
         };
         let more = |compression: Compression| {

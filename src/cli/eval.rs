@@ -1,5 +1,6 @@
 //! `kvscope eval`: policies x budgets x tasks, with paired statistics and a verdict.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use serde_json::json;
@@ -102,7 +103,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     let compute = args.device.open()?;
     check(args)?;
-    let tasks = args.task.iter().map(|name| family(name)).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut tasks = args.task.iter().map(|name| family(name)).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut seen = HashSet::new();
+    tasks.retain(|task| seen.insert(task.name));
     let (mut prompts, hashes) = args.inputs.read(common)?;
     let model = load_model(&args.inputs.model, &compute, common)?;
     let arms = arms(args, &model)?;

@@ -257,8 +257,12 @@ fn shown(value: &Metadata) -> Value {
         }
         items.iter().map(show).collect()
     }
-    // JSON has no number for these.
-    let real = |x: &f64| if x.is_finite() { json!(x) } else { json!(x.to_string()) };
+    // JSON has no number for what is none; one of 32 bits has fewer digits than it gets in 64.
+    let real = |x: &f64| match (x.is_finite(), f64::from(*x as f32) == *x) {
+        (false, _) => json!(x.to_string()),
+        (true, true) => json!((*x as f32).to_string().parse::<f64>().unwrap_or(*x)),
+        (true, false) => json!(x),
+    };
     match value {
         Metadata::U64(n) => json!(n),
         Metadata::I64(n) => json!(n),
@@ -315,6 +319,7 @@ mod tests {
     fn metadata_is_shown_short() {
         assert_eq!(shown(&Metadata::U64(777)), json!(777));
         assert_eq!(shown(&Metadata::F64(f64::NAN)), json!("NaN"));
+        assert_eq!((shown(&Metadata::F64(f64::from(1e-5f32))), shown(&Metadata::F64(0.1))), (json!(1e-5), json!(0.1)));
         assert_eq!(shown(&Metadata::F64s(vec![0.5, f64::INFINITY])), json!([0.5, "inf"]));
         assert_eq!(shown(&Metadata::U64s(vec![1; 17])), json!("an array of unsigned integers, 17 items"));
         let Value::String(text) = shown(&Metadata::String("x".repeat(5000))) else { panic!() };

@@ -174,22 +174,22 @@ pub(crate) fn load_model(name: &str, compute: &Compute, common: &Common) -> anyh
     Ok(model)
 }
 
-/// Layers as typed: `all`, or a list such as `0,3,last` or `0-7`.
-pub(crate) fn parse_layers(text: &str, n_layers: usize) -> anyhow::Result<Vec<usize>> {
+/// Layers as typed for an option: `all`, or a list such as `0,3,last` or `0-7`.
+pub(crate) fn parse_layers(option: &str, text: &str, n_layers: usize) -> anyhow::Result<Vec<usize>> {
     if text == "all" {
         return Ok((0..n_layers).collect());
     }
-    parse_list(text, n_layers, "layer", &format!("a model with {n_layers} layers"))
+    parse_list(option, text, n_layers, "layer", &format!("a model with {n_layers} layers"))
 }
 
 /// Numbers below `n`, rising, of a list such as `0,3,last` or `0-7`.
-fn parse_list(text: &str, n: usize, what: &str, whole: &str) -> anyhow::Result<Vec<usize>> {
+fn parse_list(option: &str, text: &str, n: usize, what: &str, whole: &str) -> anyhow::Result<Vec<usize>> {
     let last = n.saturating_sub(1);
     let one = |name: &str| match name {
         "last" => Ok(last),
         _ => name.parse::<usize>().ok().filter(|index| *index < n).ok_or_else(|| {
             Usage::error(
-                format!("{name:?} names no {what} of {whole}"),
+                format!("{option}: {name:?} names no {what} of {whole}"),
                 format!("write `all`, or a list such as 0,last or 0-{last}"),
             )
         }),
@@ -201,7 +201,7 @@ fn parse_list(text: &str, n: usize, what: &str, whole: &str) -> anyhow::Result<V
                 let (first, last) = (one(first)?, one(last)?);
                 if first > last {
                     return Err(Usage::error(
-                        format!("{part:?} names no {what}: it runs backwards"),
+                        format!("{option}: {part:?} runs backwards"),
                         format!("write {last}-{first}"),
                     ));
                 }
@@ -215,12 +215,13 @@ fn parse_list(text: &str, n: usize, what: &str, whole: &str) -> anyhow::Result<V
     Ok(chosen)
 }
 
-/// KV heads as typed: `all`, which is `None`, or a list such as `0,2` or `0-3`.
-pub(crate) fn parse_heads(text: &str, n_kv_heads: usize) -> anyhow::Result<Option<Vec<usize>>> {
+/// KV heads as typed for an option: `all`, which is `None`, or a list such as `0,2` or `0-3`.
+pub(crate) fn parse_heads(option: &str, text: &str, n_kv_heads: usize) -> anyhow::Result<Option<Vec<usize>>> {
     if text == "all" {
         return Ok(None);
     }
-    let heads = parse_list(text, n_kv_heads, "KV head", &format!("a layer with {n_kv_heads} KV heads"))?;
+    let whole = format!("a layer with {n_kv_heads} KV heads");
+    let heads = parse_list(option, text, n_kv_heads, "KV head", &whole)?;
     // The whole list is `all`, so that both ways of asking for it give one dump.
     Ok(Some(heads).filter(|heads| heads.len() < n_kv_heads))
 }
@@ -267,20 +268,20 @@ mod tests {
 
     #[test]
     fn layers_as_people_write_them() {
-        assert_eq!(parse_layers("all", 3).unwrap(), [0, 1, 2]);
-        assert_eq!(parse_layers("2,0,last,2", 5).unwrap(), [0, 2, 4]);
-        assert_eq!(parse_layers("1-3, 0", 5).unwrap(), [0, 1, 2, 3]);
+        assert_eq!(parse_layers("--layers", "all", 3).unwrap(), [0, 1, 2]);
+        assert_eq!(parse_layers("--layers", "2,0,last,2", 5).unwrap(), [0, 2, 4]);
+        assert_eq!(parse_layers("--layers", "1-3, 0", 5).unwrap(), [0, 1, 2, 3]);
         for bad in ["5", "x", "", "1-9", "-1", "4-1", "0,last-3"] {
-            assert!(parse_layers(bad, 5).is_err(), "{bad}");
+            assert!(parse_layers("--layers", bad, 5).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn heads_as_people_write_them() {
-        assert_eq!(parse_heads("all", 3).unwrap(), None);
-        assert_eq!(parse_heads("2,1-2,1", 3).unwrap(), Some(vec![1, 2]));
-        assert_eq!(parse_heads("0-last", 3).unwrap(), None);
-        assert!(parse_heads("3", 3).is_err() && parse_heads("", 3).is_err());
+        assert_eq!(parse_heads("--heads", "all", 3).unwrap(), None);
+        assert_eq!(parse_heads("--heads", "2,1-2,1", 3).unwrap(), Some(vec![1, 2]));
+        assert_eq!(parse_heads("--heads", "0-last", 3).unwrap(), None);
+        assert!(parse_heads("--heads", "3", 3).is_err() && parse_heads("--heads", "", 3).is_err());
     }
 
     #[test]

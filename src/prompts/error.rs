@@ -73,13 +73,13 @@ pub enum PromptError {
         what: String,
     },
     /// A record without anything to read.
-    #[error("{source_name}, {at}: neither `context` nor `input` holds any text{}", listed(fields))]
+    #[error("{source_name}, {at}: neither `context` nor `input` holds any text (fields: {})", fields.join(", "))]
     NoText {
         /// Where.
         source_name: String,
         /// Which.
         at: Place,
-        /// Names of the fields that the record has, where they are known.
+        /// Names of the fields that the record has.
         fields: Vec<String>,
     },
     /// A template file that is none.
@@ -125,10 +125,6 @@ impl Display for Place {
             Self::Record(n) => write!(f, "record {n}"),
         }
     }
-}
-
-fn listed(fields: &[String]) -> String {
-    if fields.is_empty() { String::new() } else { format!(" (fields: {})", fields.join(", ")) }
 }
 
 impl PromptError {

@@ -125,21 +125,29 @@ fn id(value: Option<Value>) -> Result<Option<String>, String> {
 }
 
 /// What is wrong with a text that is no JSON, in words.
-pub(crate) fn explain(json: &serde_json::Error) -> String {
+pub(crate) fn explain(json: &serde_json::Error, text: &str) -> String {
     let said = json.to_string();
     // Programs that count letters in UTF-16 cut a letter beyond its first plane in two.
     if said.contains("surrogate") || said.contains("hex escape") {
         return format!("a lone surrogate, an escape \\uD800 to \\uDFFF that is half a character ({said})");
     }
-    said
+    // Python writes these.
+    let line = text.split('\n').nth(json.line().saturating_sub(1)).unwrap_or_default();
+    let found = line.get(json.column().saturating_sub(1)..).unwrap_or_default();
+    match ["NaN", "Infinity"].into_iter().find(|word| found.starts_with(word)) {
+        Some(word) => format!("{word} is no JSON value, null is ({said})"),
+        None => said,
+    }
 }
 
-/// Names of the fields of a text that is a JSON object.
-pub(crate) fn field_names(text: &str) -> Vec<String> {
-    match serde_json::from_str(text) {
-        Ok(Value::Object(fields)) => fields.keys().cloned().collect(),
-        _ => Vec::new(),
-    }
+/// Names of the fields of a JSON object, or of item `i` of a list of them.
+pub(crate) fn field_names(text: &str, i: usize) -> Vec<String> {
+    let fields = match serde_json::from_str(text) {
+        Ok(Value::Array(mut items)) if i < items.len() => items.swap_remove(i),
+        Ok(other) => other,
+        Err(_) => Value::Null,
+    };
+    fields.as_object().map(|fields| fields.keys().cloned().collect()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -147,7 +155,7 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Record, String> {
-        Record::new(serde_json::from_str(line).map_err(|e| explain(&e))?)
+        Record::new(serde_json::from_str(line).map_err(|e| explain(&e, line))?)
     }
 
     #[test]
@@ -182,6 +190,8 @@ mod tests {
             (r#"{"input": "\ud83d and"}"#, "lone surrogate"),
             (r#"{"input": "\ud83d"}"#, "lone surrogate"),
             (r#"{"input": "\udc00"}"#, "lone surrogate"),
+            (r#"{"input": "a", "length": NaN}"#, "NaN is no JSON value"),
+            (r#"{"input": "a", "length": -Infinity}"#, "Infinity is no JSON value"),
         ];
         for (line, words) in cases {
             let error = parse(line).unwrap_err();

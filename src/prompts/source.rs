@@ -187,7 +187,7 @@ impl Reader<'_> {
                 return self.lines(text.as_bytes(), origin, templates);
             }
             Err(json) => {
-                let (at, what) = (Place::Line(json.line()), explain(&json));
+                let (at, what) = (Place::Line(json.line()), explain(&json, text));
                 return Err(PromptError::Record { source_name: origin.label.clone(), at, what });
             }
         };
@@ -195,7 +195,7 @@ impl Reader<'_> {
             return Err(PromptError::Empty { source_name: origin.label.clone() });
         }
         for (i, raw) in records.into_iter().enumerate() {
-            self.record(raw, Place::Record(i + 1), origin, templates, Vec::new)?;
+            self.record(raw, Place::Record(i + 1), origin, templates, || field_names(text, i))?;
         }
         Ok(())
     }
@@ -223,10 +223,10 @@ impl Reader<'_> {
             let raw = serde_json::from_str(text).map_err(|json| PromptError::Record {
                 source_name: source_name(),
                 at: Place::Line(line),
-                what: explain(&json),
+                what: explain(&json, text),
             })?;
             records += 1;
-            self.record(raw, Place::Line(line), origin, templates, || field_names(text))?;
+            self.record(raw, Place::Line(line), origin, templates, || field_names(text, 0))?;
         }
         if records == 0 {
             return Err(PromptError::Empty { source_name: source_name() });

@@ -54,7 +54,7 @@ impl Templates {
         let bytes = read_limited(path, "template", MAX_TEMPLATE_BYTES)?;
         let text = decode(&bytes, &path.display().to_string())?;
         let texts: BTreeMap<String, String> = serde_json::from_str(text)
-            .map_err(|json| PromptError::TemplateFile { path: path.into(), what: explain(&json) })?;
+            .map_err(|json| PromptError::TemplateFile { path: path.into(), what: explain(&json, text) })?;
         if let Some((dataset, _)) =
             texts.iter().find(|(_, text)| !text.contains("{context}") && !text.contains("{input}"))
         {

@@ -185,6 +185,7 @@ fn a_json_file_is_a_record_or_a_list_of_them() {
     assert_eq!(set.prompts.len(), 2, "lines under another ending");
     let refused = |text: &str| read_text(dir.path(), "a.json", text).unwrap_err().to_string();
     assert!(refused("[{\"input\": \"a\"}, {\"input\": \"\"}]").contains("a.json, record 2: neither"), "no text");
+    assert!(refused("[{\"input\": \"a\"}, {\"text\": \"\"}]").contains("(fields: text)"));
     assert!(refused("[{\"input\": \"a\"},\n {\"input\": 7}]").contains("record 2: `input` is a number"));
     assert!(refused("[{\"input\": \"a\"},\n {\"input\": }]").contains("line 2"));
     assert!(refused("[]").contains("is empty") && refused(" ").contains("is empty"));
