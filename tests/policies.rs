@@ -184,6 +184,46 @@ fn caches_meet_the_budget_and_account_for_every_token() {
 }
 
 #[test]
+fn heads_without_direction_mass_or_difference_have_an_answer() {
+    type Change = fn(&mut Layer);
+    let changes: [(&str, Change); 4] = [
+        ("zero keys", |layer| layer.k.fill(0.0)),
+        ("equal keys", |layer| layer.k.fill(0.5)),
+        ("zero mass", |layer| {
+            layer.mass.all.iter_mut().chain(&mut layer.mass.window).for_each(|mass| mass.fill(0.0));
+        }),
+        ("zero values", |layer| layer.v.fill(0.0)),
+    ];
+    let config = shape(1, 4, 2, 8);
+    for spec in every_spec().into_iter().filter(|spec| *spec != "full" && !policy(spec).sets_own_size()) {
+        for (what, change) in changes {
+            for n_tokens in [1, 2, 7, 40] {
+                let mut layer = Layer::new(&config, n_tokens, 5);
+                change(&mut layer);
+                // One slot a head, some, and everything.
+                for kept_fraction in [1e-9, 0.5, 1.0] {
+                    let found = compressed(&config, CacheType::F32, spec, kept_fraction, std::slice::from_ref(&layer));
+                    let what = format!("{spec}, {what}, {n_tokens} tokens, {kept_fraction}");
+                    match found {
+                        Ok(cache) => {
+                            let wanted = ((kept_fraction * n_tokens as f64).round() as usize).max(1);
+                            let n = cache.n_slots();
+                            assert!(n.abs_diff(2 * wanted) <= 1, "{what}: {n}");
+                            for (_, keys, values, bias, _) in contents(&cache, &config) {
+                                assert!(keys.iter().chain(&values).chain(&bias).all(|x| x.is_finite()), "{what}");
+                            }
+                        }
+                        // Told, with what to change: tokens that are protected or unlike cannot make so few slots.
+                        Err(error @ RuntimeError::Unmeetable { .. }) => assert!(error.hint().is_some(), "{what}"),
+                        Err(error) => panic!("{what}: {error}"),
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn equal_input_gives_equal_caches() {
     for_every_case(|spec, config, kind, kept_fraction, layers| {
         let run = || compressed(config, kind, spec, kept_fraction, layers).ok().map(|cache| contents(&cache, config));
