@@ -42,7 +42,7 @@ impl Bench {
         let words = ["the ring", " and then", " in a stone", " on the shore", " another thing", " reeds", ", again."];
         let text = |seed: usize| -> String { (0..14).map(|i| words[(i * seed + i / 3) % words.len()]).collect() };
         let row = |i: usize| {
-            let dataset = if i % 2 == 0 { "even" } else { "odd" };
+            let dataset = if i.is_multiple_of(2) { "even" } else { "odd" };
             serde_json::json!({ "input": text(i + 2), "dataset": dataset, "_id": i.to_string() }).to_string()
         };
         std::fs::write(dir.path().join("prompts.jsonl"), (0..16).map(row).collect::<Vec<_>>().join("\n")).unwrap();
@@ -166,7 +166,8 @@ fn kill(mut child: Child, after: Duration, signal: &str) -> Option<i32> {
 
 #[test]
 fn a_killed_run_goes_on_to_the_same_bytes() {
-    let kills: usize = std::env::var("KVSCOPE_KILLS").ok().map_or(KILLS, |n| n.parse().expect("a number of kills"));
+    let kills: usize =
+        std::env::var_os("KVSCOPE_KILLS").map_or(KILLS, |n| n.to_string_lossy().parse().expect("a number of kills"));
     let bench = Bench::new();
     let mut random = ChaCha8Rng::seed_from_u64(7);
     println!("| command | kills | ended by the signal | not as undisturbed |");

@@ -69,7 +69,7 @@ pub enum DumpError {
         got: String,
     },
     /// A number to be written is not finite.
-    #[error("{name} has {value}: {} was not written", path.display())]
+    #[error("{name} has {value}, which is not finite: {} was not written", path.display())]
     NotFinite {
         /// The sample's file.
         path: PathBuf,
@@ -79,7 +79,7 @@ pub enum DumpError {
         value: f32,
     },
     /// A number is too large for the element type that is written.
-    #[error("{name} has {value}, which {element} cannot hold: {} was not written", path.display())]
+    #[error("{name} has {value}, which would be infinite as {element}: {} was not written", path.display())]
     Overflow {
         /// The sample's file.
         path: PathBuf,

@@ -14,6 +14,8 @@ use crate::dump::DumpError;
 use crate::files::AtomicFile;
 use crate::files::FileError;
 use crate::files::HashingWriter;
+use crate::math::BF16_LIMIT;
+use crate::math::F16_LIMIT;
 use crate::math::first_not_below;
 use crate::math::narrow_f16;
 
@@ -47,9 +49,8 @@ impl ElementType {
     /// Magnitude from which on a number rounds to infinity.
     fn limit(self) -> f32 {
         match self {
-            Self::F16 => 65_520.0,
-            // Half a step above the largest.
-            Self::Bf16 => f32::from_bits(0x7f7f_8000),
+            Self::F16 => F16_LIMIT,
+            Self::Bf16 => BF16_LIMIT,
             Self::F32 | Self::I64 => f32::INFINITY,
         }
     }

@@ -34,6 +34,8 @@ pub use groups::benjamini_hochberg;
 pub use groups::covariate_fit;
 pub use groups::kruskal_wallis;
 pub use groups::lowest_rank_p;
+pub use halves::BF16_LIMIT;
+pub use halves::F16_LIMIT;
 pub use halves::narrow_f16;
 pub use halves::widen_f16;
 pub(crate) use instructions::Instructions;

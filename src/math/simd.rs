@@ -3,6 +3,8 @@
 //! Sums run over 32 independent lanes, so the order of additions is fixed by the code and not by the thread count.
 //! On one machine equal inputs give equal bits; between machines with and without FMA the last bits differ.
 
+use std::cmp::Ordering;
+
 use multiversion::multiversion;
 
 /// Lanes of a partial sum: four AVX2 registers, enough to hide the latency of an FMA.
@@ -158,7 +160,7 @@ fn count_lanes(x: &[f32], thresholds: &[f32; THRESHOLDS]) -> [u64; THRESHOLDS] {
 /// limit of infinity finds what is not finite.
 pub fn first_not_below(x: &[f32], limit: f32) -> Option<usize> {
     const AT_ONCE: usize = 1024;
-    let is_beyond = |x: &f32| !(x.abs() < limit);
+    let is_beyond = |x: &f32| x.abs().partial_cmp(&limit) != Some(Ordering::Less);
     let chunks = x.chunks(AT_ONCE).enumerate();
     let mut found = chunks.filter(|(_, chunk)| !all_below(chunk, limit));
     found.find_map(|(i, chunk)| Some(i * AT_ONCE + chunk.iter().position(is_beyond)?))

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::math::first_not_below;
 use crate::model::LogitRows;
 use crate::model::Model;
 use crate::model::ModelError;
@@ -118,7 +119,11 @@ pub(crate) fn forward(
         },
         other => RuntimeError::from(other),
     })?;
-    if logits.iter().all(|x| x.is_finite()) { Ok(logits) } else { Err(RuntimeError::LogitsNotFinite { position }) }
+    if first_not_below(&logits, f32::INFINITY).is_none() {
+        Ok(logits)
+    } else {
+        Err(RuntimeError::LogitsNotFinite { position })
+    }
 }
 
 /// Generates after `prompt`, behind what `cache` has seen; `on_token` sees every new token and may end it.

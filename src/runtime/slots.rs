@@ -11,7 +11,10 @@ use half::slice::HalfFloatSliceExt;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::math::BF16_LIMIT;
+use crate::math::F16_LIMIT;
 use crate::math::axpy;
+use crate::math::first_not_below;
 use crate::merge::HeadPlan;
 use crate::merge::Member;
 use crate::merge::Refitted;
@@ -143,22 +146,21 @@ impl Vectors {
 
     /// Stores numbers; `state` is what they are.
     fn push(&mut self, x: &[f32], state: State) -> Result<(), Unstorable> {
-        let before = self.len();
+        let limit = match self {
+            Self::F32(_) => f32::INFINITY,
+            Self::F16(_) => F16_LIMIT,
+            Self::Bf16(_) => BF16_LIMIT,
+        };
+        if first_not_below(x, limit).is_some() {
+            check_finite(x, state)?;
+            return Err(Unstorable::Overflow(state, self.kind()));
+        }
         match self {
             Self::F32(v) => v.extend_from_slice(x),
             Self::F16(v) => v.extend(x.iter().map(|x| f16::from_f32(*x))),
             Self::Bf16(v) => v.extend(x.iter().map(|x| bf16::from_f32(*x))),
         }
-        let fits = match self {
-            Self::F32(v) => v[before..].iter().all(|x| x.is_finite()),
-            Self::F16(v) => v[before..].iter().all(|x| x.is_finite()),
-            Self::Bf16(v) => v[before..].iter().all(|x| x.is_finite()),
-        };
-        if fits {
-            return Ok(());
-        }
-        check_finite(x, state)?;
-        Err(Unstorable::Overflow(state, self.kind()))
+        Ok(())
     }
 
     fn len(&self) -> usize {
@@ -355,7 +357,7 @@ impl Head {
 }
 
 fn check_finite(x: &[f32], state: State) -> Result<(), Unstorable> {
-    if x.iter().all(|x| x.is_finite()) { Ok(()) } else { Err(Unstorable::NotFinite(state)) }
+    if first_not_below(x, f32::INFINITY).is_none() { Ok(()) } else { Err(Unstorable::NotFinite(state)) }
 }
 
 fn accumulate(sum: &mut Vec<f32>, new: &[f32]) -> Result<(), Unstorable> {
