@@ -163,14 +163,6 @@ impl Vectors {
         Ok(())
     }
 
-    fn len(&self) -> usize {
-        match self {
-            Self::F32(v) => v.len(),
-            Self::F16(v) => v.len(),
-            Self::Bf16(v) => v.len(),
-        }
-    }
-
     pub(crate) fn widened(&self) -> Cow<'_, [f32]> {
         match self {
             Self::F32(v) => v.into(),
