@@ -420,6 +420,57 @@ fn the_token_stays_with_the_hub_when_another_host_has_the_file() {
 }
 
 #[test]
+fn the_token_does_not_follow_to_another_port() {
+    let (hub, store) = (Hub::start(&model()), Hub::start(&model()));
+    hub.set(|b| b.store = Some(store.address.clone()));
+    let mut options = hub.options();
+    options.settings.token = Token::new("secret");
+    pull("org/tiny", &options, &mut Silent).unwrap();
+    store.set(|b| assert!(b.log.len() == 2 && b.log.iter().all(|(.., authorization)| authorization.is_none())));
+    hub.set(|b| assert!(b.log.iter().all(|(.., authorization)| authorization.as_deref() == Some("Bearer secret"))));
+}
+
+#[test]
+fn offline_only_the_cache_is_looked_at() {
+    let hub = Hub::start(&model());
+    let mut options = hub.options();
+    options.settings.offline = true;
+    for name in ["org/tiny", "org/tiny@main", "demo"] {
+        let error = pull(name, &options, &mut Silent).unwrap_err();
+        assert!(matches!(error, HubError::Offline { .. }), "{name}: {error}");
+        assert!(error.hint().unwrap().contains("HF_HUB_OFFLINE"));
+    }
+    hub.set(|b| assert!(b.log.is_empty()));
+    let first = hub.pull("org/tiny").unwrap();
+    hub.set(|b| b.log.clear());
+    for verify in [false, true] {
+        options.verify = verify;
+        let pulled = pull("org/tiny", &options, &mut Silent).unwrap();
+        assert!(pulled.already_there && pulled.path == first.path);
+    }
+    let blob = std::fs::canonicalize(first.path.join("m-2.safetensors")).unwrap();
+    std::fs::write(blob, b"Second shard").unwrap();
+    assert!(matches!(pull("org/tiny", &options, &mut Silent), Err(HubError::WrongHash { .. })));
+    hub.set(|b| assert!(b.log.is_empty()));
+}
+
+#[cfg(unix)]
+#[test]
+fn nothing_is_written_through_a_link_in_the_cache() {
+    let hub = Hub::start(&[("m.gguf", b"weights")]);
+    let mine = hub.home.path().join("mine");
+    std::fs::write(&mine, b"mine").unwrap();
+    std::fs::create_dir_all(hub.repo().join("blobs")).unwrap();
+    std::fs::create_dir_all(hub.repo().join("refs")).unwrap();
+    let part = hub.repo().join("blobs").join(sha256_bytes(b"weights")).with_extension("kvscope-part");
+    std::os::unix::fs::symlink(&mine, part).unwrap();
+    std::os::unix::fs::symlink(&mine, hub.repo().join("refs/.main.tmp")).unwrap();
+    let pulled = hub.pull("org/tiny").unwrap();
+    assert_eq!(std::fs::read(pulled.path).unwrap(), b"weights");
+    assert_eq!(std::fs::read(&mine).unwrap(), b"mine");
+}
+
+#[test]
 fn a_renamed_repository_is_followed() {
     let hub = Hub::start(&model());
     let pulled = hub.pull("org/old").unwrap();

@@ -9,6 +9,7 @@ mod common;
 use common::Layer;
 use common::demo_model;
 use common::shape;
+use kvscope::files::resident_bytes;
 use kvscope::model::AttnMass;
 use kvscope::model::KvStore;
 use kvscope::runtime::Budget;
@@ -17,7 +18,6 @@ use kvscope::runtime::Compression;
 use kvscope::runtime::RaggedCache;
 use kvscope::runtime::prefill;
 use kvscope::runtime::release_freed_memory;
-use kvscope::runtime::resident_bytes;
 use kvscope::runtime::start_threads;
 
 fn main() {

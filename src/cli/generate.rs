@@ -24,6 +24,7 @@ use crate::cli::output::emit_json;
 use crate::cli::output::headed;
 use crate::cli::output::note;
 use crate::cli::output::size;
+use crate::files::resident_bytes;
 use crate::model::Model;
 use crate::model::ModelError;
 use crate::model::tokenizer::AddSpecial;
@@ -39,7 +40,6 @@ use crate::runtime::StopReason;
 use crate::runtime::StopStrings;
 use crate::runtime::compare;
 use crate::runtime::generate;
-use crate::runtime::resident_bytes;
 
 /// Generate text with a compressed KV cache
 #[derive(Debug, clap::Args)]

@@ -17,6 +17,8 @@ use crate::hub::Progress;
 use crate::hub::PullOptions;
 
 /// Get a model into the cache
+///
+/// With HF_HUB_OFFLINE=1 nothing is downloaded: a model that is there is found, any other is an error.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// `smollm2-135m`, the demo model, or a hub id: org/name, org/name@revision or org/name:file.gguf

@@ -35,10 +35,12 @@ pub use read::map_file;
 pub use read::map_opened;
 pub use read::open_own;
 pub use read::open_regular;
+pub use read::open_to_append;
 pub use read::read_at;
 pub use read::read_limited;
 pub use read::read_own;
 pub use space::free_bytes;
+pub use space::resident_bytes;
 
 use std::io::ErrorKind;
 use std::path::Path;

@@ -54,6 +54,37 @@ fn open_with(options: &mut OpenOptions, path: &Path, is_own: bool) -> Result<Fil
     Err(FileError::NotRegular { path: path.into(), found })
 }
 
+/// Opens a file of our own folders to write behind what it holds, and makes it if there is none.
+///
+/// What is there under the name and is not a file of its own is replaced: a link, or one more name of another file.
+pub fn open_to_append(path: &Path) -> Result<File, FileError> {
+    if path.symlink_metadata().is_ok_and(|found| !found.is_dir() && !is_alone(&found)) {
+        std::fs::remove_file(path).map_err(|e| FileError::io("remove", path, e))?;
+    }
+    let mut options = File::options();
+    options.append(true).create(true);
+    #[cfg(unix)]
+    {
+        use rustix::fs::OFlags;
+        use std::os::unix::fs::OpenOptionsExt;
+        options.custom_flags((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits() as i32);
+    }
+    options.open(path).map_err(|e| FileError::io("open", path, e))
+}
+
+/// Whether it is a regular file with a single name.
+fn is_alone(found: &std::fs::Metadata) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        found.is_file() && found.nlink() == 1
+    }
+    #[cfg(not(unix))]
+    {
+        found.is_file()
+    }
+}
+
 /// All bytes of a regular file of at most `limit` bytes; `expected` names the kind of file in the error.
 pub fn read_limited(path: &Path, expected: &'static str, limit: u64) -> Result<Vec<u8>, FileError> {
     read_opened(open_regular(path)?, path, expected, limit)
@@ -146,5 +177,23 @@ mod tests {
         std::os::unix::fs::symlink("a", &link).unwrap();
         assert!(open_regular(&link).is_ok());
         assert!(matches!(open_own(&link), Err(FileError::NotRegular { found: "a link", .. })));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn nothing_is_appended_to_what_a_link_leads_to() {
+        use std::io::Write;
+        let dir = tempfile::tempdir().unwrap();
+        let (mine, soft, hard) = (dir.path().join("mine"), dir.path().join("soft"), dir.path().join("hard"));
+        std::fs::write(&mine, b"mine").unwrap();
+        std::os::unix::fs::symlink(&mine, &soft).unwrap();
+        std::fs::hard_link(&mine, &hard).unwrap();
+        for path in [&soft, &hard] {
+            for text in [b"a", b"b"] {
+                open_to_append(path).unwrap().write_all(text).unwrap();
+            }
+            assert_eq!(std::fs::read(path).unwrap(), b"ab");
+        }
+        assert_eq!(std::fs::read(&mine).unwrap(), b"mine");
     }
 }

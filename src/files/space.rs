@@ -1,4 +1,4 @@
-//! Free space of a file system, so that a long job can refuse to start.
+//! Space on disk and in memory, as the operating system counts it.
 
 use std::path::Path;
 
@@ -14,4 +14,11 @@ pub fn free_bytes(dir: &Path) -> Option<u64> {
         let _ = dir;
         None
     }
+}
+
+/// Resident bytes of this process; `None` where the system does not tell.
+pub fn resident_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find(|line| line.starts_with("VmRSS:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
 }

