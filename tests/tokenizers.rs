@@ -291,6 +291,9 @@ fn added_tokens_far_behind_the_vocabulary_are_refused() {
     let error = Tokenizer::from_hf_folder(dir.path()).unwrap_err().to_string();
     assert!(error.contains("\"<x>\" lies far behind"), "{error}");
     std::fs::write(dir.path().join("added_tokens.json"), r#"{"<x>": 423, "<y>": 3}"#).unwrap();
+    let error = Tokenizer::from_hf_folder(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("token \"<y>\" is to have the id 3, but piece 3 is \"<sep>\""), "{error}");
+    std::fs::write(dir.path().join("added_tokens.json"), r#"{"<x>": 423, "<sep>": 3}"#).unwrap();
     let tokenizer = Tokenizer::from_hf_folder(dir.path()).unwrap();
     assert_eq!(tokenizer.vocab_size(), 424);
     assert_eq!(tokenizer.encode("<x><x>", AddSpecial::No).unwrap(), [423, 423]);
@@ -337,5 +340,196 @@ proptest! {
             let ids = tokenizer.encode("  the ring ﬁ ½<s> 漢字 🙂", AddSpecial::Yes).unwrap();
             tokenizer.decode(&ids, SkipSpecial::No).unwrap();
         }
+    }
+}
+
+/// Settings beside one tokenizer.json, with what transformers makes of them.
+#[derive(serde::Deserialize)]
+struct Folders {
+    tokenizer: serde_json::Value,
+    folders: Vec<Folder>,
+}
+
+#[derive(serde::Deserialize)]
+struct Folder {
+    files: std::collections::BTreeMap<String, serde_json::Value>,
+    texts: Vec<String>,
+    ids: Vec<Vec<u32>>,
+    plain: Vec<String>,
+    bos: Option<u32>,
+    eos: Option<u32>,
+}
+
+fn write(dir: &Path, file: &str, content: &serde_json::Value) {
+    std::fs::write(dir.join(file), content.to_string()).unwrap();
+}
+
+#[test]
+fn added_and_special_tokens_are_those_of_transformers_whatever_file_names_them() {
+    let all: Folders = serde_json::from_slice(&std::fs::read(fixture("folders.json")).unwrap()).unwrap();
+    assert_eq!(all.folders.len(), 30);
+    for (i, folder) in all.folders.iter().enumerate() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tokenizer = all.tokenizer.clone();
+        for (file, content) in &folder.files {
+            match file.as_str() {
+                "own" => tokenizer.as_object_mut().unwrap().extend(content.as_object().unwrap().clone()),
+                file => write(dir.path(), file, content),
+            }
+        }
+        write(dir.path(), "tokenizer.json", &tokenizer);
+        let tokenizer = Tokenizer::from_hf_folder(dir.path()).unwrap_or_else(|e| panic!("folder {i}: {e}"));
+        for ((text, ids), plain) in folder.texts.iter().zip(&folder.ids).zip(&folder.plain) {
+            assert_eq!(&tokenizer.encode(text, AddSpecial::No).unwrap(), ids, "folder {i}: {text:?}");
+            assert_eq!(&tokenizer.decode(ids, SkipSpecial::Yes).unwrap(), plain, "folder {i}: {text:?}");
+        }
+        assert_eq!((tokenizer.bos(), tokenizer.eos().first().copied()), (folder.bos, folder.eos), "folder {i}");
+    }
+}
+
+/// The folder `bpe` with a change to its tokenizer.json.
+fn changed(change: impl FnOnce(&mut serde_json::Value)) -> Result<Tokenizer, TokenizerError> {
+    let dir = tempfile::tempdir().unwrap();
+    let mut content = serde_json::from_slice(&std::fs::read(fixture("bpe/tokenizer.json")).unwrap()).unwrap();
+    change(&mut content);
+    write(dir.path(), "tokenizer.json", &content);
+    Tokenizer::from_hf_folder(dir.path())
+}
+
+#[test]
+fn dropout_of_a_training_run_is_taken_off() {
+    let text = "the ring and the stone in the reeds, again and again and again";
+    let plain = folder("bpe").encode(text, AddSpecial::No).unwrap();
+    let tokenizer = changed(|json| json["model"]["dropout"] = 0.5.into()).unwrap();
+    for _ in 0..20 {
+        assert_eq!(tokenizer.encode(text, AddSpecial::No).unwrap(), plain);
+    }
+    let error = changed(|json| json["model"]["dropout"] = 7.into()).unwrap_err().to_string();
+    assert!(error.contains("its dropout is 7, not a share"), "{error}");
+}
+
+#[test]
+fn what_the_library_takes_for_granted_is_checked() {
+    let message = |change: fn(&mut serde_json::Value)| changed(change).unwrap_err().to_string();
+    let empty = message(|json| {
+        json["normalizer"] = serde_json::json!({"type": "Replace", "pattern": {"String": ""}, "content": "x"});
+    });
+    assert!(empty.contains("it replaces an empty pattern"), "{empty}");
+    let growing = message(|json| {
+        let step = serde_json::json!({"type": "Replace", "pattern": {"Regex": "."}, "content": "x".repeat(30)});
+        json["normalizer"] = serde_json::json!({"type": "Sequence", "normalizers": [step, step]});
+    });
+    assert!(growing.contains("makes a text up to 900 times longer"), "{growing}");
+    let panicking = message(|json| json["post_processor"]["special_tokens"] = serde_json::json!({}));
+    assert!(panicking.contains("cannot"), "{panicking}");
+    let moved = message(|json| json["added_tokens"][1]["id"] = 4_000_000_000u64.into());
+    assert!(moved.contains("is to have the id 4000000000, but gets 1"), "{moved}");
+}
+
+#[test]
+fn a_vocabulary_that_is_larger_than_the_model_is_refused() {
+    let tokenizer = changed(|json| json["model"]["vocab"]["~"] = 4_000_000_000u64.into()).unwrap();
+    let error = tokenizer.check_rows(420).unwrap_err();
+    assert!(error.to_string().contains("token \"~\""), "{error}");
+    assert!(error.hint().unwrap().contains("different models"));
+    // An added token may stand behind the rows: other programs load such folders too.
+    let tokenizer = folder("bpe");
+    assert_eq!(tokenizer.token_id("<sep>"), Some(420));
+    tokenizer.check_rows(420).unwrap();
+    assert!(tokenizer.check_rows(419).is_err());
+    assert!(folder("spm").check_rows(419).is_err() && folder("spm").check_rows(420).is_ok());
+    assert!(gguf("spm.gguf").check_rows(419).is_err());
+}
+
+#[test]
+fn ids_that_are_none_are_errors_and_minus_one_is_no_token() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(fixture("bpe/tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
+    let eos = |value: serde_json::Value| {
+        write(dir.path(), "generation_config.json", &serde_json::json!({ "eos_token_id": value }));
+        Tokenizer::from_hf_folder(dir.path()).map(|tokenizer| tokenizer.eos().to_vec())
+    };
+    assert_eq!(eos(serde_json::json!([2, -1])).unwrap(), [2]);
+    for wrong in [serde_json::json!("2"), serde_json::json!([0, 1.5])] {
+        let error = eos(wrong).unwrap_err().to_string();
+        assert!(error.contains("generation_config.json") && error.contains("eos_token_id is"), "{error}");
+    }
+}
+
+#[test]
+fn templates_may_be_a_table_or_files_and_need_a_default() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(fixture("bpe/tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
+    let render = || Tokenizer::from_hf_folder(dir.path()).unwrap().apply_chat(&[Message::new("user", "hi")], false);
+    let set = |template| write(dir.path(), "tokenizer_config.json", &serde_json::json!({ "chat_template": template }));
+    set(serde_json::json!({"tool_use": "one", "default": "two"}));
+    assert_eq!(render().unwrap(), "two");
+    set(serde_json::json!([{"name": "tool_use", "template": "one"}, {"name": "rag", "template": "two"}]));
+    assert!(render().unwrap_err().to_string().contains("several chat templates and no default: rag, tool_use"));
+    set(serde_json::json!(7));
+    assert!(Tokenizer::from_hf_folder(dir.path()).is_err());
+    let more = dir.path().join("additional_chat_templates");
+    std::fs::create_dir(&more).unwrap();
+    std::fs::write(more.join("rag.jinja"), "three").unwrap();
+    assert!(render().unwrap_err().to_string().contains("no default: rag"));
+    std::fs::write(dir.path().join("chat_template.jinja"), "four").unwrap();
+    assert_eq!(render().unwrap(), "four");
+}
+
+#[test]
+fn what_follows_a_reply_gets_no_blank_of_its_own() {
+    for name in ["spm", "spm_rules"] {
+        let tokenizer = model(name);
+        let whole = tokenizer.encode("the ring\nkalo", AddSpecial::No).unwrap();
+        let begun = tokenizer.encode("the ring", AddSpecial::No).unwrap();
+        assert_eq!([begun, tokenizer.encode_behind("\nkalo").unwrap()].concat(), whole, "{name}");
+    }
+    let tokenizer = gguf("spm.gguf");
+    let whole = tokenizer.encode("the ring </s><s> kalo", AddSpecial::No).unwrap();
+    let begun = tokenizer.encode("the ring", AddSpecial::No).unwrap();
+    assert_eq!([begun, tokenizer.encode_behind(" </s><s> kalo").unwrap()].concat(), whole);
+    // A library's tokenizer that puts a blank before every text.
+    let prepend = serde_json::json!({"type": "Prepend", "prepend": "\u{120}"});
+    let tokenizer = changed(|json| json["normalizer"] = prepend).unwrap();
+    let plain = folder("bpe").encode("\nkalo", AddSpecial::No).unwrap();
+    assert_ne!(tokenizer.encode("\nkalo", AddSpecial::No).unwrap(), plain);
+    assert_eq!(tokenizer.encode_behind("\nkalo").unwrap(), plain);
+}
+
+#[test]
+fn bytes_without_types_are_known_by_their_spelling() {
+    let tokenizer = replaced("spm.gguf", "tokenizer.ggml.token_type", "tokenizer.ggml.token_typo").unwrap();
+    let typed = gguf("spm.gguf");
+    for text in ["kalo\nthe ring", "\n\n", "漢🙂", "  the"] {
+        let ids = tokenizer.encode(text, AddSpecial::No).unwrap();
+        assert_eq!(ids, typed.encode(text, AddSpecial::No).unwrap(), "{text:?}");
+        assert_eq!(tokenizer.decode(&ids, SkipSpecial::Yes).unwrap(), text);
+    }
+}
+
+#[test]
+fn names_that_end_a_turn_do_so_whatever_their_type() {
+    // A user-defined token and a control token are renamed.
+    let tokenizer = replaced("bpe.gguf", "<sep>", "<EOT>").unwrap();
+    assert_eq!(tokenizer.eos(), [2, 0, 420]);
+    assert_eq!(tokenizer.encode("a<EOT>", AddSpecial::No).unwrap()[1..], [420]);
+    assert_eq!(tokenizer.decode(&[420], SkipSpecial::Yes).unwrap(), "");
+    let tokenizer = replaced("bpe.gguf", "<|im_start|>", "<|file_sep|>").unwrap();
+    assert_eq!(tokenizer.eos(), [2, 0, 1]);
+}
+
+#[cfg(unix)]
+#[test]
+fn devices_and_pipes_are_not_read() {
+    for file in
+        ["tokenizer_config.json", "added_tokens.json", "chat_template.jinja", "tokenizer.json", "tokenizer.model"]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        if file != "tokenizer.model" && file != "tokenizer.json" {
+            std::fs::copy(fixture("bpe/tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
+        }
+        std::os::unix::fs::symlink("/dev/zero", dir.path().join(file)).unwrap();
+        let error = Tokenizer::from_hf_folder(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("a pipe or a device, not a file"), "{file}: {error}");
     }
 }

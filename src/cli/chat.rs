@@ -11,7 +11,6 @@ use crate::cli::options::Common;
 use crate::cli::output::emit_json_line;
 use crate::cli::output::say_raw;
 use crate::model::Model;
-use crate::model::tokenizer::AddSpecial;
 use crate::model::tokenizer::Message;
 
 /// Stands for the reply when a template is asked what follows one.
@@ -47,12 +46,12 @@ pub(crate) fn chat(job: &Job<'_>, first: Option<String>, raw: bool, common: &Com
 fn encode_reply(model: &Model, text: &str, raw: bool) -> anyhow::Result<Vec<u32>> {
     let tokenizer = model.tokenizer()?;
     if raw || tokenizer.chat_template().is_none() {
-        return Ok(tokenizer.encode(&format!("\n{text}"), AddSpecial::No)?);
+        return Ok(tokenizer.encode_behind(&format!("\n{text}"))?);
     }
     let turns = [Message::new("user", "-"), Message::new("assistant", REPLY), Message::new("user", text)];
     let rendered = tokenizer.apply_chat(&turns, true)?;
     let Some((_, behind)) = rendered.split_once(REPLY) else {
         return Err(Usage::error("the chat template drops replies, so a talk cannot go on", "use --raw"));
     };
-    Ok(tokenizer.encode(behind, AddSpecial::No)?)
+    Ok(tokenizer.encode_behind(behind)?)
 }

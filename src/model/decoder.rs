@@ -169,6 +169,9 @@ impl Model {
         compute: &Compute,
     ) -> Result<Self, ModelError> {
         let Config { hidden_size, head_dim, vocab_size, n_layers, tied_output, .. } = config;
+        if let Some(tokenizer) = &tokenizer {
+            tokenizer.check_rows(vocab_size)?;
+        }
         let kernel = compute.kernel()?;
         let matrix = |name: &str| weights.matrix(name, [vocab_size, hidden_size], &config, kernel).map(Arc::new);
         let embedding = matrix("model.embed_tokens.weight")?;

@@ -1,9 +1,10 @@
 //! Chat templates: Jinja as the `transformers` library runs it, with bounds, since templates come from strangers.
 //!
-//! `strftime_now` is left out on purpose: a prompt must not change with the day it is made. Templates that ask whether it
-//! is defined, as Llama 3's do, then use their fixed date.
+//! The engine's fuel bounds steps and most data; what it does not count (values that hold one another many times over)
+//! ends at the limits of time and memory, and the source's length bounds the depth of recursion while it is read.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use minijinja::Environment;
 use minijinja::Error;
@@ -13,9 +14,21 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
 
 use crate::model::tokenizer::TokenizerError;
+use crate::model::tokenizer::clock::strftime_now;
+use crate::model::tokenizer::guard::Limits;
+use crate::model::tokenizer::guard::bounded;
 
 /// Steps a template may take before the length of the messages is added; 64 bytes of memory count as a step too.
-const BASE_FUEL: u64 = 2_000_000;
+const BASE_FUEL: u64 = 500_000;
+/// Longest source, in bytes; the longest of published models has 30,000.
+const MAX_SOURCE_BYTES: usize = 64 << 10;
+/// Stack for each byte of the source: an operator is a byte at least, and a level of recursion at most.
+const STACK_PER_BYTE: usize = 2 << 10;
+/// Stack that any template may use.
+const BASE_STACK: usize = 8 << 20;
+/// Time and memory that a template may take, before those of the messages are added.
+const BASE_TIME: Duration = Duration::from_secs(3);
+const BASE_BYTES: u64 = 192 << 20;
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -33,46 +46,80 @@ impl Message {
     }
 }
 
+/// What a model offers to write chats with: one template, or several by name.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Templates {
+    One(String),
+    Named(BTreeMap<String, String>),
+}
+
 /// A chat template and the special tokens it may name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChatTemplate {
     name: String,
     source: String,
-    specials: BTreeMap<&'static str, String>,
+    /// Where there are several templates and none is the default: their names.
+    choices: Vec<String>,
+    specials: BTreeMap<String, String>,
 }
 
 impl ChatTemplate {
-    /// `specials` are variables such as `bos_token` with their text; those without one stay undefined.
-    pub(super) fn new(
-        name: &str,
-        source: &str,
-        specials: impl IntoIterator<Item = (&'static str, Option<String>)>,
-    ) -> Self {
-        let specials = specials.into_iter().filter_map(|(variable, text)| Some((variable, text?))).collect();
-        Self { name: name.to_string(), source: source.to_string(), specials }
+    /// Of several templates the one called `default` is taken. `specials` are variables such as `bos_token` with their text.
+    pub(super) fn new(name: &str, templates: Templates, specials: BTreeMap<String, String>) -> Self {
+        let (source, choices) = match templates {
+            Templates::One(source) => (source, Vec::new()),
+            Templates::Named(mut named) => match named.remove("default") {
+                Some(source) => (source, Vec::new()),
+                None => (String::new(), named.into_keys().collect()),
+            },
+        };
+        Self { name: name.to_string(), source, choices, specials }
     }
 
-    /// The template as written.
+    /// The template as written; empty where there are several and none is the default.
     pub fn source(&self) -> &str {
         &self.source
     }
 
     /// The messages as one prompt; with `add_generation_prompt` it ends where the assistant begins to speak.
     ///
-    /// Errors: the template does not compile, fails, refuses the messages, or does not end.
+    /// Errors: there are several templates and no default; the template is too long, does not compile, fails, refuses the
+    /// messages, does not end, or writes nothing.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TokenizerError> {
-        self.try_render(messages, add_generation_prompt)
-            .map_err(|source| TokenizerError::Template { name: self.name.clone(), source })
+        let name = || self.name.clone();
+        if !self.choices.is_empty() {
+            return Err(TokenizerError::SeveralTemplates { name: name(), choices: self.choices.clone() });
+        }
+        if self.source.len() > MAX_SOURCE_BYTES {
+            let what = format!("has {} bytes; at most {MAX_SOURCE_BYTES} are read", self.source.len());
+            return Err(TokenizerError::TemplateRefused { name: name(), what });
+        }
+        let length: u64 = messages.iter().map(|message| (message.role.len() + message.content.len()) as u64).sum();
+        let limits = Limits {
+            stack: BASE_STACK + STACK_PER_BYTE * self.source.len(),
+            time: BASE_TIME + Duration::from_millis(length >> 14),
+            bytes: BASE_BYTES.saturating_add(length.saturating_mul(16)),
+        };
+        let (template, messages) = (self.clone(), messages.to_vec());
+        let is_empty = messages.is_empty();
+        let rendered = bounded(limits, move || template.try_render(&messages, add_generation_prompt, length));
+        let text = rendered
+            .map_err(|stopped| TokenizerError::TemplateStopped { name: name(), stopped })?
+            .map_err(|source| TokenizerError::Template { name: name(), source })?;
+        if text.is_empty() && !is_empty {
+            return Err(TokenizerError::TemplateRefused { name: name(), what: "writes nothing".into() });
+        }
+        Ok(text)
     }
 
-    fn try_render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Error> {
-        let length: usize = messages.iter().map(|message| message.role.len() + message.content.len()).sum();
+    fn try_render(&self, messages: &[Message], add_generation_prompt: bool, length: u64) -> Result<String, Error> {
         let mut environment = Environment::new();
         environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.set_fuel(Some(BASE_FUEL.saturating_add(length as u64)));
+        environment.set_fuel(Some(BASE_FUEL.saturating_add(length)));
         environment.add_function("raise_exception", raise_exception);
+        environment.add_function("strftime_now", strftime_now);
         environment.add_filter("tojson", tojson);
         environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
         let mut context: BTreeMap<&str, Value> = BTreeMap::new();
@@ -158,8 +205,8 @@ mod tests {
     use super::*;
 
     fn render(source: &str, messages: &[Message]) -> Result<String, TokenizerError> {
-        ChatTemplate::new("m", source, [("bos_token", Some("<s>".to_string())), ("eos_token", None)])
-            .render(messages, true)
+        let specials = BTreeMap::from([("bos_token".to_string(), "<s>".to_string())]);
+        ChatTemplate::new("m", Templates::One(source.to_string()), specials).render(messages, true)
     }
 
     fn hello() -> [Message; 1] {
@@ -181,9 +228,31 @@ mod tests {
     }
 
     #[test]
-    fn clock_and_tools_are_absent() {
-        let source = "{{ strftime_now is defined }} {{ tools is none }} {{ documents is none }}";
-        assert_eq!(render(source, &[]).unwrap(), "False True True");
+    fn tools_are_absent_and_the_clock_stands_still() {
+        let source = "{{ tools is none }} {{ documents is none }} {{ strftime_now('%d %b %Y') }}";
+        assert_eq!(render(source, &[]).unwrap(), "True True 26 Jul 2024");
+        assert!(render("{{ strftime_now('%Q') }}", &[]).unwrap_err().hint().unwrap().contains("--raw"));
+    }
+
+    #[test]
+    fn of_several_templates_the_default_is_taken_or_the_choice_is_told() {
+        let template = |names: &[&str]| {
+            let named = names.iter().map(|name| (name.to_string(), format!("text of {name}"))).collect();
+            ChatTemplate::new("m", Templates::Named(named), BTreeMap::new())
+        };
+        assert_eq!(template(&["tool_use", "default"]).render(&hello(), true).unwrap(), "text of default");
+        let error = template(&["tool_use", "rag"]).render(&hello(), true).unwrap_err();
+        assert_eq!(error.to_string(), "m has several chat templates and no default: rag, tool_use");
+        assert!(error.hint().unwrap().contains("chat_template.jinja"));
+    }
+
+    #[test]
+    fn templates_that_write_nothing_are_refused() {
+        for nothing in ["", "{{ '' }}", "{# #}"] {
+            let error = render(nothing, &hello()).unwrap_err();
+            assert_eq!(error.to_string(), "the chat template of m writes nothing");
+            assert!(error.hint().unwrap().contains("--raw"));
+        }
     }
 
     #[test]
@@ -225,5 +294,41 @@ mod tests {
         assert!(render(doubling, &[]).is_err());
         assert!(render("{{ 'x' * 100000000000 }}", &[]).is_err());
         assert!(render("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", &[]).is_err());
+    }
+
+    #[test]
+    fn deep_and_long_sources_are_read_or_refused() {
+        let n = MAX_SOURCE_BYTES - 100;
+        for (before, what, after) in [
+            ("{{ ", "-", "1 }}"),
+            ("{{ ", "not ", "1 }}"),
+            ("{{ 1", "|string", " }}"),
+            ("{{ messages", "[0]", " }}"),
+            ("{{ 1", "~1", " }}"),
+            ("{{ 1", "+1", " }}"),
+            ("{{ 1", "**1", " }}"),
+            ("{{ 1", " if 1", " }}"),
+            ("{{ 1", "()", " }}"),
+            ("{{ 1", " is string", " }}"),
+            ("{{ 1", "==1", " }}"),
+            ("{{ 1", " and 1", " }}"),
+            ("{{ ", "(", " }}"),
+            ("{% if 1 %}", "{% elif 1 %}", "{% endif %}"),
+        ] {
+            let source = format!("{before}{}{after}", what.repeat(n / what.len()));
+            // What matters is that it ends.
+            let _ = render(&source, &hello());
+        }
+        let error = render(&"x".repeat(MAX_SOURCE_BYTES + 1), &hello()).unwrap_err();
+        assert!(error.to_string().contains("at most 65536 are read"), "{error}");
+    }
+
+    #[test]
+    fn what_takes_too_long_is_given_up() {
+        let source = "{% set ns = namespace(x=[1]) %}{% for a in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}\
+                      {{ ns.x | length }}";
+        let error = render(source, &hello()).unwrap_err();
+        assert_eq!(error.to_string(), "the chat template of m was given up: it does not end within 3 s");
+        assert!(error.hint().unwrap().contains("--raw"), "{error}");
     }
 }

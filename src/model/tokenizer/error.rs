@@ -2,6 +2,7 @@
 
 use crate::files::FileError;
 use crate::model::gguf::GgufError;
+use crate::model::tokenizer::Stopped;
 
 /// What can go wrong with a tokenizer or a chat template. `name` is the file or folder it came from.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +46,28 @@ pub enum TokenizerError {
         /// The library's answer.
         source: tokenizers::Error,
     },
+    /// The tokenizer library panicked.
+    #[error("the tokenizer of {name} cannot {action}: {stopped}")]
+    Stopped {
+        /// The file.
+        name: String,
+        /// What was attempted.
+        action: &'static str,
+        /// What happened.
+        stopped: Stopped,
+    },
+    /// The model has no row for a token.
+    #[error("token {token:?} of {name} has the id {id}, but the model has {rows} rows")]
+    NoRow {
+        /// The tokenizer's file.
+        name: String,
+        /// The token with the largest id.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// Rows of the embedding.
+        rows: usize,
+    },
     /// The model has no chat template.
     #[error("{name} has no chat template")]
     NoTemplate {
@@ -58,6 +81,30 @@ pub enum TokenizerError {
         name: String,
         /// The template engine's answer, with the line.
         source: minijinja::Error,
+    },
+    /// The chat template was given up.
+    #[error("the chat template of {name} was given up: {stopped}")]
+    TemplateStopped {
+        /// The file or folder.
+        name: String,
+        /// Why.
+        stopped: Stopped,
+    },
+    /// The chat template cannot be used.
+    #[error("the chat template of {name} {what}")]
+    TemplateRefused {
+        /// The file or folder.
+        name: String,
+        /// Why, as a verb phrase.
+        what: String,
+    },
+    /// There are several chat templates, and none of them is the default.
+    #[error("{name} has several chat templates and no default: {}", choices.join(", "))]
+    SeveralTemplates {
+        /// The file or folder.
+        name: String,
+        /// Their names.
+        choices: Vec<String>,
     },
 }
 
@@ -74,8 +121,16 @@ impl TokenizerError {
             Self::NoTemplate { .. } => {
                 Some("this is a base model: give a plain prompt, or use its instruct version".into())
             }
-            Self::Template { .. } => Some("give the prompt as plain text, already in the model's own chat form".into()),
-            Self::Malformed { .. } => Some("download the tokenizer again".into()),
+            Self::Template { .. } | Self::TemplateStopped { .. } | Self::TemplateRefused { .. } => {
+                Some("use --raw, and give the prompt in the model's own chat form".into())
+            }
+            Self::SeveralTemplates { .. } => Some(
+                "put the one you want into the model's folder as chat_template.jinja; or use --raw, and give the prompt in \
+                 the model's own chat form"
+                    .into(),
+            ),
+            Self::Malformed { .. } | Self::Stopped { .. } => Some("download the tokenizer again".into()),
+            Self::NoRow { .. } => Some("tokenizer and weights are of different models: download both again".into()),
             Self::Library { .. } => None,
         }
     }

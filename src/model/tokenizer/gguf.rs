@@ -1,5 +1,6 @@
 //! Tokenizers from the metadata of GGUF files: `gpt2` (byte-level BPE) and `llama` (SentencePiece BPE).
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::HashSet;
 
@@ -16,6 +17,7 @@ use crate::model::tokenizer::Frame;
 use crate::model::tokenizer::Parts;
 use crate::model::tokenizer::Tokenizer;
 use crate::model::tokenizer::TokenizerError;
+use crate::model::tokenizer::chat::Templates;
 use crate::model::tokenizer::normalizer::CharsMap;
 use crate::model::tokenizer::normalizer::Normalizer;
 use crate::model::tokenizer::pretokenizer;
@@ -23,18 +25,69 @@ use crate::model::tokenizer::sentencepiece::Kind;
 use crate::model::tokenizer::sentencepiece::Piece;
 use crate::model::tokenizer::sentencepiece::Prefix;
 use crate::model::tokenizer::sentencepiece::SentencePiece;
+use crate::model::tokenizer::sentencepiece::byte_of;
 
-/// Control tokens that end a turn whatever the metadata says, as llama.cpp treats them.
-const END_OF_TURN: &[&str] = &[
-    "<|im_end|>",
+/// Tokens that end a text or a turn whatever their type and the metadata say, as llama.cpp takes them.
+const ENDS: &[&str] = &[
     "<|eot_id|>",
-    "<|eom_id|>",
+    "<|im_end|>",
     "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|calls|>",
+    "<|flush|>",
     "<end_of_turn>",
     "<|endoftext|>",
     "<|end_of_text|>",
+    "<|eom_id|>",
     "<EOT>",
+    "_<EOT>",
+    "\u{2581}<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "</s>",
+    "<eos>",
+    "<\u{ff5c}end\u{2581}of\u{2581}sentence\u{ff5c}>",
+    "<end_of_utterance>",
+    "<turn|>",
+    "<|tool_response>",
+    // Behind a file or a part of it nothing follows either.
+    "<|fim_pad|>",
+    "<fim-pad>",
+    "<fim_pad>",
+    "<PAD>",
+    "[PAD]",
+    "<|fim_repo|>",
+    "<|repo_name|>",
+    "<fim-repo>",
+    "<REPO>",
+    "<reponame>",
+    "<|file_sep|>",
 ];
+/// Tokens that are taken whole whatever their type, but end nothing: they mark the parts of a file with a gap.
+const MARKS: &[&str] = &[
+    "<|fim_prefix|>",
+    "<fim-prefix>",
+    "<fim_prefix>",
+    "<PRE>",
+    "<|code_prefix|>",
+    "<|prefix|>",
+    "<|fim_suffix|>",
+    "<fim-suffix>",
+    "<fim_suffix>",
+    "<SUF>",
+    "<|code_suffix|>",
+    "<|suffix|>",
+    "<|fim_middle|>",
+    "<fim-middle>",
+    "<fim_middle>",
+    "<MID>",
+    "<|code_middle|>",
+    "<|middle|>",
+];
+/// Fields of the metadata that name an end.
+const END_FIELDS: [&str; 5] =
+    ["eot_token_id", "eom_token_id", "fim_pad_token_id", "fim_rep_token_id", "fim_sep_token_id"];
 
 /// Builds the tokenizer that the metadata describes.
 pub(super) fn from_gguf(gguf: &Gguf) -> Result<Tokenizer, TokenizerError> {
@@ -44,6 +97,7 @@ pub(super) fn from_gguf(gguf: &Gguf) -> Result<Tokenizer, TokenizerError> {
     let model = gguf.str_of(&key("model"))?.ok_or_else(|| need("model"))?;
     let tokens = gguf.strings_of(&key("tokens"))?.ok_or_else(|| need("tokens"))?;
     let mut kinds = kinds(gguf, &name, tokens.len())?;
+    let mut ends = name_ends(tokens, &mut kinds);
     for field in ["bos_token_id", "eos_token_id", "eot_token_id"] {
         let id = gguf.u64_of(&key(field))?.and_then(|id| usize::try_from(id).ok());
         // Old converters call every token ordinary, even those they name as the ends of a text.
@@ -76,23 +130,57 @@ pub(super) fn from_gguf(gguf: &Gguf) -> Result<Tokenizer, TokenizerError> {
         "llama" => (id("bos_token_id")?.or(known(tokens, 1)), id("eos_token_id")?.or(known(tokens, 2))),
         _ => (id("bos_token_id")?, id("eos_token_id")?),
     };
-    let mut ends: BTreeSet<u32> = [id("eot_token_id")?, id("eom_token_id")?].into_iter().flatten().collect();
-    for (id, token) in (0u32..).zip(tokens) {
-        if kinds[id as usize] == Kind::Control && END_OF_TURN.contains(&token.as_str()) {
-            ends.insert(id);
-        }
+    for field in END_FIELDS {
+        ends.extend(id(field)?);
     }
     let eos_list = eos.into_iter().chain(ends.into_iter().filter(|end| Some(*end) != eos)).collect();
     let flag = |field: &str| gguf.bool_of(&key(field));
     let frame =
         Frame { bos: flag("add_bos_token")?.unwrap_or(default_bos), eos: flag("add_eos_token")?.unwrap_or(false) };
     let text_of = |id: Option<u32>| id.and_then(|id| tokens.get(id as usize)).cloned();
-    let chat = gguf.str_of("tokenizer.chat_template")?.map(|source| {
-        let unk = gguf.u64_of(&key("unknown_token_id")).ok().flatten().and_then(|id| u32::try_from(id).ok());
-        let named = [("bos_token", text_of(bos)), ("eos_token", text_of(eos)), ("unk_token", text_of(unk))];
-        ChatTemplate::new(&name, source, named)
-    });
+    let unk = gguf.u64_of(&key("unknown_token_id"))?.and_then(|id| u32::try_from(id).ok());
+    let named = [("bos_token", text_of(bos)), ("eos_token", text_of(eos)), ("unk_token", text_of(unk))];
+    let named = named.into_iter().filter_map(|(variable, text)| Some((variable.to_string(), text?))).collect();
+    let chat = templates(gguf)?.map(|templates| ChatTemplate::new(&name, templates, named));
     Ok(Tokenizer::assemble(Parts { name, engine, identity, bos, eos: eos_list, frame: Some(frame), chat }))
+}
+
+/// The tokens that end a text by their names, which become special tokens whatever their type is.
+fn name_ends(tokens: &[String], kinds: &mut [Kind]) -> BTreeSet<u32> {
+    let mut ends = BTreeMap::new();
+    for ((id, token), kind) in (0u32..).zip(tokens).zip(kinds.iter_mut()) {
+        let is_end = ENDS.contains(&token.as_str());
+        if is_end {
+            ends.insert(token.as_str(), id);
+        }
+        if *kind != Kind::Unknown && (is_end || MARKS.contains(&token.as_str())) {
+            *kind = Kind::Control;
+        }
+    }
+    let has = |token: &str| ends.contains_key(token);
+    // Where a text has parts that end with a mark of their own, the plainer mark does not end the text.
+    let is_part = (has("<|call|>") || has("<|calls|>")) && (has("<|return|>") || has("<|flush|>"));
+    let other = [("<|end|>", is_part, Kind::UserDefined), ("</s>", has("<|tool_response>"), Kind::Normal)];
+    for (token, is_none, kind) in other {
+        if is_none && let Some(id) = ends.remove(token) {
+            kinds[id as usize] = kind;
+        }
+    }
+    ends.into_values().collect()
+}
+
+/// The chat templates: the default, else those with names.
+fn templates(gguf: &Gguf) -> Result<Option<Templates>, TokenizerError> {
+    if let Some(source) = gguf.str_of("tokenizer.chat_template")? {
+        return Ok(Some(Templates::One(source.to_string())));
+    }
+    let mut named = BTreeMap::new();
+    for name in gguf.strings_of("tokenizer.chat_templates")?.unwrap_or_default() {
+        if let Some(source) = gguf.str_of(&format!("tokenizer.chat_template.{name}"))? {
+            named.insert(name.clone(), source.to_string());
+        }
+    }
+    Ok((!named.is_empty()).then_some(Templates::Named(named)))
 }
 
 /// The id when the vocabulary is large enough to have it.
@@ -170,7 +258,13 @@ fn sentencepiece(gguf: &Gguf, name: &str, tokens: &[String], kinds: &[Kind]) -> 
         return Err(malformed(format!("it has {} tokens but {} scores", tokens.len(), scores.len())));
     }
     let pieces = tokens.iter().zip(scores).zip(kinds);
-    let pieces = pieces.map(|((text, score), kind)| Piece { text: text.clone(), score, kind: *kind }).collect();
+    let mut pieces: Vec<Piece> =
+        pieces.map(|((text, score), kind)| Piece { text: text.clone(), score, kind: *kind }).collect();
+    // Without types, or with types that call every piece ordinary, bytes are known by their spelling.
+    let is_byte = |piece: &Piece| piece.kind == Kind::Normal && byte_of(&piece.text).is_some();
+    if !kinds.contains(&Kind::Byte) && pieces.iter().filter(|piece| is_byte(piece)).count() >= 256 {
+        pieces.iter_mut().filter(|piece| is_byte(piece)).for_each(|piece| piece.kind = Kind::Byte);
+    }
     let flag = |field: &str| gguf.bool_of(&format!("tokenizer.ggml.{field}"));
     let charsmap = match gguf.i32s_of("tokenizer.ggml.precompiled_charsmap")? {
         Some(bytes) => CharsMap::parse(name, &bytes.iter().map(|byte| *byte as u8).collect::<Vec<_>>())?,

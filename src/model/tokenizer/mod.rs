@@ -6,19 +6,24 @@
 //! then place) cannot be written as the library's list of merges.
 
 mod chat;
+mod clock;
 mod error;
 mod gguf;
+mod guard;
 mod hub;
+mod library;
 mod matcher;
 mod normalizer;
 mod pretokenizer;
 mod protobuf;
 mod sentencepiece;
+mod settings;
 mod stream;
 
 pub use chat::ChatTemplate;
 pub use chat::Message;
 pub use error::TokenizerError;
+pub use guard::Stopped;
 pub use stream::TextStream;
 
 use std::path::Path;
@@ -27,6 +32,7 @@ use tokenizers::DecoderWrapper;
 
 use crate::files::Sha256;
 use crate::model::gguf::Gguf;
+use crate::model::tokenizer::normalizer::Lead;
 use crate::model::tokenizer::sentencepiece::Kind;
 use crate::model::tokenizer::sentencepiece::SentencePiece;
 
@@ -137,15 +143,35 @@ impl Tokenizer {
         match &self.engine {
             Engine::Library(tokenizer) => {
                 let add = special == AddSpecial::Yes && self.frame.is_none();
-                let encoding = tokenizer.encode_fast(text, add).map_err(|source| self.library("encode", source))?;
-                ids.extend(encoding.get_ids());
+                ids.extend(self.library("encode a text", || tokenizer.encode_fast(text, add))?.get_ids());
             }
-            Engine::SentencePiece(model) => model.encode(text, &mut ids),
+            Engine::SentencePiece(model) => model.encode(text, Lead::Blank, &mut ids),
         }
         if around.is_some_and(|frame| frame.eos) {
             ids.extend(self.eos.first());
         }
         Ok(ids)
+    }
+
+    /// Ids of a text that goes on where another one ended, such as what follows a reply in a talk: nothing is put in front
+    /// of it that only the beginning of a text gets.
+    ///
+    /// Errors: the tokenizer library refuses.
+    pub fn encode_behind(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        if let Engine::SentencePiece(model) = &self.engine {
+            let mut ids = Vec::new();
+            model.encode(text, Lead::Inside, &mut ids);
+            return Ok(ids);
+        }
+        // The library cannot be told, so the text gets something to follow, unless the two would share a token.
+        for before in ["a", ".", "0", "\n"] {
+            let known = self.encode(before, AddSpecial::No)?;
+            let whole = self.encode(&format!("{before}{text}"), AddSpecial::No)?;
+            if let Some(rest) = whole.strip_prefix(known.as_slice()) {
+                return Ok(rest.to_vec());
+            }
+        }
+        self.encode(text, AddSpecial::No)
     }
 
     /// Text of the ids. Ids outside the vocabulary, which a model with a padded output layer can produce, give nothing.
@@ -154,7 +180,7 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[u32], skip: SkipSpecial) -> Result<String, TokenizerError> {
         match &self.engine {
             Engine::Library(tokenizer) => {
-                tokenizer.decode(ids, skip == SkipSpecial::Yes).map_err(|source| self.library("decode", source))
+                self.library("decode ids", || tokenizer.decode(ids, skip == SkipSpecial::Yes))
             }
             Engine::SentencePiece(model) => Ok(model.decode(ids, skip)),
         }
@@ -165,8 +191,27 @@ impl Tokenizer {
         TextStream::new(self, skip)
     }
 
-    fn library(&self, action: &'static str, source: tokenizers::Error) -> TokenizerError {
-        TokenizerError::Library { name: self.name.clone(), action, source }
+    fn library<T>(
+        &self,
+        action: &'static str,
+        work: impl FnOnce() -> tokenizers::Result<T>,
+    ) -> Result<T, TokenizerError> {
+        library::run(&self.name, action, work)
+    }
+
+    /// Compares the vocabulary with the rows of a model's embedding. Tokens that were added behind them may stand there, as
+    /// in the libraries they come from: a text that has one is refused when it is run.
+    ///
+    /// Errors: a token of the vocabulary itself has no row.
+    pub fn check_rows(&self, rows: usize) -> Result<(), TokenizerError> {
+        let last = match &self.engine {
+            Engine::Library(tokenizer) => tokenizer.get_vocab(false).into_iter().map(|(token, id)| (id, token)).max(),
+            Engine::SentencePiece(model) => model.last_of_vocabulary().map(|(id, piece)| (id, piece.text.clone())),
+        };
+        match last.filter(|(id, _)| *id as usize >= rows) {
+            Some((id, token)) => Err(TokenizerError::NoRow { name: self.name.clone(), token, id, rows }),
+            None => Ok(()),
+        }
     }
 
     /// The token that begins a text.

@@ -9,6 +9,20 @@ use crate::model::tokenizer::matcher::Matcher;
 /// The mark that stands for a space.
 pub(super) const SPACE: char = '\u{2581}';
 
+/// Longest replacement in a table of rewritings, in bytes; the longest of Unicode's compatibility forms has 33.
+const MAX_REPLACEMENT_BYTES: usize = 128;
+
+/// Where a stretch of text begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lead {
+    /// Where a leading space is due.
+    Blank,
+    /// Where none is.
+    Bare,
+    /// Inside a text whose beginning is known already: blanks are those between words.
+    Inside,
+}
+
 /// How text is rewritten before it is cut into pieces.
 #[derive(Clone, Debug)]
 pub(super) struct Normalizer {
@@ -19,11 +33,12 @@ pub(super) struct Normalizer {
 }
 
 impl Normalizer {
-    /// The rewritten text; `prefix` allows the leading space, `verbatim` holds the pieces that are never rewritten.
-    pub(super) fn apply(&self, text: &str, prefix: bool, verbatim: &Matcher) -> String {
+    /// The rewritten text; `verbatim` holds the pieces that are never rewritten.
+    pub(super) fn apply(&self, text: &str, lead: Lead, verbatim: &Matcher) -> String {
         let mut rest = text;
         let mut out = String::with_capacity(text.len() + 3);
-        if self.remove_extra_whitespaces {
+        let strips = self.remove_extra_whitespaces && lead != Lead::Inside;
+        if strips {
             while !rest.is_empty() {
                 let (piece, used) = self.step(rest, verbatim);
                 if piece != " " {
@@ -36,10 +51,10 @@ impl Normalizer {
             return out;
         }
         let space = if self.escape_whitespaces { SPACE } else { ' ' };
-        if prefix && self.add_dummy_prefix {
+        if lead == Lead::Blank && self.add_dummy_prefix {
             out.push(space);
         }
-        let mut after_space = self.remove_extra_whitespaces;
+        let mut after_space = strips;
         while !rest.is_empty() {
             let (piece, used) = self.step(rest, verbatim);
             let piece = if after_space { piece.trim_start_matches(' ') } else { piece };
@@ -91,6 +106,9 @@ impl CharsMap {
             return Err(malformed("its character table has a size that is not a multiple of 4"));
         }
         let replacements = std::str::from_utf8(rest).map_err(|_| malformed("its character table is not UTF-8"))?;
+        if replacements.split('\0').any(|replacement| replacement.len() > MAX_REPLACEMENT_BYTES) {
+            return Err(malformed("its character table makes a character longer than any rule of Unicode does"));
+        }
         Ok(Some(Self {
             units: units.iter().map(|unit| u32::from_le_bytes(*unit)).collect(),
             replacements: replacements.to_string(),
@@ -153,17 +171,19 @@ mod tests {
     #[test]
     fn spaces_are_kept_or_folded() {
         let none = Matcher::default();
-        assert_eq!(normalizer(false).apply("  A  c ", true, &none), "▁▁▁b▁▁c▁");
-        assert_eq!(normalizer(true).apply("  A  c ", true, &none), "▁b▁c");
-        assert_eq!(normalizer(true).apply("   ", true, &none), "");
-        assert_eq!(normalizer(false).apply("", true, &none), "");
-        assert_eq!(normalizer(false).apply("c", false, &none), "c");
+        assert_eq!(normalizer(false).apply("  A  c ", Lead::Blank, &none), "▁▁▁b▁▁c▁");
+        assert_eq!(normalizer(true).apply("  A  c ", Lead::Blank, &none), "▁b▁c");
+        assert_eq!(normalizer(true).apply("  A  c", Lead::Inside, &none), "▁b▁c");
+        assert_eq!(normalizer(true).apply("  A  c", Lead::Bare, &none), "b▁c");
+        assert_eq!(normalizer(true).apply("   ", Lead::Blank, &none), "");
+        assert_eq!(normalizer(false).apply("", Lead::Blank, &none), "");
+        assert_eq!(normalizer(false).apply("c", Lead::Bare, &none), "c");
     }
 
     #[test]
     fn verbatim_pieces_escape_the_table() {
         let verbatim = Matcher::new([("AA".to_string(), 7)]);
-        assert_eq!(normalizer(false).apply("AAA", false, &verbatim), "AAb");
+        assert_eq!(normalizer(false).apply("AAA", Lead::Bare, &verbatim), "AAb");
     }
 
     #[test]
@@ -173,6 +193,8 @@ mod tests {
         assert!(CharsMap::parse("m", &[9, 0, 0, 0, 1]).is_err());
         assert!(CharsMap::parse("m", &[3, 0, 0, 0, 1, 2, 3]).is_err());
         assert!(CharsMap::parse("m", &[0, 0, 0, 0, 0xff]).is_err());
+        let endless = [&[0; 4][..], &[b'x'; MAX_REPLACEMENT_BYTES + 1]].concat();
+        assert!(CharsMap::parse("m", &endless).unwrap_err().to_string().contains("longer than any rule"));
         let wild = CharsMap { units: vec![u32::MAX; 3], replacements: "é".into() };
         assert_eq!(wild.longest_at("abc"), None);
     }

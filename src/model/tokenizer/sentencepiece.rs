@@ -2,6 +2,8 @@
 //! is spelled in bytes. Source: Kudo and Richardson 2018, arXiv 1808.06226, and the behaviour of the library itself.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::BinaryHeap;
 use std::collections::HashMap;
 
@@ -10,6 +12,7 @@ use crate::model::tokenizer::SkipSpecial;
 use crate::model::tokenizer::TokenizerError;
 use crate::model::tokenizer::matcher::Matcher;
 use crate::model::tokenizer::matcher::Part;
+use crate::model::tokenizer::normalizer::Lead;
 use crate::model::tokenizer::normalizer::Normalizer;
 use crate::model::tokenizer::normalizer::SPACE;
 
@@ -55,6 +58,13 @@ pub(super) enum Prefix {
     First,
 }
 
+/// Whether a special token takes in the blanks before and behind it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Strips {
+    pub(super) left: bool,
+    pub(super) right: bool,
+}
+
 /// A SentencePiece BPE model.
 #[derive(Debug)]
 pub(super) struct SentencePiece {
@@ -67,10 +77,14 @@ pub(super) struct SentencePiece {
     prefix: Prefix,
     verbatim: Matcher,
     special: Matcher,
+    strips: BTreeMap<u32, Strips>,
+    /// Pieces of the vocabulary itself; behind them stand those that a folder adds.
+    n_own: usize,
 }
 
 impl SentencePiece {
-    /// Errors: a score that is no number, an unreadable byte piece, or some but not all 256 byte pieces.
+    /// Errors: a score that is no number, an unreadable byte piece, some but not all 256 byte pieces, or neither those nor
+    /// an unknown piece.
     pub(super) fn new(
         name: &str,
         pieces: Vec<Piece>,
@@ -101,11 +115,13 @@ impl SentencePiece {
         if n_bytes != 0 && n_bytes != 256 {
             return Err(malformed(format!("it has {n_bytes} byte pieces, not 256")));
         }
-        let of_kind = |kinds: &[Kind]| {
-            let chosen = (0u32..).zip(&pieces).filter(|(_, piece)| kinds.contains(&piece.kind));
-            Matcher::new(chosen.map(|(id, piece)| (piece.text.clone(), id)).collect::<Vec<_>>())
-        };
+        if n_bytes == 0 && unknown.is_none() {
+            let what = "it has neither byte pieces nor an unknown piece, so that some characters would vanish";
+            return Err(malformed(what.into()));
+        }
+        let of_kind = |kinds: &[Kind]| matcher(&pieces, |_, piece| kinds.contains(&piece.kind));
         Ok(Self {
+            n_own: pieces.len(),
             verbatim: of_kind(&[Kind::UserDefined]),
             special: match prefix {
                 // llama.cpp cuts at user-defined pieces too, so that each stretch between them gets its space.
@@ -119,11 +135,32 @@ impl SentencePiece {
             unk_surface,
             normalizer,
             prefix,
+            strips: BTreeMap::new(),
         })
+    }
+
+    /// Says that the vocabulary itself has `n_own` pieces, and that a folder adds or names the given ones: text is cut at
+    /// them before it is rewritten.
+    pub(super) fn with_added(mut self, n_own: usize, added: Vec<(u32, Strips)>) -> Self {
+        self.n_own = n_own;
+        let ids: BTreeSet<u32> = added.iter().map(|(id, _)| *id).collect();
+        let special = |id: u32, piece: &Piece| {
+            let is_cut = self.prefix == Prefix::Each && piece.kind == Kind::UserDefined;
+            is_cut || ids.contains(&id) || matches!(piece.kind, Kind::Control | Kind::Unknown)
+        };
+        self.special = matcher(&self.pieces, special);
+        self.strips = added.into_iter().filter(|(_, strips)| *strips != Strips::default()).collect();
+        self
     }
 
     pub(super) fn len(&self) -> usize {
         self.pieces.len()
+    }
+
+    /// The last piece of the vocabulary itself, with its id.
+    pub(super) fn last_of_vocabulary(&self) -> Option<(u32, &Piece)> {
+        let id = u32::try_from(self.n_own.checked_sub(1)?).ok()?;
+        Some((id, self.piece(id)?))
     }
 
     pub(super) fn piece(&self, id: u32) -> Option<&Piece> {
@@ -134,18 +171,33 @@ impl SentencePiece {
         self.ids.get(text).copied()
     }
 
-    pub(super) fn encode(&self, text: &str, out: &mut Vec<u32>) {
-        for (i, part) in self.special.split(text).into_iter().enumerate() {
+    /// Ids of a text that begins as `lead` says.
+    pub(super) fn encode(&self, text: &str, lead: Lead, out: &mut Vec<u32>) {
+        let parts = self.special.split(text);
+        let strips = |i: Option<usize>| match i.and_then(|i| parts.get(i)) {
+            Some(Part::Special(id)) => self.strips.get(id).copied().unwrap_or_default(),
+            _ => Strips::default(),
+        };
+        for (i, part) in parts.iter().enumerate() {
             match part {
-                Part::Special(id) => out.push(id),
-                Part::Text(text) => self.encode_text(text, self.prefix == Prefix::Each || i == 0, out),
+                Part::Special(id) => out.push(*id),
+                Part::Text(text) => {
+                    let text = if strips(i.checked_sub(1)).right { text.trim_start() } else { text };
+                    let text = if strips(i.checked_add(1)).left { text.trim_end() } else { text };
+                    let lead = match self.prefix {
+                        _ if i == 0 => lead,
+                        Prefix::Each => Lead::Blank,
+                        Prefix::First => Lead::Bare,
+                    };
+                    self.encode_text(text, lead, out);
+                }
             }
         }
     }
 
     /// Cuts a stretch of text without special tokens into pieces.
-    pub(super) fn encode_text(&self, text: &str, prefix: bool, out: &mut Vec<u32>) {
-        let text = self.normalizer.apply(text, prefix, &self.verbatim);
+    fn encode_text(&self, text: &str, lead: Lead, out: &mut Vec<u32>) {
+        let text = self.normalizer.apply(text, lead, &self.verbatim);
         let mut merge = Merge::new(self, &text);
         merge.run();
         let mut after_unknown = false;
@@ -217,6 +269,10 @@ impl SentencePiece {
         let flags = [*add_dummy_prefix, *remove_extra_whitespaces, *escape_whitespaces, self.prefix == Prefix::Each];
         hash.update(&flags.map(u8::from));
         hash.update(self.unk_surface.as_bytes());
+        for (id, strips) in &self.strips {
+            hash.update(&id.to_le_bytes());
+            hash.update(&[strips.left, strips.right].map(u8::from));
+        }
         if let Some(map) = charsmap {
             let (trie, replacements) = map.content();
             hash.update(&trie);
@@ -225,8 +281,14 @@ impl SentencePiece {
     }
 }
 
+/// The texts of the pieces that `is_chosen` chooses.
+fn matcher(pieces: &[Piece], is_chosen: impl Fn(u32, &Piece) -> bool) -> Matcher {
+    let chosen = (0u32..).zip(pieces).filter(|(id, piece)| is_chosen(*id, piece));
+    Matcher::new(chosen.map(|(id, piece)| (piece.text.clone(), id)))
+}
+
 /// The byte of a piece such as `<0x0A>`.
-fn byte_of(text: &str) -> Option<u8> {
+pub(super) fn byte_of(text: &str) -> Option<u8> {
     let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
     if digits.len() == 2 { u8::from_str_radix(digits, 16).ok() } else { None }
 }
@@ -365,7 +427,7 @@ mod tests {
         let letters = [("<unk>", 0.0, Kind::Unknown), ("a", -9.0, Kind::Normal), ("b", -9.0, Kind::Normal)];
         let pieces = [&letters[..], &[("c", -9.0, Kind::Normal)], more].concat();
         let mut ids = Vec::new();
-        build(&pieces).unwrap().encode(text, &mut ids);
+        build(&pieces).unwrap().encode(text, Lead::Blank, &mut ids);
         ids
     }
 
@@ -402,6 +464,21 @@ mod tests {
     }
 
     #[test]
+    fn added_pieces_take_in_the_blanks_around_them() {
+        let pieces = [("<unk>", 0.0, Kind::Unknown), ("▁", -9.0, Kind::Normal), ("a", -9.0, Kind::Normal)];
+        let encode = |left, right| {
+            let pieces = [&pieces[..], &[("<x>", 0.0, Kind::UserDefined)]].concat();
+            let mut ids = Vec::new();
+            let model = build(&pieces).unwrap().with_added(3, vec![(3, Strips { left, right })]);
+            model.encode("a  <x> \n a", Lead::Blank, &mut ids);
+            ids
+        };
+        assert_eq!(encode(false, false), [2, 1, 1, 3, 1, 0, 1, 2]);
+        assert_eq!(encode(true, false), [2, 3, 1, 0, 1, 2]);
+        assert_eq!(encode(false, true), [2, 1, 1, 3, 2]);
+    }
+
+    #[test]
     fn runs_of_unknown_characters_are_one_token() {
         assert_eq!(encode(&[], "axyzb\u{e9}"), [1, 0, 2, 0]);
         assert_eq!(encode(&[], ""), [] as [u32; 0]);
@@ -413,5 +490,6 @@ mod tests {
         assert!(message(("a", f32::NAN, Kind::Normal)).contains("piece 0 has the score NaN"));
         assert!(message(("<0xZZ>", 0.0, Kind::Byte)).contains("byte piece 0"));
         assert!(message(("<0x0A>", 0.0, Kind::Byte)).contains("1 byte pieces, not 256"));
+        assert!(message(("a", 0.0, Kind::Normal)).contains("neither byte pieces nor an unknown piece"));
     }
 }
