@@ -54,22 +54,13 @@ fn open_with(options: &mut OpenOptions, path: &Path, is_own: bool) -> Result<Fil
     Err(FileError::NotRegular { path: path.into(), found })
 }
 
-/// Opens a file of our own folders to write behind what it holds, and makes it if there is none.
-///
-/// What is there under the name and is not a file of its own is replaced: a link, or one more name of another file.
+/// As [`append_own`], of a file that may be lost: what is there under the name and is no file of its own, a link or one
+/// more name of another file, is replaced.
 pub fn open_to_append(path: &Path) -> Result<File, FileError> {
     if path.symlink_metadata().is_ok_and(|found| !found.is_dir() && !is_alone(&found)) {
         std::fs::remove_file(path).map_err(|e| FileError::io("remove", path, e))?;
     }
-    let mut options = File::options();
-    options.append(true).create(true);
-    #[cfg(unix)]
-    {
-        use rustix::fs::OFlags;
-        use std::os::unix::fs::OpenOptionsExt;
-        options.custom_flags((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits() as i32);
-    }
-    options.open(path).map_err(|e| FileError::io("open", path, e))
+    append_own(path)
 }
 
 /// Whether it is a regular file with a single name.
