@@ -53,9 +53,9 @@ impl Library {
         }
         if let Some(model) = content["model"].as_object_mut()
             && let Some(dropout) = model.remove("dropout")
-            && !(dropout.is_null() || dropout.as_f64().is_some_and(|p| (0.0..=1.0).contains(&p)))
+            && !(dropout.is_null() || dropout.as_f64().is_some_and(|p| (0.0..1.0).contains(&p)))
         {
-            return Err(malformed(format!("its dropout is {dropout}, not a share")));
+            return Err(malformed(format!("its dropout is {dropout}, not a share below 1")));
         }
         Ok(Self { name: name.to_string(), text: content.to_string(), own })
     }
