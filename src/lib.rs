@@ -36,6 +36,7 @@
 
 pub mod analyze;
 pub mod capture;
+pub mod checkpoint;
 pub mod cli;
 pub mod dump;
 pub mod eval;

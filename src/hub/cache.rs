@@ -1,20 +1,19 @@
 //! The folder layout that Hugging Face's own tools share, so that a model is stored once for all of them:
 //! `models--ORG--NAME/` with `blobs/ETAG`, `snapshots/COMMIT/FILE` (links to blobs) and `refs/REVISION` (a commit).
 
-use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::path::PathBuf;
 
+use crate::checkpoint::INDEX;
+use crate::checkpoint::MAX_INDEX_BYTES;
+use crate::checkpoint::ModelFiles;
+use crate::checkpoint::Part;
+use crate::checkpoint::choose;
+use crate::checkpoint::shards;
+use crate::files::read_limited;
 use crate::hub::HubName;
 use crate::hub::name::is_hex;
-use crate::hub::name::is_safe_path;
-
-/// File that maps tensor names to shards.
-pub(crate) const INDEX: &str = "model.safetensors.index.json";
-
-/// An index above this size is not one.
-const MAX_INDEX_BYTES: u64 = 64 << 20;
 
 /// The folder of one repository.
 #[derive(Clone, Debug)]
@@ -47,16 +46,22 @@ impl RepoFolder {
     /// What [`crate::hub::resolve`] returns, if every file of it is there.
     pub(crate) fn model(&self, name: &HubName) -> Option<PathBuf> {
         let snapshot = self.snapshot(&self.commit(&name.revision)?);
+        let is_there = |file: &str| snapshot.join(file).is_file();
+        let first_of = |parts: Vec<String>| {
+            let all_there = parts.iter().all(|part| is_there(part));
+            parts.first().filter(|_| all_there).map(|first| snapshot.join(first))
+        };
         if let Some(file) = &name.file {
-            return Some(snapshot.join(file)).filter(|path| path.is_file());
+            return first_of(Part::of(file).map_or_else(|| vec![file.clone()], |part| part.all()));
         }
-        if has_safetensors(&snapshot) {
-            return Some(snapshot);
-        }
-        let mut ggufs = files(&snapshot).into_iter().filter(|file| file.to_ascii_lowercase().ends_with(".gguf"));
-        match (ggufs.next(), ggufs.next()) {
-            (Some(only), None) => Some(snapshot.join(only)),
-            _ => None,
+        let present = files(&snapshot);
+        match choose(present.iter().map(String::as_str)).ok()? {
+            ModelFiles::Gguf(parts) => first_of(parts),
+            ModelFiles::Safetensors(_) => Some(snapshot),
+            ModelFiles::Sharded => {
+                let shards = read_index(&snapshot.join(INDEX)).ok()?;
+                shards.iter().all(|shard| is_there(shard)).then_some(snapshot)
+            }
         }
     }
 }
@@ -66,28 +71,10 @@ fn files(folder: &Path) -> BTreeSet<String> {
     entries.flatten().filter(|entry| entry.path().is_file()).map(|e| e.file_name().to_string_lossy().into()).collect()
 }
 
-fn has_safetensors(snapshot: &Path) -> bool {
-    let present = files(snapshot);
-    if !present.contains("config.json") {
-        return false;
-    }
-    if present.contains(INDEX) {
-        return shards(&snapshot.join(INDEX)).is_some_and(|shards| shards.iter().all(|s| snapshot.join(s).is_file()));
-    }
-    present.iter().any(|file| file.ends_with(".safetensors"))
-}
-
-/// The shards that an index names, or `None` if it is not a valid index.
-pub(crate) fn shards(index: &Path) -> Option<BTreeSet<String>> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    if std::fs::metadata(index).ok()?.len() > MAX_INDEX_BYTES {
-        return None;
-    }
-    let index: Index = serde_json::from_slice(&std::fs::read(index).ok()?).ok()?;
-    let shards: BTreeSet<String> = index.weight_map.into_values().collect();
-    let valid = !shards.is_empty() && shards.iter().all(|s| is_safe_path(s) && s.ends_with(".safetensors"));
-    valid.then_some(shards)
+/// The shards that an index names.
+///
+/// - Errors: what the folder has instead of an index, as a phrase
+pub(crate) fn read_index(index: &Path) -> Result<BTreeSet<String>, String> {
+    let text = read_limited(index, "index", MAX_INDEX_BYTES).map_err(|error| format!("no readable index: {error}"))?;
+    shards(&text)
 }

@@ -13,6 +13,8 @@ use hf_hub::RepoType;
 use hf_hub::api::RepoInfo;
 use sha1::Digest;
 
+use crate::checkpoint::INDEX;
+use crate::checkpoint::Part;
 use crate::files::FileError;
 use crate::files::InputHash;
 use crate::files::create_dir;
@@ -24,9 +26,8 @@ use crate::hub::HubName;
 use crate::hub::Progress;
 use crate::hub::PullOptions;
 use crate::hub::Pulled;
-use crate::hub::cache::INDEX;
 use crate::hub::cache::RepoFolder;
-use crate::hub::cache::shards;
+use crate::hub::cache::read_index;
 use crate::hub::name::is_hex;
 use crate::hub::selection::Selection;
 use crate::hub::selection::select;
@@ -63,16 +64,18 @@ pub(crate) fn pull(name: &HubName, options: &PullOptions, progress: &mut dyn Pro
         downloaded: 0,
     };
     let path = match selection {
-        Selection::Gguf(file) => session.get(&file, progress)?,
+        Selection::Gguf(parts) => {
+            session.get_all(&parts, progress)?;
+            session.snapshot.join(parts.first().map_or("", String::as_str))
+        }
         Selection::Single(files) => {
             session.get_all(&files, progress)?;
             session.snapshot.clone()
         }
         Selection::Sharded(files) => {
             session.get_all(&files, progress)?;
-            let index = session.snapshot.join(INDEX);
-            let found = format!("an index that names no safetensors files ({})", index.display());
-            let shards = shards(&index).ok_or(HubError::NoWeights { repo: name.to_string(), found })?;
+            let no_weights = |found: String| HubError::NoWeights { repo: name.to_string(), found };
+            let shards = read_index(&session.snapshot.join(INDEX)).map_err(no_weights)?;
             session.get_all(shards.iter(), progress)?;
             session.snapshot.clone()
         }
@@ -255,6 +258,8 @@ fn describe_cached(path: &Path, verify: bool) -> Result<Pulled, HubError> {
         let entries = std::fs::read_dir(path).map_err(|e| FileError::io("list", path, e))?;
         files = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
         files.sort();
+    } else if let Some(part) = path.file_name().and_then(|name| Part::of(name.to_str()?)) {
+        files = part.all().iter().map(|name| path.with_file_name(name)).collect();
     }
     let (mut sha256s, mut bytes) = (Vec::new(), 0u64);
     for file in &files {
