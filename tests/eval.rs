@@ -381,7 +381,7 @@ fn divergences_are_those_of_decoding_token_by_token() {
     };
     let (items, skipped) = eval::items(&model, &[prompt], &[task("kl").unwrap()], &settings).unwrap();
     let arms = eval::arms(&["h2o".into(), "snapkv:window=8".into(), "snapkv:window=4".into()], &[0.4]).unwrap();
-    let plan = Plan::new(model.identity(), &items, skipped, &arms, &settings, Vec::new());
+    let plan = Plan::new(model.identity().unwrap(), &items, skipped, &arms, &settings, Vec::new());
     let dir = tempfile::tempdir().unwrap();
     let target = Target { dir: dir.path(), resume: false, shard: None };
     let mut seen = Vec::new();

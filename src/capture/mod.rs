@@ -31,6 +31,9 @@ pub enum CaptureError {
     /// Writing or reading the dump failed.
     #[error(transparent)]
     Dump(#[from] DumpError),
+    /// The model's files cannot be read again.
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// The model could not run a sample.
     #[error("sample {id} of {dataset}: {source}")]
     Sample {
@@ -125,7 +128,7 @@ impl CaptureError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Dump(error) => error.hint(),
-            Self::Sample { source, .. } => source.hint(),
+            Self::Sample { source, .. } | Self::Model(source) => source.hint(),
             Self::Exists { .. } => Some("pass --resume to go on with it, or choose another folder with --out".into()),
             Self::Foreign { .. } => Some("choose another folder with --out, or move that file away".into()),
             Self::OtherRun { .. } => {

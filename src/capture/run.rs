@@ -69,7 +69,7 @@ pub fn run(
     let _lock = FolderLock::take(dir)?;
     let path = dir.join("manifest.json");
     let (shard, device) = (target.shard_of(inputs.len()), model.compute().name());
-    let mut manifest = new_manifest(model.identity(), inputs, input_hashes, &options, shard, &device);
+    let mut manifest = new_manifest(model.identity()?, inputs, input_hashes, &options, shard, &device);
     // A model of tensors alone can be captured as well.
     manifest.token_classes = model.tokenizer().ok().map(token_classes);
     if path.symlink_metadata().is_ok() {
@@ -90,7 +90,7 @@ pub fn run(
     manifest.samples.iter().for_each(&mut *on_sample);
     let mut left = target.select(inputs);
     left.retain(|(index, _)| !manifest.samples.iter().any(|entry| entry.index == *index));
-    let needed = estimated_bytes(model.identity(), &options, left.iter().map(|(_, input)| *input));
+    let needed = estimated_bytes(model.identity()?, &options, left.iter().map(|(_, input)| *input));
     if let Some(free) = free_bytes(dir).filter(|free| *free < needed) {
         return Err(CaptureError::NoSpace { dir: dir.into(), needed, free });
     }
@@ -142,7 +142,7 @@ fn capture_sample(
         n_tokens,
         query_positions: query_positions(n_tokens, options, index),
     };
-    let mut recorder = Recorder::new(model.identity(), options, output, &input.tokens, stop);
+    let mut recorder = Recorder::new(model.identity()?, options, output, &input.tokens, stop);
     let chunk = if options.chunk_tokens == 0 { n_prompt_tokens } else { options.chunk_tokens };
     let rows = |steps_left: usize| if steps_left > 0 { LogitRows::Last } else { LogitRows::None };
     let mut logits =

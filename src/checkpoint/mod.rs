@@ -86,7 +86,8 @@ impl std::fmt::Display for NoModel {
 /// index, else the only file. Without any, the only GGUF model is taken.
 pub fn choose<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<ModelFiles, NoModel> {
     let names: BTreeSet<&str> = names.into_iter().collect();
-    let ending = |ending: &'static str| names.iter().copied().filter(move |name| name.to_ascii_lowercase().ends_with(ending));
+    let ending =
+        |ending: &'static str| names.iter().copied().filter(move |name| name.to_ascii_lowercase().ends_with(ending));
     let safetensors: Vec<&str> = ending(".safetensors").filter(|name| !name.contains('/')).collect();
     let (adapters, weights): (Vec<&str>, Vec<&str>) =
         safetensors.into_iter().partition(|name| name.starts_with("adapter_"));
@@ -209,14 +210,18 @@ mod tests {
 
     #[test]
     fn what_is_no_model_is_told_apart() {
-        assert_eq!(choose(["config.json", "adapter_model.safetensors", "sub/model.safetensors"]), Err(NoModel::Adapter));
+        assert_eq!(
+            choose(["config.json", "adapter_model.safetensors", "sub/model.safetensors"]),
+            Err(NoModel::Adapter)
+        );
         assert_eq!(choose(["config.json", "pytorch_model.bin"]), Err(NoModel::Pickled));
         assert_eq!(choose(["README.md"]), Err(NoModel::Nothing));
     }
 
     #[test]
     fn an_index_names_files_beside_it() {
-        let map = |shard: &str| shards(serde_json::json!({"weight_map": {"a": shard, "b": shard}}).to_string().as_bytes());
+        let map =
+            |shard: &str| shards(serde_json::json!({"weight_map": {"a": shard, "b": shard}}).to_string().as_bytes());
         assert_eq!(map("model-1.safetensors").unwrap().len(), 1);
         for outside in ["../x.safetensors", "/x.safetensors", "a\\x.safetensors", "", ".", INDEX, "a\0.safetensors"] {
             assert!(map(outside).unwrap_err().contains("beside it"), "{outside:?}");

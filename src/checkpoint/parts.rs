@@ -39,7 +39,9 @@ mod tests {
         let part = Part::of("q/m-1-00002-of-00003.gguf").unwrap();
         assert_eq!((part.stem, part.number, part.count), ("q/m-1", 2, 3));
         assert_eq!(part.all()[2], "q/m-1-00003-of-00003.gguf");
-        for other in ["m.gguf", "m-00004-of-00003.gguf", "m-00000-of-00003.gguf", "m-1-of-3.gguf", "m-00001-of-00002.bin"] {
+        for other in
+            ["m.gguf", "m-00004-of-00003.gguf", "m-00000-of-00003.gguf", "m-1-of-3.gguf", "m-00001-of-00002.bin"]
+        {
             assert_eq!(Part::of(other), None, "{other}");
         }
     }

@@ -117,7 +117,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     if common.json {
         emit_json(&json!({
             "schema": "kvscope.bench/1",
-            "model": model.identity(),
+            "model": model.identity()?,
             "options": {
                 "contexts": contexts,
                 "policies": args.policy,

@@ -144,7 +144,7 @@ pub(crate) fn capture_into(
 ) -> anyhow::Result<Manifest> {
     let chosen = target.select(inputs);
     let n_tokens: usize = chosen.iter().map(|(_, input)| input.tokens.len() + options.decode_tokens).sum();
-    let bytes = capture::estimated_bytes(model.identity(), options, chosen.iter().map(|(_, input)| *input));
+    let bytes = capture::estimated_bytes(model.identity()?, options, chosen.iter().map(|(_, input)| *input));
     let what = target.shard.map_or_else(String::new, |(number, count)| format!(" (shard {number} of {count})"));
     let plan = format!(
         "capture: {} samples{what}, {n_tokens} tokens, {} to write to {}",

@@ -123,7 +123,7 @@ pub(crate) fn read_profile(path: &Path, model: &Model, force: bool) -> anyhow::R
     let profile: Profile = read_json(path)?;
     profile.check().with_context(|| format!("cannot use {}", path.display()))?;
     if !force {
-        profile.check_model(model.identity())?;
+        profile.check_model(model.identity()?)?;
     } else if profile.heads.len() != model.config().n_layers * model.config().n_kv_heads {
         let what = format!("{} has {} heads, another number than the model", path.display(), profile.heads.len());
         return Err(Usage::error(what, "tune a profile for this model"));

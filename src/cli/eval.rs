@@ -135,7 +135,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     }
     let run = args.inputs.run_name(&model, args.shard);
     let dir = out_dir(args.out.as_ref(), "reports", &run);
-    let plan = Plan::new(model.identity(), &items, skipped, &arms, &settings, hashes);
+    let plan = Plan::new(model.identity()?, &items, skipped, &arms, &settings, hashes);
     let share = args.shard.map_or_else(String::new, |(number, count)| format!(", shard {number} of {count}"));
     let what =
         format!("eval: {} texts x {} policies and budgets{share}, into {}", items.len(), arms.len(), dir.display());

@@ -206,7 +206,7 @@ impl<'a> Session<'a> {
         let cache = &self.cache;
         let report = json!({
             "schema": "kvscope.generate/1",
-            "model": self.job.model.identity(),
+            "model": self.job.model.identity()?,
             "policy": self.name,
             "params": self.params,
             "text": text,

@@ -56,7 +56,7 @@ impl Inputs {
             [one] => run_name(&one.with_extension("")),
             many => format!("{}-and-{}-more", run_name(&many[0].with_extension("")), many.len() - 1),
         };
-        let run = format!("{prompts}-{}", slug(&model.identity().name));
+        let run = format!("{prompts}-{}", slug(model.name()));
         shard.map_or(run.clone(), |(number, count)| format!("{run}-{number}-of-{count}"))
     }
 

@@ -162,7 +162,7 @@ pub(crate) fn load_model(name: &str, compute: &Compute, common: &Common) -> anyh
     let config = model.config();
     let shape = format!(
         "{}: {} layers, {} query and {} KV heads of {}, {} of weights in memory ({})",
-        model.identity().name,
+        model.name(),
         config.n_layers,
         config.n_q_heads,
         config.n_kv_heads,

@@ -73,7 +73,7 @@ pub(crate) fn validate(
     let options = ReadOptions { max_samples: args.samples, templates: None };
     let (prompts, hashes) = read_prompts(&args.validate, &options, common)?;
     let model = load_model(name, &device.open()?, common)?;
-    first.check_model(model.identity())?;
+    first.check_model(model.identity()?)?;
     let settings = Settings {
         context_tokens: args.context,
         continuation_tokens: args.continuation,

@@ -66,7 +66,8 @@ mod tests {
 
     #[test]
     fn side_files_come_with_safetensors() {
-        let files = ["a.gguf", "model.safetensors", "config.json", "tokenizer.json", "added_tokens.json", "x.md", INDEX];
+        let files =
+            ["a.gguf", "model.safetensors", "config.json", "tokenizer.json", "added_tokens.json", "x.md", INDEX];
         let expected = ["config.json", "tokenizer.json", "added_tokens.json", "model.safetensors"];
         assert_eq!(choose("o/n", &files).unwrap(), Selection::Single(strings(&expected)));
         let files = ["config.json", INDEX, "model-00001-of-00002.safetensors", "consolidated.safetensors"];
@@ -75,7 +76,8 @@ mod tests {
 
     #[test]
     fn a_named_file_comes_with_its_other_parts() {
-        let files = ["config.json", "model.safetensors", "a.gguf", "q/m-00001-of-00002.gguf", "q/m-00002-of-00002.gguf"];
+        let files =
+            ["config.json", "model.safetensors", "a.gguf", "q/m-00001-of-00002.gguf", "q/m-00002-of-00002.gguf"];
         assert_eq!(choose("o/n:a.gguf", &files).unwrap(), Selection::Gguf(strings(&["a.gguf"])));
         let part = choose("o/n:q/m-00002-of-00002.gguf", &files).unwrap();
         assert_eq!(part, Selection::Gguf(strings(&files[3..])));

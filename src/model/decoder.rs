@@ -2,12 +2,21 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::OnceLock;
 
+use crate::checkpoint::CONFIG;
+use crate::checkpoint::ModelFiles;
+use crate::checkpoint::choose;
+use crate::checkpoint::instead_of_weights;
+use crate::checkpoint::model_name;
 use crate::files::FileError;
 use crate::files::ModelIdentity;
+use crate::files::read_limited;
+use crate::math::all_finite;
 use crate::model::ModelError;
 use crate::model::attention::Geometry;
 use crate::model::attention::attend;
+use crate::model::config::Bias;
 use crate::model::config::Config;
 use crate::model::device::Compute;
 use crate::model::device::DeviceDecoder;
@@ -24,10 +33,19 @@ use crate::model::rope::Rope;
 use crate::model::store::ChunkStates;
 use crate::model::store::KvStore;
 use crate::model::tokenizer::Tokenizer;
+use crate::model::weights::Fingerprint;
 use crate::model::weights::Weights;
 
 /// Largest `config.json` that is read.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const OUTPUT: &str = "lm_head.weight";
+const OUTPUT_BIAS: &str = "lm_head.bias";
+
+/// For states that are not finite though all weights are.
+const OVERFLOW_HINT: &str = "no weight is NaN or infinite: the numbers grow beyond f32, which no trained model's do; \
+                             the weights or settings are damaged in another way";
 
 /// Which logits a forward pass computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,43 +76,48 @@ pub(super) struct Layer {
 
 impl Layer {
     fn load(weights: &Weights, config: &Config, kernel: Option<Kernel>, index: usize) -> Result<Self, ModelError> {
-        let Config { hidden_size, ffn_size, head_dim, .. } = *config;
+        let Config { hidden_size, ffn_size, head_dim, qkv_bias, o_bias, mlp_bias, .. } = *config;
         let (q_width, kv_width) = (config.n_q_heads * head_dim, config.n_kv_heads * head_dim);
-        let name = |part: &str| format!("model.layers.{index}.{part}.weight");
-        let matrix = |name: &str, shape: [usize; 2]| weights.matrix(name, shape, config, kernel).map(Arc::new);
-        let vector = |name: &str, n: usize| weights.vector(name, n, config);
-        let linear = |part: &str, n_out: usize, n_in: usize| {
-            Ok::<_, ModelError>(Linear::new(matrix(&name(part), [n_out, n_in])?, None))
+        let name = |part: &str, kind: &str| format!("model.layers.{index}.{part}.{kind}");
+        let vector = |part: &str, n: usize| weights.vector(&name(part, "weight"), n, config);
+        let linear = |part: &str, n_out: usize, n_in: usize, bias: Bias| {
+            let weight = weights.matrix(&name(part, "weight"), [n_out, n_in], config, kernel)?;
+            let bias = weights.bias(&name(part, "bias"), n_out, config, bias)?;
+            Ok::<_, ModelError>(Linear::new(Arc::new(weight), bias))
         };
-        let projection = |part: &str, n_out: usize| {
-            let weight = matrix(&name(part), [n_out, hidden_size])?;
-            let bias_name = format!("model.layers.{index}.{part}.bias");
-            let bias = if config.qkv_bias { Some(vector(&bias_name, n_out)?) } else { None };
-            Ok::<_, ModelError>(Linear::new(weight, bias))
-        };
-        let head_norm = |part: &str| {
-            Ok::<_, ModelError>(if config.architecture.qk_norm { Some(vector(&name(part), head_dim)?) } else { None })
-        };
+        let head_norm = |part: &str| config.architecture.qk_norm.then(|| vector(part, head_dim)).transpose();
         Ok(Self {
-            attn_norm: vector(&name("input_layernorm"), hidden_size)?,
-            q: projection("self_attn.q_proj", q_width)?,
-            k: projection("self_attn.k_proj", kv_width)?,
-            v: projection("self_attn.v_proj", kv_width)?,
+            attn_norm: vector("input_layernorm", hidden_size)?,
+            q: linear("self_attn.q_proj", q_width, hidden_size, qkv_bias)?,
+            k: linear("self_attn.k_proj", kv_width, hidden_size, qkv_bias)?,
+            v: linear("self_attn.v_proj", kv_width, hidden_size, qkv_bias)?,
             q_norm: head_norm("self_attn.q_norm")?,
             k_norm: head_norm("self_attn.k_norm")?,
-            o: linear("self_attn.o_proj", hidden_size, q_width)?,
-            ffn_norm: vector(&name("post_attention_layernorm"), hidden_size)?,
-            gate: linear("mlp.gate_proj", ffn_size, hidden_size)?,
-            up: linear("mlp.up_proj", ffn_size, hidden_size)?,
-            down: linear("mlp.down_proj", hidden_size, ffn_size)?,
+            o: linear("self_attn.o_proj", hidden_size, q_width, o_bias)?,
+            ffn_norm: vector("post_attention_layernorm", hidden_size)?,
+            gate: linear("mlp.gate_proj", ffn_size, hidden_size, mlp_bias)?,
+            up: linear("mlp.up_proj", ffn_size, hidden_size, mlp_bias)?,
+            down: linear("mlp.down_proj", hidden_size, ffn_size, mlp_bias)?,
         })
+    }
+
+    /// The matrices by their names.
+    fn maps(&self) -> [(&'static str, &Linear); 7] {
+        [
+            ("self_attn.q_proj", &self.q),
+            ("self_attn.k_proj", &self.k),
+            ("self_attn.v_proj", &self.v),
+            ("self_attn.o_proj", &self.o),
+            ("mlp.gate_proj", &self.gate),
+            ("mlp.up_proj", &self.up),
+            ("mlp.down_proj", &self.down),
+        ]
     }
 
     /// Bytes in memory.
     fn bytes(&self) -> u64 {
         let norms = [Some(&self.attn_norm), self.q_norm.as_ref(), self.k_norm.as_ref(), Some(&self.ffn_norm)];
-        let maps = [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down];
-        maps.iter().map(|map| map.bytes()).sum::<u64>()
+        self.maps().iter().map(|(_, map)| map.bytes()).sum::<u64>()
             + norms.into_iter().flatten().map(|norm| 4 * norm.len() as u64).sum::<u64>()
     }
 }
@@ -114,6 +137,27 @@ impl Kernels {
         let ends = embedding + self.output.bytes() + 4 * self.norm.len() as u64;
         self.layers.iter().map(Layer::bytes).sum::<u64>() + ends
     }
+
+    /// Why a state is not finite: the first matrix with a number that is not, or else an overflow. Vectors were looked
+    /// through when they were read.
+    fn not_finite(&self, layer: Option<usize>, state: &'static str) -> ModelError {
+        let damage = |name: String, matrix: &Matrix| {
+            let (index, value) = matrix.first_not_finite()?;
+            Some(ModelError::DamagedTensor { name, value, index })
+        };
+        let in_layer = |(index, layer): (usize, &Layer)| {
+            let mut maps = layer.maps().into_iter();
+            maps.find_map(|(part, map)| damage(format!("model.layers.{index}.{part}.weight"), map.weight()))
+        };
+        damage(EMBEDDING.into(), &self.embedding)
+            .or_else(|| self.layers.iter().enumerate().find_map(in_layer))
+            .or_else(|| damage(OUTPUT.into(), self.output.weight()))
+            .unwrap_or_else(|| ModelError::NotFinite { layer, state, hint: OVERFLOW_HINT.into() })
+    }
+
+    fn check(&self, values: &[f32], layer: Option<usize>, state: &'static str) -> Result<(), ModelError> {
+        if all_finite(values) { Ok(()) } else { Err(self.not_finite(layer, state)) }
+    }
 }
 
 /// The weights, where they are computed with.
@@ -126,8 +170,10 @@ enum Decoder {
 /// A loaded model with its tokenizer.
 #[derive(Debug)]
 pub struct Model {
+    name: String,
     config: Config,
-    identity: ModelIdentity,
+    fingerprint: Fingerprint,
+    identity: OnceLock<ModelIdentity>,
     tokenizer: Option<Tokenizer>,
     compute: Compute,
     decoder: Decoder,
@@ -145,45 +191,44 @@ impl Model {
 
     /// As [`Model::load`], to compute where `compute` says; weights on a device are unpacked.
     pub fn load_on(path: &Path, compute: &Compute) -> Result<Self, ModelError> {
-        let (config, weights, tokenizer) = if path.is_dir() {
-            let config = read_config(path)?;
-            let has_tokenizer = ["tokenizer.json", "tokenizer.model"].iter().any(|name| path.join(name).exists());
-            let tokenizer = if has_tokenizer { Some(Tokenizer::from_hf_folder(path)?) } else { None };
-            (config, Weights::open_folder(path)?, tokenizer)
-        } else {
-            let gguf = Gguf::open(path)?;
-            let config = Config::from_gguf(&gguf)?;
-            let has_tokenizer = gguf.metadata().contains_key("tokenizer.ggml.model");
-            let tokenizer = if has_tokenizer { Some(Tokenizer::from_gguf(&gguf)?) } else { None };
-            (config, Weights::Gguf(Box::new(gguf)), tokenizer)
-        };
-        let name = path.file_stem().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
-        Self::assemble(name, config, &weights, tokenizer, compute)
+        let (config, weights, tokenizer) = if path.is_dir() { open_folder(path)? } else { open_gguf(path)? };
+        Self::assemble(model_name(path), config, weights, tokenizer, compute)
     }
 
     fn assemble(
         name: String,
-        config: Config,
-        weights: &Weights,
+        mut config: Config,
+        weights: Weights,
         tokenizer: Option<Tokenizer>,
         compute: &Compute,
     ) -> Result<Self, ModelError> {
-        let Config { hidden_size, head_dim, vocab_size, n_layers, tied_output, .. } = config;
+        let Config { hidden_size, vocab_size, n_layers, .. } = config;
         if let Some(tokenizer) = &tokenizer {
             tokenizer.check_rows(vocab_size)?;
         }
         let kernel = compute.kernel()?;
         let matrix = |name: &str| weights.matrix(name, [vocab_size, hidden_size], &config, kernel).map(Arc::new);
-        let embedding = matrix("model.embed_tokens.weight")?;
-        let output = Linear::new(if tied_output { embedding.clone() } else { matrix("lm_head.weight")? }, None);
+        let (embedding, own_output) = match (weights.has(EMBEDDING), weights.has(OUTPUT)) {
+            // A model that is said to share one matrix may be stored with two, and then shares them only if they are equal.
+            (true, true) if config.tied_output && weights.are_equal(EMBEDDING, OUTPUT) => {
+                weights.pass_over(OUTPUT);
+                (matrix(EMBEDDING)?, None)
+            }
+            (true, false) if config.tied_output => (matrix(EMBEDDING)?, None),
+            (false, true) if config.tied_output => (matrix(OUTPUT)?, None),
+            _ => (matrix(EMBEDDING)?, Some(matrix(OUTPUT)?)),
+        };
+        let output_bias = weights.bias(OUTPUT_BIAS, vocab_size, &config, config.output_bias)?;
+        let tied_output = own_output.is_none();
+        let output = Linear::new(own_output.unwrap_or_else(|| embedding.clone()), output_bias);
         let norm = weights.vector("model.norm.weight", hidden_size, &config)?;
-        let layers = (0..n_layers).map(|index| Layer::load(weights, &config, kernel, index));
+        let layers = (0..n_layers).map(|index| Layer::load(&weights, &config, kernel, index));
         let decoder = match compute {
             Compute::Kernels { .. } => {
                 Decoder::Kernels(Kernels { embedding, layers: layers.collect::<Result<_, _>>()?, norm, output })
             }
             Compute::Candle { device, dtype } => {
-                let ends = Ends { embedding: &embedding, norm: &norm, output: (!tied_output).then_some(&output) };
+                let ends = Ends { embedding: &embedding, norm: &norm, output: &output, tied_output };
                 let mut decoder = DeviceDecoder::new(device, *dtype, ends)?;
                 // One layer at a time is on the host.
                 for layer in layers {
@@ -192,20 +237,11 @@ impl Model {
                 Decoder::Device(decoder)
             }
         };
-        let identity = ModelIdentity {
-            name,
-            architecture: config.architecture.hf_name.into(),
-            fingerprint: weights.fingerprint(&config)?,
-            tokenizer_sha256: tokenizer.as_ref().map(|t| t.sha256().to_string()),
-            n_layers: config.n_layers,
-            n_q_heads: config.n_q_heads,
-            n_kv_heads: config.n_kv_heads,
-            head_dim,
-            rope_theta: config.rope_theta,
-            max_positions: config.max_positions,
-        };
+        config.tied_output = tied_output;
         let rope = Rope::new(&config);
-        Ok(Self { config, identity, tokenizer, compute: compute.clone(), decoder, rope })
+        let fingerprint = weights.finish(&config)?;
+        let compute = compute.clone();
+        Ok(Self { name, config, fingerprint, identity: OnceLock::new(), tokenizer, compute, decoder, rope })
     }
 
     /// The model's configuration.
@@ -218,9 +254,33 @@ impl Model {
         &self.compute
     }
 
+    /// Name of its folder, file or repository, for people.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// What artifacts record of it.
-    pub fn identity(&self) -> &ModelIdentity {
-        &self.identity
+    ///
+    /// - Cost: the first call reads all weights, for their digest
+    /// - Errors: the files were changed since the model was loaded
+    pub fn identity(&self) -> Result<&ModelIdentity, ModelError> {
+        if let Some(identity) = self.identity.get() {
+            return Ok(identity);
+        }
+        let fingerprint = self.fingerprint.compute()?;
+        let c = &self.config;
+        Ok(self.identity.get_or_init(|| ModelIdentity {
+            name: self.name.clone(),
+            architecture: c.architecture.hf_name.into(),
+            fingerprint,
+            tokenizer_sha256: self.tokenizer.as_ref().map(|t| t.sha256().to_string()),
+            n_layers: c.n_layers,
+            n_q_heads: c.n_q_heads,
+            n_kv_heads: c.n_kv_heads,
+            head_dim: c.head_dim,
+            rope_theta: c.rope_theta,
+            max_positions: c.max_positions,
+        }))
     }
 
     /// Its tokenizer.
@@ -228,7 +288,7 @@ impl Model {
     /// - Errors: [`ModelError::Unreadable`] when the checkpoint came without one.
     pub fn tokenizer(&self) -> Result<&Tokenizer, ModelError> {
         self.tokenizer.as_ref().ok_or_else(|| ModelError::Unreadable {
-            path: self.identity.name.clone().into(),
+            path: self.name.clone().into(),
             what: "has no tokenizer (tokenizer.json, tokenizer.model or GGUF metadata)".into(),
         })
     }
@@ -320,11 +380,12 @@ impl Model {
         }
         for (i, layer) in kernels.layers.iter().enumerate() {
             for (chunk, x) in x.chunks_mut(chunk_tokens * c.hidden_size).enumerate() {
-                self.attention_block(i, layer, x, first_position + chunk * chunk_tokens, store, &mut scratch)?;
+                self.attention_block(kernels, i, x, first_position + chunk * chunk_tokens, store, &mut scratch)?;
                 let h = self.normed(x, &layer.ffn_norm);
                 let [mut inner, up] = Linear::forward_all([&layer.gate, &layer.up], &h, &mut scratch);
                 gate_with(&mut inner, &up);
                 add(x, &layer.down.forward(&inner, &mut scratch));
+                kernels.check(x, Some(i), "hidden states")?;
             }
         }
         let x = match rows {
@@ -332,19 +393,21 @@ impl Model {
             LogitRows::Last => &x[x.len() - c.hidden_size..],
             LogitRows::All => &x,
         };
-        Ok(kernels.output.forward(&self.normed(x, &kernels.norm), &mut scratch))
+        let logits = kernels.output.forward(&self.normed(x, &kernels.norm), &mut scratch);
+        kernels.check(&logits, None, "logits")?;
+        Ok(logits)
     }
 
     fn attention_block(
         &self,
+        kernels: &Kernels,
         index: usize,
-        layer: &Layer,
         x: &mut [f32],
         first_position: usize,
         store: &mut dyn KvStore,
         scratch: &mut Scratch,
     ) -> Result<(), ModelError> {
-        let c = &self.config;
+        let (c, layer) = (&self.config, &kernels.layers[index]);
         let needs = store.needs();
         let h = self.normed(x, &layer.attn_norm);
         let [mut q, mut k, v] = Linear::forward_all([&layer.q, &layer.k, &layer.v], &h, scratch);
@@ -355,6 +418,9 @@ impl Model {
         let k_pre_rope = if needs.k_pre_rope { k.clone() } else { Vec::new() };
         self.rope.rotate(&mut q, c.n_q_heads, first_position);
         self.rope.rotate(&mut k, c.n_kv_heads, first_position);
+        for (values, state) in [(&q, "queries"), (&k, "keys"), (&v, "values")] {
+            kernels.check(values, Some(index), state)?;
+        }
         let n_tokens = x.len() / c.hidden_size;
         let chunk =
             ChunkStates { layer: index, first_position, n_tokens, q: &q, k: &k, k_pre_rope: &k_pre_rope, v: &v };
@@ -363,7 +429,7 @@ impl Model {
             n_q_heads: c.n_q_heads,
             n_kv_heads: c.n_kv_heads,
             head_dim: c.head_dim,
-            sliding_window: c.sliding_window,
+            sliding_window: c.windows[index],
         };
         let (attended, mass) = attend(&q, &store.heads(index), geometry, first_position, needs);
         store.attended(&chunk, mass).map_err(ModelError::Store)?;
@@ -378,17 +444,38 @@ impl Model {
     }
 }
 
+/// A Hugging Face folder, or one that holds a single GGUF model.
+fn open_folder(dir: &Path) -> Result<(Config, Weights, Option<Tokenizer>), ModelError> {
+    let entries = std::fs::read_dir(dir).map_err(|e| FileError::io("list", dir, e))?;
+    let names: Vec<String> = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    let files = choose(names.iter().map(String::as_str))
+        .map_err(|found| ModelError::Unreadable { path: dir.into(), what: format!("has {found}") })?;
+    let weights = match files {
+        ModelFiles::Gguf(parts) => return open_gguf(&dir.join(parts.first().map_or("", String::as_str))),
+        // Settings first: what is wrong with them says more than what is missing among the weights.
+        ModelFiles::Safetensors(file) => read_config(dir).map(|config| (config, Weights::of_safetensors(dir, &file))),
+        ModelFiles::Sharded => read_config(dir).map(|config| (config, Weights::of_shards(dir))),
+    };
+    let (config, weights) = weights?;
+    let has_tokenizer = ["tokenizer.json", "tokenizer.model"].iter().any(|name| dir.join(name).exists());
+    let tokenizer = if has_tokenizer { Some(Tokenizer::from_hf_folder(dir)?) } else { None };
+    Ok((config, weights?, tokenizer))
+}
+
+fn open_gguf(path: &Path) -> Result<(Config, Weights, Option<Tokenizer>), ModelError> {
+    let gguf = Gguf::open_model(path)?;
+    let config = Config::from_gguf(&gguf)?;
+    let has_tokenizer = gguf.metadata().contains_key("tokenizer.ggml.model");
+    let tokenizer = if has_tokenizer { Some(Tokenizer::from_gguf(&gguf)?) } else { None };
+    Ok((config, Weights::of_gguf(gguf)?, tokenizer))
+}
+
 fn read_config(dir: &Path) -> Result<Config, ModelError> {
-    let path = dir.join("config.json");
-    let unreadable = |what: String| ModelError::Unreadable { path: dir.into(), what };
-    if !path.exists() {
-        return Err(unreadable("has no config.json".into()));
-    }
-    let bytes = std::fs::metadata(&path).map_err(|e| FileError::io("read", &path, e))?.len();
-    if bytes > MAX_CONFIG_BYTES {
-        return Err(unreadable(format!("has a config.json of {bytes} bytes")));
-    }
-    let text = std::fs::read(&path).map_err(|e| FileError::io("read", &path, e))?;
-    let json = serde_json::from_slice(&text).map_err(|e| unreadable(format!("has a damaged config.json: {e}")))?;
+    let path = dir.join(CONFIG);
+    let text = read_limited(&path, "configuration", MAX_CONFIG_BYTES)?;
+    let json = serde_json::from_slice(&text).map_err(|e| match instead_of_weights(&text) {
+        Some(what) => ModelError::StandIn { path: path.clone(), what },
+        None => ModelError::Unreadable { path: path.clone(), what: format!("is no valid JSON: {e}") },
+    })?;
     Config::from_hf(&json)
 }

@@ -18,8 +18,10 @@ mod weights;
 
 pub use config::ARCHITECTURES;
 pub use config::Architecture;
+pub use config::Bias;
 pub use config::Config;
 pub use config::RopeScaling;
+pub use config::Windows;
 pub use decoder::LogitRows;
 pub use decoder::Model;
 pub use device::Compute;
@@ -74,6 +76,52 @@ pub enum ModelError {
         path: PathBuf,
         /// What is wrong with it.
         what: String,
+    },
+    /// A file holds something else than its name says.
+    #[error("{} is {what}", path.display())]
+    StandIn {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// A tensor shows that the checkpoint is of a kind that is not read.
+    #[error("the tensor {tensor} {what}")]
+    Foreign {
+        /// Its name.
+        tensor: String,
+        /// What it shows.
+        what: String,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// The checkpoint holds tensors that the model has no place for.
+    #[error("the checkpoint holds {n} tensors that this model has no place for: {}{}", first.join(", "), if *n > first.len() { ", ..." } else { "" })]
+    UnreadTensors {
+        /// The first of their names.
+        first: Vec<String>,
+        /// How many there are.
+        n: usize,
+    },
+    /// A weight holds NaN or infinity.
+    #[error("tensor {name} holds {value} at place {index}: the weights are damaged")]
+    DamagedTensor {
+        /// Its name.
+        name: String,
+        /// The first such number.
+        value: f32,
+        /// Its place in row-major order.
+        index: usize,
+    },
+    /// A state that the model computed is NaN or infinite, though its weights are finite.
+    #[error("the {state} {} not finite", match layer { Some(layer) => format!("of layer {layer} are"), None => "are".into() })]
+    NotFinite {
+        /// Where; `None` behind the last layer.
+        layer: Option<usize>,
+        /// What was computed.
+        state: &'static str,
+        /// What to do about it.
+        hint: String,
     },
     /// A weight is missing.
     #[error("the checkpoint has no tensor {name}")]
@@ -157,9 +205,19 @@ impl ModelError {
             }
             Self::Device { hint, .. } => Some(hint.clone()),
             Self::TooLong { .. } => Some("shorten the prompt; capture and eval do so with --max-tokens".into()),
-            Self::Unreadable { .. } | Self::MissingTensor { .. } => {
+            Self::Unreadable { .. } => {
                 Some("give a GGUF file, or a folder with config.json, a tokenizer and safetensors".into())
             }
+            Self::MissingTensor { .. } => {
+                Some("the checkpoint is incomplete, or of another architecture than its settings say".into())
+            }
+            Self::StandIn { .. } | Self::DamagedTensor { .. } => Some("download the file again".into()),
+            Self::Foreign { hint, .. } => Some((*hint).into()),
+            Self::UnreadTensors { .. } => Some(
+                "they would change what the model computes: use a checkpoint of the architecture that its settings name"
+                    .into(),
+            ),
+            Self::NotFinite { hint, .. } => Some(hint.clone()),
             _ => None,
         }
     }

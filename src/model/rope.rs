@@ -35,6 +35,11 @@ impl Rope {
         Self { frequencies }
     }
 
+    /// Whether every angle is a number after so many positions.
+    pub(in crate::model) fn is_finite_up_to(&self, positions: usize) -> bool {
+        self.frequencies.iter().all(|frequency| (positions as f32 * frequency).is_finite())
+    }
+
     /// Sines and cosines of every frequency after so many positions.
     fn angles(&self, positions: f32) -> (Vec<f32>, Vec<f32>) {
         self.frequencies.iter().map(|f| (positions * f).sin_cos()).unzip()

@@ -11,6 +11,7 @@ use kvscope::hub::HubSettings;
 use kvscope::hub::resolve;
 use kvscope::model::ARCHITECTURES;
 use kvscope::model::AttnMass;
+use kvscope::model::Bias;
 use kvscope::model::ChunkStates;
 use kvscope::model::Compute;
 use kvscope::model::Config;
@@ -234,9 +235,12 @@ pub fn shape(n_layers: usize, n_q_heads: usize, n_kv_heads: usize, head_dim: usi
         rope_theta: 1e4,
         rope_scaling: RopeScaling::None,
         max_positions: 1 << 20,
-        sliding_window: None,
+        windows: vec![None; n_layers],
         tied_output: true,
-        qkv_bias: false,
+        qkv_bias: Bias::None,
+        o_bias: Bias::None,
+        mlp_bias: Bias::None,
+        output_bias: Bias::None,
     }
 }
 

@@ -16,6 +16,7 @@ pub use crate::model::device::compute::Compute;
 pub use crate::model::device::compute::Matmul;
 pub use crate::model::device::mirror::Mirror;
 
+use crate::math::all_finite;
 use crate::model::ModelError;
 use crate::model::attention::Geometry;
 use crate::model::config::Config;
@@ -40,8 +41,14 @@ struct DeviceLinear {
 
 impl DeviceLinear {
     fn new(linear: &Linear, place: &Place) -> Result<Self, candle_core::Error> {
-        let bias = linear.bias().map(|bias| Tensor::from_slice(bias, bias.len(), &place.device)).transpose()?;
-        Ok(Self { weight: place.weight(linear.weight())?, bias })
+        Self::with_weight(None, linear, place)
+    }
+
+    /// With a weight that is there already.
+    fn with_weight(weight: Option<Tensor>, linear: &Linear, place: &Place) -> Result<Self, candle_core::Error> {
+        let weight = weight.map_or_else(|| place.weight(linear.weight()), Ok)?;
+        let bias = linear.bias().map(|bias| place.vector(bias)).transpose()?;
+        Ok(Self { weight, bias })
     }
 
     /// `x` `[T, in]` → `[T, out]`, both in f32.
@@ -95,8 +102,9 @@ struct DeviceLayer {
 pub(super) struct Ends<'a> {
     pub(super) embedding: &'a Matrix,
     pub(super) norm: &'a [f32],
-    /// `None` where the embedding is the output matrix too.
-    pub(super) output: Option<&'a Linear>,
+    pub(super) output: &'a Linear,
+    /// Whether the embedding is the output matrix too.
+    pub(super) tied_output: bool,
 }
 
 /// A model's weights on a device.
@@ -115,16 +123,14 @@ impl DeviceDecoder {
     pub(super) fn new(device: &Device, dtype: DType, ends: Ends<'_>) -> Result<Self, candle_core::Error> {
         let place = Place { device: device.clone(), dtype };
         let embedding = place.weight(ends.embedding)?;
-        let output = match ends.output {
-            Some(output) => DeviceLinear::new(output, &place)?,
-            None => DeviceLinear { weight: embedding.clone(), bias: None },
-        };
+        let shared = ends.tied_output.then(|| embedding.clone());
+        let output = DeviceLinear::with_weight(shared, ends.output, &place)?;
         Ok(Self {
             norm: place.vector(ends.norm)?,
             embedding,
             layers: Vec::new(),
             output,
-            is_tied: ends.output.is_none(),
+            is_tied: ends.tied_output,
             place,
         })
     }
@@ -193,6 +199,7 @@ impl DeviceDecoder {
                 let h = rms_norm(&x, &layer.ffn_norm, config.rms_norm_eps)?;
                 let inner = (layer.gate.forward(&h)?.silu()? * layer.up.forward(&h)?)?;
                 chunk.x = (x + layer.down.forward(&inner)?)?;
+                self.check_tensor(&chunk.x, index)?;
             }
         }
         let mut logits = Vec::new();
@@ -205,7 +212,28 @@ impl DeviceDecoder {
             };
             logits.extend(host(&self.output.forward(&rms_norm(&x, &self.norm, config.rms_norm_eps)?)?)?);
         }
+        self.check(&logits, None, "logits")?;
         Ok(logits)
+    }
+
+    fn check(&self, values: &[f32], layer: Option<usize>, state: &'static str) -> Result<(), ModelError> {
+        if all_finite(values) {
+            return Ok(());
+        }
+        let hint = match self.place.dtype {
+            DType::F16 => {
+                "f16 ends at 65,504: use --compute-dtype bf16 or f32, or --device cpu, which names a damaged weight"
+            }
+            _ => "use --device cpu, which names the weight if one is damaged",
+        };
+        Err(ModelError::NotFinite { layer, state, hint: hint.into() })
+    }
+
+    /// As [`Self::check`], of hidden states that stay on the device.
+    fn check_tensor(&self, x: &Tensor, layer: usize) -> Result<(), ModelError> {
+        // What is not finite times 0 is NaN, and so is the sum.
+        let sum = (x * 0.0)?.sum_all()?.to_scalar::<f32>()?;
+        self.check(&[sum], Some(layer), "hidden states")
     }
 
     /// The residual stream after attention.
@@ -217,7 +245,8 @@ impl DeviceDecoder {
         chunk: &Chunk,
         store: &mut dyn KvStore,
     ) -> Result<Tensor, ModelError> {
-        let Config { n_q_heads, n_kv_heads, head_dim, rms_norm_eps, sliding_window, .. } = *config;
+        let Config { n_q_heads, n_kv_heads, head_dim, rms_norm_eps, .. } = *config;
+        let sliding_window = config.windows[index];
         let Chunk { x, turn, first_position, n_tokens } = chunk;
         let needs = store.needs();
         let h = rms_norm(x, &layer.attn_norm, rms_norm_eps)?;
@@ -231,6 +260,9 @@ impl DeviceDecoder {
         let k_pre_rope = if needs.k_pre_rope { host(&k)? } else { Vec::new() };
         let (q, k) = (turn.rotate(&q)?, turn.rotate(&k)?);
         let (on_host_q, on_host_k, on_host_v) = (host(&q)?, host(&k)?, host(&v)?);
+        for (values, state) in [(&on_host_q, "queries"), (&on_host_k, "keys"), (&on_host_v, "values")] {
+            self.check(values, Some(index), state)?;
+        }
         let states = ChunkStates {
             layer: index,
             first_position: *first_position,

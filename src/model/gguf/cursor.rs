@@ -77,13 +77,15 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// A name: a key's or a tensor's.
     pub(super) fn string(&mut self, what: &str) -> Result<String, GgufError> {
+        self.text(what)?.map(Into::into).ok_or_else(|| self.malformed(format!("{what} is not UTF-8")))
+    }
+
+    /// A text; `None` when it is not UTF-8.
+    fn text(&mut self, what: &str) -> Result<Option<&'a str>, GgufError> {
         let n = self.count(1, &format!("the length of {what}"))?;
-        let bytes = self.take(n, what)?;
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Ok(text.to_string()),
-            Err(_) => Err(self.malformed(format!("{what} is not UTF-8"))),
-        }
+        Ok(std::str::from_utf8(self.take(n, what)?).ok())
     }
 
     /// A metadata value of the type with number `kind`.
@@ -97,7 +99,7 @@ impl<'a> Cursor<'a> {
             5 => Value::I64(i64::from(i32::from_le_bytes(self.array(key)?))),
             6 => Value::F64(f64::from(f32::from_le_bytes(self.array(key)?))),
             7 => Value::Bool(self.bool(key)?),
-            8 => Value::String(self.string(key)?),
+            8 => self.text(key)?.map_or(Value::NotUtf8, |text| Value::String(text.into())),
             9 => self.array_value(key, 0)?,
             10 => Value::U64(self.u64(key)?),
             11 => Value::I64(i64::from_le_bytes(self.array(key)?)),
@@ -137,9 +139,9 @@ impl<'a> Cursor<'a> {
                 let n = self.count(8, &what)?;
                 let mut out = Vec::with_capacity(n);
                 for i in 0..n {
-                    out.push(self.string(&format!("{key}[{i}]"))?);
+                    out.push(self.text(&format!("{key}[{i}]"))?.map(Into::into));
                 }
-                Value::Strings(out)
+                out.into_iter().collect::<Option<_>>().map_or(Value::NotUtf8, Value::Strings)
             }
             9 if depth == MAX_DEPTH => {
                 return Err(self.malformed(format!("{key} nests arrays more than {MAX_DEPTH} deep")));

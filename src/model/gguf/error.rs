@@ -65,6 +65,22 @@ pub enum GgufError {
         /// What is wrong.
         what: String,
     },
+    /// The parts of a split model are not all there, or do not belong together.
+    #[error("{} {what}", path.display())]
+    Split {
+        /// The part.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The file is something else, saved under its name.
+    #[error("{} is {what}", path.display())]
+    StandIn {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
     /// A metadata key that is needed is absent.
     #[error("{} has no {key} in its metadata", path.display())]
     MissingKey {
@@ -123,6 +139,8 @@ impl GgufError {
             Self::Truncated { .. } => {
                 Some("download the file again and compare its size with the one on the model's page".into())
             }
+            Self::Split { .. } => Some("put all parts of one model, under their own names, into one folder".into()),
+            Self::StandIn { .. } => Some("download the file itself".into()),
             Self::BigEndian { .. } => Some("use the little-endian file of the same model".into()),
             Self::Version { found: 0 | 1, .. } => Some("convert the model again with a current llama.cpp".into()),
             Self::Version { .. } => Some("update kvscope, or convert the model to GGUF version 3".into()),

@@ -6,6 +6,7 @@
 
 mod cursor;
 mod error;
+mod split;
 mod tensors;
 mod value;
 
@@ -17,12 +18,12 @@ pub use tensors::TensorInfo;
 pub use value::Value;
 
 use std::collections::BTreeMap;
-use std::ops::Deref;
 use std::path::Path;
 use std::path::PathBuf;
 
-use crate::files::FileError;
+use crate::checkpoint::instead_of_weights;
 use crate::model::gguf::cursor::Cursor;
+use crate::model::weights::Backing;
 
 /// Alignment of tensor data when the file names none, in bytes.
 const DEFAULT_ALIGNMENT: u64 = 32;
@@ -31,39 +32,28 @@ const DEFAULT_ALIGNMENT: u64 = 32;
 #[derive(Debug)]
 pub struct Gguf {
     path: PathBuf,
-    bytes: Backing,
+    /// The bytes of the file; of a split model, of every part in order.
+    parts: Vec<Backing>,
     version: u32,
     metadata: BTreeMap<String, Value>,
     tensors: BTreeMap<String, TensorInfo>,
     unreadable: BTreeMap<String, String>,
 }
 
-#[derive(Debug)]
-enum Backing {
-    Mapped(memmap2::Mmap),
-    Owned(Vec<u8>),
-}
-
-impl Deref for Backing {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Mapped(map) => map,
-            Self::Owned(bytes) => bytes,
-        }
-    }
-}
-
 impl Gguf {
-    /// Maps the file and reads its header.
+    /// Maps one file and reads its header.
     ///
     /// Errors: the file cannot be opened, is not GGUF of version 2 or 3, is cut short, or contradicts itself.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
-        let file = std::fs::File::open(path).map_err(|e| FileError::io("open", path, e))?;
-        #[expect(unsafe_code, reason = "a file of many GB is mapped, not copied; it must not be cut while it is open")]
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| FileError::io("map", path, e))?;
-        Self::parse(path.to_path_buf(), Backing::Mapped(map))
+        Self::parse(path.to_path_buf(), Backing::open(path)?)
+    }
+
+    /// Maps a whole model: the file, or all parts of the split model that it is a part of, which lie beside it.
+    ///
+    /// Errors: as [`Gguf::open`]; [`GgufError::Split`] when the parts are not all there or do not belong together.
+    pub fn open_model(path: &Path) -> Result<Self, GgufError> {
+        let first = Self::open(path)?;
+        split::complete(first)
     }
 
     /// Reads a file that is already in memory; `path` only names it in messages.
@@ -99,7 +89,12 @@ impl Gguf {
         };
         let tensors::Table { readable, unreadable } =
             tensors::read_table(&path, &bytes, &mut cursor, n_tensors, alignment)?;
-        Ok(Self { path, version, metadata, tensors: readable, unreadable, bytes })
+        Ok(Self { path, version, metadata, tensors: readable, unreadable, parts: vec![bytes] })
+    }
+
+    /// The bytes of every part, in order.
+    pub(in crate::model) fn into_parts(self) -> Vec<Backing> {
+        self.parts
     }
 
     /// The file.
@@ -135,6 +130,9 @@ fn version(path: &Path, bytes: &[u8], cursor: &mut Cursor) -> Result<u32, GgufEr
         return Err(GgufError::BigEndian { path });
     }
     if magic != b"GGUF" {
+        if let Some(what) = instead_of_weights(bytes) {
+            return Err(GgufError::StandIn { path, what });
+        }
         let found = magic.iter().map(|b| if b.is_ascii_graphic() { char::from(*b) } else { '.' }).collect();
         return Err(GgufError::NotGguf { path, found });
     }

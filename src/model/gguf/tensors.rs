@@ -26,7 +26,9 @@ pub struct TensorInfo {
     pub dtype: GgmlDType,
     /// Row-major shape: the order of the file, which names the innermost dimension first, reversed.
     pub shape: Vec<usize>,
-    /// First byte in the file.
+    /// Which file of a split model holds it, from 0.
+    pub part: usize,
+    /// First byte in that file.
     pub offset: u64,
     /// Length in bytes.
     pub bytes: u64,
@@ -37,7 +39,9 @@ pub(super) struct Table {
     pub(super) unreadable: BTreeMap<String, String>,
 }
 
-/// Reads the table and checks that all tensors lie inside the file, aligned, without overlap.
+/// Reads the table and checks that tensors follow each other without gap or overlap, aligned, inside the file.
+///
+/// An offset that is not the sum of the sizes before it means that a size is wrong: most often, another type than the data's.
 pub(super) fn read_table(
     path: &Path,
     bytes: &[u8],
@@ -47,6 +51,8 @@ pub(super) fn read_table(
 ) -> Result<Table, GgufError> {
     let len = bytes.len() as u64;
     let mut table = Table { readable: BTreeMap::new(), unreadable: BTreeMap::new() };
+    // Where the next tensor must begin; unknown behind one whose size is.
+    let mut due = Some(0u64);
     for i in 0..n_tensors {
         let name = cursor.string(&format!("the name of tensor {i} of {n_tensors}"))?;
         let layout = |what: String| GgufError::Layout { path: path.to_path_buf(), name: name.clone(), what };
@@ -66,14 +72,27 @@ pub(super) fn read_table(
         if offset % alignment != 0 {
             return Err(layout(format!("begins at byte {offset} of the data, which is not a multiple of {alignment}")));
         }
-        let Some(dtype) = dtype_of(kind) else {
-            table.unreadable.insert(name, type_name(kind));
+        if let Some(due) = due.filter(|due| *due != offset) {
+            let what = format!(
+                "begins at byte {offset} of the data; {due} is due by the types and shapes of the tensors before it"
+            );
+            return Err(layout(what));
+        }
+        let Some(storage) = Storage::of(kind) else {
+            due = None;
+            table.unreadable.insert(name, format!("type {kind}"));
             continue;
         };
-        let bytes = stored_bytes(&shape, dtype).map_err(layout)?;
+        let bytes = storage.bytes(&shape).map_err(layout)?;
+        let end = offset.checked_add(bytes).and_then(|end| end.checked_next_multiple_of(alignment));
+        due = Some(end.ok_or_else(|| layout("ends behind the largest file".into()))?);
+        let Some(dtype) = storage.dtype else {
+            table.unreadable.insert(name, storage.name.into());
+            continue;
+        };
         let shape = shape.iter().rev().map(|n| usize::try_from(*n)).collect::<Result<_, _>>();
         let shape = shape.map_err(|_| layout("is too large for this machine".into()))?;
-        table.readable.insert(name, TensorInfo { dtype, shape, offset, bytes });
+        table.readable.insert(name, TensorInfo { dtype, shape, part: 0, offset, bytes });
     }
     let data = (cursor.position() as u64).next_multiple_of(alignment);
     for (name, info) in &mut table.readable {
@@ -94,6 +113,7 @@ pub(super) fn read_table(
     Ok(table)
 }
 
+/// Overlaps behind a tensor of unknown size; elsewhere there are none.
 fn check_overlap(path: &Path, tensors: &BTreeMap<String, TensorInfo>) -> Result<(), GgufError> {
     let mut by_place: Vec<_> = tensors.iter().map(|(name, info)| (info.offset, info.bytes, name)).collect();
     by_place.sort_unstable();
@@ -108,65 +128,77 @@ fn check_overlap(path: &Path, tensors: &BTreeMap<String, TensorInfo>) -> Result<
     Ok(())
 }
 
-/// Bytes of a tensor whose innermost dimension comes first.
-fn stored_bytes(shape: &[u64], dtype: GgmlDType) -> Result<u64, String> {
-    let too_large = || "has more elements than can be counted".to_string();
-    let elements = shape.iter().try_fold(1u64, |n, dim| n.checked_mul(*dim)).ok_or_else(too_large)?;
-    if elements == 0 {
-        return Err("has a dimension of 0".into());
-    }
-    let (block, width) = (dtype.block_size() as u64, shape.first().copied().unwrap_or(1));
-    if width % block != 0 {
-        return Err(format!("has rows of {width} values, which {dtype:?} cannot store: its blocks hold {block}"));
-    }
-    (elements / block).checked_mul(dtype.type_size() as u64).ok_or_else(too_large)
+/// A line of the table of storage types.
+struct Storage {
+    /// Its number in the file.
+    kind: u32,
+    name: &'static str,
+    /// Values of a block.
+    block_len: u64,
+    /// Bytes of a block.
+    block_bytes: u64,
+    /// How it is read; `None` for types that are not.
+    dtype: Option<GgmlDType>,
 }
 
-/// Storage types by their number in the file.
-fn dtype_of(kind: u32) -> Option<GgmlDType> {
-    Some(match kind {
-        0 => GgmlDType::F32,
-        1 => GgmlDType::F16,
-        2 => GgmlDType::Q4_0,
-        3 => GgmlDType::Q4_1,
-        6 => GgmlDType::Q5_0,
-        7 => GgmlDType::Q5_1,
-        8 => GgmlDType::Q8_0,
-        10 => GgmlDType::Q2K,
-        11 => GgmlDType::Q3K,
-        12 => GgmlDType::Q4K,
-        13 => GgmlDType::Q5K,
-        14 => GgmlDType::Q6K,
-        30 => GgmlDType::BF16,
-        _ => return None,
-    })
-}
+/// Every storage type of the format.
+#[rustfmt::skip]
+const STORAGES: &[Storage] = &[
+    Storage { kind: 0, name: "F32", block_len: 1, block_bytes: 4, dtype: Some(GgmlDType::F32) },
+    Storage { kind: 1, name: "F16", block_len: 1, block_bytes: 2, dtype: Some(GgmlDType::F16) },
+    Storage { kind: 2, name: "Q4_0", block_len: 32, block_bytes: 18, dtype: Some(GgmlDType::Q4_0) },
+    Storage { kind: 3, name: "Q4_1", block_len: 32, block_bytes: 20, dtype: Some(GgmlDType::Q4_1) },
+    Storage { kind: 6, name: "Q5_0", block_len: 32, block_bytes: 22, dtype: Some(GgmlDType::Q5_0) },
+    Storage { kind: 7, name: "Q5_1", block_len: 32, block_bytes: 24, dtype: Some(GgmlDType::Q5_1) },
+    Storage { kind: 8, name: "Q8_0", block_len: 32, block_bytes: 34, dtype: Some(GgmlDType::Q8_0) },
+    Storage { kind: 9, name: "Q8_1", block_len: 32, block_bytes: 40, dtype: None },
+    Storage { kind: 10, name: "Q2_K", block_len: 256, block_bytes: 84, dtype: Some(GgmlDType::Q2K) },
+    Storage { kind: 11, name: "Q3_K", block_len: 256, block_bytes: 110, dtype: Some(GgmlDType::Q3K) },
+    Storage { kind: 12, name: "Q4_K", block_len: 256, block_bytes: 144, dtype: Some(GgmlDType::Q4K) },
+    Storage { kind: 13, name: "Q5_K", block_len: 256, block_bytes: 176, dtype: Some(GgmlDType::Q5K) },
+    Storage { kind: 14, name: "Q6_K", block_len: 256, block_bytes: 210, dtype: Some(GgmlDType::Q6K) },
+    Storage { kind: 15, name: "Q8_K", block_len: 256, block_bytes: 292, dtype: None },
+    Storage { kind: 16, name: "IQ2_XXS", block_len: 256, block_bytes: 66, dtype: None },
+    Storage { kind: 17, name: "IQ2_XS", block_len: 256, block_bytes: 74, dtype: None },
+    Storage { kind: 18, name: "IQ3_XXS", block_len: 256, block_bytes: 98, dtype: None },
+    Storage { kind: 19, name: "IQ1_S", block_len: 256, block_bytes: 50, dtype: None },
+    Storage { kind: 20, name: "IQ4_NL", block_len: 32, block_bytes: 18, dtype: None },
+    Storage { kind: 21, name: "IQ3_S", block_len: 256, block_bytes: 110, dtype: None },
+    Storage { kind: 22, name: "IQ2_S", block_len: 256, block_bytes: 82, dtype: None },
+    Storage { kind: 23, name: "IQ4_XS", block_len: 256, block_bytes: 136, dtype: None },
+    Storage { kind: 24, name: "I8", block_len: 1, block_bytes: 1, dtype: None },
+    Storage { kind: 25, name: "I16", block_len: 1, block_bytes: 2, dtype: None },
+    Storage { kind: 26, name: "I32", block_len: 1, block_bytes: 4, dtype: None },
+    Storage { kind: 27, name: "I64", block_len: 1, block_bytes: 8, dtype: None },
+    Storage { kind: 28, name: "F64", block_len: 1, block_bytes: 8, dtype: None },
+    Storage { kind: 29, name: "IQ1_M", block_len: 256, block_bytes: 56, dtype: None },
+    Storage { kind: 30, name: "BF16", block_len: 1, block_bytes: 2, dtype: Some(GgmlDType::BF16) },
+    Storage { kind: 34, name: "TQ1_0", block_len: 256, block_bytes: 54, dtype: None },
+    Storage { kind: 35, name: "TQ2_0", block_len: 256, block_bytes: 66, dtype: None },
+    Storage { kind: 39, name: "MXFP4", block_len: 32, block_bytes: 17, dtype: None },
+    Storage { kind: 40, name: "NVFP4", block_len: 64, block_bytes: 36, dtype: None },
+    Storage { kind: 41, name: "Q1_0", block_len: 128, block_bytes: 18, dtype: None },
+];
 
-/// Name of a storage type that is not read.
-fn type_name(kind: u32) -> String {
-    let name = match kind {
-        9 => "Q8_1",
-        15 => "Q8_K",
-        16 => "IQ2_XXS",
-        17 => "IQ2_XS",
-        18 => "IQ3_XXS",
-        19 => "IQ1_S",
-        20 => "IQ4_NL",
-        21 => "IQ3_S",
-        22 => "IQ2_S",
-        23 => "IQ4_XS",
-        24 => "I8",
-        25 => "I16",
-        26 => "I32",
-        27 => "I64",
-        28 => "F64",
-        29 => "IQ1_M",
-        34 => "TQ1_0",
-        35 => "TQ2_0",
-        39 => "MXFP4",
-        _ => return format!("type {kind}"),
-    };
-    name.to_string()
+impl Storage {
+    fn of(kind: u32) -> Option<&'static Self> {
+        STORAGES.iter().find(|storage| storage.kind == kind)
+    }
+
+    /// Bytes of a tensor whose innermost dimension comes first.
+    fn bytes(&self, shape: &[u64]) -> Result<u64, String> {
+        let too_large = || "has more elements than can be counted".to_string();
+        let elements = shape.iter().try_fold(1u64, |n, dim| n.checked_mul(*dim)).ok_or_else(too_large)?;
+        if elements == 0 {
+            return Err("has a dimension of 0".into());
+        }
+        let (block, width) = (self.block_len, shape.first().copied().unwrap_or(1));
+        if width % block != 0 {
+            let name = self.name;
+            return Err(format!("has rows of {width} values, which {name} cannot store: its blocks hold {block}"));
+        }
+        (elements / block).checked_mul(self.block_bytes).ok_or_else(too_large)
+    }
 }
 
 impl Gguf {
@@ -190,11 +222,12 @@ impl Gguf {
     pub fn tensor_bytes(&self, name: &str) -> Result<&[u8], GgufError> {
         let info = self.tensor_info(name)?;
         let range = info.offset as usize..(info.offset + info.bytes) as usize;
-        self.bytes.get(range).ok_or_else(|| GgufError::Truncated {
+        let part = self.parts.get(info.part).map_or(&[][..], |part| &**part);
+        part.get(range).ok_or_else(|| GgufError::Truncated {
             path: self.path.clone(),
             what: format!("tensor {name}"),
             end: info.offset + info.bytes,
-            len: self.bytes.len() as u64,
+            len: part.len() as u64,
         })
     }
 

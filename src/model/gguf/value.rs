@@ -17,6 +17,8 @@ pub enum Value {
     Bool(bool),
     /// Text.
     String(String),
+    /// Text, or an array of texts, that is not UTF-8; an error only where it is asked for.
+    NotUtf8,
     /// Array of unsigned integers.
     U64s(Vec<u64>),
     /// Array of signed integers.
@@ -35,6 +37,7 @@ impl Value {
     /// What kind of value this is, as a noun phrase for messages.
     pub fn kind(&self) -> &'static str {
         match self {
+            Self::NotUtf8 => "text that is not UTF-8",
             Self::U64(_) => "an unsigned integer",
             Self::I64(_) => "a signed integer",
             Self::F64(_) => "a number with fraction",

@@ -101,6 +101,16 @@ impl Matrix {
         }
     }
 
+    /// Place, in row-major order, and value of the first weight that is NaN or infinite.
+    pub(crate) fn first_not_finite(&self) -> Option<(usize, f32)> {
+        let mut row = vec![0f32; self.n_in];
+        (0..self.n_out).find_map(|index| {
+            self.widen_rows(index, &mut row);
+            let column = row.iter().position(|value| !value.is_finite())?;
+            Some((index * self.n_in + column, row[column]))
+        })
+    }
+
     /// Columns.
     pub(crate) fn n_in(&self) -> usize {
         self.n_in

@@ -1,0 +1,233 @@
+//! Settings of other models that change what is computed: named and refused unless they are at the value that changes nothing.
+//!
+//! Code for the Llama family that honours a setting of this list exists somewhere; a checkpoint that carries one is either for
+//! that code, or has it switched off.
+
+use serde_json::Value;
+
+use crate::model::ModelError;
+use crate::model::config::settings::Settings;
+use crate::model::config::settings::shown;
+use crate::model::gguf;
+use crate::model::gguf::Gguf;
+
+/// Which value changes nothing.
+#[derive(Clone, Copy, Debug)]
+enum Neutral {
+    /// None, false, 0, or nothing in it.
+    Off,
+    /// A factor of 1, or none.
+    One,
+    /// True, or none.
+    On,
+    /// An activation that is SiLU, or none.
+    Silu,
+}
+
+use Neutral::Off;
+use Neutral::On;
+use Neutral::One;
+use Neutral::Silu;
+
+/// Settings of `config.json`, and of the RoPE settings in it.
+const OF_CONFIG_JSON: &[(&str, Neutral)] = &[
+    ("activation_function", Silu),
+    ("add_cross_attention", Off),
+    ("alibi", Off),
+    ("attention_chunk_size", Off),
+    ("attention_in_multiplier", One),
+    ("attention_multiplier", Off),
+    ("attention_out_multiplier", One),
+    ("attn_logit_softcapping", Off),
+    ("attn_temperature_tuning", Off),
+    ("clip_qkv", Off),
+    ("compression_config", Off),
+    ("dim_model_base", Off),
+    ("embedding_multiplier", One),
+    ("final_logit_softcapping", Off),
+    ("hidden_act", Silu),
+    ("hidden_activation", Silu),
+    ("is_causal", On),
+    ("key_multiplier", One),
+    ("llama_4_scaling_beta", Off),
+    ("lm_head_multiplier", One),
+    ("logit_scale", One),
+    ("logits_scaling", One),
+    ("mlp_hidden_act", Silu),
+    ("moe_num_experts", Off),
+    ("n_routed_experts", Off),
+    ("num_experts", Off),
+    ("num_local_experts", Off),
+    ("num_nextn_predict_layers", Off),
+    ("parallel_attn", Off),
+    ("partial_rotary_factor", One),
+    ("per_layer_config", Off),
+    ("pruned_heads", Off),
+    ("qk_layernorm", Off),
+    ("qk_norm", Off),
+    ("quantization_config", Off),
+    ("query_pre_attn_scalar", Off),
+    ("residual_multiplier", One),
+    ("rope_interleave", Off),
+    ("rope_interleaved", Off),
+    ("rope_ratio", One),
+    ("rotary_dim", Off),
+    ("rotary_pct", One),
+    ("scale_depth", Off),
+    ("scale_emb", One),
+    ("use_alibi", Off),
+    ("use_bidirectional_attention", Off),
+    ("use_dynamic_ntk", Off),
+    ("use_logn_attn", Off),
+    ("use_mrope", Off),
+    ("use_parallel_residual", Off),
+    ("use_qk_norm", Off),
+];
+
+/// Metadata of GGUF files, behind the architecture's name.
+const OF_GGUF: &[(&str, Neutral)] = &[
+    ("attention.causal", On),
+    ("attention.chunk_size", Off),
+    ("attention.clamp_kqv", Off),
+    ("attention.max_alibi_bias", Off),
+    ("attention.scale", Off),
+    ("attention.sliding_window_pattern", Off),
+    ("attention.temperature_scale", Off),
+    ("attn_logit_softcapping", Off),
+    ("embedding_scale", One),
+    ("expert_count", Off),
+    ("final_logit_softcapping", Off),
+    ("logit_scale", One),
+    ("nextn_predict_layers", Off),
+    ("residual_scale", One),
+    ("rope.dimension_sections", Off),
+    ("rope.scaling.alpha", Off),
+    ("rope.scaling.attn_factor", One),
+    ("use_parallel_residual", Off),
+];
+
+impl Neutral {
+    /// In JSON.
+    fn is(self, value: &Value) -> bool {
+        let is_silu = |name: &str| matches!(name, "silu" | "swish");
+        let is_off = match value {
+            Value::Null => true,
+            Value::Bool(flag) => !flag,
+            Value::Number(n) => n.as_f64() == Some(0.0),
+            Value::String(text) => text.is_empty(),
+            Value::Array(list) => list.is_empty(),
+            Value::Object(object) => object.is_empty(),
+        };
+        match self {
+            Off => is_off,
+            One => value.is_null() || value.as_f64() == Some(1.0),
+            On => value.is_null() || value.as_bool() == Some(true),
+            Silu => value.is_null() || value.as_str().is_some_and(is_silu),
+        }
+    }
+
+    /// In GGUF, as the value that JSON would have.
+    fn is_in_gguf(self, value: &gguf::Value) -> bool {
+        self.is(&match value {
+            gguf::Value::U64(n) => (*n).into(),
+            gguf::Value::I64(n) => (*n).into(),
+            gguf::Value::F64(x) => (*x).into(),
+            gguf::Value::Bool(flag) => (*flag).into(),
+            gguf::Value::String(text) => text.as_str().into(),
+            gguf::Value::U64s(list) if list.iter().all(|n| *n == 0) => Value::Null,
+            gguf::Value::I64s(list) if list.iter().all(|n| *n == 0) => Value::Null,
+            gguf::Value::Bools(list) if list.iter().all(|flag| !flag) => Value::Null,
+            _ => return false,
+        })
+    }
+}
+
+/// What a refused setting means, where its name does not say so; and what to do.
+fn meaning(key: &str, value: &Value) -> String {
+    match key {
+        "quantization_config" | "compression_config" => {
+            let method = value.get("quant_method").and_then(Value::as_str).unwrap_or("an unknown method");
+            format!(
+                "says that the weights are quantised by {method:.40}; take the model's unquantised weights, or a GGUF file"
+            )
+        }
+        "n_routed_experts" | "num_experts" | "num_local_experts" | "moe_num_experts" | "expert_count" => {
+            format!("is {}: mixtures of experts are not supported", shown(value))
+        }
+        _ => format!("is {}, which kvscope does not compute", shown(value)),
+    }
+}
+
+/// Refuses what is not neutral among the settings of `config.json`, or of its RoPE settings.
+pub(super) fn refuse_in_json(settings: Settings<'_>) -> Result<(), ModelError> {
+    for (key, neutral) in OF_CONFIG_JSON {
+        match settings.raw(key) {
+            Some(value) if !neutral.is(value) => return Err(settings.error(key, meaning(key, value))),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what is not neutral in a GGUF file's metadata.
+pub(super) fn refuse_in_gguf(gguf: &Gguf, architecture: &str) -> Result<(), ModelError> {
+    for (suffix, neutral) in OF_GGUF {
+        let key = format!("{architecture}.{suffix}");
+        match gguf.metadata().get(&key) {
+            Some(value) if !neutral.is_in_gguf(value) => {
+                let json = match value {
+                    gguf::Value::U64(n) => (*n).into(),
+                    gguf::Value::I64(n) => (*n).into(),
+                    gguf::Value::F64(x) => (*x).into(),
+                    gguf::Value::Bool(flag) => (*flag).into(),
+                    other => other.kind().into(),
+                };
+                return Err(ModelError::config(&key, meaning(suffix, &json)));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_has_one_line_in_order() {
+        for table in [OF_CONFIG_JSON, OF_GGUF] {
+            assert!(table.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        }
+    }
+
+    #[test]
+    fn neutral_values_pass_and_others_do_not() {
+        let refused = |key: &str, value: Value| {
+            let json = serde_json::json!({key: value});
+            refuse_in_json(Settings::of(&json, "").unwrap()).err().map(|error| error.to_string())
+        };
+        for (key, value) in [
+            ("num_local_experts", serde_json::json!(null)),
+            ("num_experts", serde_json::json!(0)),
+            ("quantization_config", serde_json::json!({})),
+            ("partial_rotary_factor", serde_json::json!(1.0)),
+            ("hidden_act", serde_json::json!("swish")),
+            ("is_causal", serde_json::json!(true)),
+            ("unheard_of", serde_json::json!(5)),
+        ] {
+            assert_eq!(refused(key, value), None, "{key}");
+        }
+        for (key, value) in [
+            ("num_local_experts", serde_json::json!(8)),
+            ("partial_rotary_factor", serde_json::json!(0.5)),
+            ("logits_scaling", serde_json::json!("1")),
+            ("hidden_act", serde_json::json!(["silu"])),
+            ("is_causal", serde_json::json!(false)),
+        ] {
+            assert!(refused(key, value).unwrap().contains(key), "{key}");
+        }
+        let gptq = refused("quantization_config", serde_json::json!({"quant_method": "gptq", "bits": 4})).unwrap();
+        assert!(gptq.contains("quantised by gptq"), "{gptq}");
+    }
+}

@@ -1,0 +1,91 @@
+//! [`Config`] from GGUF metadata, with the defaults of llama.cpp.
+
+use crate::model::ModelError;
+use crate::model::config::ARCHITECTURES;
+use crate::model::config::Bias;
+use crate::model::config::Config;
+use crate::model::config::MAX_LAYERS;
+use crate::model::config::RopeScaling;
+use crate::model::config::foreign::refuse_in_gguf;
+use crate::model::gguf::Gguf;
+
+/// Divisors of the rotary frequencies, one for each.
+pub(in crate::model) const ROPE_FREQS: &str = "rope_freqs.weight";
+
+/// Reads metadata; what it leaves out comes from the tensors.
+pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
+    let name = gguf.str_of("general.architecture")?.unwrap_or("no architecture");
+    let architecture = *ARCHITECTURES
+        .iter()
+        .find(|a| a.gguf_name == name)
+        .ok_or_else(|| ModelError::unsupported_architecture(name))?;
+    refuse_in_gguf(gguf, name)?;
+    let key = |suffix: &str| format!("{name}.{suffix}");
+    let optional = |suffix: &str| Ok::<_, ModelError>(gguf.u64_of(&key(suffix))?.map(|x| x as usize));
+    let real = |suffix: &str| Ok::<_, ModelError>(gguf.f64_of(&key(suffix))?);
+    let missing = |suffix: &str| ModelError::config(&key(suffix), "is missing");
+    let count = |suffix: &str| optional(suffix)?.ok_or_else(|| missing(suffix));
+    let has_tensor = |name: &str| gguf.tensors().contains_key(name) || gguf.unreadable().contains_key(name);
+    let n_q_heads = count("attention.head_count")?;
+    let hidden_size = count("embedding_length")?;
+    let n_layers = count("block_count")?;
+    let embedding = gguf.tensor_info("token_embd.weight")?;
+    let usual_head_dim = hidden_size / n_q_heads.max(1);
+    let head_dim = optional("attention.key_length")?.unwrap_or(usual_head_dim);
+    for (suffix, default) in [("attention.value_length", usual_head_dim), ("rope.dimension_count", head_dim)] {
+        let found = optional(suffix)?.unwrap_or(default);
+        if found != head_dim {
+            let what = format!("is {found} where keys have {head_dim} numbers; kvscope needs them equal");
+            return Err(ModelError::config(&key(suffix), what));
+        }
+    }
+    let factor = match real("rope.scaling.factor")? {
+        Some(factor) => Some(factor),
+        None => real("rope.scale_linear")?,
+    };
+    // Only Llama's own graph divides by a file's factors.
+    let factors = match architecture.gguf_interleaved && has_tensor(ROPE_FREQS) {
+        true => Some(gguf.tensor(ROPE_FREQS)?.flatten_all()?.to_vec1::<f32>()?),
+        false => None,
+    };
+    let factor = match gguf.str_of(&key("rope.scaling.type"))? {
+        Some("none") => None,
+        // Without a type, a factor is linear.
+        None => factor,
+        Some("linear") if factor.is_none() && factors.is_none() => return Err(missing("rope.scaling.factor")),
+        Some("linear") => factor,
+        Some(other) => {
+            let what = format!("is {other:.40?}; none, linear and the llama3 factors are supported");
+            return Err(ModelError::config(&key("rope.scaling.type"), what));
+        }
+    };
+    let rope_scaling = match (factors, factor) {
+        (Some(factors), factor) => {
+            RopeScaling::Factors(factors.iter().map(|x| x * factor.unwrap_or(1.0) as f32).collect())
+        }
+        (None, Some(factor)) => RopeScaling::Linear { factor },
+        (None, None) => RopeScaling::None,
+    };
+    let window = optional("attention.sliding_window")?.filter(|x| *x > 0);
+    Ok(Config {
+        architecture,
+        hidden_size,
+        ffn_size: count("feed_forward_length")?,
+        n_layers,
+        n_q_heads,
+        n_kv_heads: optional("attention.head_count_kv")?.unwrap_or(n_q_heads),
+        head_dim,
+        vocab_size: embedding.shape.first().copied().unwrap_or(0),
+        rms_norm_eps: real("attention.layer_norm_rms_epsilon")?
+            .ok_or_else(|| missing("attention.layer_norm_rms_epsilon"))?,
+        rope_theta: real("rope.freq_base")?.unwrap_or(10_000.0),
+        rope_scaling,
+        max_positions: count("context_length")?,
+        windows: vec![window; n_layers.min(MAX_LAYERS)],
+        tied_output: !has_tensor("output.weight"),
+        qkv_bias: Bias::IfStored,
+        o_bias: Bias::IfStored,
+        mlp_bias: Bias::IfStored,
+        output_bias: Bias::IfStored,
+    })
+}

@@ -1,0 +1,322 @@
+//! What a checkpoint says about its model, from `config.json` or GGUF metadata, in one form.
+
+mod foreign;
+mod gguf;
+mod hf;
+mod settings;
+
+pub(in crate::model) use gguf::ROPE_FREQS;
+
+use serde_json::Value;
+
+use crate::model::ModelError;
+use crate::model::gguf::Gguf;
+use crate::model::rope::Rope;
+
+/// A line of the architecture table: what tells one Llama-family member from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Architecture {
+    /// `architectures[0]` of `config.json`.
+    pub hf_name: &'static str,
+    /// `model_type` of `config.json`, where it has one.
+    pub model_types: &'static [&'static str],
+    /// `general.architecture` of a GGUF file.
+    pub gguf_name: &'static str,
+    /// Biases of q, k and v, and of the attention's output; `None` where `attention_bias` says so for both.
+    pub attention_bias: Option<(Bias, Bias)>,
+    /// Whether `mlp_bias` is heeded.
+    pub has_mlp_bias: bool,
+    /// Whether queries and keys pass an RMS norm per head before RoPE.
+    pub qk_norm: bool,
+    /// Which layers of a folder's model have a sliding window.
+    pub windows: Windows,
+    /// `num_key_value_heads` where it is absent; `None` for as many as query heads.
+    pub default_kv_heads: Option<usize>,
+    /// `head_dim` where it is absent; `None` for the hidden size divided by the query heads.
+    pub default_head_dim: Option<usize>,
+    /// Whether GGUF files store q and k rows for interleaved instead of half-split rotation.
+    pub gguf_interleaved: bool,
+}
+
+/// Whether a linear map adds a bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bias {
+    /// Never.
+    None,
+    /// Always; a checkpoint without it is incomplete.
+    Required,
+    /// Where the checkpoint holds one, as GGUF files have it.
+    IfStored,
+}
+
+/// Which layers have the sliding window of `config.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Windows {
+    /// None, whatever is stated.
+    Never,
+    /// All, or those that `layer_types` names.
+    Always,
+    /// With `use_sliding_window`, those from `max_window_layers` on, or those that `layer_types` names.
+    Switched,
+}
+
+const LLAMA: Architecture = Architecture {
+    hf_name: "LlamaForCausalLM",
+    model_types: &["llama"],
+    gguf_name: "llama",
+    attention_bias: None,
+    has_mlp_bias: true,
+    qk_norm: false,
+    windows: Windows::Never,
+    default_kv_heads: None,
+    default_head_dim: None,
+    gguf_interleaved: true,
+};
+
+const MISTRAL: Architecture = Architecture {
+    hf_name: "MistralForCausalLM",
+    model_types: &["mistral", "ministral"],
+    gguf_name: "mistral",
+    attention_bias: Some((Bias::None, Bias::None)),
+    has_mlp_bias: false,
+    windows: Windows::Always,
+    default_kv_heads: Some(8),
+    ..LLAMA
+};
+
+const QWEN2: Architecture = Architecture {
+    hf_name: "Qwen2ForCausalLM",
+    model_types: &["qwen2"],
+    gguf_name: "qwen2",
+    attention_bias: Some((Bias::Required, Bias::None)),
+    has_mlp_bias: false,
+    windows: Windows::Switched,
+    default_kv_heads: Some(32),
+    gguf_interleaved: false,
+    ..LLAMA
+};
+
+/// Every supported architecture. Mistral's GGUF files call themselves `llama`.
+pub const ARCHITECTURES: &[Architecture] = &[
+    LLAMA,
+    MISTRAL,
+    Architecture { hf_name: "MinistralForCausalLM", gguf_name: "ministral", ..MISTRAL },
+    QWEN2,
+    Architecture {
+        hf_name: "Qwen3ForCausalLM",
+        model_types: &["qwen3"],
+        gguf_name: "qwen3",
+        attention_bias: None,
+        qk_norm: true,
+        default_head_dim: Some(128),
+        ..QWEN2
+    },
+];
+
+/// How rotary frequencies are stretched for long contexts.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// As trained.
+    None,
+    /// All frequencies divided by one factor.
+    Linear {
+        /// The factor.
+        factor: f64,
+    },
+    /// Llama 3: low frequencies divided, high ones kept, a ramp between.
+    Llama3 {
+        /// Divisor of low frequencies.
+        factor: f64,
+        /// Wavelengths above `original_max_positions / low_freq_factor` are divided.
+        low_freq_factor: f64,
+        /// Wavelengths below `original_max_positions / high_freq_factor` are kept.
+        high_freq_factor: f64,
+        /// Context length of the first training.
+        original_max_positions: f64,
+    },
+    /// One divisor per frequency, as GGUF stores Llama 3's.
+    Factors(Vec<f32>),
+}
+
+/// A decoder of the Llama family.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Line of [`ARCHITECTURES`].
+    pub architecture: Architecture,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward layer.
+    pub ffn_size: usize,
+    /// Decoder layers.
+    pub n_layers: usize,
+    /// Query heads of a layer.
+    pub n_q_heads: usize,
+    /// Key/value heads of a layer.
+    pub n_kv_heads: usize,
+    /// Numbers in one head's key.
+    pub head_dim: usize,
+    /// Tokens in the vocabulary.
+    pub vocab_size: usize,
+    /// Added to the mean square in RMS norms.
+    pub rms_norm_eps: f64,
+    /// Base of the rotary embedding.
+    pub rope_theta: f64,
+    /// Stretching of the rotary embedding.
+    pub rope_scaling: RopeScaling,
+    /// Longest context stated, in tokens.
+    pub max_positions: usize,
+    /// Of each layer, how many latest tokens queries see, themselves included; `None` for all.
+    pub windows: Vec<Option<usize>>,
+    /// Whether the output matrix is the embedding.
+    pub tied_output: bool,
+    /// Whether q, k and v projections carry a bias.
+    pub qkv_bias: Bias,
+    /// Whether the attention's output projection carries a bias.
+    pub o_bias: Bias,
+    /// Whether the feed-forward layer's matrices carry a bias.
+    pub mlp_bias: Bias,
+    /// Whether the output matrix carries a bias.
+    pub output_bias: Bias,
+}
+
+/// Limits against absurd sizes in a stranger's file; far above any real model.
+const MAX_LAYERS: usize = 4096;
+const MAX_WIDTH: usize = 1 << 22;
+
+impl Config {
+    /// Query heads that share one KV head.
+    pub fn group(&self) -> usize {
+        self.n_q_heads / self.n_kv_heads
+    }
+
+    /// Reads `config.json`, in the forms of transformers 4 and 5.
+    ///
+    /// - Errors: a setting that is missing, of another type, out of range, or that changes what is computed in a way that is
+    ///   not supported; each by its name
+    pub fn from_hf(json: &Value) -> Result<Self, ModelError> {
+        hf::read(json)?.checked()
+    }
+
+    /// Reads GGUF metadata.
+    ///
+    /// - Errors: as [`Config::from_hf`]
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self, ModelError> {
+        gguf::read(gguf)?.checked()
+    }
+
+    /// Refuses numbers that cannot belong to a model, before anything is allocated for them.
+    fn checked(self) -> Result<Self, ModelError> {
+        let positive = [
+            ("hidden_size", self.hidden_size, MAX_WIDTH),
+            ("intermediate_size", self.ffn_size, MAX_WIDTH),
+            ("num_hidden_layers", self.n_layers, MAX_LAYERS),
+            ("num_attention_heads", self.n_q_heads, MAX_WIDTH),
+            ("num_key_value_heads", self.n_kv_heads, MAX_WIDTH),
+            ("head_dim", self.head_dim, MAX_WIDTH),
+            ("vocab_size", self.vocab_size, 1 << 28),
+            ("max_position_embeddings", self.max_positions, 1 << 31),
+        ];
+        for (key, value, limit) in positive {
+            if value == 0 || value > limit {
+                return Err(ModelError::config(key, format!("is {value}, which no model has")));
+            }
+        }
+        if !self.n_q_heads.is_multiple_of(self.n_kv_heads) {
+            let what = format!("is {}, which does not divide {} query heads", self.n_kv_heads, self.n_q_heads);
+            return Err(ModelError::config("num_key_value_heads", what));
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            return Err(ModelError::config("head_dim", format!("is {}; rotation needs an even number", self.head_dim)));
+        }
+        if self.windows.contains(&Some(0)) {
+            return Err(ModelError::config("sliding_window", "is 0: a query must see itself"));
+        }
+        if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps >= 0.0) {
+            let what = format!("is {}; a number of at least 0 is needed", self.rms_norm_eps);
+            return Err(ModelError::config("rms_norm_eps", what));
+        }
+        self.check_rope()?;
+        Ok(self)
+    }
+
+    /// Refuses a rotary embedding whose angles are no numbers.
+    fn check_rope(&self) -> Result<(), ModelError> {
+        let positive = |key: &str, value: f64| match value.is_finite() && value > 0.0 {
+            true => Ok(()),
+            false => Err(ModelError::config(key, format!("is {value}; a number above 0 is needed"))),
+        };
+        positive("rope_theta", self.rope_theta)?;
+        match &self.rope_scaling {
+            RopeScaling::None => {}
+            RopeScaling::Linear { factor } => positive("rope_scaling.factor", *factor)?,
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
+                positive("rope_scaling.factor", *factor)?;
+                positive("rope_scaling.low_freq_factor", *low_freq_factor)?;
+                positive("rope_scaling.original_max_position_embeddings", *original_max_positions)?;
+                positive("rope_scaling.high_freq_factor", *high_freq_factor)?;
+                if high_freq_factor <= low_freq_factor {
+                    let what = format!("is {high_freq_factor}, which is not above low_freq_factor, {low_freq_factor}");
+                    return Err(ModelError::config("rope_scaling.high_freq_factor", what));
+                }
+            }
+            RopeScaling::Factors(factors) => {
+                let needed = self.head_dim / 2;
+                if factors.len() != needed {
+                    let what = format!("has {} factors where {needed} are needed", factors.len());
+                    return Err(ModelError::config(ROPE_FREQS, what));
+                }
+                factors.iter().try_for_each(|factor| positive(ROPE_FREQS, f64::from(*factor)))?;
+            }
+        }
+        if !Rope::new(self).is_finite_up_to(self.max_positions) {
+            let what = format!("is {}, with which the largest angle is no number", self.rope_theta);
+            return Err(ModelError::config("rope_theta", what));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json() -> Value {
+        serde_json::json!({
+            "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 5,
+            "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 512, "max_position_embeddings": 512,
+            "rms_norm_eps": 1e-5, "tie_word_embeddings": true,
+        })
+    }
+
+    #[test]
+    fn both_styles_of_rope_settings_are_read() {
+        let mut old = json();
+        old["rope_theta"] = 5e5.into();
+        old["rope_scaling"] = serde_json::json!({"type": "linear", "factor": 2.0});
+        let config = Config::from_hf(&old).unwrap();
+        assert_eq!((config.head_dim, config.group(), config.rope_theta), (8, 2, 5e5));
+        assert_eq!(config.rope_scaling, RopeScaling::Linear { factor: 2.0 });
+        let mut new = json();
+        new["rope_parameters"] = serde_json::json!({"rope_type": "default", "rope_theta": 1e5});
+        let config = Config::from_hf(&new).unwrap();
+        assert_eq!((config.rope_theta, config.rope_scaling), (1e5, RopeScaling::None));
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_named() {
+        let with = |key: &str, value: Value| {
+            let mut json = json();
+            json[key] = value;
+            Config::from_hf(&json).unwrap_err().to_string()
+        };
+        assert!(with("architectures", serde_json::json!(["MambaForCausalLM"])).contains("MambaForCausalLM"));
+        assert!(with("hidden_act", "gelu".into()).contains("gelu"));
+        assert!(with("num_key_value_heads", 3.into()).contains("does not divide"));
+        assert!(with("num_hidden_layers", 0.into()).contains("num_hidden_layers"));
+        assert!(with("num_hidden_layers", 1_000_000.into()).contains("no model has"));
+        assert!(with("rope_scaling", serde_json::json!({"rope_type": "yarn", "factor": 4.0})).contains("yarn"));
+        let mut missing = json();
+        missing.as_object_mut().unwrap().remove("vocab_size");
+        assert!(Config::from_hf(&missing).unwrap_err().to_string().contains("vocab_size"));
+    }
+}

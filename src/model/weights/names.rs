@@ -1,0 +1,176 @@
+//! Names of tensors: Hugging Face's, GGUF's, and what strange ones tell about a checkpoint.
+
+use crate::model::ModelError;
+use crate::model::config::ROPE_FREQS;
+
+/// How a checkpoint calls its tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Naming {
+    /// `model.layers.3.…`, and `lm_head.weight`.
+    HuggingFace,
+    /// As [`Naming::HuggingFace`] without `model.`: saved from the model without its head.
+    Headless,
+    /// `blk.3.…`
+    Gguf,
+}
+
+const EMBEDDING: &str = "embed_tokens.weight";
+
+impl Naming {
+    /// Which of Hugging Face's it is.
+    ///
+    /// - Errors: names with another prefix
+    pub(super) fn of_safetensors<'a>(names: impl Iterator<Item = &'a String> + Clone) -> Result<Self, ModelError> {
+        let Some(embedding) = names.clone().find(|name| name.ends_with(EMBEDDING)) else {
+            return Ok(Self::HuggingFace);
+        };
+        match embedding.strip_suffix(EMBEDDING) {
+            Some("model.") => Ok(Self::HuggingFace),
+            Some("") => Ok(Self::Headless),
+            _ if names.into_iter().any(|name| name == "model.embed_tokens.weight") => Ok(Self::HuggingFace),
+            prefix => Err(ModelError::Foreign {
+                tensor: embedding.clone(),
+                what: format!("has the prefix {:?}, where model. is due", prefix.unwrap_or_default()),
+                hint: "rename the tensors, or save the text model alone with its own class",
+            }),
+        }
+    }
+
+    /// The name in the file of what Hugging Face calls `name`.
+    pub(super) fn stored(self, name: &str) -> String {
+        match self {
+            Self::HuggingFace => name.into(),
+            Self::Headless => name.strip_prefix("model.").unwrap_or(name).into(),
+            Self::Gguf => gguf_name(name),
+        }
+    }
+}
+
+/// `model.layers.3.self_attn.q_proj.weight` → `blk.3.attn_q.weight`.
+fn gguf_name(name: &str) -> String {
+    const PARTS: &[(&str, &str)] = &[
+        ("self_attn.q_proj", "attn_q"),
+        ("self_attn.k_proj", "attn_k"),
+        ("self_attn.v_proj", "attn_v"),
+        ("self_attn.o_proj", "attn_output"),
+        ("self_attn.q_norm", "attn_q_norm"),
+        ("self_attn.k_norm", "attn_k_norm"),
+        ("mlp.gate_proj", "ffn_gate"),
+        ("mlp.up_proj", "ffn_up"),
+        ("mlp.down_proj", "ffn_down"),
+        ("post_attention_layernorm", "ffn_norm"),
+        ("input_layernorm", "attn_norm"),
+        ("model.embed_tokens", "token_embd"),
+        ("model.norm", "output_norm"),
+        ("lm_head", "output"),
+        ("model.layers", "blk"),
+    ];
+    PARTS.iter().fold(name.to_string(), |name, (hf, gguf)| name.replace(hf, gguf))
+}
+
+/// Whether a tensor has no part in any result: buffers that older programs saved and that are computed anew, and the rotary
+/// divisors, which the configuration has read.
+pub(super) fn is_without_effect(name: &str, reads_rope_freqs: bool) -> bool {
+    const BUFFERS: &[&str] = &["rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached", "position_ids"];
+    BUFFERS.iter().any(|buffer| name == *buffer || name.ends_with(&format!(".{buffer}")))
+        || (reads_rope_freqs && name == ROPE_FREQS)
+}
+
+/// A kind of checkpoint that is not read.
+struct Kind {
+    /// A tensor with any of these in its name gives it away.
+    marks: &'static [&'static str],
+    what: &'static str,
+    hint: &'static str,
+}
+
+const KINDS: &[Kind] = &[
+    Kind {
+        marks: &["lora_A", "lora_B", "lora_embedding_", "lora_magnitude", ".lora_a", ".lora_b"],
+        what: "belongs to an adapter (LoRA)",
+        hint: "merge the adapter into its model first",
+    },
+    Kind {
+        marks: &[
+            ".qweight",
+            ".qzeros",
+            ".g_idx",
+            ".weight_packed",
+            ".weight_scale",
+            ".weight_zero_point",
+            ".input_scale",
+            ".quant_state.",
+            ".absmax",
+            ".quant_map",
+            ".SCB",
+            ".scales",
+            ".biases",
+        ],
+        what: "belongs to packed (quantised) weights",
+        hint: "take the model's unquantised weights, or a GGUF file",
+    },
+    Kind {
+        marks: &[".experts.", "block_sparse_moe", "mlp.router", "_exps.", "_shexp.", "ffn_gate_inp"],
+        what: "belongs to a mixture of experts",
+        hint: "take a dense model",
+    },
+    Kind {
+        marks: &["qkv_proj", "gate_up_proj", "attn_qkv", "query_key_value", "W_pack"],
+        what: "holds several matrices in one",
+        hint: "convert the checkpoint to the layout of its architecture's class in transformers",
+    },
+];
+
+/// The error for a tensor that shows what kind of checkpoint this is.
+pub(super) fn foreign(name: &str) -> Option<ModelError> {
+    let kind = KINDS.iter().find(|kind| kind.marks.iter().any(|mark| name.contains(mark)))?;
+    Some(ModelError::Foreign { tensor: name.into(), what: kind.what.into(), hint: kind.hint })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_gguf_tensors() {
+        assert_eq!(gguf_name("model.layers.3.self_attn.q_proj.weight"), "blk.3.attn_q.weight");
+        assert_eq!(gguf_name("model.layers.3.self_attn.o_proj.bias"), "blk.3.attn_output.bias");
+        assert_eq!(gguf_name("model.layers.0.post_attention_layernorm.weight"), "blk.0.ffn_norm.weight");
+        assert_eq!(gguf_name("model.layers.11.input_layernorm.weight"), "blk.11.attn_norm.weight");
+        assert_eq!(gguf_name("model.embed_tokens.weight"), "token_embd.weight");
+        assert_eq!(gguf_name("model.norm.weight"), "output_norm.weight");
+        assert_eq!(gguf_name("lm_head.weight"), "output.weight");
+    }
+
+    #[test]
+    fn prefixes_are_told_by_the_embedding() {
+        let naming = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
+            Naming::of_safetensors(names.iter())
+        };
+        assert_eq!(naming(&["lm_head.weight", "model.embed_tokens.weight"]).unwrap(), Naming::HuggingFace);
+        assert_eq!(naming(&["embed_tokens.weight", "layers.0.x"]).unwrap(), Naming::Headless);
+        assert_eq!(Naming::Headless.stored("model.norm.weight"), "norm.weight");
+        assert_eq!(Naming::Headless.stored("lm_head.weight"), "lm_head.weight");
+        let error = naming(&["language_model.model.embed_tokens.weight"]).unwrap_err().to_string();
+        assert!(error.contains("language_model.model."), "{error}");
+    }
+
+    #[test]
+    fn buffers_have_no_effect() {
+        assert!(is_without_effect("model.layers.0.self_attn.rotary_emb.inv_freq", false));
+        assert!(is_without_effect("rotary_emb.inv_freq", false) && !is_without_effect("my_rotary_emb.inv_freq", false));
+        assert!(is_without_effect(ROPE_FREQS, true) && !is_without_effect(ROPE_FREQS, false));
+        assert!(!is_without_effect("model.layers.0.self_attn.q_proj.bias", true));
+    }
+
+    #[test]
+    fn foreign_checkpoints_are_told_by_their_tensors() {
+        let says = |name: &str| foreign(name).unwrap().to_string();
+        assert!(says("model.layers.0.self_attn.q_proj.qweight").contains("quantised"));
+        assert!(says("model.layers.0.mlp.down_proj.weight.quant_state.bitsandbytes__nf4").contains("quantised"));
+        assert!(says("blk.0.ffn_gate_exps.weight").contains("experts"));
+        assert!(says("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight").contains("LoRA"));
+        assert!(foreign("model.layers.0.self_attn.q_proj.bias").is_none());
+    }
+}

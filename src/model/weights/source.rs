@@ -1,0 +1,96 @@
+//! The files of a checkpoint in memory, and what tells later that they are still the same.
+
+use std::fs::File;
+use std::ops::Deref;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use memmap2::Mmap;
+
+use crate::files::FileError;
+use crate::files::map_opened;
+use crate::files::open_regular;
+use crate::model::ModelError;
+
+/// The bytes of one file.
+#[derive(Debug)]
+pub(in crate::model) enum Backing {
+    /// Of a file that stays open.
+    Mapped(Mmap, Origin),
+    /// Of a file that was in memory before.
+    Owned(Vec<u8>),
+}
+
+impl Backing {
+    /// Maps a regular file.
+    pub(in crate::model) fn open(path: &Path) -> Result<Self, FileError> {
+        let file = open_regular(path)?;
+        let state = state(&file).map_err(|e| FileError::io("read", path, e))?;
+        // An empty file cannot be mapped everywhere.
+        if state.0 == 0 {
+            return Ok(Self::Owned(Vec::new()));
+        }
+        let map = map_opened(&file, path)?;
+        Ok(Self::Mapped(map, Origin { path: path.into(), file, state }))
+    }
+
+    /// Lets go of the memory, to be mapped again when it is needed.
+    pub(super) fn unmap(self) -> Unmapped {
+        match self {
+            Self::Mapped(_, origin) => Unmapped::File(origin),
+            Self::Owned(bytes) => Unmapped::Owned(bytes),
+        }
+    }
+}
+
+impl Deref for Backing {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map, _) => map,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
+
+/// A file that was mapped. It stays open: what is renamed over its path is another file.
+#[derive(Debug)]
+pub(in crate::model) struct Origin {
+    path: PathBuf,
+    file: File,
+    state: (u64, Option<SystemTime>),
+}
+
+/// Size and time of the last change.
+fn state(file: &File) -> std::io::Result<(u64, Option<SystemTime>)> {
+    let metadata = file.metadata()?;
+    Ok((metadata.len(), metadata.modified().ok()))
+}
+
+/// A file of a model that was loaded.
+#[derive(Debug)]
+pub(super) enum Unmapped {
+    File(Origin),
+    Owned(Vec<u8>),
+}
+
+impl Unmapped {
+    /// Calls `with` with the bytes.
+    ///
+    /// - Errors: the file was changed in the meantime
+    pub(super) fn read<T>(&self, with: impl FnOnce(&[u8]) -> T) -> Result<T, ModelError> {
+        let Origin { path, file, state: before } = match self {
+            Self::Owned(bytes) => return Ok(with(bytes)),
+            Self::File(origin) => origin,
+        };
+        let is_unchanged = || Ok::<_, FileError>(state(file).map_err(|e| FileError::io("read", path, e))? == *before);
+        let changed = || ModelError::Unreadable { path: path.clone(), what: "was changed after it was loaded".into() };
+        if !is_unchanged()? {
+            return Err(changed());
+        }
+        let result = with(&map_opened(file, path)?);
+        is_unchanged()?.then_some(result).ok_or_else(changed)
+    }
+}
