@@ -40,19 +40,27 @@ fn tolerance(matmul: Matmul) -> f64 {
 /// Every reference model: folder or GGUF file, and the file with its numbers.
 const MODELS: &[(&str, &str)] = &[
     ("llama-bf16", "llama-bf16/reference.safetensors"),
+    ("llama-biases", "llama-biases/reference.safetensors"),
+    // Either part stands for the whole model.
+    ("llama-biases-00001-of-00002.gguf", "llama-biases/reference.safetensors"),
+    ("llama-biases-00002-of-00002.gguf", "llama-biases/reference.safetensors"),
     ("llama-gqa", "llama-gqa/reference.safetensors"),
     ("llama-gqa-f32.gguf", "llama-gqa/reference.safetensors"),
     ("llama-gqa-q8_0.gguf", "llama-gqa-q8_0.reference.safetensors"),
     ("llama-head-dim", "llama-head-dim/reference.safetensors"),
     ("llama-k-quants.gguf", "llama-k-quants.reference.safetensors"),
     ("llama-linear-rope", "llama-linear-rope/reference.safetensors"),
+    ("llama-linear-rope-f32.gguf", "llama-linear-rope/reference.safetensors"),
     ("llama-llama3-rope", "llama-llama3-rope/reference.safetensors"),
     ("llama-llama3-rope-f32.gguf", "llama-llama3-rope/reference.safetensors"),
     ("llama-mha", "llama-mha/reference.safetensors"),
     ("llama-sharded", "llama-sharded/reference.safetensors"),
+    ("ministral-windows", "ministral-windows/reference.safetensors"),
     ("mistral-window", "mistral-window/reference.safetensors"),
     ("qwen2", "qwen2/reference.safetensors"),
+    ("qwen2-windows", "qwen2-windows/reference.safetensors"),
     ("qwen3", "qwen3/reference.safetensors"),
+    ("qwen3-windows", "qwen3-windows/reference.safetensors"),
 ];
 
 /// A model of the table with its numbers.
@@ -63,7 +71,8 @@ fn load(name: &str, matmul: Matmul) -> (Model, Reference) {
 
 /// Every model of the table; those with block-quantised weights in every arithmetic.
 fn models() -> Vec<(&'static (&'static str, &'static str), Matmul)> {
-    let is_exact = |name: &str| !name.ends_with(".gguf") || name.ends_with("-f32.gguf");
+    let is_exact =
+        |name: &str| !name.ends_with(".gguf") || name.ends_with("-f32.gguf") || name.starts_with("llama-biases");
     let of = |model: &'static (&'static str, &'static str)| {
         let n = if is_exact(model.0) { 1 } else { matmuls().len() };
         matmuls().into_iter().take(n).map(move |matmul| (model, matmul))

@@ -140,9 +140,18 @@ pub fn shards(index: &[u8]) -> Result<BTreeSet<String>, String> {
     let index: Index = serde_json::from_slice(index).map_err(|e| format!("a damaged {INDEX}: {e}"))?;
     let shards: BTreeSet<String> = index.weight_map.into_values().collect();
     match shards.iter().find(|shard| !is_shard(shard)) {
-        Some(other) => Err(format!("a {INDEX} that names {:.80?}, which is no safetensors file beside it", other)),
+        Some(other) => Err(format!("a {INDEX} that names {}, which is no safetensors file beside it", brief(other))),
         None if shards.is_empty() => Err(format!("a {INDEX} that names no file")),
         None => Ok(shards),
+    }
+}
+
+/// A name out of a stranger's file, as it is shown in a message: in quotes, escaped, not too long.
+pub fn brief(name: &str) -> String {
+    const MOST: usize = 80;
+    match name.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{:?}...", &name[..end]),
+        None => format!("{name:?}"),
     }
 }
 

@@ -13,7 +13,7 @@ pub struct ModelIdentity {
     pub name: String,
     /// Architecture, as Hugging Face names it (`LlamaForCausalLM`).
     pub architecture: String,
-    /// SHA-256 over the configuration and, of every tensor, name, type, shape and first 4 KiB.
+    /// SHA-256 over the configuration and, of every tensor, name, type, shape and all bytes.
     pub fingerprint: String,
     /// SHA-256 of the tokenizer's vocabulary and rules.
     pub tokenizer_sha256: Option<String>,

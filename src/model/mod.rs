@@ -38,6 +38,7 @@ pub use store::StoreNeeds;
 
 use std::path::PathBuf;
 
+use crate::checkpoint::brief;
 use crate::files::FileError;
 use crate::model::gguf::GgufError;
 use crate::model::tokenizer::TokenizerError;
@@ -96,7 +97,7 @@ pub enum ModelError {
         hint: &'static str,
     },
     /// The checkpoint holds tensors that the model has no place for.
-    #[error("the checkpoint holds {n} tensors that this model has no place for: {}{}", first.join(", "), if *n > first.len() { ", ..." } else { "" })]
+    #[error("the model has no place for {n} of the tensors of its checkpoint: {}{}", first.join(", "), if *n > first.len() { ", ..." } else { "" })]
     UnreadTensors {
         /// The first of their names.
         first: Vec<String>,
@@ -104,7 +105,7 @@ pub enum ModelError {
         n: usize,
     },
     /// A weight holds NaN or infinity.
-    #[error("tensor {name} holds {value} at place {index}: the weights are damaged")]
+    #[error("tensor {name} holds {value} at place {index}, which is not finite: the weights are damaged")]
     DamagedTensor {
         /// Its name.
         name: String,
@@ -190,7 +191,7 @@ impl ModelError {
     }
 
     pub(crate) fn unsupported_architecture(name: &str) -> Self {
-        Self::UnsupportedArchitecture { name: name.into() }
+        Self::UnsupportedArchitecture { name: brief(name) }
     }
 
     /// What the user can do about it.
@@ -211,7 +212,7 @@ impl ModelError {
             Self::MissingTensor { .. } => {
                 Some("the checkpoint is incomplete, or of another architecture than its settings say".into())
             }
-            Self::StandIn { .. } | Self::DamagedTensor { .. } => Some("download the file again".into()),
+            Self::StandIn { .. } | Self::DamagedTensor { .. } => Some("download the file itself; kvscope reads safetensors and GGUF".into()),
             Self::Foreign { hint, .. } => Some((*hint).into()),
             Self::UnreadTensors { .. } => Some(
                 "they would change what the model computes: use a checkpoint of the architecture that its settings name"

@@ -1,5 +1,6 @@
 //! [`Config`] from GGUF metadata, with the defaults of llama.cpp.
 
+use crate::checkpoint::brief;
 use crate::model::ModelError;
 use crate::model::config::ARCHITECTURES;
 use crate::model::config::Bias;
@@ -14,11 +15,15 @@ pub(in crate::model) const ROPE_FREQS: &str = "rope_freqs.weight";
 
 /// Reads metadata; what it leaves out comes from the tensors.
 pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
-    let name = gguf.str_of("general.architecture")?.unwrap_or("no architecture");
+    let name = gguf.str_of("general.architecture")?.ok_or_else(|| gguf.missing("general.architecture"))?;
     let architecture = *ARCHITECTURES
         .iter()
         .find(|a| a.gguf_name == name)
         .ok_or_else(|| ModelError::unsupported_architecture(name))?;
+    match gguf.str_of("general.type")? {
+        None | Some("model") => {}
+        Some(other) => return Err(ModelError::config("general.type", format!("is {}, not model", brief(other)))),
+    }
     refuse_in_gguf(gguf, name)?;
     let key = |suffix: &str| format!("{name}.{suffix}");
     let optional = |suffix: &str| Ok::<_, ModelError>(gguf.u64_of(&key(suffix))?.map(|x| x as usize));
@@ -55,7 +60,7 @@ pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
         Some("linear") if factor.is_none() && factors.is_none() => return Err(missing("rope.scaling.factor")),
         Some("linear") => factor,
         Some(other) => {
-            let what = format!("is {other:.40?}; none, linear and the llama3 factors are supported");
+            let what = format!("is {}; none, linear and the llama3 factors are supported", brief(other));
             return Err(ModelError::config(&key("rope.scaling.type"), what));
         }
     };

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::checkpoint::brief;
 use crate::model::ModelError;
 use crate::model::config::ARCHITECTURES;
 use crate::model::config::Architecture;
@@ -67,16 +68,19 @@ pub(super) fn read(json: &Value) -> Result<Config, ModelError> {
 
 fn architecture(settings: Settings<'_>) -> Result<Architecture, ModelError> {
     let name = match settings.list("architectures")?.and_then(|list| list.first()) {
-        None => "no architecture",
+        None => return Err(settings.error("architectures", "names no architecture")),
         Some(Value::String(name)) => name,
         Some(other) => return Err(settings.error("architectures", format!("holds {}, not a text", shown(other)))),
     };
-    let Some(architecture) = ARCHITECTURES.iter().find(|a| a.hf_name == name) else {
+    // The class without the head saves the same settings, and with a tied output all that is needed.
+    let with_head = name.strip_suffix("Model").map(|family| format!("{family}ForCausalLM"));
+    let with_head = with_head.as_deref().unwrap_or(name);
+    let Some(architecture) = ARCHITECTURES.iter().find(|a| a.hf_name == with_head) else {
         return Err(ModelError::unsupported_architecture(name));
     };
     match settings.text("model_type")? {
         Some(kind) if !architecture.model_types.contains(&kind) => {
-            let what = format!("is {:.40?}, which is no {}", kind, architecture.hf_name);
+            let what = format!("is {}, which is no {}", brief(kind), architecture.hf_name);
             Err(settings.error("model_type", what))
         }
         _ => Ok(*architecture),
@@ -153,7 +157,7 @@ fn rope(settings: Settings<'_>, max_positions: usize) -> Result<(f64, RopeScalin
             }
         }
         other => {
-            let what = format!("is {other:.40?}; default, linear and llama3 are supported");
+            let what = format!("is {}; default, linear and llama3 are supported", brief(other));
             return Err(rope.error("rope_type", what));
         }
     };

@@ -302,6 +302,131 @@ mod tests {
         assert_eq!((config.rope_theta, config.rope_scaling), (1e5, RopeScaling::None));
     }
 
+    fn of(architecture: &str, changes: Value) -> Result<Config, ModelError> {
+        let mut json = json();
+        json["architectures"] = serde_json::json!([architecture]);
+        for (key, value) in changes.as_object().unwrap() {
+            json[key] = value.clone();
+        }
+        Config::from_hf(&json)
+    }
+
+    #[test]
+    fn rope_scaling_comes_before_rope_parameters() {
+        let both = serde_json::json!({
+            "rope_parameters": {"rope_type": "default", "rope_theta": 5e5},
+            "rope_scaling": {"type": "linear", "factor": 4.0},
+            "rope_theta": 2e4,
+        });
+        let config = of("LlamaForCausalLM", both).unwrap();
+        assert_eq!((config.rope_theta, config.rope_scaling), (2e4, RopeScaling::Linear { factor: 4.0 }));
+        let llama3 =
+            serde_json::json!({"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4});
+        let original = |outer: Value| match of("LlamaForCausalLM", outer).unwrap().rope_scaling {
+            RopeScaling::Llama3 { original_max_positions, .. } => original_max_positions,
+            other => panic!("{other:?}"),
+        };
+        // Of the three places, the outermost comes first, and the model's own length last.
+        assert_eq!(original(serde_json::json!({"rope_scaling": llama3})), 512.0);
+        let outer = serde_json::json!({"rope_scaling": llama3, "original_max_position_embeddings": 64});
+        assert_eq!(original(outer), 64.0);
+    }
+
+    #[test]
+    fn windows_are_those_of_each_class() {
+        let windows = |architecture: &str, changes: Value| of(architecture, changes).map(|config| config.windows);
+        let all = |window: Option<usize>| vec![window; 5];
+        let (llama, mistral, qwen) = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM");
+        let stated = serde_json::json!({"sliding_window": 9, "use_sliding_window": true});
+        assert_eq!(windows(llama, stated.clone()).unwrap(), all(None));
+        assert_eq!(windows(mistral, serde_json::json!({})).unwrap(), all(Some(4096)));
+        assert_eq!(windows(mistral, serde_json::json!({"sliding_window": null})).unwrap(), all(None));
+        assert_eq!(windows(mistral, stated).unwrap(), all(Some(9)));
+        let kinds = ["full_attention", "sliding_attention", "full_attention", "full_attention", "sliding_attention"];
+        let by_kind = vec![None, Some(9), None, None, Some(9)];
+        let ministral = serde_json::json!({"sliding_window": 9, "layer_types": kinds});
+        assert_eq!(windows(mistral, ministral).unwrap(), by_kind);
+        assert_eq!(windows(qwen, serde_json::json!({"sliding_window": 9, "max_window_layers": 3})).unwrap(), all(None));
+        let from_layer = serde_json::json!({"sliding_window": 9, "use_sliding_window": true, "max_window_layers": 3});
+        assert_eq!(windows(qwen, from_layer).unwrap(), [None, None, None, Some(9), Some(9)]);
+        let first = serde_json::json!({"use_sliding_window": true, "max_window_layers": 4});
+        assert_eq!(windows(qwen, first).unwrap()[4], Some(4096));
+        let listed = serde_json::json!({"sliding_window": 9, "use_sliding_window": true, "layer_types": kinds});
+        assert_eq!(windows(qwen, listed).unwrap(), by_kind);
+        for (changes, words) in [
+            (serde_json::json!({"layer_types": kinds}), "no sliding_window is in force"),
+            (serde_json::json!({"layer_types": ["full_attention"]}), "1 entries for 5 layers"),
+            (serde_json::json!({"layer_types": vec!["chunked_attention"; 5]}), "chunked_attention"),
+            (serde_json::json!({"use_sliding_window": true, "sliding_window": 0}), "is 0"),
+            (serde_json::json!({"use_sliding_window": "yes"}), "use_sliding_window"),
+        ] {
+            let message = windows(qwen, changes).unwrap_err().to_string();
+            assert!(message.contains(words), "{message}");
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_each_class() {
+        let heads = |architecture: &str, kv: Option<Value>| {
+            let mut json = json();
+            json["architectures"] = serde_json::json!([architecture]);
+            json["num_attention_heads"] = 32.into();
+            let json = json.as_object_mut().unwrap();
+            json.remove("num_key_value_heads");
+            json.extend(kv.map(|value| ("num_key_value_heads".to_string(), value)));
+            Config::from_hf(&Value::Object(json.clone())).map(|config| (config.n_kv_heads, config.head_dim)).unwrap()
+        };
+        assert_eq!(heads("LlamaForCausalLM", None), (32, 2));
+        assert_eq!(heads("MistralForCausalLM", None), (8, 2));
+        assert_eq!(heads("MistralForCausalLM", Some(Value::Null)), (32, 2));
+        assert_eq!(heads("Qwen3ForCausalLM", None), (32, 128));
+        let biases = |architecture: &str| {
+            let config = of(architecture, serde_json::json!({"attention_bias": true, "mlp_bias": true})).unwrap();
+            (config.qkv_bias, config.o_bias, config.mlp_bias)
+        };
+        let (none, required) = (Bias::None, Bias::Required);
+        assert_eq!(biases("LlamaForCausalLM"), (required, required, required));
+        assert_eq!(biases("Qwen3ForCausalLM"), (required, required, none));
+        assert_eq!(biases("Qwen2ForCausalLM"), (required, none, none));
+        assert_eq!(biases("MistralForCausalLM"), (none, none, none));
+    }
+
+    #[test]
+    fn numbers_without_sense_are_named() {
+        let llama3 = |low: f64, high: f64, factor: f64| {
+            serde_json::json!({"rope_scaling": {
+                "rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
+                "original_max_position_embeddings": 64,
+            }})
+        };
+        for (changes, words) in [
+            (serde_json::json!({"rope_theta": 0.0}), "rope_theta"),
+            (serde_json::json!({"rope_theta": -1}), "rope_theta"),
+            (serde_json::json!({"rope_theta": 1e-300}), "largest angle"),
+            (serde_json::json!({"rope_theta": "1e6"}), "rope_theta"),
+            (serde_json::json!({"rms_norm_eps": -1e-6}), "rms_norm_eps"),
+            (serde_json::json!({"rms_norm_eps": null}), "rms_norm_eps"),
+            (serde_json::json!({"head_dim": 7}), "even number"),
+            (serde_json::json!({"head_dim": 8.0}), "head_dim"),
+            (serde_json::json!({"tie_word_embeddings": 1}), "tie_word_embeddings"),
+            (serde_json::json!({"attention_bias": "true"}), "attention_bias"),
+            (serde_json::json!({"architectures": "LlamaForCausalLM"}), "architectures"),
+            (serde_json::json!({"model_type": "granite"}), "model_type"),
+            (serde_json::json!({"rope_scaling": "llama3"}), "rope_scaling"),
+            (serde_json::json!({"rope_scaling": {"type": "linear"}}), "rope_scaling.factor is missing"),
+            (serde_json::json!({"rope_scaling": {"type": "linear", "factor": 0}}), "rope_scaling.factor"),
+            (serde_json::json!({"rope_scaling": {"rope_type": 3}}), "rope_scaling.rope_type"),
+            (serde_json::json!({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}), "differs by layer"),
+            (serde_json::json!({"rope_parameters": {"partial_rotary_factor": 0.5}}), "partial_rotary_factor"),
+            (llama3(4.0, 4.0, 8.0), "high_freq_factor"),
+            (llama3(1.0, 4.0, 0.0), "rope_scaling.factor"),
+        ] {
+            let shown = changes.to_string();
+            let message = of("LlamaForCausalLM", changes).unwrap_err().to_string();
+            assert!(message.contains(words), "{shown}: {message}");
+        }
+    }
+
     #[test]
     fn what_cannot_be_run_is_named() {
         let with = |key: &str, value: Value| {

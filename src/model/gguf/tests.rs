@@ -226,7 +226,7 @@ fn a_file_on_disk_is_mapped() {
     std::fs::write(&path, small().bytes()).unwrap();
     assert_eq!(Gguf::open(&path).unwrap().tensor_bytes("b").unwrap(), [0x00, 0x3e, 0x00, 0xc0]);
     std::fs::write(dir.path().join("empty.gguf"), b"").unwrap();
-    assert!(matches!(Gguf::open(&dir.path().join("empty.gguf")), Err(GgufError::NotGguf { .. })));
+    assert!(matches!(Gguf::open(&dir.path().join("empty.gguf")), Err(GgufError::StandIn { what: "empty", .. })));
     assert!(matches!(Gguf::open(dir.path()), Err(GgufError::File(_))));
     let missing = Gguf::open(&dir.path().join("other.gguf")).unwrap_err().to_string();
     assert!(missing.contains("other.gguf"), "{missing}");
@@ -252,7 +252,7 @@ fn other_magic_is_named() {
     let mut file = small();
     file.magic = *b"ggj\x01";
     assert_eq!(file.message(), "m.gguf is not a GGUF file: it begins with \"ggj.\"");
-    assert!(matches!(Gguf::from_bytes(Path::new("m"), Vec::new()), Err(GgufError::NotGguf { .. })));
+    assert!(matches!(Gguf::from_bytes(Path::new("m"), Vec::new()), Err(GgufError::StandIn { .. })));
 }
 
 #[test]
@@ -327,9 +327,13 @@ fn deep_nesting_is_refused() {
 }
 
 #[test]
-fn texts_must_be_utf8_and_truth_values_0_or_1() {
+fn texts_that_are_asked_for_must_be_utf8_and_truth_values_0_or_1() {
     let bad = [&2u64.to_le_bytes()[..], &[0xc3, 0x28]].concat();
-    assert!(builder().key("k", 8, &bad).message().contains("k is not UTF-8"));
+    let texts = array(8, 2, &[&text("a")[..], &bad].concat());
+    // Only what asks for such a text fails: a description has no bearing on the model.
+    let gguf = small().key("bad", 8, &bad).key("list", 9, &texts).open().unwrap();
+    assert!(gguf.str_of("bad").unwrap_err().to_string().contains("bad is text that is not UTF-8"));
+    assert!(gguf.strings_of("list").unwrap_err().to_string().contains("list is text that is not UTF-8"));
     assert!(builder().key("k", 7, &[2]).message().contains("neither 0 nor 1"));
     assert!(builder().key("k", 9, &array(7, 1, &[7])).message().contains("neither 0 nor 1"));
 }
@@ -355,13 +359,62 @@ fn a_wrong_alignment_is_refused() {
 #[test]
 fn overlapping_tensors_are_refused() {
     let file = builder().tensor("a", &[9], 0, 0).tensor("b", &[1], 0, 32).data(&[0; 64]);
+    assert!(file.message().contains("tensor b begins at byte 32 of the data; 64 is due"), "{}", file.message());
+    // Where the size of a tensor is unknown, what follows it may begin anywhere but inside another.
+    let file = builder().tensor("a", &[9], 0, 0).tensor("q", &[1], 777, 64).tensor("b", &[1], 0, 32).data(&[0; 96]);
     assert!(file.message().contains("tensor b begins at byte") && file.message().contains("inside tensor a"));
+}
+
+#[test]
+fn gaps_tell_of_a_wrong_type() {
+    // 16 numbers of 4 bytes, said to be halves.
+    let file = builder().tensor("a", &[16], 1, 0).tensor("b", &[1], 0, 64).data(&[0; 96]);
+    assert!(file.message().contains("tensor b begins at byte 64 of the data; 32 is due"), "{}", file.message());
+}
+
+#[test]
+fn parts_of_a_split_model_are_found_and_checked() {
+    let part = |no: u16, tensor: &str, stated: i32| {
+        builder()
+            .key("split.no", 2, &no.to_le_bytes())
+            .key("split.count", 2, &2u16.to_le_bytes())
+            .key("split.tensors.count", 5, &stated.to_le_bytes())
+            .tensor(tensor, &[1], 0, 0)
+            .data(&f32_bytes(&[f32::from(no) + 1.5]))
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let paths = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"].map(|name| dir.path().join(name));
+    let refuses = |path: &Path, words: &str| {
+        let message = Gguf::open_model(path).unwrap_err().to_string();
+        assert!(message.contains(words), "{message}");
+    };
+    std::fs::write(&paths[0], part(0, "a", 2).bytes()).unwrap();
+    refuses(&paths[0], "is part 1 of 2 of a split model, and m-00002-of-00002.gguf is not beside it");
+    std::fs::write(&paths[1], part(1, "b", 2).bytes()).unwrap();
+    for path in &paths {
+        let gguf = Gguf::open_model(path).unwrap();
+        let value = |name: &str| gguf.tensor(name).unwrap().to_vec1::<f32>().unwrap()[0];
+        assert_eq!((value("a"), value("b")), (1.5, 2.5));
+    }
+    // One part alone is still a file to look into.
+    assert_eq!(Gguf::open(&paths[1]).unwrap().tensors().len(), 1);
+    std::fs::write(&paths[1], part(0, "b", 2).bytes()).unwrap();
+    refuses(&paths[0], "says that its split.no is 0");
+    std::fs::write(&paths[1], part(1, "a", 2).bytes()).unwrap();
+    refuses(&paths[0], "holds the tensor a, which an earlier part holds too");
+    std::fs::write(&paths[1], part(1, "b", 3).bytes()).unwrap();
+    // The first part's count is what counts.
+    std::fs::write(&paths[0], part(0, "a", 3).bytes()).unwrap();
+    refuses(&paths[0], "states 3 tensors in 2 parts, which hold 2");
+    let renamed = dir.path().join("renamed.gguf");
+    std::fs::write(&renamed, part(0, "a", 2).bytes()).unwrap();
+    refuses(&renamed, "its name does not end in -00001-of-00002.gguf");
 }
 
 #[test]
 fn overflowing_places_and_shapes_are_refused() {
     let far = builder().tensor("t", &[1], 0, u64::MAX - 31).data(&[0; 64]);
-    assert!(far.message().contains("the download is incomplete"));
+    assert!(far.message().contains("; 0 is due"));
     let large = builder().tensor("t", &[1 << 40, 1 << 40], 0, 0).data(&[0; 64]);
     assert!(large.message().contains("more elements than can be counted"));
     let large = builder().tensor("t", &[1 << 62], 0, 0).data(&[0; 64]);
@@ -379,7 +432,7 @@ fn absurd_shapes_are_refused() {
 
 #[test]
 fn other_storage_types_fail_only_when_asked_for() {
-    let gguf = small().tensor("q", &[256], 23, 64).tensor("r", &[1], 777, 64).open().unwrap();
+    let gguf = small().tensor("q", &[256], 23, 64).tensor("r", &[1], 777, 224).open().unwrap();
     assert!(gguf.tensor("w").is_ok());
     let message = gguf.tensor("q").unwrap_err().to_string();
     assert_eq!(message, "m.gguf: tensor q is stored as IQ4_XS, which kvscope does not read");

@@ -23,6 +23,7 @@ use safetensors::SafeTensors;
 
 use crate::checkpoint::INDEX;
 use crate::checkpoint::MAX_INDEX_BYTES;
+use crate::checkpoint::brief;
 use crate::checkpoint::instead_of_weights;
 use crate::checkpoint::shards;
 use crate::files::read_limited;
@@ -240,7 +241,7 @@ impl Weights {
         let reads_rope_freqs = matches!(config.rope_scaling, RopeScaling::Factors(_));
         let is_left = |name: &&String| !read.contains(*name) && !is_without_effect(name, reads_rope_freqs);
         let mut left = self.tensors.keys().filter(is_left);
-        let first: Vec<String> = left.by_ref().take(SHOWN_TENSORS).cloned().collect();
+        let first: Vec<String> = left.by_ref().take(SHOWN_TENSORS).map(|name| brief(name)).collect();
         if !first.is_empty() {
             return Err(ModelError::UnreadTensors { n: first.len() + left.count(), first });
         }

@@ -1,5 +1,6 @@
 //! Names of tensors: Hugging Face's, GGUF's, and what strange ones tell about a checkpoint.
 
+use crate::checkpoint::brief;
 use crate::model::ModelError;
 use crate::model::config::ROPE_FREQS;
 
@@ -29,8 +30,8 @@ impl Naming {
             Some("") => Ok(Self::Headless),
             _ if names.into_iter().any(|name| name == "model.embed_tokens.weight") => Ok(Self::HuggingFace),
             prefix => Err(ModelError::Foreign {
-                tensor: embedding.clone(),
-                what: format!("has the prefix {:?}, where model. is due", prefix.unwrap_or_default()),
+                tensor: brief(embedding),
+                what: format!("has the prefix {}, where model. is due", brief(prefix.unwrap_or_default())),
                 hint: "rename the tensors, or save the text model alone with its own class",
             }),
         }
@@ -124,7 +125,7 @@ const KINDS: &[Kind] = &[
 /// The error for a tensor that shows what kind of checkpoint this is.
 pub(super) fn foreign(name: &str) -> Option<ModelError> {
     let kind = KINDS.iter().find(|kind| kind.marks.iter().any(|mark| name.contains(mark)))?;
-    Some(ModelError::Foreign { tensor: name.into(), what: kind.what.into(), hint: kind.hint })
+    Some(ModelError::Foreign { tensor: brief(name), what: kind.what.into(), hint: kind.hint })
 }
 
 #[cfg(test)]
