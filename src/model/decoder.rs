@@ -12,7 +12,7 @@ use crate::checkpoint::model_name;
 use crate::files::FileError;
 use crate::files::ModelIdentity;
 use crate::files::read_limited;
-use crate::math::all_finite;
+use crate::math::first_not_below;
 use crate::model::ModelError;
 use crate::model::attention::Geometry;
 use crate::model::attention::attend;
@@ -156,7 +156,7 @@ impl Kernels {
     }
 
     fn check(&self, values: &[f32], layer: Option<usize>, state: &'static str) -> Result<(), ModelError> {
-        if all_finite(values) { Ok(()) } else { Err(self.not_finite(layer, state)) }
+        first_not_below(values, f32::INFINITY).map_or(Ok(()), |_| Err(self.not_finite(layer, state)))
     }
 }
 

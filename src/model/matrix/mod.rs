@@ -22,6 +22,7 @@ use candle_core::quantized::GgmlDType;
 use rayon::prelude::*;
 
 use crate::math::Rhs;
+use crate::math::first_not_below;
 use crate::math::product_columns;
 use crate::model::matrix::fixed::Activations;
 use crate::model::matrix::fixed::Packed;
@@ -106,7 +107,7 @@ impl Matrix {
         let mut row = vec![0f32; self.n_in];
         (0..self.n_out).find_map(|index| {
             self.widen_rows(index, &mut row);
-            let column = row.iter().position(|value| !value.is_finite())?;
+            let column = first_not_below(&row, f32::INFINITY)?;
             Some((index * self.n_in + column, row[column]))
         })
     }

@@ -27,6 +27,7 @@ use crate::checkpoint::brief;
 use crate::checkpoint::instead_of_weights;
 use crate::checkpoint::shards;
 use crate::files::read_limited;
+use crate::math::first_not_below;
 use crate::model::ModelError;
 use crate::model::config::Bias;
 use crate::model::config::Config;
@@ -185,7 +186,7 @@ impl Weights {
             .ok_or_else(|| ModelError::UnsupportedType { name: name.into(), dtype: format!("{dtype:?}") })?;
         let mut values = vec![0f32; n];
         row.widen_rows(0, &mut values);
-        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+        if let Some(index) = first_not_below(&values, f32::INFINITY) {
             return Err(ModelError::DamagedTensor { name: name.into(), value: values[index], index });
         }
         Ok(values)
