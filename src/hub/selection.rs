@@ -91,6 +91,9 @@ mod tests {
         let error = choose("o/n", &["a.Q4_0.gguf", "a.Q8_0.gguf", "config.json"]).unwrap_err();
         assert_eq!(error.to_string(), "o/n has 2 weight files: a.Q4_0.gguf, a.Q8_0.gguf");
         assert_eq!(error.hint().unwrap(), "choose one, such as o/n:a.Q4_0.gguf");
+        let many: Vec<String> = (0..500).map(|i| format!("{i}.gguf")).collect();
+        let error = select(&HubName::parse("o/n").unwrap(), &many).unwrap_err().to_string();
+        assert!(error.contains("500 weight files") && error.ends_with("488 more") && error.len() < 200, "{error}");
         let error = choose("o/n", &["config.json", "pytorch_model.bin"]).unwrap_err().to_string();
         assert!(error.contains("pickled"), "{error}");
     }
