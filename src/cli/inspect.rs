@@ -269,6 +269,7 @@ fn shown(value: &Metadata) -> Value {
         Metadata::F64(x) => real(x),
         Metadata::Bool(flag) => json!(flag),
         Metadata::String(text) => json!(cut(text)),
+        Metadata::NotUtf8 => json!(value.kind()),
         Metadata::U64s(items) => few(items, value, |n| json!(n)),
         Metadata::I64s(items) => few(items, value, |n| json!(n)),
         Metadata::F64s(items) => few(items, value, real),
