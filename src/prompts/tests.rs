@@ -142,7 +142,9 @@ fn wrong_lines_are_named() {
     assert!(matches!(error, PromptError::NotUtf8 { line: 2, byte: 12, .. }), "{error}");
     let error = read_text(dir.path(), "a.txt", b"one\ntw\xffo").unwrap_err();
     assert!(matches!(error, PromptError::NotUtf8 { line: 2, byte: 3, .. }), "{error}");
-    for (name, text) in [("a.jsonl", "\n \n"), ("a.txt", " \n"), ("a.jsonl", "")] {
+    // A model has tokens for blanks and line breaks.
+    assert_eq!(read_text(dir.path(), "a.txt", " \n").unwrap().prompts[0].text, " \n");
+    for (name, text) in [("a.jsonl", "\n \n"), ("a.txt", ""), ("a.jsonl", "")] {
         assert!(matches!(read_text(dir.path(), name, text), Err(PromptError::Empty { .. })), "{name}");
     }
     assert!(matches!(read_stdin(""), Err(PromptError::Empty { .. })));

@@ -13,6 +13,31 @@ use crate::model::gguf::Gguf;
 /// Divisors of the rotary frequencies, one for each.
 pub(in crate::model) const ROPE_FREQS: &str = "rope_freqs.weight";
 
+/// Keys of the settings that are checked under their names of `config.json`.
+const KEYS: [(&str, &str); 10] = [
+    ("hidden_size", "embedding_length"),
+    ("intermediate_size", "feed_forward_length"),
+    ("num_hidden_layers", "block_count"),
+    ("num_attention_heads", "attention.head_count"),
+    ("num_key_value_heads", "attention.head_count_kv"),
+    ("head_dim", "attention.key_length"),
+    ("max_position_embeddings", "context_length"),
+    ("rms_norm_eps", "attention.layer_norm_rms_epsilon"),
+    ("rope_theta", "rope.freq_base"),
+    ("rope_scaling.factor", "rope.scaling.factor"),
+];
+
+/// An error about a setting under the key that this file has for it.
+pub(super) fn in_own_words(error: ModelError, architecture: &str) -> ModelError {
+    match error {
+        ModelError::Config { key, what } => {
+            let own = KEYS.iter().find(|(name, _)| *name == key).map(|(_, own)| format!("{architecture}.{own}"));
+            ModelError::Config { key: own.unwrap_or(key), what }
+        }
+        other => other,
+    }
+}
+
 /// Reads metadata; what it leaves out comes from the tensors.
 pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
     let name = gguf.str_of("general.architecture")?.ok_or_else(|| gguf.missing("general.architecture"))?;

@@ -201,7 +201,9 @@ impl Config {
     ///
     /// - Errors: as [`Config::from_hf`]
     pub fn from_gguf(gguf: &Gguf) -> Result<Self, ModelError> {
-        gguf::read(gguf)?.checked()
+        let config = gguf::read(gguf)?;
+        let name = config.architecture.gguf_name;
+        config.checked().map_err(|error| gguf::in_own_words(error, name))
     }
 
     /// Refuses numbers that cannot belong to a model, before anything is allocated for them.

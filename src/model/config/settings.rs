@@ -17,7 +17,10 @@ impl<'a> Settings<'a> {
     pub(super) fn of(json: &'a Value, at: &'a str) -> Result<Self, ModelError> {
         match json.as_object() {
             Some(json) => Ok(Self { json, at }),
-            None => Err(ModelError::config(at.trim_end_matches('.'), format!("is {}, not an object", shown(json)))),
+            None => {
+                let name = if at.is_empty() { "config.json" } else { at.trim_end_matches('.') };
+                Err(ModelError::config(name, format!("is {}, not an object", shown(json))))
+            }
         }
     }
 

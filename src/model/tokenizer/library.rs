@@ -31,6 +31,9 @@ impl Library {
     /// Checks a file, given as JSON.
     pub(super) fn check(name: &str, mut content: Value) -> Result<Self, TokenizerError> {
         let malformed = |what: String| TokenizerError::Malformed { name: name.to_string(), what };
+        if !content.is_object() {
+            return Err(malformed("it is not an object".into()));
+        }
         check_merges(name, &content)?;
         for part in ["normalizer", "decoder"] {
             let growth = growth(name, &content[part])?;
@@ -51,7 +54,7 @@ impl Library {
             fields.remove("truncation");
             fields.remove("padding");
         }
-        if let Some(model) = content["model"].as_object_mut()
+        if let Some(model) = content.get_mut("model").and_then(Value::as_object_mut)
             && let Some(dropout) = model.remove("dropout")
             && !(dropout.is_null() || dropout.as_f64().is_some_and(|p| (0.0..1.0).contains(&p)))
         {
