@@ -1,0 +1,26 @@
+//! An analysis, or one of its maps where the bytes are no JSON: checked, and drawn.
+#![no_main]
+
+use kvscope::analyze::Analysis;
+use kvscope::files::read_json;
+use kvscope_fuzz::folder;
+use kvscope_fuzz::made;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let good = made("report");
+    let dir = folder(Some(&good));
+    let path = dir.join("analysis.json");
+    if bytes.first() == Some(&b'{') {
+        std::fs::write(&path, bytes).unwrap();
+    } else {
+        std::fs::copy(good.join("analysis.json"), &path).unwrap();
+    }
+    let Ok(analysis) = read_json::<Analysis>(&path) else { return };
+    if bytes.first() != Some(&b'{') {
+        std::fs::create_dir_all(dir.join("maps")).unwrap();
+        for map in &analysis.maps {
+            std::fs::write(dir.join(&map.file), bytes).unwrap();
+        }
+    }
+    kvscope::analyze::faults(&analysis, dir);
+});

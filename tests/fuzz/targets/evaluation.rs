@@ -1,0 +1,15 @@
+//! An evaluation's document, or its rows where the bytes are not one.
+#![no_main]
+
+use kvscope_fuzz::folder;
+use kvscope_fuzz::made;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let good = made("eval");
+    let dir = folder(Some(&good));
+    let is_document = bytes.windows(15).any(|part| part == b"\"kvscope.eval/1");
+    let (name, other) = if is_document { ("eval.json", "rows.jsonl") } else { ("rows.jsonl", "eval.json") };
+    std::fs::copy(good.join(other), dir.join(other)).unwrap();
+    std::fs::write(dir.join(name), bytes).unwrap();
+    kvscope::eval::faults(dir);
+});
