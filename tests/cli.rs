@@ -226,6 +226,33 @@ fn generate_takes_budgets_cadences_refit_and_stop_strings() {
     fails(&kvscope(dir.path(), &["generate", "--model", fixed[3]]), &["no prompt", "--interactive"]);
 }
 
+#[test]
+fn a_cache_stays_within_its_budget_of_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = fixture("llama-gqa");
+    let prompt = "the ring and then in a stone, another thing on the shore, again. the reeds and the ring";
+    let fixed = ["--json", "generate", "--model", model.to_str().unwrap(), "--raw", "--prompt", prompt, "--ignore-eos"];
+    // 2 layers x 2 KV heads of dimension 8. A slot of f32 takes 64 bytes and 12 for position and masses.
+    for (dtype, policy, budget) in [
+        ("f32", "h2o", "6000"),
+        ("f32", "kvmerger:variant=log-count", "6000"),
+        ("f16", "h2o+refit", "4kB"),
+        ("bf16", "kvmerger:bridge=true,variant=mass", "4kB"),
+        ("f16", "snapkv:window=4", "3kB"),
+    ] {
+        let more = ["--max-new-tokens", "60", "--policy", policy, "--cache-dtype", dtype, "--budget-bytes", budget];
+        let run: Value = serde_json::from_str(&done(kvscope(dir.path(), &[&fixed[..], &more].concat()))).unwrap();
+        let (bytes, most) = (run["cache_bytes"].as_u64().unwrap(), budget.replace("kB", "000").parse().unwrap());
+        assert!(bytes <= most && bytes > most / 2, "{policy}, {dtype}: {bytes} of {budget}");
+        assert!(run["full_cache_bytes"].as_u64().unwrap() > most, "{policy}: the budget would hold everything");
+    }
+    let refuse = |more: &[&str], words: &[&str]| fails(&kvscope(dir.path(), &[&fixed[1..], more].concat()), words);
+    refuse(&["--policy", "h2o", "--budget-bytes", "100"], &["--budget-bytes", "at least"]);
+    refuse(&["--policy", "h2o", "--budget-bytes", "1GB"], &["budget"]);
+    refuse(&["--policy", "h2o", "--budget-bytes", "many"], &["--budget-bytes", "1.5GiB"]);
+    refuse(&["--policy", "h2o", "--budget-bytes", "9kB", "--budget-tokens", "9"], &["--budget-tokens"]);
+}
+
 /// A copy of a model whose weights `change` has gone over; every weight is f32.
 fn changed_model(name: &str, to: &Path, tensor: &str, change: impl Fn(usize, f32) -> f32) {
     copy_folder(&fixture(name), to);

@@ -14,6 +14,9 @@ use serde_json::json;
 /// Longest line that an error may have.
 const LONGEST_LINE: usize = 2000;
 
+/// Good bytes into damaged ones.
+type Damage = dyn Fn(Vec<u8>) -> Vec<u8>;
+
 /// Good inputs in a folder: a model as folder and as GGUF, prompts, a dump, a report with profile and map, an evaluation.
 struct Good(tempfile::TempDir);
 
@@ -222,7 +225,7 @@ fn weights(good: &Good, table: &mut Table) {
         2,
         &["model.safetensors"],
     );
-    let cut: &[(&str, &dyn Fn(Vec<u8>) -> Vec<u8>)] = &[
+    let cut: &[(&str, &Damage)] = &[
         ("weights empty", &|_| Vec::new()),
         ("weights cut", &|text| text[..text.len() / 2].to_vec()),
         ("weights with bytes behind", &|text| [text, vec![0; 8]].concat()),
@@ -254,7 +257,7 @@ fn ggufs(good: &Good, table: &mut Table) {
     // After the magic: version, number of tensors, number of keys.
     let far = &(1u64 << 60).to_le_bytes()[..];
     let far: &'static [u8] = Box::leak(far.to_vec().into_boxed_slice());
-    let rows: [(&str, Box<dyn Fn(Vec<u8>) -> Vec<u8>>); 12] = [
+    let rows: [(&str, Box<Damage>); 12] = [
         ("empty", Box::new(|_| Vec::new())),
         ("of four bytes", Box::new(|text| text[..4].to_vec())),
         ("with another magic", Box::new(put(0, b"GGML"))),
@@ -279,7 +282,7 @@ fn ggufs(good: &Good, table: &mut Table) {
             text
         }
     };
-    let rows: [(&str, Box<dyn Fn(Vec<u8>) -> Vec<u8>>, &str); 6] = [
+    let rows: [(&str, Box<Damage>, &str); 6] = [
         ("of no layers", Box::new(key("llama.block_count", 4, b"\0\0\0\0")), "block_count"),
         ("of 2^32 - 1 layers", Box::new(key("llama.block_count", 4, b"\xff\xff\xff\xff")), "block_count"),
         ("with a setting of another kind", Box::new(key("llama.block_count", 0, b"\x06\0\0\0")), "block_count"),

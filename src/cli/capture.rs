@@ -174,27 +174,15 @@ fn parse_queries(text: &str) -> Result<Queries, String> {
     }
 }
 
-/// Bytes of `2GB`, `1.5GiB`, `800000000`, or `50%` of the machine's memory.
+/// Bytes as [`numbers::bytes`] reads them, or a share such as `50%` of the machine's memory.
 fn parse_memory(text: &str) -> Result<u64, String> {
-    let wrong = || "write a size such as 2GB or 1.5GiB, or a share such as 50%".to_string();
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let number: f64 = text[..digits].parse().map_err(|_| wrong())?;
-    let unit = match text[digits..].trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1.0,
-        "kb" => 1e3,
-        "mb" => 1e6,
-        "gb" => 1e9,
-        "tb" => 1e12,
-        "kib" => 1024.0,
-        "mib" => 1024f64.powi(2),
-        "gib" => 1024f64.powi(3),
-        "tib" => 1024f64.powi(4),
-        "%" if number <= 100.0 => {
-            capture::memory_of_machine().ok_or("this system does not tell how much memory it has")? as f64 / 100.0
-        }
-        _ => return Err(wrong()),
+    let Some(share) = text.strip_suffix('%') else {
+        return numbers::bytes(text).map_err(|_| "write a size such as 2GB or 1.5GiB, or a share such as 50%".into());
     };
-    Ok((number * unit) as u64)
+    let share = share.trim().parse::<f64>().ok().filter(|share| (0.0..=100.0).contains(share));
+    let share = share.ok_or("write a share from 0 to 100%")?;
+    let memory = capture::memory_of_machine().ok_or("this system does not tell how much memory it has")?;
+    Ok((memory as f64 / 100.0 * share) as u64)
 }
 
 fn summarise(manifest: &Manifest, dir: &Path, common: &Common) -> anyhow::Result<()> {
@@ -259,11 +247,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_as_people_write_them() {
-        assert_eq!(parse_memory("800000000"), Ok(800_000_000));
+    fn memory_may_be_a_share_of_the_machines() {
         assert_eq!(parse_memory("2GB"), Ok(2_000_000_000));
-        assert_eq!(parse_memory("1.5 GiB"), Ok(1_610_612_736));
-        for bad in ["", "GB", "2 apples", "-1GB", "101%", "1.2.3"] {
+        let half = parse_memory("50 %");
+        assert!(half.is_err() || half.unwrap() == crate::capture::memory_of_machine().unwrap() / 2);
+        for bad in ["101%", "-1%", "x%", "", "nan%"] {
             assert!(parse_memory(bad).is_err(), "{bad}");
         }
     }

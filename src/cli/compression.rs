@@ -11,11 +11,15 @@ use crate::cli::numbers;
 use crate::cli::options::Dtype;
 use crate::cli::options::parse_layers;
 use crate::files::read_json;
+use crate::model::Config;
 use crate::model::Model;
 use crate::profile::Profile;
 use crate::runtime::Budget;
 use crate::runtime::CacheType;
 use crate::runtime::Compression;
+
+/// Part of a budget of bytes that new tokens may fill before a head is compressed again.
+const SLACK_PART: usize = 16;
 
 /// What compresses the cache.
 #[derive(Clone, Debug, clap::Args)]
@@ -32,6 +36,10 @@ pub(crate) struct CompressionArgs {
     /// Slots that every head may keep, instead of a share
     #[arg(long, value_name = "N", value_parser = numbers::count, conflicts_with_all = ["profile", "kept_fraction"])]
     budget_tokens: Option<usize>,
+    /// Bytes that the whole cache may take behind the prompt and while decoding, such as 64MB, instead of a share; heads are
+    /// compressed again in decode
+    #[arg(long, value_name = "SIZE", value_parser = numbers::bytes, conflicts_with_all = ["profile", "kept_fraction", "budget_tokens", "skip_layers"])]
+    budget_bytes: Option<u64>,
     /// Compress after every so many prompt tokens, not only at the end: the whole cache never stands in memory
     #[arg(long, value_name = "N", value_parser = numbers::count)]
     compress_every: Option<usize>,
@@ -57,6 +65,7 @@ impl CompressionArgs {
             profile: Some(path),
             kept_fraction: None,
             budget_tokens: None,
+            budget_bytes: None,
             compress_every: None,
             decode_slack: None,
             skip_layers: None,
@@ -76,7 +85,7 @@ impl CompressionArgs {
             None => BTreeSet::new(),
         };
         let more = |compression: Compression| {
-            let (every_tokens, decode_slack) = (self.compress_every, self.decode_slack);
+            let (every_tokens, decode_slack) = (self.compress_every, self.decode_slack.or(compression.decode_slack));
             Some(Compression { skip_layers, every_tokens, decode_slack, ..compression })
         };
         if let Some(path) = &self.profile {
@@ -88,10 +97,16 @@ impl CompressionArgs {
             Some(tokens) => Budget::Tokens(tokens),
             None => Budget::KeptFraction(self.kept_fraction.unwrap_or(0.5)),
         };
-        let compression = Compression::parse(spec, budget)?;
+        let mut compression = Compression::parse(spec, budget)?;
+        if let Some(bytes) = self.budget_bytes {
+            let (slots, slack) = self.slots_within(bytes, &compression, model.config())?;
+            compression.budget = Budget::Tokens(slots);
+            compression.decode_slack = Some(slack);
+        }
         let given = [
             ("--kept-fraction", self.kept_fraction.is_some()),
             ("--budget-tokens", self.budget_tokens.is_some()),
+            ("--budget-bytes", self.budget_bytes.is_some()),
             ("--compress-every", self.compress_every.is_some()),
             ("--decode-slack", self.decode_slack.is_some()),
             ("+refit", compression.refit.is_some()),
@@ -108,13 +123,37 @@ impl CompressionArgs {
                 None => Ok(None),
             };
         }
-        if let Some((option, _)) = given[..2].iter().find(|(_, given)| *given && compression.policy.sets_own_size()) {
+        if let Some((option, _)) = given[..3].iter().find(|(_, given)| *given && compression.policy.sets_own_size()) {
             return Err(Usage::error(
                 format!("policy {spec} decides its size by eps, so {option} would be ignored"),
                 format!("leave out eps= or {option}"),
             ));
         }
         Ok(more(compression))
+    }
+}
+
+impl CompressionArgs {
+    /// Slots that every head may keep within so many bytes of the whole cache, and those by which it may grow in decode before it
+    /// is compressed again.
+    fn slots_within(&self, bytes: u64, compression: &Compression, config: &Config) -> anyhow::Result<(usize, usize)> {
+        let heads = (config.n_layers * config.n_kv_heads) as u64;
+        let element = if self.cache_type() == CacheType::F32 { 4 } else { 2 };
+        let has_bias = compression.refit.is_some_and(|refit| refit.mass);
+        // Key, value, position, what the policy adds, and the two masses that selection in decode goes by.
+        let slot = 2 * config.head_dim * element + 4 + compression.policy.slot_extras().bytes(has_bias) + 8;
+        // Room grows by a 256th at a time.
+        let fitting = |bytes: u64| (bytes / 256 * 255 / heads / slot as u64) as usize;
+        let most = fitting(bytes);
+        let slack = self.decode_slack.unwrap_or((most / SLACK_PART).max(1));
+        match most.checked_sub(slack + 1).filter(|slots| *slots > 0) {
+            Some(slots) => Ok((slots, slack)),
+            None => {
+                let least = (slack as u64 + 2) * heads * slot as u64 * 256 / 255 + 256;
+                let what = format!("--budget-bytes {bytes} leaves the model's {heads} heads no slot and room to grow");
+                Err(Usage::error(what, format!("allow at least {least} bytes")))
+            }
+        }
     }
 }
 

@@ -44,9 +44,38 @@ pub(crate) fn cosine(text: &str) -> Result<f32, String> {
     within(text, |x| (-1.0..1.0).contains(x), "a cosine in [-1, 1)")
 }
 
+/// Bytes, as `2GB`, `1.5 GiB` or `800000000`.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let unit = match text[digits..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => Some(1.0),
+        "kb" => Some(1e3),
+        "mb" => Some(1e6),
+        "gb" => Some(1e9),
+        "tb" => Some(1e12),
+        "kib" => Some(1024.0),
+        "mib" => Some(1024f64.powi(2)),
+        "gib" => Some(1024f64.powi(3)),
+        "tib" => Some(1024f64.powi(4)),
+        _ => None,
+    };
+    let number = text[..digits].parse::<f64>().ok();
+    number.zip(unit).map(|(number, unit)| (number * unit) as u64).ok_or("give a size such as 2GB or 1.5GiB".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_as_people_write_them() {
+        assert_eq!(bytes("800000000"), Ok(800_000_000));
+        assert_eq!(bytes("2GB"), Ok(2_000_000_000));
+        assert_eq!(bytes("1.5 GiB"), Ok(1_610_612_736));
+        for bad in ["", "GB", "2 apples", "-1GB", "50%", "1.2.3"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn ranges_and_what_is_no_number() {
