@@ -174,8 +174,7 @@ impl Reader<'_> {
     /// One record, or a list of them, in one JSON text.
     fn list(&mut self, bytes: &[u8], origin: &Origin, templates: &Templates) -> Result<(), PromptError> {
         let text = decode(bytes, &origin.label)?;
-        // Blanks are a text too: a model has tokens for them.
-        if text.is_empty() {
+        if text.trim().is_empty() {
             return Err(PromptError::Empty { source_name: origin.label.clone() });
         }
         let records: serde_json::Result<Vec<RawRecord>> = match text.trim_start().starts_with('{') {
