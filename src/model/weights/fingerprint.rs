@@ -29,28 +29,40 @@ pub(super) struct Entry {
     pub(super) range: Range<usize>,
 }
 
+impl Entry {
+    /// Where its pieces lie in the file.
+    fn pieces(&self) -> impl ExactSizeIterator<Item = Range<usize>> {
+        let Range { start, end } = self.range;
+        (0..(end - start).div_ceil(PIECE_BYTES)).map(move |i| {
+            let from = start + i * PIECE_BYTES;
+            from..(from + PIECE_BYTES).min(end)
+        })
+    }
+}
+
 impl Fingerprint {
     /// SHA-256 over the settings and, of every tensor in order of name, its title and the SHA-256 of every 4 MiB of its bytes.
     ///
     /// - Cost: reads all weights once, on all threads
     /// - Errors: a file was changed after the model was loaded
     pub(in crate::model) fn compute(&self) -> Result<String, ModelError> {
-        let mut digests: Vec<Vec<String>> = vec![Vec::new(); self.tensors.len()];
-        for (index, file) in self.files.iter().enumerate() {
-            let of_file = |(entry, _): &(&Entry, &mut Vec<String>)| entry.file == index;
-            let mut tensors: Vec<_> = self.tensors.iter().zip(&mut digests).filter(of_file).collect();
-            file.read(|bytes| {
-                tensors.par_iter_mut().for_each(|(entry, digests)| {
-                    // The range was checked when the table was read, and the file has not changed.
-                    let bytes = bytes.get(entry.range.clone()).unwrap_or_default();
-                    bytes.par_chunks(PIECE_BYTES).map(sha256_bytes).collect_into_vec(digests);
-                });
-            })?;
-        }
+        let check = || self.files.iter().try_for_each(Unmapped::check_unchanged);
+        check()?;
+        let pieces: Vec<(usize, Range<usize>)> =
+            self.tensors.iter().flat_map(|entry| entry.pieces().map(|piece| (entry.file, piece))).collect();
+        let digest = |room: &mut Vec<u8>, (file, piece): &(usize, Range<usize>)| -> Result<String, ModelError> {
+            room.resize(piece.len(), 0);
+            self.files[*file].read_at(room, piece.start)?;
+            Ok(sha256_bytes(room))
+        };
+        let digests: Vec<String> = pieces.par_iter().map_init(Vec::new, digest).collect::<Result<_, _>>()?;
+        check()?;
+        let mut digests = digests.into_iter();
         let mut hash = Sha256::default();
         hash.update(self.settings.as_bytes());
-        for (entry, digests) in self.tensors.iter().zip(&digests) {
-            hash.update(format!("\n{} {}", entry.title, digests.concat()).as_bytes());
+        for entry in &self.tensors {
+            let digests: String = digests.by_ref().take(entry.pieces().len()).collect();
+            hash.update(format!("\n{} {digests}", entry.title).as_bytes());
         }
         Ok(hash.hex())
     }

@@ -11,6 +11,7 @@ use memmap2::Mmap;
 use crate::files::FileError;
 use crate::files::map_opened;
 use crate::files::open_regular;
+use crate::files::read_at;
 use crate::model::ModelError;
 
 /// The bytes of one file.
@@ -35,7 +36,7 @@ impl Backing {
         Ok(Self::Mapped(map, Origin { path: path.into(), file, state }))
     }
 
-    /// Lets go of the memory, to be mapped again when it is needed.
+    /// Lets go of the memory, to be read again when it is needed.
     pub(super) fn unmap(self) -> Unmapped {
         match self {
             Self::Mapped(_, origin) => Unmapped::File(origin),
@@ -77,20 +78,27 @@ pub(super) enum Unmapped {
 }
 
 impl Unmapped {
-    /// Calls `with` with the bytes.
-    ///
-    /// - Errors: the file was changed in the meantime
-    pub(super) fn read<T>(&self, with: impl FnOnce(&[u8]) -> T) -> Result<T, ModelError> {
-        let Origin { path, file, state: before } = match self {
-            Self::Owned(bytes) => return Ok(with(bytes)),
-            Self::File(origin) => origin,
-        };
-        let is_unchanged = || Ok::<_, FileError>(state(file).map_err(|e| FileError::io("read", path, e))? == *before);
-        let changed = || ModelError::Unreadable { path: path.clone(), what: "was changed after it was loaded".into() };
-        if !is_unchanged()? {
-            return Err(changed());
+    /// Fills `into` with the bytes from `at` on. Read and not mapped, so that pages of the file do not weigh beside the weights.
+    pub(super) fn read_at(&self, into: &mut [u8], at: usize) -> Result<(), ModelError> {
+        match self {
+            Self::Owned(bytes) => {
+                // The range was checked when the table of tensors was read.
+                let from = bytes.get(at..).unwrap_or_default();
+                into.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+            }
+            Self::File(Origin { path, file, .. }) => {
+                read_at(file, into, at as u64).map_err(|e| FileError::io("read", path, e))?;
+            }
         }
-        let result = with(&map_opened(file, path)?);
-        is_unchanged()?.then_some(result).ok_or_else(changed)
+        Ok(())
+    }
+
+    /// - Errors: the file was changed since the model was loaded
+    pub(super) fn check_unchanged(&self) -> Result<(), ModelError> {
+        let Self::File(Origin { path, file, state: before }) = self else { return Ok(()) };
+        if state(file).map_err(|e| FileError::io("read", path, e))? == *before {
+            return Ok(());
+        }
+        Err(ModelError::Unreadable { path: path.clone(), what: "was changed after it was loaded".into() })
     }
 }
