@@ -13,7 +13,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     if bytes.first() == Some(&b'{') {
         std::fs::write(&path, bytes).unwrap();
     } else {
-        std::fs::copy(good.join("analysis.json"), &path).unwrap();
+        kvscope_fuzz::restore(&good.join("analysis.json"), &path);
     }
     let Ok(analysis) = read_json::<Analysis>(&path) else { return };
     if bytes.first() != Some(&b'{') {

@@ -7,8 +7,12 @@ use kvscope_fuzz::folder;
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let is_index = bytes.windows(12).any(|part| part == b"\"weight_map\"");
     let dir = folder(Some(&fixture("llama-sharded")));
-    let (name, good) = if is_index { ("model.safetensors.index.json", "config.json") } else { ("config.json", "model.safetensors.index.json") };
-    std::fs::copy(fixture("llama-sharded").join(good), dir.join(good)).unwrap();
+    let (name, good) = if is_index {
+        ("model.safetensors.index.json", "config.json")
+    } else {
+        ("config.json", "model.safetensors.index.json")
+    };
+    kvscope_fuzz::restore(&fixture("llama-sharded").join(good), &dir.join(good));
     std::fs::write(dir.join(name), bytes).unwrap();
     kvscope_fuzz::use_model(dir);
 });

@@ -9,7 +9,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let dir = folder(Some(&good));
     let is_document = bytes.windows(15).any(|part| part == b"\"kvscope.eval/1");
     let (name, other) = if is_document { ("eval.json", "rows.jsonl") } else { ("rows.jsonl", "eval.json") };
-    std::fs::copy(good.join(other), dir.join(other)).unwrap();
+    kvscope_fuzz::restore(&good.join(other), &dir.join(other));
     std::fs::write(dir.join(name), bytes).unwrap();
     kvscope::eval::faults(dir);
 });

@@ -13,7 +13,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         let _ = std::fs::remove_file(dir.join("chat_template.jinja"));
         std::fs::write(dir.join("tokenizer_config.json"), bytes).unwrap();
     } else {
-        std::fs::copy(good.join("tokenizer_config.json"), dir.join("tokenizer_config.json")).unwrap();
+        kvscope_fuzz::restore(&good.join("tokenizer_config.json"), &dir.join("tokenizer_config.json"));
         std::fs::write(dir.join("chat_template.jinja"), bytes).unwrap();
     }
     let Ok(tokenizer) = Tokenizer::from_hf_folder(dir) else { return };

@@ -10,7 +10,8 @@ use kvscope_fuzz::folder;
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let dir = folder(None);
     let is_json = bytes.first() == Some(&b'{');
-    let (name, other) = if is_json { ("tokenizer.json", "tokenizer.model") } else { ("tokenizer.model", "tokenizer.json") };
+    let (name, other) =
+        if is_json { ("tokenizer.json", "tokenizer.model") } else { ("tokenizer.model", "tokenizer.json") };
     let _ = std::fs::remove_file(dir.join(other));
     std::fs::write(dir.join(name), bytes).unwrap();
     let Ok(tokenizer) = Tokenizer::from_hf_folder(dir) else { return };
