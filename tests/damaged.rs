@@ -313,6 +313,17 @@ fn tokenizers(good: &Good, table: &mut Table) {
         document["model"]["vocab"]["zzz"] = json!(4_000_000_000u64);
         serde_json::to_vec(&document).unwrap()
     };
+    let frame = |text: Vec<u8>| {
+        let mut document: Value = serde_json::from_slice(&text).unwrap();
+        let pieces = vec![json!({ "SpecialToken": { "id": "x", "type_id": 0 } }); 2000];
+        document["post_processor"] = json!({
+            "type": "TemplateProcessing", "single": pieces, "pair": [],
+            "special_tokens": { "x": { "id": "x", "ids": vec![1; 1000], "tokens": vec!["a"; 1000] } },
+        });
+        serde_json::to_vec(&document).unwrap()
+    };
+    let framed = good.with("model/tokenizer.json", frame, USE_MODEL);
+    table.row("tokenizer with a frame of 2e6 ids", &framed, 2, &["2000000 tokens around a text"]);
     table.row("tokenizer with an id of 4e9", &good.with("model/tokenizer.json", far, USE_MODEL), 2, &["4000000000"]);
     for (name, template, word) in [
         ("unfinished", "{% for m in messages %}", "template"),
@@ -321,6 +332,12 @@ fn tokenizers(good: &Good, table: &mut Table) {
         (
             "without end",
             "{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}",
+            "template",
+        ),
+        ("that holds itself", "{% set ns = namespace(y=1) %}{% set ns.y = ns %}{{ ns }}", "namespace ns"),
+        (
+            "of nested lists",
+            "{% set ns = namespace(y=1) %}{% for i in range(99999) %}{% set ns.y = [ns.y] %}{% endfor %}{{ ns.y|tojson }}",
             "template",
         ),
         ("of deep negations", &"{{ not X }}".replace('X', &"not ".repeat(50_000)), "template"),

@@ -27,7 +27,7 @@ use crate::files::FolderLock;
 use crate::files::InputHash;
 use crate::files::Provenance;
 use crate::files::check_replaceable;
-use crate::files::create_dir;
+use crate::files::create_own_dir;
 use crate::files::write_json;
 use crate::math::bootstrap_mean;
 use crate::math::spearman;
@@ -61,7 +61,7 @@ pub fn analyze(
     let path = out_dir.join("analysis.json");
     check_replaceable::<Analysis>(&path)?;
     if !options.maps.is_empty() {
-        create_dir(&out_dir.join("maps"))?;
+        create_own_dir(&out_dir.join("maps"))?;
     }
     let mut table = StatsTable::create(&out_dir.join(TABLE_FILE), &model)?;
     let n_maps: usize =

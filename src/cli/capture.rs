@@ -65,7 +65,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value = "64", value_parser = parse_queries)]
     queries: Queries,
     /// Last queries that the windowed attention mass counts
-    #[arg(long, value_name = "N", default_value_t = 32)]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = numbers::count)]
     window: usize,
     /// Prompt tokens that pass through a layer at a time; 0 for all at once [default: 1024]
     #[arg(long, value_name = "N")]

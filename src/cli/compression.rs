@@ -112,10 +112,9 @@ impl CompressionArgs {
             ("+refit", compression.refit.is_some()),
         ];
         if !compression.policy.compresses() {
-            return match given
-                .into_iter()
-                .find(|(option, given)| *given && (self.policy.is_none() || *option == "+refit"))
-            {
+            return match given.into_iter().find(|(option, given)| {
+                *given && (self.policy.is_none() || ["+refit", "--budget-bytes"].contains(option))
+            }) {
                 Some((option, _)) => Err(Usage::error(
                     format!("{option} needs a policy that compresses"),
                     "add --policy kvmerger, or another",

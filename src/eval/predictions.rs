@@ -11,7 +11,7 @@ use crate::eval::task::Job;
 use crate::eval::task::Predictions;
 use crate::eval::task::Take;
 use crate::eval::task::task;
-use crate::files::create_dir;
+use crate::files::create_own_dir;
 use crate::files::write_atomic;
 
 /// A line as LongBench's scorer reads it, with the row's id beside.
@@ -59,8 +59,10 @@ pub(super) fn write(dir: &Path, rows: &[Row]) -> Result<(), EvalError> {
         files.insert(name, json(&map)?);
     }
     for ((folder, name), text) in files {
-        let folder = dir.join("predictions").join(folder);
-        create_dir(&folder)?;
+        let predictions = dir.join("predictions");
+        let folder = predictions.join(folder);
+        create_own_dir(&predictions)?;
+        create_own_dir(&folder)?;
         write_atomic(&folder.join(name), &text)?;
     }
     Ok(())

@@ -88,6 +88,14 @@ pub fn create_dir(path: &Path) -> Result<(), FileError> {
     std::fs::create_dir_all(path).map_err(|e| FileError::io("create the folder", path, e))
 }
 
+/// Creates a folder within one of our own, which must not be a link out of it.
+pub fn create_own_dir(path: &Path) -> Result<(), FileError> {
+    if path.symlink_metadata().is_ok_and(|found| found.is_symlink()) {
+        return Err(FileError::NotRegular { path: path.into(), found: "a link, which is not followed here" });
+    }
+    create_dir(path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,5 +133,15 @@ mod tests {
         std::fs::create_dir_all(path.join("b")).unwrap();
         assert!(file.commit().is_err());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_is_no_folder_of_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        create_own_dir(&dir.path().join("a")).unwrap();
+        create_own_dir(&dir.path().join("a")).unwrap();
+        std::os::unix::fs::symlink("a", dir.path().join("b")).unwrap();
+        assert!(matches!(create_own_dir(&dir.path().join("b")), Err(FileError::NotRegular { .. })));
     }
 }

@@ -12,6 +12,7 @@ mod space;
 
 pub use atomic::AtomicFile;
 pub use atomic::create_dir;
+pub use atomic::create_own_dir;
 pub use atomic::write_atomic;
 pub use document::Document;
 pub use document::check_replaceable;
@@ -93,11 +94,11 @@ pub enum FileError {
         known: u32,
     },
     /// A folder, a pipe, a device or a link where a file is due.
-    #[error("{} is {found}, not a file", path.display())]
+    #[error("{} is {found}", path.display())]
     NotRegular {
         /// The place.
         path: PathBuf,
-        /// What is there.
+        /// What is there, and what is due.
         found: &'static str,
     },
     /// A file of another kind stands where one of ours would go.

@@ -35,7 +35,7 @@ fn open(path: &Path, is_own: bool) -> Result<File, FileError> {
 fn open_with(options: &mut OpenOptions, path: &Path, is_own: bool) -> Result<File, FileError> {
     let io = |e| FileError::io("open", path, e);
     if is_own && path.symlink_metadata().is_ok_and(|found| found.is_symlink()) {
-        return Err(FileError::NotRegular { path: path.into(), found: "a link" });
+        return Err(FileError::NotRegular { path: path.into(), found: "a link, which is not followed here" });
     }
     // Opening a pipe would wait for its writer.
     #[cfg(unix)]
@@ -50,7 +50,7 @@ fn open_with(options: &mut OpenOptions, path: &Path, is_own: bool) -> Result<Fil
     if kind.is_file() {
         return Ok(file);
     }
-    let found = if kind.is_dir() { "a folder" } else { "a pipe or a device" };
+    let found = if kind.is_dir() { "a folder, not a file" } else { "a pipe or a device, not a file" };
     Err(FileError::NotRegular { path: path.into(), found })
 }
 
@@ -148,7 +148,7 @@ mod tests {
         std::fs::write(&path, b"12345").unwrap();
         assert_eq!(read_limited(&path, "toy", 5).unwrap(), b"12345");
         assert!(matches!(read_limited(&path, "toy", 4), Err(FileError::TooLarge { bytes: 5, .. })));
-        assert!(matches!(open_regular(dir.path()), Err(FileError::NotRegular { found: "a folder", .. })));
+        assert!(matches!(open_regular(dir.path()), Err(FileError::NotRegular { found: "a folder, not a file", .. })));
         assert!(matches!(open_regular(&dir.path().join("b")), Err(FileError::Io { .. })));
     }
 
@@ -167,7 +167,7 @@ mod tests {
         let link = dir.path().join("link");
         std::os::unix::fs::symlink("a", &link).unwrap();
         assert!(open_regular(&link).is_ok());
-        assert!(matches!(open_own(&link), Err(FileError::NotRegular { found: "a link", .. })));
+        assert!(matches!(open_own(&link), Err(FileError::NotRegular { .. })));
     }
 
     #[cfg(unix)]

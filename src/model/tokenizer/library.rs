@@ -42,6 +42,7 @@ impl Library {
                 return Err(TokenizerError::Unsupported { name: name.to_string(), what });
             }
         }
+        check_frame(name, &content["post_processor"])?;
         let mut own = Own { is_byte_level: mentions(&content, "ByteLevel"), ..Own::default() };
         own.pad = content["padding"]["pad_token"].as_str().map(str::to_string);
         for token in content["added_tokens"].as_array().into_iter().flatten() {
@@ -155,6 +156,28 @@ fn growth(name: &str, step: &Value) -> Result<u64, TokenizerError> {
     // Put before every text, the shortest of which has one byte.
     product = product.saturating_mul(length("prepend").saturating_add(1));
     Ok(product)
+}
+
+/// Most ids that a post-processor may put around a text; published ones put a handful.
+const MAX_FRAME_IDS: usize = 1024;
+
+/// Checks how many ids a post-processor puts around a text.
+fn check_frame(name: &str, processor: &Value) -> Result<(), TokenizerError> {
+    for inner in processor["processors"].as_array().into_iter().flatten() {
+        check_frame(name, inner)?;
+    }
+    for part in ["single", "pair"] {
+        let ids = |item: &Value| {
+            let token = item["SpecialToken"]["id"].as_str()?;
+            processor["special_tokens"].get(token)?["ids"].as_array().map(Vec::len)
+        };
+        let n: usize = processor[part].as_array().into_iter().flatten().filter_map(ids).sum();
+        if n > MAX_FRAME_IDS {
+            let what = format!("puts {n} tokens around a text (post_processor; at most {MAX_FRAME_IDS})");
+            return Err(TokenizerError::Unsupported { name: name.to_string(), what });
+        }
+    }
+    Ok(())
 }
 
 /// Checks that every merge gives a token; the library takes that for granted.

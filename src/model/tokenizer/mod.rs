@@ -13,6 +13,7 @@ mod guard;
 mod hub;
 mod library;
 mod matcher;
+mod namespaces;
 mod normalizer;
 mod pretokenizer;
 mod protobuf;

@@ -156,6 +156,11 @@ impl Settings {
     pub(super) fn read(folder: &Path) -> Result<Self, TokenizerError> {
         let object = |file: &str| object(folder, file);
         let (config, specials) = (object("tokenizer_config.json")?, object("special_tokens_map.json")?);
+        if config.as_ref().is_some_and(|config| config.get("split_special_tokens") == Some(&Value::Bool(true))) {
+            let name = folder.join("tokenizer_config.json").display().to_string();
+            let what = "has split_special_tokens, under which special tokens in a text are cut to pieces".into();
+            return Err(TokenizerError::Unsupported { name, what });
+        }
         let mut templates = BTreeMap::new();
         if let Some(text) = text(&folder.join("chat_template.jinja"))? {
             templates.insert("default".to_string(), text);
