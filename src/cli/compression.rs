@@ -112,9 +112,7 @@ impl CompressionArgs {
             ("+refit", compression.refit.is_some()),
         ];
         if !compression.policy.compresses() {
-            return match given.into_iter().find(|(option, given)| {
-                *given && (self.policy.is_none() || ["+refit", "--budget-bytes"].contains(option))
-            }) {
+            return match given.into_iter().find(|(_, given)| *given) {
                 Some((option, _)) => Err(Usage::error(
                     format!("{option} needs a policy that compresses"),
                     "add --policy kvmerger, or another",
