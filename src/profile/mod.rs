@@ -104,6 +104,9 @@ pub struct Quality {
     pub held_out: Option<Interval>,
 }
 
+/// By how much the heads' mean size may miss the budget: sizes are solved in steps.
+const SIZE_TOLERANCE: f64 = 0.005;
+
 /// Name in [`Profile::quality`] of what the profile does.
 pub const TUNED: &str = "tuned";
 /// Name in [`Profile::quality`] of the same slots with nothing folded into them.
@@ -195,6 +198,7 @@ impl Profile {
             return fault(format!("a refit of {} queries and lambda {}", refit.queries, refit.lambda));
         }
         self.check_intervals()?;
+        self.check_size()?;
         let n_heads = self.model.n_layers.checked_mul(self.model.n_kv_heads).filter(|n| *n > 0);
         if n_heads != Some(self.heads.len()) {
             return fault(format!(
@@ -228,6 +232,17 @@ impl Profile {
             if let Some(eps) = thresholds.into_iter().find(|eps| !(-1.0..=1.0).contains(eps)) {
                 return fault(format!("eps {eps} of {place}"));
             }
+        }
+        Ok(())
+    }
+
+    /// The heads' sizes meet the budget, as far as slots tell: in bytes, slots weigh as their settings have it.
+    fn check_size(&self) -> Result<(), ProfileError> {
+        let sum: f64 = self.heads.iter().map(|head| head.kept_fraction).sum();
+        let (mean, target) = (sum / self.heads.len() as f64, self.target_kept_fraction);
+        if self.budget_unit == "slots" && (mean - target).abs() > SIZE_TOLERANCE {
+            let what = format!("its heads keep {mean:.4} of the slots where the budget says {target}");
+            return Err(ProfileError::Damaged(what));
         }
         Ok(())
     }
