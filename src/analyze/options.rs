@@ -80,7 +80,7 @@ impl AnalyzeOptions {
         let rising = self.eps_grid.windows(2).all(|pair| pair[0] < pair[1]);
         // A NaN fails both comparisons of the range.
         if !rising || !self.eps_grid.iter().all(|eps| (-1.0..1.0).contains(eps)) || self.eps_grid.len() > 1000 {
-            return fault("eps_grid", format!("{:?} is not rising within [-1, 1)", self.eps_grid));
+            return fault("eps", format!("{:?} is not rising within [-1, 1)", self.eps_grid));
         }
         let Some(reference) = self.eps_grid.iter().position(|eps| *eps == self.reference_eps) else {
             return fault("reference_eps", format!("{} is not in the grid {:?}", self.reference_eps, self.eps_grid));
