@@ -1,11 +1,11 @@
 //! Whether an analysis is what one can be, and whether the files that it names are those that were written.
 
-use std::path::Component;
 use std::path::Path;
 
 use crate::analyze::Analysis;
 use crate::analyze::MapEntry;
 use crate::files::InputHash;
+use crate::files::is_inside;
 use crate::files::read_own;
 use crate::files::sha256_bytes;
 use crate::files::sha256_own;
@@ -85,13 +85,15 @@ pub fn faults(analysis: &Analysis, dir: &Path) -> Vec<String> {
 
 /// The table's digest is that of the analysis.
 fn table_fault(table: &InputHash, dir: &Path) -> Option<String> {
-    let what = match sha256_own(&dir.join(&table.name)) {
-        _ if !is_inside(&table.name) => "has a name that leads out of the folder".into(),
-        Ok((sha256, _)) if sha256 == table.sha256 => return None,
-        Ok((got, _)) => format!("has SHA-256 {got:.12}… where the analysis says {:.12}…", table.sha256),
-        Err(error) => error.to_string(),
-    };
-    Some(format!("the table {}: {what}", table.name))
+    let fault = |what: String| Some(format!("the table {}: {what}", table.name));
+    if !is_inside(&table.name) {
+        return fault("its name leads out of the folder".into());
+    }
+    match sha256_own(&dir.join(&table.name)) {
+        Ok((sha256, _)) if sha256 == table.sha256 => None,
+        Ok((got, _)) => fault(format!("has SHA-256 {got:.12}… where the analysis says {:.12}…", table.sha256)),
+        Err(error) => fault(error.to_string()),
+    }
 }
 
 fn map_fault(map: &MapEntry, dir: &Path) -> Option<String> {
@@ -120,9 +122,4 @@ fn map_fault(map: &MapEntry, dir: &Path) -> Option<String> {
         side = side.div_ceil(2);
     }
     None
-}
-
-/// Whether a name from a stranger stays within the folder.
-fn is_inside(name: &str) -> bool {
-    !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
 }

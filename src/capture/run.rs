@@ -20,13 +20,11 @@ use crate::capture::recorder::Stopped;
 use crate::dump::DumpError;
 use crate::dump::Manifest;
 use crate::dump::SampleEntry;
-use crate::files::Document;
 use crate::files::FileError;
 use crate::files::FolderLock;
 use crate::files::InputHash;
 use crate::files::free_bytes;
-use crate::files::parse_json;
-use crate::files::read_own;
+use crate::files::read_own_json;
 use crate::files::sha256_own;
 use crate::files::write_json;
 use crate::model::LogitRows;
@@ -181,7 +179,7 @@ fn highest(logits: &[f32]) -> u32 {
 /// The samples of an earlier run that are whole, if that run had the same settings.
 fn finished_samples(dir: &Path, new: &Manifest) -> Result<Vec<SampleEntry>, CaptureError> {
     let path = dir.join("manifest.json");
-    let old: Manifest = parse_json(&read_own(&path, Manifest::NAME, Manifest::MAX_BYTES)?, &path)?;
+    let old: Manifest = read_own_json(&path)?;
     let other = |what| Err(CaptureError::OtherRun { dir: dir.into(), what });
     if old.provenance.tool != new.provenance.tool {
         return other("version of kvscope");

@@ -7,9 +7,7 @@ use crate::dump::DumpError;
 use crate::dump::Manifest;
 use crate::dump::Sample;
 use crate::dump::check::manifest_faults;
-use crate::files::Document;
-use crate::files::parse_json;
-use crate::files::read_own;
+use crate::files::read_own_json;
 
 /// An opened dump.
 #[derive(Debug)]
@@ -25,7 +23,7 @@ impl Dump {
         if dir.is_dir() && path.symlink_metadata().is_err() {
             return Err(DumpError::NotADump { path: dir.into() });
         }
-        let manifest: Manifest = parse_json(&read_own(&path, Manifest::NAME, Manifest::MAX_BYTES)?, &path)?;
+        let manifest: Manifest = read_own_json(&path)?;
         match manifest_faults(&manifest).into_iter().next() {
             Some(what) => Err(DumpError::inconsistent(&path, what)),
             None => Ok(Self { dir: dir.into(), manifest }),

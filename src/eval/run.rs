@@ -17,10 +17,8 @@ use crate::eval::item::Work;
 use crate::eval::predictions;
 use crate::eval::row::Row;
 use crate::eval::row::RowFile;
-use crate::files::Document;
 use crate::files::FolderLock;
-use crate::files::parse_json;
-use crate::files::read_own;
+use crate::files::read_own_json;
 use crate::files::write_json;
 use crate::model::Model;
 use crate::runtime::CacheType;
@@ -68,8 +66,7 @@ pub fn run(
         return exists();
     }
     if is_begun {
-        let text = read_own(&path, Evaluation::NAME, Evaluation::MAX_BYTES)?;
-        evaluation.check_same_run(&parse_json(&text, &path)?, target.dir)?;
+        evaluation.check_same_run(&read_own_json(&path)?, target.dir)?;
     }
     let (mut file, mut rows) = RowFile::open(target.dir)?;
     if !rows.is_empty() && !target.resume {

@@ -30,6 +30,11 @@ pub fn read_json<T: Document>(path: &Path) -> Result<T, FileError> {
     parse_json(&read_limited(path, T::NAME, T::MAX_BYTES)?, path)
 }
 
+/// As [`read_json`], from a file in a folder of ours, where a link has no place.
+pub fn read_own_json<T: Document>(path: &Path) -> Result<T, FileError> {
+    parse_json(&read_own(path, T::NAME, T::MAX_BYTES)?, path)
+}
+
 /// As [`read_json`], from bytes already in memory; `path` is for messages.
 pub fn parse_json<T: Document>(text: &[u8], path: &Path) -> Result<T, FileError> {
     let json = |source| FileError::Json { path: path.into(), expected: T::NAME, source };

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::io::Read;
+use std::path::Component;
 use std::path::Path;
 
 use memmap2::Mmap;
@@ -74,6 +75,11 @@ fn is_alone(found: &std::fs::Metadata) -> bool {
     {
         found.is_file()
     }
+}
+
+/// Whether a name that a file gives for another stays within the folder.
+pub fn is_inside(name: &str) -> bool {
+    !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
 /// All bytes of a regular file of at most `limit` bytes; `expected` names the kind of file in the error.

@@ -1,6 +1,5 @@
 //! Reads one level of a similarity map's file.
 
-use std::path::Component;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -9,6 +8,7 @@ use safetensors::Dtype;
 use safetensors::SafeTensors;
 
 use crate::analyze::MapEntry;
+use crate::files::is_inside;
 use crate::files::map_opened;
 use crate::files::open_own;
 use crate::report::ReportError;
@@ -29,11 +29,9 @@ pub(super) struct Level {
 
 /// Reads the finest level with at most `side` cells a side, or the coarsest there is.
 pub(super) fn read(dir: &Path, entry: &MapEntry, side: usize) -> Result<Level, ReportError> {
-    let relative = Path::new(&entry.file);
-    let path: PathBuf = dir.join(relative);
+    let path: PathBuf = dir.join(&entry.file);
     let fault = |what: String| ReportError::Map { path: path.clone(), what };
-    // A name from a stranger must not lead out of the folder.
-    if entry.file.is_empty() || !relative.components().all(|c| matches!(c, Component::Normal(_))) {
+    if !is_inside(&entry.file) {
         return Err(fault(format!("the map's file name {:?} leads out of the analysis' folder", entry.file)));
     }
     let sides: Vec<usize> = sides(entry.n_tokens, entry.n_levels);
