@@ -28,17 +28,17 @@ use common::median;
 use kvscope::analyze::AnalyzeOptions;
 use kvscope::analyze::MapMaker;
 use kvscope::analyze::analyze;
-use kvscope::dump::Dump;
-use kvscope::dump::ElementType;
-use kvscope::dump::Manifest;
-use kvscope::dump::SampleEntry;
-use kvscope::dump::SampleWriter;
-use kvscope::dump::State;
-use kvscope::dump::TensorSpec;
 use kvscope::files::Document;
 use kvscope::files::ModelIdentity;
 use kvscope::files::Provenance;
 use kvscope::files::write_json;
+use kvscope::format::dump::Dump;
+use kvscope::format::dump::ElementType;
+use kvscope::format::dump::Manifest;
+use kvscope::format::dump::SampleEntry;
+use kvscope::format::dump::SampleWriter;
+use kvscope::format::dump::State;
+use kvscope::format::dump::TensorSpec;
 use kvscope::runtime::start_threads;
 
 /// Levels of a map of 4,096 tokens, as `analyze` writes it.

@@ -10,8 +10,8 @@ use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
-use kvscope::dump::Dump;
-use kvscope::dump::State;
+use kvscope::format::dump::Dump;
+use kvscope::format::dump::State;
 use serde_json::Value;
 
 const SAMPLES: usize = 6;
@@ -240,13 +240,13 @@ fn chunks_give_what_one_pass_gives() {
             assert_eq!(a.query_positions(layer).unwrap(), b.query_positions(layer).unwrap());
             for state in [State::K, State::V, State::KPreRope, State::Q] {
                 for head in 0..if state == State::Q { 4 } else { 2 } {
-                    let vectors = |s: &kvscope::dump::Sample<'_>| s.vectors(layer, state, head).unwrap();
+                    let vectors = |s: &kvscope::format::dump::Sample<'_>| s.vectors(layer, state, head).unwrap();
                     worst = worst.max(relative(&vectors(&a), &vectors(&b)));
                 }
             }
             for head in 0..2 {
                 worst = worst.max(relative(&a.mass(layer, head).unwrap(), &b.mass(layer, head).unwrap()));
-                let window = |s: &kvscope::dump::Sample<'_>| s.mass_window(layer, head).unwrap();
+                let window = |s: &kvscope::format::dump::Sample<'_>| s.mass_window(layer, head).unwrap();
                 worst = worst.max(relative(&window(&a), &window(&b)));
             }
         }

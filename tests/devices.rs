@@ -20,9 +20,9 @@ use kvscope::capture;
 use kvscope::capture::CaptureOptions;
 use kvscope::capture::SampleInput;
 use kvscope::capture::Target;
-use kvscope::dump::Dump;
-use kvscope::dump::ElementType;
-use kvscope::dump::State;
+use kvscope::format::dump::Dump;
+use kvscope::format::dump::ElementType;
+use kvscope::format::dump::State;
 use kvscope::model::AttnMass;
 use kvscope::model::ChunkStates;
 use kvscope::model::Compute;
@@ -363,13 +363,13 @@ fn a_capture_is_that_of_the_kernels() {
         for layer in &kernels_dump.manifest().layers {
             for state in [State::K, State::V, State::KPreRope, State::Q] {
                 for head in kernels_dump.manifest().held_heads(state) {
-                    let vectors = |s: &kvscope::dump::Sample<'_>| s.vectors(*layer, state, head).unwrap();
+                    let vectors = |s: &kvscope::format::dump::Sample<'_>| s.vectors(*layer, state, head).unwrap();
                     assert!(relative_error(&vectors(&a), &vectors(&b)) <= TOLERANCE, "{name} {state:?}");
                 }
             }
             for head in kernels_dump.manifest().held_kv_heads() {
                 assert!(relative_error(&a.mass(*layer, head).unwrap(), &b.mass(*layer, head).unwrap()) <= TOLERANCE);
-                let window = |s: &kvscope::dump::Sample<'_>| s.mass_window(*layer, head).unwrap();
+                let window = |s: &kvscope::format::dump::Sample<'_>| s.mass_window(*layer, head).unwrap();
                 assert!(relative_error(&window(&a), &window(&b)) <= TOLERANCE);
             }
         }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use base64::Engine;
-use kvscope::dump::State;
+use kvscope::format::dump::State;
 use kvscope::math::Interval;
 use kvscope::report::FIGURES;
 use kvscope::report::ReportError;

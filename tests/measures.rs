@@ -14,7 +14,7 @@ use kvscope::analyze::analyze;
 use kvscope::analyze::compare;
 use kvscope::analyze::comparison_table;
 use kvscope::analyze::summary_table;
-use kvscope::dump::State;
+use kvscope::format::dump::State;
 use kvscope::merge::Shares;
 use planted::DIM;
 use planted::Planted;

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::process::Output;
 
 use kvscope::files::read_json;
-use kvscope::profile::Profile;
+use kvscope::format::profile::Profile;
 use serde_json::Value;
 use serde_json::json;
 

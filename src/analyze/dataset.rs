@@ -28,10 +28,10 @@ use crate::analyze::sparsity::SetCounters;
 use crate::analyze::sparsity::SetRule;
 use crate::analyze::table::StatsRow;
 use crate::analyze::table::StatsTable;
-use crate::dump::Dump;
-use crate::dump::Sample;
-use crate::dump::State;
-use crate::dump::TokenClass;
+use crate::format::dump::Dump;
+use crate::format::dump::Sample;
+use crate::format::dump::State;
+use crate::format::dump::TokenClass;
 use crate::math::mean;
 use crate::merge::HeadStates;
 

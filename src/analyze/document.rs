@@ -4,11 +4,11 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::analyze::Persistence;
-use crate::dump::State;
 use crate::files::Document;
 use crate::files::InputHash;
 use crate::files::ModelIdentity;
 use crate::files::Provenance;
+use crate::format::dump::State;
 use crate::math::Interval;
 use crate::merge::Shares;
 
@@ -89,7 +89,7 @@ impl Placed {
 pub struct SetPlaces {
     /// By tenth of the prompt.
     pub positions: Vec<Placed>,
-    /// By kind of token, in the order of [`crate::dump::TokenClass::ALL`]; empty when the dump tells no classes.
+    /// By kind of token, in the order of [`crate::format::dump::TokenClass::ALL`]; empty when the dump tells no classes.
     pub classes: Vec<Placed>,
 }
 

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::dump::DumpError;
-use crate::dump::State;
 use crate::files::FileError;
+use crate::format::dump::DumpError;
+use crate::format::dump::State;
 
 /// Why dumps could not be analysed.
 #[derive(Debug, thiserror::Error)]

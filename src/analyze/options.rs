@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::analyze::AnalyzeError;
-use crate::dump::State;
+use crate::format::dump::State;
 use crate::merge::Shares;
 
 /// A similarity map that is wanted.

@@ -9,11 +9,11 @@ use serde_json::Value;
 use crate::analyze::AnalyzeError;
 use crate::analyze::AnalyzeOptions;
 use crate::analyze::maps::MAX_MAP_TOKENS;
-use crate::dump::Dump;
-use crate::dump::SampleEntry;
-use crate::dump::State;
 use crate::files::InputHash;
 use crate::files::sha256_file;
+use crate::format::dump::Dump;
+use crate::format::dump::SampleEntry;
+use crate::format::dump::State;
 
 /// Most heads over all layers of a model; each has counters of about 300 KB. The largest published models have under 6,000.
 const MAX_HEADS: usize = 1 << 14;

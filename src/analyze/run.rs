@@ -21,7 +21,6 @@ use crate::analyze::sparsity::OverlapCounters;
 use crate::analyze::sparsity::SIZE_BINS;
 use crate::analyze::table::StatsTable;
 use crate::analyze::table::TABLE_FILE;
-use crate::dump::Dump;
 use crate::files::Document;
 use crate::files::FolderLock;
 use crate::files::InputHash;
@@ -29,6 +28,7 @@ use crate::files::Provenance;
 use crate::files::check_replaceable;
 use crate::files::create_own_dir;
 use crate::files::write_json;
+use crate::format::dump::Dump;
 use crate::math::bootstrap_mean;
 use crate::math::spearman;
 

@@ -4,7 +4,7 @@ use multiversion::multiversion;
 
 use crate::analyze::HeadSparsity;
 use crate::analyze::Placed;
-use crate::dump::TokenClass;
+use crate::format::dump::TokenClass;
 use crate::math::THRESHOLDS;
 use crate::math::threshold_lanes;
 use crate::merge::Link;

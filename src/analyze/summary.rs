@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use crate::analyze::Analysis;
 use crate::analyze::DatasetAnalysis;
-use crate::dump::State;
+use crate::format::dump::State;
 use crate::math::mean;
 
 /// Layers shown at either end.

@@ -20,12 +20,12 @@ use parquet::file::writer::SerializedRowGroupWriter;
 use parquet::schema::parser::parse_message_type;
 
 use crate::analyze::AnalyzeError;
-use crate::dump::SampleEntry;
-use crate::dump::State;
 use crate::files::AtomicFile;
 use crate::files::HashingWriter;
 use crate::files::ModelIdentity;
 use crate::files::TOOL_VERSION;
+use crate::format::dump::SampleEntry;
+use crate::format::dump::State;
 
 /// Name of the table in the analysis' folder.
 pub(crate) const TABLE_FILE: &str = "stats.parquet";

@@ -1,6 +1,6 @@
 //! Classes of a vocabulary's tokens.
 
-use crate::dump::TokenClass;
+use crate::format::dump::TokenClass;
 use crate::model::tokenizer::SkipSpecial;
 use crate::model::tokenizer::Tokenizer;
 

@@ -2,7 +2,7 @@
 
 use crate::capture::CaptureError;
 use crate::capture::CaptureOptions;
-use crate::dump::State;
+use crate::format::dump::State;
 use crate::model::Model;
 
 /// Chunks that a memory limit chooses among, largest first; smaller ones make slow products.

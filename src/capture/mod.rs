@@ -20,8 +20,8 @@ pub use run::run;
 
 use std::path::PathBuf;
 
-use crate::dump::DumpError;
 use crate::files::FileError;
+use crate::format::dump::DumpError;
 use crate::model::ModelError;
 
 /// What can go wrong during a capture.

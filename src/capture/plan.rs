@@ -8,15 +8,15 @@ use rand::seq::index::sample as sample_indices;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
-use crate::dump::ElementType;
-use crate::dump::Manifest;
-use crate::dump::Shard;
-use crate::dump::State;
-use crate::dump::TensorSpec;
 use crate::files::Document;
 use crate::files::InputHash;
 use crate::files::ModelIdentity;
 use crate::files::Provenance;
+use crate::format::dump::ElementType;
+use crate::format::dump::Manifest;
+use crate::format::dump::Shard;
+use crate::format::dump::State;
+use crate::format::dump::TensorSpec;
 
 /// What is captured of every sample.
 #[derive(Clone, Debug)]

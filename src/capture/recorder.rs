@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 
 use crate::capture::CaptureOptions;
 use crate::capture::plan::tensor_specs;
-use crate::dump::DumpError;
-use crate::dump::Manifest;
-use crate::dump::SampleWriter;
-use crate::dump::State;
 use crate::files::ModelIdentity;
+use crate::format::dump::DumpError;
+use crate::format::dump::Manifest;
+use crate::format::dump::SampleWriter;
+use crate::format::dump::State;
 use crate::math::axpy;
 use crate::model::AttnMass;
 use crate::model::ChunkStates;

@@ -20,10 +20,10 @@ use crate::cli::output::bar;
 use crate::cli::output::emit;
 use crate::cli::output::emit_json;
 use crate::cli::output::note;
-use crate::dump::Dump;
-use crate::dump::State;
 use crate::files::FolderLock;
 use crate::files::write_json;
+use crate::format::dump::Dump;
+use crate::format::dump::State;
 use crate::merge::Shares;
 
 /// Measure similarity, merging sets and sparsity of dumps

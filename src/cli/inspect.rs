@@ -16,14 +16,14 @@ use crate::cli::output::emit;
 use crate::cli::output::emit_json;
 use crate::cli::output::printable;
 use crate::cli::output::size;
-use crate::dump::Dump;
-use crate::dump::Manifest;
-use crate::dump::Sample;
-use crate::dump::State;
 use crate::files::map_file;
+use crate::format::dump::Dump;
+use crate::format::dump::Manifest;
+use crate::format::dump::Sample;
+use crate::format::dump::State;
+use crate::format::profile::Profile;
 use crate::model::gguf::Gguf;
 use crate::model::gguf::Value as Metadata;
-use crate::profile::Profile;
 
 /// Longest text of a file that is shown, in characters.
 const MOST_CHARS: usize = 200;

@@ -12,9 +12,9 @@ use crate::cli::output::emit;
 use crate::cli::output::emit_json;
 use crate::cli::output::note;
 use crate::cli::output::size;
-use crate::dump;
-use crate::dump::Dump;
 use crate::eval::FILE;
+use crate::format::dump;
+use crate::format::dump::Dump;
 
 /// Join the folders that `capture --shard` or `eval --shard` wrote into one
 #[derive(Debug, clap::Args)]

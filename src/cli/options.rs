@@ -18,7 +18,7 @@ use crate::cli::output::LogLines;
 use crate::cli::output::LogStream;
 use crate::cli::output::note;
 use crate::cli::output::size;
-use crate::dump::ElementType;
+use crate::format::dump::ElementType;
 use crate::hub;
 use crate::hub::HubSettings;
 use crate::model::Compute;

@@ -20,7 +20,7 @@ use crate::eval;
 use crate::eval::Evaluation;
 use crate::files::FileError;
 use crate::files::read_json;
-use crate::profile::Profile;
+use crate::format::profile::Profile;
 use crate::report;
 use crate::report::ReportInput;
 use crate::report::Written;

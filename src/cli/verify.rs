@@ -13,13 +13,13 @@ use crate::cli::options::Common;
 use crate::cli::output::emit_json;
 use crate::cli::output::emit_line;
 use crate::cli::output::note;
-use crate::dump::Dump;
-use crate::dump::DumpError;
-use crate::dump::sample_faults;
 use crate::eval;
 use crate::files::FileError;
 use crate::files::read_json;
-use crate::profile::Profile;
+use crate::format::dump::Dump;
+use crate::format::dump::DumpError;
+use crate::format::dump::sample_faults;
+use crate::format::profile::Profile;
 
 /// Check dumps, profiles, analyses and evaluations: hashes, shapes, finite values, sums. Exits with 1 when something is wrong
 #[derive(Debug, clap::Args)]

@@ -8,7 +8,6 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::dump::Shard;
 use crate::eval::EvalError;
 use crate::eval::arm::Arm;
 use crate::eval::arm::Role;
@@ -23,6 +22,7 @@ use crate::files::Document;
 use crate::files::InputHash;
 use crate::files::ModelIdentity;
 use crate::files::Provenance;
+use crate::format::dump::Shard;
 use crate::math::Interval;
 use crate::math::Paired;
 use crate::merge::Counters;

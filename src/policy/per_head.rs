@@ -1,5 +1,6 @@
 //! What a profile says: a policy of its own for every KV head.
 
+use crate::format::profile::Profile;
 use crate::merge::HeadPlan;
 use crate::merge::MergeError;
 use crate::policy;
@@ -7,7 +8,6 @@ use crate::policy::HeadView;
 use crate::policy::Needs;
 use crate::policy::Policy;
 use crate::policy::PolicyError;
-use crate::profile::Profile;
 
 /// One of several policies for each head.
 #[derive(Debug)]

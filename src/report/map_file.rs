@@ -62,7 +62,7 @@ fn sides(n_tokens: usize, n_levels: usize) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dump::State;
+    use crate::format::dump::State;
 
     fn entry(file: &str, n_tokens: usize, n_levels: usize) -> MapEntry {
         let (dataset, id) = ("d".into(), "1".into());

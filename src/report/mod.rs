@@ -33,7 +33,7 @@ use crate::files::FileError;
 use crate::files::FolderLock;
 use crate::files::create_dir;
 use crate::files::write_atomic;
-use crate::profile::Profile;
+use crate::format::profile::Profile;
 
 /// Cells a side of the rasters in SVG files.
 pub(crate) const RASTER_SIDE: usize = 1024;

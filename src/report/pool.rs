@@ -7,7 +7,7 @@ use crate::analyze::Analysis;
 use crate::analyze::DatasetAnalysis;
 use crate::analyze::HeadQueries;
 use crate::analyze::StateSimilarity;
-use crate::dump::State;
+use crate::format::dump::State;
 use crate::math::Interval;
 use crate::math::quantile_sorted;
 

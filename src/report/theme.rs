@@ -2,7 +2,7 @@
 
 use plotters::style::RGBAColor;
 
-use crate::dump::State;
+use crate::format::dump::State;
 use crate::report::ReportError;
 use crate::report::canvas::Area;
 use crate::report::canvas::Canvas;

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::format::profile::Profile;
 use crate::merge::Refit;
 use crate::policy;
 use crate::policy::Params;
 use crate::policy::PerHead;
 use crate::policy::Policy;
 use crate::policy::PolicyError;
-use crate::profile::Profile;
 use crate::runtime::RuntimeError;
 
 /// Slots that a cache may hold.

@@ -1,6 +1,6 @@
 //! What every head costs at every size under every setting.
 
-use crate::profile::HeadProfile;
+use crate::format::profile::HeadProfile;
 
 /// Units of size that a whole head has; sizes are whole numbers of them, so that sums are exact.
 pub(super) const UNITS: usize = 10_000;

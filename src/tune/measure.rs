@@ -2,11 +2,11 @@
 
 use rayon::prelude::*;
 
-use crate::dump::Dump;
-use crate::dump::DumpError;
-use crate::dump::Sample;
-use crate::dump::State;
 use crate::files::ModelIdentity;
+use crate::format::dump::Dump;
+use crate::format::dump::DumpError;
+use crate::format::dump::Sample;
+use crate::format::dump::State;
 use crate::merge::HeadStates;
 use crate::merge::OutputProbe;
 use crate::policy::HeadView;

@@ -25,7 +25,7 @@ pub use search::SEARCHES;
 pub use search::SearchEntry;
 pub use unit::BudgetUnit;
 
-use crate::dump::DumpError;
+use crate::format::dump::DumpError;
 use crate::policy::PolicyError;
 
 /// What can go wrong while tuning.

@@ -2,22 +2,22 @@
 
 use serde_json::json;
 
-use crate::dump::Dump;
-use crate::dump::SampleEntry;
 use crate::files::Document;
 use crate::files::InputHash;
 use crate::files::ModelIdentity;
 use crate::files::Provenance;
+use crate::format::dump::Dump;
+use crate::format::dump::SampleEntry;
+use crate::format::profile::CONTROL;
+use crate::format::profile::CurvePoint;
+use crate::format::profile::HeadProfile;
+use crate::format::profile::Profile;
+use crate::format::profile::Quality;
+use crate::format::profile::TUNED;
+use crate::format::profile::Tried;
+use crate::format::profile::UsedSample;
 use crate::math::Interval;
 use crate::math::bootstrap_mean;
-use crate::profile::CONTROL;
-use crate::profile::CurvePoint;
-use crate::profile::HeadProfile;
-use crate::profile::Profile;
-use crate::profile::Quality;
-use crate::profile::TUNED;
-use crate::profile::Tried;
-use crate::profile::UsedSample;
 use crate::tune::TuneOptions;
 use crate::tune::Tuned;
 use crate::tune::cost::Checked;

@@ -4,9 +4,9 @@ use serde_json::json;
 
 use crate::files::InputHash;
 use crate::files::Provenance;
-use crate::profile::HeadProfile;
-use crate::profile::Profile;
-use crate::profile::UsedSample;
+use crate::format::profile::HeadProfile;
+use crate::format::profile::Profile;
+use crate::format::profile::UsedSample;
 use crate::tune::SEARCHES;
 use crate::tune::SearchEntry;
 use crate::tune::TuneError;
@@ -84,6 +84,6 @@ pub fn resolve(profile: &Profile, source: InputHash, options: &TuneOptions) -> R
     Ok(options.budgets.iter().map(solve).collect())
 }
 
-fn without_eps(head: &HeadProfile) -> Vec<crate::profile::CurvePoint> {
-    head.curve.iter().map(|point| crate::profile::CurvePoint { eps: None, ..point.clone() }).collect()
+fn without_eps(head: &HeadProfile) -> Vec<crate::format::profile::CurvePoint> {
+    head.curve.iter().map(|point| crate::format::profile::CurvePoint { eps: None, ..point.clone() }).collect()
 }

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use crate::dump::Dump;
-use crate::dump::DumpError;
-use crate::dump::Sample;
-use crate::dump::SampleEntry;
 use crate::files::ModelIdentity;
+use crate::format::dump::Dump;
+use crate::format::dump::DumpError;
+use crate::format::dump::Sample;
+use crate::format::dump::SampleEntry;
+use crate::format::profile::Profile;
 use crate::merge::Refit;
 use crate::policy;
 use crate::policy::Policy;
-use crate::profile::Profile;
 use crate::tune::Measure;
 use crate::tune::SEARCHES;
 use crate::tune::TuneError;
@@ -134,7 +134,7 @@ impl<'a> Place<'a> {
 pub(super) struct Solution {
     pub entry: &'static SearchEntry,
     pub choices: Vec<Choice>,
-    /// See [`crate::profile::Tried`].
+    /// See [`crate::format::profile::Tried`].
     pub cross_validated: Option<f64>,
 }
 

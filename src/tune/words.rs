@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use crate::format::profile::CONTROL;
+use crate::format::profile::Profile;
+use crate::format::profile::Quality;
+use crate::format::profile::TUNED;
 use crate::math::Interval;
-use crate::profile::CONTROL;
-use crate::profile::Profile;
-use crate::profile::Quality;
-use crate::profile::TUNED;
 
 /// The outcome of a measured profile. `gain` is its error less its control's, on held-out samples where there are any.
 pub(super) fn verdict(profile: &Profile, gain: Option<Interval>) -> String {

@@ -2,23 +2,23 @@
 
 use std::path::Path;
 
-use kvscope::dump::Dump;
-use kvscope::dump::ElementType;
-use kvscope::dump::Manifest;
-use kvscope::dump::SampleEntry;
-use kvscope::dump::SampleWriter;
-use kvscope::dump::State;
-use kvscope::dump::TensorSpec;
 use kvscope::files::Document;
 use kvscope::files::ModelIdentity;
 use kvscope::files::Provenance;
 use kvscope::files::write_json;
+use kvscope::format::dump::Dump;
+use kvscope::format::dump::ElementType;
+use kvscope::format::dump::Manifest;
+use kvscope::format::dump::SampleEntry;
+use kvscope::format::dump::SampleWriter;
+use kvscope::format::dump::State;
+use kvscope::format::dump::TensorSpec;
 
 pub const LAYERS: [usize; 2] = [1, 3];
 pub const KV_HEADS: usize = 2;
 pub const DIM: usize = 4;
 
-/// Letters of [`kvscope::dump::TokenClass`] for ids 0, 1, …: token i of a sample has id i.
+/// Letters of [`kvscope::format::dump::TokenClass`] for ids 0, 1, …: token i of a sample has id i.
 pub const CLASSES: &str = "wdpsowwwww";
 /// Query heads of a KV head.
 pub const GROUP: usize = 2;

@@ -20,20 +20,20 @@ use kvscope::analyze::RuleError;
 use kvscope::analyze::SetOverlap;
 use kvscope::analyze::SetPlaces;
 use kvscope::analyze::StateSimilarity;
-use kvscope::dump::State;
 use kvscope::files::Document;
 use kvscope::files::InputHash;
 use kvscope::files::ModelIdentity;
 use kvscope::files::Provenance;
+use kvscope::format::dump::State;
+use kvscope::format::profile::CurvePoint;
+use kvscope::format::profile::HeadProfile;
+use kvscope::format::profile::Profile;
+use kvscope::format::profile::Quality;
+use kvscope::format::profile::Tried;
+use kvscope::format::profile::UsedSample;
 use kvscope::math::Interval;
 use kvscope::merge::Refit;
 use kvscope::merge::Shares;
-use kvscope::profile::CurvePoint;
-use kvscope::profile::HeadProfile;
-use kvscope::profile::Profile;
-use kvscope::profile::Quality;
-use kvscope::profile::Tried;
-use kvscope::profile::UsedSample;
 use kvscope::report::ReportInput;
 
 /// A number in [0, 1) that looks random and is always the same.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::analyze::Analysis;
-use crate::dump::State;
+use crate::format::dump::State;
 use crate::report::Drawing;
 use crate::report::FigureEntry;
 use crate::report::ReportError;

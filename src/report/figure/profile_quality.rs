@@ -1,8 +1,8 @@
 //! What a profile costs: error of the attention output, by rule.
 
+use crate::format::profile::CONTROL;
+use crate::format::profile::TUNED;
 use crate::math::Interval;
-use crate::profile::CONTROL;
-use crate::profile::TUNED;
 use crate::report::Drawing;
 use crate::report::FigureEntry;
 use crate::report::ReportError;

@@ -31,7 +31,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     let Some(profile) = input.profile.as_ref().filter(|p| !p.heads.is_empty()) else { return Ok(Vec::new()) };
     let layers: Vec<usize> = profile.heads.iter().map(|h| h.layer).collect::<BTreeSet<_>>().into_iter().collect();
     let heads: Vec<usize> = profile.heads.iter().map(|h| h.kv_head).collect::<BTreeSet<_>>().into_iter().collect();
-    let values = |value: fn(&crate::profile::HeadProfile) -> Option<f64>| -> Vec<Option<f64>> {
+    let values = |value: fn(&crate::format::profile::HeadProfile) -> Option<f64>| -> Vec<Option<f64>> {
         let all: BTreeMap<pool::Head, Option<f64>> =
             profile.heads.iter().map(|h| ((h.layer, h.kv_head), pool::known(value(h)))).collect();
         pool::grid(&all, &layers, &heads)

@@ -2,7 +2,7 @@
 
 use crate::analyze::Placed;
 use crate::analyze::SetPlaces;
-use crate::dump::TokenClass;
+use crate::format::dump::TokenClass;
 use crate::report::Drawing;
 use crate::report::FigureEntry;
 use crate::report::ReportError;

@@ -7,7 +7,7 @@ use base64::Engine;
 
 use crate::eval::Evaluation;
 use crate::files::sha256_bytes;
-use crate::profile::Profile;
+use crate::format::profile::Profile;
 use crate::report::Drawing;
 use crate::report::Drawn;
 use crate::report::RASTER_SIDE;

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use crate::analyze::Analysis;
-use crate::dump::State;
+use crate::format::dump::State;
+use crate::format::profile::CONTROL;
+use crate::format::profile::Profile;
+use crate::format::profile::Quality;
+use crate::format::profile::TUNED;
 use crate::math::Interval;
-use crate::profile::CONTROL;
-use crate::profile::Profile;
-use crate::profile::Quality;
-use crate::profile::TUNED;
 use crate::report::ReportInput;
 use crate::report::pool;
 use crate::report::pool::Head;

@@ -1,7 +1,7 @@
 //! A dump's manifest beside good samples.
 #![no_main]
 
-use kvscope::dump::Dump;
+use kvscope::format::dump::Dump;
 use kvscope_fuzz::folder;
 use kvscope_fuzz::made;
 
@@ -10,6 +10,6 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     std::fs::write(dir.join("manifest.json"), bytes).unwrap();
     let Ok(dump) = Dump::open(dir) else { return };
     for index in 0..dump.manifest().samples.len().min(4) {
-        kvscope::dump::sample_faults(&dump, index);
+        kvscope::format::dump::sample_faults(&dump, index);
     }
 });

@@ -3,7 +3,7 @@
 
 use kvscope::files::InputHash;
 use kvscope::files::read_json;
-use kvscope::profile::Profile;
+use kvscope::format::profile::Profile;
 use kvscope::tune::TuneOptions;
 use kvscope_fuzz::folder;
 

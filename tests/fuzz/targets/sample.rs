@@ -1,7 +1,7 @@
 //! A dump's sample, with a manifest that vouches for it.
 #![no_main]
 
-use kvscope::dump::Dump;
+use kvscope::format::dump::Dump;
 use kvscope::files::sha256_bytes;
 use kvscope_fuzz::folder;
 use kvscope_fuzz::made;
@@ -16,5 +16,5 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     std::fs::write(dir.join(entry["file"].as_str().unwrap()), bytes).unwrap();
     std::fs::write(&path, manifest.to_string()).unwrap();
     let dump = Dump::open(dir).unwrap();
-    kvscope::dump::sample_faults(&dump, 0);
+    kvscope::format::dump::sample_faults(&dump, 0);
 });

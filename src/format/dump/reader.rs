@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::path::PathBuf;
 
-use crate::dump::DumpError;
-use crate::dump::Manifest;
-use crate::dump::Sample;
-use crate::dump::check::manifest_faults;
 use crate::files::read_own_json;
+use crate::format::dump::DumpError;
+use crate::format::dump::Manifest;
+use crate::format::dump::Sample;
+use crate::format::dump::check::manifest_faults;
 
 /// An opened dump.
 #[derive(Debug)]
@@ -52,15 +52,15 @@ impl Dump {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dump::ElementType;
-    use crate::dump::SampleEntry;
-    use crate::dump::SampleWriter;
-    use crate::dump::State;
-    use crate::dump::TensorSpec;
     use crate::files::Document;
     use crate::files::ModelIdentity;
     use crate::files::Provenance;
     use crate::files::write_json;
+    use crate::format::dump::ElementType;
+    use crate::format::dump::SampleEntry;
+    use crate::format::dump::SampleWriter;
+    use crate::format::dump::State;
+    use crate::format::dump::TensorSpec;
 
     fn write_dump(dir: &Path, dtype: ElementType) -> Manifest {
         let spec =

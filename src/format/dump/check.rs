@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use crate::dump::Dump;
-use crate::dump::DumpError;
-use crate::dump::ElementType;
-use crate::dump::Manifest;
-use crate::dump::State;
-use crate::dump::TokenClass;
+use crate::format::dump::Dump;
+use crate::format::dump::DumpError;
+use crate::format::dump::ElementType;
+use crate::format::dump::Manifest;
+use crate::format::dump::State;
+use crate::format::dump::TokenClass;
 
 /// More heads or dimensions than any model has: what a stranger claims must not make a loop endless.
 const MAX_COUNT: usize = 1 << 16;

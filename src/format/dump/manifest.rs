@@ -3,10 +3,10 @@
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::dump::ElementType;
 use crate::files::Document;
 use crate::files::ModelIdentity;
 use crate::files::Provenance;
+use crate::format::dump::ElementType;
 
 /// A captured quantity. Key states are `[kv_heads, T, D]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -116,7 +116,7 @@ pub struct Manifest {
     pub dtype: ElementType,
     /// Queries in the observation window of `attn_mass_window`.
     pub window_tokens: usize,
-    /// Class of every token id of the vocabulary, one letter of [`crate::dump::TokenClass`] an id; `None` where unknown.
+    /// Class of every token id of the vocabulary, one letter of [`crate::format::dump::TokenClass`] an id; `None` where unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_classes: Option<String>,
     /// Set where the dump holds a part of a run's samples.

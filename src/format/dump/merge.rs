@@ -5,16 +5,16 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::path::PathBuf;
 
-use crate::dump::Dump;
-use crate::dump::DumpError;
-use crate::dump::Manifest;
-use crate::dump::SampleEntry;
-use crate::dump::Shard;
 use crate::files::FileError;
 use crate::files::FolderLock;
 use crate::files::LOCK_NAME;
 use crate::files::copy_hashed;
 use crate::files::write_json;
+use crate::format::dump::Dump;
+use crate::format::dump::DumpError;
+use crate::format::dump::Manifest;
+use crate::format::dump::SampleEntry;
+use crate::format::dump::Shard;
 
 /// Why dumps cannot be joined.
 #[derive(Debug, thiserror::Error)]

@@ -10,10 +10,10 @@ use serde::Serialize;
 use serde_json::Map;
 use serde_json::Value;
 
-use crate::dump::DumpError;
 use crate::files::AtomicFile;
 use crate::files::FileError;
 use crate::files::HashingWriter;
+use crate::format::dump::DumpError;
 use crate::math::BF16_LIMIT;
 use crate::math::F16_LIMIT;
 use crate::math::first_not_below;

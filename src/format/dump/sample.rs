@@ -12,16 +12,16 @@ use safetensors::Dtype;
 use safetensors::SafeTensorError;
 use safetensors::tensor::Metadata;
 
-use crate::dump::DumpError;
-use crate::dump::ElementType;
-use crate::dump::Manifest;
-use crate::dump::SampleEntry;
-use crate::dump::State;
-use crate::dump::TokenClass;
 use crate::files::FileError;
 use crate::files::Sha256;
 use crate::files::open_own;
 use crate::files::read_at;
+use crate::format::dump::DumpError;
+use crate::format::dump::ElementType;
+use crate::format::dump::Manifest;
+use crate::format::dump::SampleEntry;
+use crate::format::dump::State;
+use crate::format::dump::TokenClass;
 use crate::math::first_not_below;
 use crate::math::widen_f16;
 
