@@ -158,8 +158,8 @@ mod tests {
             change(&mut options);
             options.check().unwrap_err().to_string()
         };
-        assert!(refused(&|o| o.eps_grid = vec![0.75, 0.75]).starts_with("eps_grid"));
-        assert!(refused(&|o| o.eps_grid = vec![0.75, f32::NAN]).starts_with("eps_grid"));
+        assert!(refused(&|o| o.eps_grid = vec![0.75, 0.75]).starts_with("eps "));
+        assert!(refused(&|o| o.eps_grid = vec![0.75, f32::NAN]).starts_with("eps "));
         assert!(refused(&|o| o.eps_grid = vec![]).starts_with("reference_eps"));
         assert!(refused(&|o| o.reference_eps = 0.76).starts_with("reference_eps"));
         assert!(refused(&|o| o.lags = vec![0, 1]).starts_with("lags"));
