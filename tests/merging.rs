@@ -6,9 +6,12 @@ use common::noise;
 use common::property_cases;
 use common::shape;
 use common::widened;
+use kvscope::math::Rows;
 use kvscope::merge::Kernel;
 use kvscope::merge::MergeError;
+use kvscope::merge::MergeRule;
 use kvscope::merge::Sigma;
+use kvscope::merge::SlotStates;
 use kvscope::merge::ValueRule;
 use kvscope::merge::links;
 use kvscope::merge::pivot;
@@ -302,7 +305,7 @@ proptest! {
         head in heads(), recent in 0usize..9, heavy in 0usize..9, bridge: bool, quarters in -4i64..=4,
     ) {
         let protected = protect(&head.mass, recent, heavy);
-        let (tokens, found) = links(&head.flat_keys(), head.head_dim(), &protected, bridge);
+        let (tokens, found) = links(Rows::new(&head.flat_keys(), head.head_dim()), &protected, bridge);
         let sets = sets_above(tokens, &found, quarters as f32 / 4.0);
         let expected = reference::sets_above(&head.keys, &protected, bridge, quarters, 4);
         prop_assert_eq!(sets.iter().map(<[u32]>::to_vec).collect::<Vec<_>>(), expected);
@@ -315,7 +318,7 @@ proptest! {
     ) {
         let protected = protect(&head.mass, recent, heavy);
         let n_protected = protected.iter().filter(|p| **p).count();
-        let (tokens, found) = links(&head.flat_keys(), head.head_dim(), &protected, bridge);
+        let (tokens, found) = links(Rows::new(&head.flat_keys(), head.head_dim()), &protected, bridge);
         let n_tokens = tokens.len();
         let sets = sets_for_budget(tokens, &found, n_sets, n_protected);
         match reference::sets_of(&head.keys, &protected, bridge, n_sets) {
@@ -340,9 +343,10 @@ proptest! {
         for (kernel_name, kernel) in KERNELS {
             for (sigma_name, sigma) in SIGMAS {
                 for (rule_name, rule) in RULES {
-                    let found = set_weights(
-                        &head.flat_keys(), head.head_dim(), &set, &head.mass, None, (kernel, sigma, rule),
-                    );
+                    let keys = head.flat_keys();
+                    let slots = SlotStates::new(Rows::new(&keys, head.head_dim()), &head.mass);
+                    let how = MergeRule { kernel, sigma, variant: rule };
+                    let found = set_weights(slots, &set, pivot(&set, &head.mass), &how);
                     let (key, value, bias) = reference::weights(
                         &head.real_keys(), &set, &head.mass, kernel_name, sigma_name, rule_name,
                     );
@@ -384,7 +388,7 @@ proptest! {
             let pairs: Vec<(usize, usize)> = pairs[..n].iter().map(|(_, a, b)| (*a, *b)).collect();
             reference::sets(protected.len(), &protected, &pairs)
         };
-        let (tokens, found) = links(&keys, head_dim, &protected, bridge);
+        let (tokens, found) = links(Rows::new(&keys, head_dim), &protected, bridge);
         let above = pairs.iter().filter(|pair| pair.0 > f64::from(eps)).count();
         let sets = sets_above(tokens.clone(), &found, eps);
         prop_assert_eq!(sets.iter().map(<[u32]>::to_vec).collect::<Vec<_>>(), joined(above));
@@ -428,10 +432,7 @@ proptest! {
         };
         let policy = parse(&spec).unwrap().1;
         let (keys, values) = (head.flat_keys(), head.values.concat());
-        let view = HeadView {
-            layer: 0, kv_head: 0, n_kv_heads: 1, head_dim: head.head_dim(), n_seen: n, keys: &keys,
-            mass: &head.mass, mass_window: &[], counts: None, logit_bias: None,
-        };
+        let view = HeadView { mass: &head.mass, ..HeadView::new(Rows::new(&keys, head.head_dim())) };
         let plan = policy.plan(&view, kept);
         prop_assert_eq!(plan.is_ok(), expected.is_some(), "{}", &spec);
         let config = shape(1, 1, 1, head.head_dim());

@@ -32,6 +32,7 @@ use crate::format::dump::Dump;
 use crate::format::dump::Sample;
 use crate::format::dump::State;
 use crate::format::dump::TokenClass;
+use crate::math::Rows;
 use crate::math::mean;
 use crate::merge::HeadStates;
 
@@ -258,7 +259,7 @@ impl HeadRun {
             if *state == State::K && measures.has_sets {
                 let (shares, bridge, eps_grid) = (options.shares, options.bridge, options.eps_grid.as_slice());
                 let rule = SetRule { shares, bridge, eps_grid, reference_eps: measures.reference_eps };
-                let found = SampleSets::of(rows, dim, &mass, classes, rule);
+                let found = SampleSets::of(Rows::new(rows, dim), &mass, classes, rule);
                 self.sets.add(&found);
                 sets = Some(found);
             }

@@ -6,6 +6,7 @@ use crate::analyze::QueryAware;
 use crate::analyze::RuleError;
 use crate::math::Interval;
 use crate::math::Rhs;
+use crate::math::Rows;
 use crate::math::bootstrap_mean;
 use crate::math::cosine;
 use crate::math::mean;
@@ -15,14 +16,13 @@ use crate::math::spearman;
 use crate::math::squared_distance;
 use crate::merge::HeadStates;
 use crate::merge::Kernel;
+use crate::merge::MergeRule;
+use crate::merge::Merging;
 use crate::merge::OutputProbe;
+use crate::merge::Protection;
 use crate::merge::Shares;
-use crate::merge::Sigma;
+use crate::merge::SlotStates;
 use crate::merge::ValueRule;
-use crate::merge::links;
-use crate::merge::merge_sets;
-use crate::merge::protect;
-use crate::merge::sets_for_budget;
 
 /// Tokens whose logits are held at a time: with 192 queries 192 KiB, which a core's cache holds.
 const BLOCK: usize = 256;
@@ -34,12 +34,12 @@ const RESAMPLES: usize = 2000;
 pub(crate) const CONTROL: &str = "evict";
 
 /// What a set becomes: each value rule with the published kernel, and the control.
-pub(crate) const RULES: [(&str, Kernel, ValueRule); 5] = [
-    ("scaled", Kernel::Gaussian, ValueRule::Scaled),
-    ("convex", Kernel::Gaussian, ValueRule::Convex),
-    ("log-count", Kernel::Gaussian, ValueRule::LogCount),
-    ("mass", Kernel::Gaussian, ValueRule::Mass),
-    (CONTROL, Kernel::Pivot, ValueRule::Convex),
+pub(crate) const RULES: [(&str, MergeRule); 5] = [
+    ("scaled", MergeRule::new(Kernel::Gaussian, ValueRule::Scaled)),
+    ("convex", MergeRule::new(Kernel::Gaussian, ValueRule::Convex)),
+    ("log-count", MergeRule::new(Kernel::Gaussian, ValueRule::LogCount)),
+    ("mass", MergeRule::new(Kernel::Gaussian, ValueRule::Mass)),
+    (CONTROL, MergeRule::EVICT),
 ];
 
 /// One sample's measures in one head.
@@ -147,27 +147,22 @@ fn errors(
     bridge: bool,
 ) -> (Vec<Option<[f64; RULES.len()]>>, Vec<bool>) {
     let n_tokens = mass.len();
-    let counts = |budget: f64| Shares::of_paper(budget).counts(n_tokens);
-    let n_recent = budgets.iter().map(|budget| counts(*budget).0).min().unwrap_or(0);
-    let probe = OutputProbe::new(states, n_tokens - n_recent);
+    let n_recent = |budget: &f64| Shares::of_paper(*budget).counts(n_tokens).0;
+    let probe = OutputProbe::new(states, n_tokens - budgets.iter().map(n_recent).min().unwrap_or(0));
+    let keys = Rows::new(states.keys, states.head_dim);
+    let slots = SlotStates::new(keys, mass);
+    let protection = Protection { bridge, ..Protection::default() };
     let (mut all, mut unreachable) = (Vec::new(), Vec::new());
     for budget in budgets {
-        let (n_recent, n_heavy) = counts(*budget);
-        let protected = protect(mass, n_recent, n_heavy);
-        let (tokens, found) = links(states.keys, states.head_dim, &protected, bridge);
-        let n_protected = n_recent + n_heavy;
-        let wanted = (budget * n_tokens as f64).round() as usize;
-        let sets = wanted
-            .checked_sub(n_protected)
-            .and_then(|n_sets| sets_for_budget(tokens, &found, n_sets, n_protected).ok());
-        unreachable.push(sets.is_none());
-        all.push(probe.as_ref().zip(sets).map(|(probe, sets)| {
-            RULES.map(|(_, kernel, rule)| {
-                let how = (kernel, Sigma::default(), rule);
-                let plan = merge_sets(states.keys, states.head_dim, (mass, None), &protected, &sets, how);
-                probe.error(&plan)
-            })
-        }));
+        let budget_tokens = ((budget * n_tokens as f64).round() as usize).max(1);
+        let merging = Merging::at_budget(keys, mass, n_tokens, budget_tokens, protection).ok();
+        unreachable.push(merging.is_none());
+        all.push(
+            probe
+                .as_ref()
+                .zip(merging)
+                .map(|(probe, merging)| RULES.map(|(_, rule)| probe.error(&merging.plan(slots, mass, &rule)))),
+        );
     }
     (all, unreachable)
 }

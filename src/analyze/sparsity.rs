@@ -5,6 +5,7 @@ use multiversion::multiversion;
 use crate::analyze::HeadSparsity;
 use crate::analyze::Placed;
 use crate::format::dump::TokenClass;
+use crate::math::Rows;
 use crate::math::THRESHOLDS;
 use crate::math::threshold_lanes;
 use crate::merge::Link;
@@ -60,16 +61,10 @@ pub(crate) struct SampleSets {
 impl SampleSets {
     /// - Shape: keys `[T, D]`, mass `[T]`, classes `[T]`, T > 0
     /// - Cost:  O(T·(D + log T + thresholds))
-    pub(crate) fn of(
-        keys: &[f32],
-        head_dim: usize,
-        mass: &[f32],
-        classes: Option<&[TokenClass]>,
-        rule: SetRule<'_>,
-    ) -> Self {
+    pub(crate) fn of(keys: Rows<'_>, mass: &[f32], classes: Option<&[TokenClass]>, rule: SetRule<'_>) -> Self {
         let n_tokens = mass.len();
         let (n_recent, n_heavy) = rule.shares.counts(n_tokens);
-        let (tokens, all) = links(keys, head_dim, &protect(mass, n_recent, n_heavy), true);
+        let (tokens, all) = links(keys, &protect(mass, n_recent, n_heavy), true);
         // Without bridging, the same links but for those across a protected token.
         let is_near = |link: &&Link| tokens[link.rank as usize] + 1 == tokens[link.rank as usize + 1];
         let near: Vec<Link> = all.iter().filter(is_near).copied().collect();
@@ -292,7 +287,7 @@ mod tests {
         let rule = SetRule { shares, bridge: false, eps_grid: &[0.5, 0.75, 0.99], reference_eps: 1 };
         use TokenClass::*;
         let classes = [Word, Digits, Word, Word, Whitespace, Word, Other];
-        let sets = SampleSets::of(&keys, 2, &mass, Some(&classes), rule);
+        let sets = SampleSets::of(Rows::new(&keys, 2), &mass, Some(&classes), rule);
         assert_eq!(sets.grid.set_ratio, [Some(2.0 / 5.0), Some(3.0 / 5.0), Some(4.0 / 5.0)]);
         assert_eq!(sets.grid.kept_fraction, [4.0 / 7.0, 5.0 / 7.0, 6.0 / 7.0]);
         assert_eq!(sets.grid.largest_set, [3, 2, 2]);
@@ -308,7 +303,7 @@ mod tests {
         (by_position[5], by_position[7]) = (placed(1, 1), placed(1, 0));
         assert_eq!(sets.positions, by_position);
         // Bridged, 1 and 3 are neighbours too: cos = 0.6.
-        let bridged = SampleSets::of(&keys, 2, &mass, None, SetRule { bridge: true, ..rule });
+        let bridged = SampleSets::of(Rows::new(&keys, 2), &mass, None, SetRule { bridge: true, ..rule });
         assert_eq!(bridged.grid.set_ratio[0], Some(1.0 / 5.0));
         assert_eq!(bridged.grid.largest_set[0], 5);
         assert_eq!((&bridged.grid, &bridged.other), (&sets.other, &sets.grid));
@@ -326,7 +321,7 @@ mod tests {
             .collect();
         let shares = Shares { recent: 0.0, heavy: 0.0 };
         let rule = SetRule { shares, bridge: false, eps_grid: &[0.75], reference_eps: 0 };
-        let sets = SampleSets::of(&keys, 2, &[0.1; 93], None, rule);
+        let sets = SampleSets::of(Rows::new(&keys, 2), &[0.1; 93], None, rule);
         assert_eq!(sets.sizes, [1, 0, 0, 0, 2, 1, 0, 0, 1]);
         assert_eq!(sets.grid.largest_set, [70]);
         assert_eq!(sets.joined.iter().map(|word| word.count_ones()).sum::<u32>(), 93 - 5);
@@ -336,11 +331,11 @@ mod tests {
     fn means_leave_out_samples_without_free_tokens() {
         let shares = Shares { recent: 1.0, heavy: 0.0 };
         let rule = SetRule { shares, bridge: false, eps_grid: &[0.75], reference_eps: 0 };
-        let all_protected = SampleSets::of(&[1.0, 2.0], 1, &[0.5, 0.5], None, rule);
+        let all_protected = SampleSets::of(Rows::new(&[1.0, 2.0], 1), &[0.5, 0.5], None, rule);
         assert_eq!((all_protected.grid.set_ratio[0], all_protected.grid.kept_fraction[0]), (None, 1.0));
         assert_eq!(all_protected.grid.largest_set, [0]);
         let rule = SetRule { shares: Shares { recent: 0.0, heavy: 0.0 }, ..rule };
-        let none_protected = SampleSets::of(&[1.0, 2.0], 1, &[0.5, 0.5], None, rule);
+        let none_protected = SampleSets::of(Rows::new(&[1.0, 2.0], 1), &[0.5, 0.5], None, rule);
         let mut counters = SetCounters::new(1);
         counters.add(&all_protected);
         assert_eq!(counters.clone().finish(0, 0)[0].set_ratio, [None]);

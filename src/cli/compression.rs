@@ -109,7 +109,7 @@ impl CompressionArgs {
             ("--budget-bytes", self.budget_bytes.is_some()),
             ("--compress-every", self.compress_every.is_some()),
             ("--decode-slack", self.decode_slack.is_some()),
-            ("+refit", compression.refit.is_some()),
+            ("+refit", compression.policy.refit().is_some()),
         ];
         if !compression.policy.compresses() {
             return match given.into_iter().find(|(_, given)| *given) {
@@ -136,7 +136,7 @@ impl CompressionArgs {
     fn slots_within(&self, bytes: u64, compression: &Compression, config: &Config) -> anyhow::Result<(usize, usize)> {
         let heads = (config.n_layers * config.n_kv_heads) as u64;
         let element = if self.cache_type() == CacheType::F32 { 4 } else { 2 };
-        let has_bias = compression.refit.is_some_and(|refit| refit.mass);
+        let has_bias = compression.policy.refit().is_some_and(|refit| refit.mass);
         // Key, value, position, what the policy adds, and the two masses that selection in decode goes by.
         let slot = 2 * config.head_dim * element + 4 + compression.policy.slot_extras().bytes(has_bias) + 8;
         // Room grows by a 256th at a time.

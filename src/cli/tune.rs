@@ -32,7 +32,7 @@ use crate::format::dump::Dump;
 use crate::format::profile::Profile;
 use crate::format::profile::TUNED;
 use crate::math::Interval;
-use crate::runtime::parse_refit;
+use crate::policy::parse_refit;
 use crate::tune;
 use crate::tune::BudgetUnit;
 use crate::tune::DEFAULT_SETTINGS;

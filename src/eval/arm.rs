@@ -4,12 +4,9 @@ use crate::policy;
 use crate::policy::Policy;
 use crate::policy::PolicyEntry;
 use crate::policy::PolicyError;
+use crate::policy::Standing;
 use crate::runtime::Budget;
 use crate::runtime::Compression;
-use crate::runtime::split_refit;
-
-/// Policies that others published; kvmerger is told apart by its settings.
-const PUBLISHED: [&str; 4] = ["cam", "h2o", "snapkv", "streaming"];
 
 /// What an arm is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -64,17 +61,15 @@ impl Arm {
 pub fn arms(specs: &[String], budgets: &[f64]) -> Result<Vec<Arm>, PolicyError> {
     let mut arms = vec![Arm::full()?];
     for spec in specs {
-        let (_, typed) = policy::parse(parts(spec).0)?;
-        let control = control_of(spec, typed.as_ref());
+        let control = policy::parse(spec)?.1.control().map(str::to_string);
         for spec in std::iter::once(spec).chain(&control) {
-            let (plain, refit) = parts(spec);
-            let (entry, policy) = policy::parse(plain)?;
-            let role = role_of(entry, policy.as_ref(), !refit.is_empty())?;
+            let (entry, policy) = policy::parse(spec)?;
+            let role = role_of(entry, policy.as_ref())?;
             let budgets: Vec<Option<f64>> =
                 if policy.sets_own_size() { vec![None] } else { budgets.iter().copied().map(Some).collect() };
             for budget in budgets {
                 let known = |arm: &Arm| arm.policy == *spec && arm.budget == budget;
-                if entry.name == FULL || arms.iter().any(known) {
+                if role == Role::Reference || arms.iter().any(known) {
                     continue;
                 }
                 let compression = Compression::parse(spec, Budget::KeptFraction(budget.unwrap_or(1.0)))?;
@@ -86,25 +81,20 @@ pub fn arms(specs: &[String], budgets: &[f64]) -> Result<Vec<Arm>, PolicyError> 
     Ok(arms)
 }
 
-/// The policy that evicts what `spec` merges, refitted as it is; `None` where nothing is merged.
-fn control_of(spec: &str, policy: &dyn Policy) -> Option<String> {
-    let (plain, refit) = parts(spec);
-    Some(format!("{}{refit}", policy.control()?.of(plain)))
-}
-
-/// The policy as typed, and what is typed behind it about refitting.
-pub(super) fn parts(spec: &str) -> (&str, &str) {
-    spec.split_at(split_refit(spec).0.len())
-}
-
-fn role_of(entry: &PolicyEntry, policy: &dyn Policy, is_refitted: bool) -> Result<Role, PolicyError> {
-    Ok(match entry.name {
-        "random" => Role::Chance,
-        "evict" => Role::Control,
-        _ if is_refitted => Role::Candidate,
-        name if PUBLISHED.contains(&name) => Role::Baseline,
-        // KVMerger as published, whatever way its settings were typed.
-        "kvmerger" if policy.params() == policy::parse("kvmerger")?.1.params() => Role::Paper,
+fn role_of(entry: &PolicyEntry, policy: &dyn Policy) -> Result<Role, PolicyError> {
+    let params = policy.params();
+    let has_own_parts =
+        [("score", entry.score), ("fold", entry.fold), ("allocation", entry.allocation)].iter().all(|(part, own)| {
+            // A base is published with its own score.
+            params[part] == *own || (*part == "score" && !entry.bases.is_empty())
+        });
+    Ok(match entry.standing {
+        Standing::Reference => Role::Reference,
+        Standing::Chance => Role::Chance,
+        Standing::Control => Role::Control,
+        Standing::Published if has_own_parts && policy.refit().is_none() => Role::Baseline,
+        // As published, whatever way its parameters were typed.
+        Standing::Paper if policy.refit().is_none() && params == policy::parse(entry.name)?.1.params() => Role::Paper,
         _ => Role::Candidate,
     })
 }
@@ -115,14 +105,8 @@ mod tests {
 
     #[test]
     fn a_merge_brings_the_eviction_of_the_same_tokens() {
-        let of = |spec: &str| control_of(spec, policy::parse(parts(spec).0).unwrap().1.as_ref());
-        assert_eq!(of("kvmerger:variant=convex,bridge=true,recent=0.2").unwrap(), "evict:bridge=true,recent=0.2");
-        assert_eq!(of("kvmerger+refit:lambda=1").unwrap(), "evict+refit:lambda=1");
-        assert_eq!(of("cam:merge=8,sinks=2").unwrap(), "streaming:sinks=2");
-        assert_eq!(of("cam:base=h2o,seed=4").unwrap(), "h2o");
         let refitted = super::arms(&["h2o+refit".into()], &[0.5]).unwrap();
-        assert_eq!((refitted[1].role, refitted[1].compression.refit.is_some()), (Role::Candidate, true));
-        assert_eq!((of("h2o"), of("evict"), of("kvmerger:kernel=pivot")), (None, None, None));
+        assert_eq!((refitted[1].role, refitted[1].compression.policy.refit().is_some()), (Role::Candidate, true));
         let specs = ["kvmerger:variant=convex", "kvmerger", "h2o", "kvmerger:eps=0.5", "evict"].map(String::from);
         let arms = arms(&specs, &[0.5, 0.35]).unwrap();
         let found: Vec<(&str, Option<f64>, Role)> =

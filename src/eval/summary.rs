@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use crate::eval::arm::Role;
-use crate::eval::arm::parts;
 use crate::eval::document::ArmEntry;
 use crate::eval::document::ComparisonEntry;
 use crate::eval::document::Evaluation;
@@ -21,6 +20,7 @@ use crate::math::bootstrap_mean;
 use crate::math::mean;
 use crate::math::paired;
 use crate::merge::Counters;
+use crate::policy::split_refit;
 
 const RESAMPLES: usize = 2000;
 
@@ -141,8 +141,8 @@ pub(super) fn comparisons(evaluation: &Evaluation, rows: &[Row]) -> Vec<Comparis
                 if let Some(control) = arm.control.as_deref().and_then(named) {
                     compare(Question::MergeOrEvict, arm, control);
                 }
-                let (plain, refit) = parts(&arm.policy);
-                if let Some(without) = named(plain).filter(|_| !refit.is_empty()) {
+                let (plain, refit) = split_refit(&arm.policy);
+                if let Some(without) = named(plain).filter(|_| refit.is_some()) {
                     compare(Question::RefitOrNot, arm, without);
                 }
             }

@@ -3,7 +3,9 @@
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::math::Rows;
 use crate::math::squared_distance;
+use crate::merge::MergeRule;
 
 /// Weights of the keys in a set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,20 +94,31 @@ pub struct SetWeights {
     pub logit_bias: f32,
 }
 
-/// What slots hold that were merged before.
+/// A head's slots as merging sees them.
 #[derive(Clone, Copy, Debug)]
-pub struct MergedSlots<'a> {
-    /// Tokens that each slot stands for, `[T]`.
-    pub counts: &'a [u32],
+pub struct SlotStates<'a> {
+    /// Keys, `[T, D]`.
+    pub keys: Rows<'a>,
+    /// Attention mass, `[T]`.
+    pub mass: &'a [f32],
+    /// Tokens that each slot stands for, `[T]`; `None` when all stand for one.
+    pub counts: Option<&'a [u32]>,
     /// Logit bias of each slot in nats, `[T]`; `None` when all are zero.
     pub logit_bias: Option<&'a [f32]>,
 }
 
-/// Position within `set` of its pivot: the member of largest attention mass, the earliest of equals.
-pub fn pivot(set: &[u32], mass: &[f32]) -> usize {
+impl<'a> SlotStates<'a> {
+    /// Slots of one token each.
+    pub fn new(keys: Rows<'a>, mass: &'a [f32]) -> Self {
+        Self { keys, mass, counts: None, logit_bias: None }
+    }
+}
+
+/// Position within `set` of its pivot: the member of largest worth (attention mass as published), the earliest of equals.
+pub fn pivot(set: &[u32], worth: &[f32]) -> usize {
     let mut best = 0;
     for i in 1..set.len() {
-        if mass[set[i] as usize] > mass[set[best] as usize] {
+        if worth[set[i] as usize] > worth[set[best] as usize] {
             best = i;
         }
     }
@@ -118,28 +131,21 @@ pub fn pivot(set: &[u32], mass: &[f32]) -> usize {
 /// more where it is a merged slot itself. So merging again gives what merging all at once would, wherever g does not
 /// depend on the other members. Counts and masses add; the bias is never above the log of the summed counts.
 ///
-/// - Shape: keys `[T, D]`, set `[S]` token indices, mass `[T]`; `merged` is none when every slot is one token
+/// - Shape: set `[S]` slot indices, `p` the pivot's place in it
 /// - Unit:  none
 /// - Cost:  O(S·D)
 /// - Source: arXiv 2407.08454 equations 3 to 5. Differs: sigma, see [`Sigma`]; merged slots, of which it says nothing
-pub fn set_weights(
-    keys: &[f32],
-    head_dim: usize,
-    set: &[u32],
-    mass: &[f32],
-    merged: Option<MergedSlots<'_>>,
-    (kernel, sigma, rule): (Kernel, Sigma, ValueRule),
-) -> SetWeights {
-    let p = pivot(set, mass);
+pub fn set_weights(slots: SlotStates<'_>, set: &[u32], p: usize, rule: &MergeRule) -> SetWeights {
+    let MergeRule { kernel, sigma, variant } = *rule;
     let only_pivot: Vec<f32> = (0..set.len()).map(|i| if i == p { 1.0 } else { 0.0 }).collect();
-    if set.len() == 1 || kernel == Kernel::Pivot {
+    if set.len() == 1 || !rule.folds() {
         return SetWeights { key: only_pivot.clone(), value: only_pivot, logit_bias: 0.0 };
     }
-    let of_mass = |i: usize| mass[set[i] as usize];
-    let count: Vec<f32> = set.iter().map(|i| merged.map_or(1, |merged| merged.counts[*i as usize]) as f32).collect();
+    let of_mass = |i: usize| slots.mass[set[i] as usize];
+    let count: Vec<f32> = set.iter().map(|i| slots.counts.map_or(1, |counts| counts[*i as usize]) as f32).collect();
     let w = normalised(match kernel {
         Kernel::Gaussian | Kernel::KeyFixed => {
-            gaussian(keys, head_dim, set, p, sigma).iter().zip(&count).map(|(g, c)| g * c).collect()
+            gaussian(slots.keys, set, p, sigma).iter().zip(&count).map(|(g, c)| g * c).collect()
         }
         // A slot's mass is that of all its tokens already.
         Kernel::Attention if of_mass(p) > 0.0 => (0..set.len()).map(of_mass).collect(),
@@ -147,8 +153,8 @@ pub fn set_weights(
     });
     let total_count: f32 = count.iter().sum();
     let log_count = total_count.ln();
-    let before = merged.and_then(|merged| merged.logit_bias).map_or(0.0, |bias| bias[set[p] as usize]);
-    let (value, bias) = match rule {
+    let before = slots.logit_bias.map_or(0.0, |bias| bias[set[p] as usize]);
+    let (value, bias) = match variant {
         // A merged slot's value is scaled by its count already.
         ValueRule::Scaled => (w.iter().zip(&count).map(|(w, c)| w * total_count / c).collect(), None),
         ValueRule::Convex => (w.clone(), None),
@@ -165,8 +171,8 @@ pub fn set_weights(
     SetWeights { key: if kernel == Kernel::KeyFixed { only_pivot } else { w }, value, logit_bias }
 }
 
-fn gaussian(keys: &[f32], head_dim: usize, set: &[u32], p: usize, sigma: Sigma) -> Vec<f32> {
-    let key = |i: usize| &keys[set[i] as usize * head_dim..][..head_dim];
+fn gaussian(keys: Rows<'_>, set: &[u32], p: usize, sigma: Sigma) -> Vec<f32> {
+    let key = |i: usize| keys.row(set[i] as usize);
     let squared: Vec<f32> = (0..set.len()).map(|i| squared_distance(key(p), key(i))).collect();
     let sigma = match sigma {
         Sigma::Fixed(x) => x,
@@ -196,8 +202,12 @@ mod tests {
     const SET: [u32; 3] = [0, 1, 2];
     const MASS: [f32; 3] = [0.5, 0.25, 0.25];
 
+    fn of(keys: &[f32], mass: &[f32], rule: MergeRule) -> SetWeights {
+        set_weights(SlotStates::new(Rows::new(keys, 2), mass), &SET, pivot(&SET, mass), &rule)
+    }
+
     fn weights(kernel: Kernel, sigma: Sigma, rule: ValueRule) -> SetWeights {
-        set_weights(&KEYS, 2, &SET, &MASS, None, (kernel, sigma, rule))
+        of(&KEYS, &MASS, MergeRule { kernel, sigma, variant: rule })
     }
 
     fn close(a: &[f32], b: &[f64]) {
@@ -235,9 +245,9 @@ mod tests {
         close(&by_mass.value, &[0.5, 0.25, 0.25]);
         assert!((by_mass.logit_bias - 2f32.ln()).abs() < 1e-6);
         // Three equal masses reach the cap exactly.
-        let even = set_weights(&KEYS, 2, &SET, &[0.2; 3], None, (Kernel::Uniform, Sigma::Distance, ValueRule::Mass));
+        let even = of(&KEYS, &[0.2; 3], MergeRule::new(Kernel::Uniform, ValueRule::Mass));
         assert!((even.logit_bias - 3f32.ln()).abs() < 1e-6);
-        let none = set_weights(&KEYS, 2, &SET, &[0.0; 3], None, (Kernel::Attention, Sigma::Distance, ValueRule::Mass));
+        let none = of(&KEYS, &[0.0; 3], MergeRule::new(Kernel::Attention, ValueRule::Mass));
         close(&none.value, &[1.0 / 3.0; 3]);
         close(&none.key, &[1.0 / 3.0; 3]);
         close(&weights(Kernel::Attention, Sigma::Distance, ValueRule::Convex).key, &[0.5, 0.25, 0.25]);
@@ -252,13 +262,15 @@ mod tests {
         bias: f32,
     }
 
-    fn merged(members: &[Merged], how: (Kernel, Sigma, ValueRule)) -> Merged {
+    fn merged(members: &[Merged], rule: MergeRule) -> Merged {
         let column = |of: fn(&Merged) -> f32| members.iter().map(of).collect::<Vec<f32>>();
         let (keys, values, mass, bias) =
             (column(|m| m.key), column(|m| m.value), column(|m| m.mass), column(|m| m.bias));
         let counts: Vec<u32> = members.iter().map(|m| m.count).collect();
         let set: Vec<u32> = (0..members.len() as u32).collect();
-        let w = set_weights(&keys, 1, &set, &mass, Some(MergedSlots { counts: &counts, logit_bias: Some(&bias) }), how);
+        let slots =
+            SlotStates { keys: Rows::new(&keys, 1), mass: &mass, counts: Some(&counts), logit_bias: Some(&bias) };
+        let w = set_weights(slots, &set, pivot(&set, &mass), &rule);
         let mixed = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(x, w)| x * w).sum();
         Merged {
             key: mixed(&keys, &w.key),
@@ -275,7 +287,7 @@ mod tests {
         let tokens = || [(1.0, 5.0, 0.5), (2.0, -3.0, 2.0), (4.0, 1.0, 0.25), (8.0, 7.0, 1.0)].map(token);
         for kernel in [Kernel::Uniform, Kernel::Attention] {
             for rule in ValueRule::ALL {
-                let how = (kernel, Sigma::Distance, rule);
+                let how = MergeRule::new(kernel, rule);
                 let at_once = merged(&tokens(), how);
                 let [a, b, c, d] = tokens();
                 let again = merged(&[merged(&[a, b], how), c, d], how);
@@ -292,7 +304,7 @@ mod tests {
             }
         }
         // By hand: 4 tokens count as log 4, their uniform values scaled by 4 are their sum.
-        let uniform = |rule| merged(&tokens(), (Kernel::Uniform, Sigma::Distance, rule));
+        let uniform = |rule| merged(&tokens(), MergeRule::new(Kernel::Uniform, rule));
         assert!((uniform(ValueRule::LogCount).bias - 4f32.ln()).abs() < 1e-6);
         assert!((uniform(ValueRule::Scaled).value - 10.0).abs() < 1e-5);
         assert!((uniform(ValueRule::Mass).bias - (3.75f32 / 2.0).ln()).abs() < 1e-6);
@@ -302,20 +314,13 @@ mod tests {
     fn a_merged_slot_weighs_its_tokens() {
         // Members at distances 0, 5 and 1 with 1, 4 and 2 tokens; uniform: 1/7, 4/7, 2/7.
         let counts = [1, 4, 2];
-        let how = (Kernel::Uniform, Sigma::Distance, ValueRule::LogCount);
-        let w = set_weights(
-            &KEYS,
-            2,
-            &SET,
-            &MASS,
-            Some(MergedSlots { counts: &counts, logit_bias: Some(&[0.5, 0.0, 0.0]) }),
-            how,
-        );
+        let slots = SlotStates { counts: Some(&counts), ..SlotStates::new(Rows::new(&KEYS, 2), &MASS) };
+        let biased = SlotStates { logit_bias: Some(&[0.5, 0.0, 0.0]), ..slots };
+        let w = set_weights(biased, &SET, 0, &MergeRule::new(Kernel::Uniform, ValueRule::LogCount));
         close(&w.key, &[1.0 / 7.0, 4.0 / 7.0, 2.0 / 7.0]);
         assert!((w.logit_bias - (7f32.ln() - 0.5)).abs() < 1e-6);
         // Gaussian, g = 1, 0.00193045, 0.77880078 as above: 1, 0.0077218, 1.55760157; sum 2.56532337.
-        let how = (Kernel::Gaussian, Sigma::Distance, ValueRule::Convex);
-        let w = set_weights(&KEYS, 2, &SET, &MASS, Some(MergedSlots { counts: &counts, logit_bias: None }), how);
+        let w = set_weights(slots, &SET, 0, &MergeRule::new(Kernel::Gaussian, ValueRule::Convex));
         close(&w.key, &[0.389_814_4, 0.003_010_1, 0.607_175_5]);
     }
 
@@ -333,7 +338,7 @@ mod tests {
     #[test]
     fn identical_keys_weigh_the_same() {
         let keys = [2.0f32; 6];
-        let w = set_weights(&keys, 2, &SET, &MASS, None, (Kernel::Gaussian, Sigma::Distance, ValueRule::Convex));
+        let w = of(&keys, &MASS, MergeRule::new(Kernel::Gaussian, ValueRule::Convex));
         close(&w.key, &[1.0 / 3.0; 3]);
     }
 

@@ -4,6 +4,7 @@
 //! no cache and no file. Policies, analysis and tuning all stand on it, so a set means the same thing everywhere.
 
 mod kernel;
+mod merging;
 mod plan;
 mod protect;
 mod quality;
@@ -12,19 +13,21 @@ mod rule;
 mod sets;
 
 pub use kernel::Kernel;
-pub use kernel::MergedSlots;
 pub use kernel::SetWeights;
 pub use kernel::Sigma;
+pub use kernel::SlotStates;
 pub use kernel::ValueRule;
 pub use kernel::pivot;
 pub use kernel::set_weights;
+pub use merging::Merging;
+pub use merging::push_set;
 pub use plan::Counters;
 pub use plan::Flow;
 pub use plan::HeadPlan;
 pub use plan::Member;
 pub use plan::PlanFault;
 pub use plan::Slot;
-pub use plan::merge_sets;
+pub use protect::Protection;
 pub use protect::Shares;
 pub use protect::heaviest;
 pub use protect::heavy_within;

@@ -6,13 +6,6 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::math::axpy;
-use crate::merge::Kernel;
-use crate::merge::MergedSlots;
-use crate::merge::MergingSets;
-use crate::merge::Sigma;
-use crate::merge::ValueRule;
-use crate::merge::pivot;
-use crate::merge::set_weights;
 
 /// One token's share in a slot.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -275,34 +268,6 @@ impl HeadPlan {
         }
         Ok(())
     }
-}
-
-/// The plan that keeps the protected tokens and folds every set onto its pivot.
-///
-/// - Shape: keys `[T, D]`; mass and protected `[T]`; what was merged before is `None` when every slot is one token
-/// - Cost:  O(T·D)
-/// - Source: arXiv 2407.08454 algorithm 2
-pub fn merge_sets(
-    keys: &[f32],
-    head_dim: usize,
-    (mass, merged): (&[f32], Option<MergedSlots<'_>>),
-    protected: &[bool],
-    sets: &MergingSets,
-    how: (Kernel, Sigma, ValueRule),
-) -> HeadPlan {
-    let mut plan = HeadPlan::keep_marked(protected);
-    for set in sets.iter() {
-        let weights = set_weights(keys, head_dim, set, mass, merged, how);
-        let members = set.iter().zip(weights.key.iter().zip(&weights.value));
-        plan.push(
-            set[pivot(set, mass)],
-            members.map(|(source, (key, value))| Member { source: *source, key_weight: *key, value_weight: *value }),
-            weights.logit_bias,
-        );
-    }
-    plan.sort();
-    plan.lowest_joined = sets.lowest_joined;
-    plan
 }
 
 #[cfg(test)]

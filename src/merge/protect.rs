@@ -41,7 +41,25 @@ impl Shares {
     }
 }
 
-/// Marks the last `n_recent` tokens and, of the rest, the `n_heavy` of largest mass.
+/// Which slots KVMerger leaves alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Protection {
+    /// Share of the tokens seen that is protected as recent; `None` for the paper's.
+    pub recent: Option<f64>,
+    /// Share of the tokens seen that is protected for its worth; `None` for the paper's.
+    pub heavy: Option<f64>,
+    /// Whether runs of neighbours go on across protected tokens.
+    pub bridge: bool,
+}
+
+impl Protection {
+    /// The shares, those that are open from `paper`.
+    pub fn or(self, paper: Shares) -> Shares {
+        Shares { recent: self.recent.unwrap_or(paper.recent), heavy: self.heavy.unwrap_or(paper.heavy) }
+    }
+}
+
+/// Marks the last `n_recent` tokens and, of the rest, the `n_heavy` of largest worth.
 ///
 /// - Shape: mass `[T]` → `[T]`
 /// - Cost:  O(T log T)

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::math::Rows;
 use crate::math::dot;
 use crate::merge::MergeError;
 
@@ -43,9 +44,9 @@ impl MergingSets {
 /// - Unit:  cosine in [-1, 1], NaN for a key without direction
 /// - Cost:  O(T·D)
 /// - Source: arXiv 2407.08454 section 3.1 (`bridge` is ours)
-pub fn links(keys: &[f32], head_dim: usize, protected: &[bool], bridge: bool) -> (Vec<u32>, Vec<Link>) {
+pub fn links(keys: Rows<'_>, protected: &[bool], bridge: bool) -> (Vec<u32>, Vec<Link>) {
     let tokens: Vec<u32> = (0..protected.len() as u32).filter(|i| !protected[*i as usize]).collect();
-    let key = |token: u32| &keys[token as usize * head_dim..][..head_dim];
+    let key = |token: u32| keys.row(token as usize);
     let norms: Vec<f64> = tokens.iter().map(|t| f64::from(dot(key(*t), key(*t))).sqrt()).collect();
     let mut found = Vec::with_capacity(tokens.len());
     for rank in (0..tokens.len().saturating_sub(1)).rev() {
@@ -131,7 +132,7 @@ mod tests {
     fn a_chain_joins_neighbours_and_not_ends() {
         // Steps of 30° (cos 0.866) chain 0-1-2 although the ends are 60° apart (cos 0.5); the step of 80° does not join.
         let keys = at_angles(&[0.0, 30.0, 60.0, 140.0, 150.0]);
-        let (tokens, found) = links(&keys, 2, &[false; 5], false);
+        let (tokens, found) = links(Rows::new(&keys, 2), &[false; 5], false);
         assert_eq!(found.iter().map(|l| l.rank).collect::<Vec<_>>(), [3, 2, 1, 0]);
         let sets = sets_above(tokens, &found, 0.75);
         assert_eq!(members(&sets), [vec![0, 1, 2], vec![3, 4]]);
@@ -141,7 +142,7 @@ mod tests {
     #[test]
     fn equality_with_eps_does_not_join() {
         let keys = [3.0, 4.0, 4.0, 3.0];
-        let (tokens, found) = links(&keys, 2, &[false; 2], false);
+        let (tokens, found) = links(Rows::new(&keys, 2), &[false; 2], false);
         assert_eq!(found[0].similarity, 0.96);
         assert_eq!(sets_above(tokens.clone(), &found, 0.96).sets.len(), 2);
         assert_eq!(sets_above(tokens, &found, 0.9599).sets.len(), 1);
@@ -151,9 +152,9 @@ mod tests {
     fn a_protected_token_cuts_the_chain_unless_bridged() {
         let keys = at_angles(&[0.0, 5.0, 90.0, 10.0, 12.0]);
         let protected = [false, false, true, false, false];
-        let (tokens, found) = links(&keys, 2, &protected, false);
+        let (tokens, found) = links(Rows::new(&keys, 2), &protected, false);
         assert_eq!(members(&sets_above(tokens, &found, 0.75)), [vec![0, 1], vec![3, 4]]);
-        let (tokens, found) = links(&keys, 2, &protected, true);
+        let (tokens, found) = links(Rows::new(&keys, 2), &protected, true);
         assert_eq!(members(&sets_above(tokens, &found, 0.75)), [vec![0, 1, 3, 4]]);
     }
 
@@ -161,7 +162,7 @@ mod tests {
     fn a_budget_is_met_exactly_in_order_of_similarity() {
         // Gaps 20°, 10°, 40°, 10°: the two gaps of 10° join first, then that of 20°.
         let keys = at_angles(&[0.0, 20.0, 30.0, 70.0, 80.0]);
-        let (tokens, found) = links(&keys, 2, &[false; 5], false);
+        let (tokens, found) = links(Rows::new(&keys, 2), &[false; 5], false);
         let with = |n| sets_for_budget(tokens.clone(), &found, n, 0).map(|s| members(&s));
         assert_eq!(with(5).unwrap().len(), 5);
         assert_eq!(with(3).unwrap(), [vec![0], vec![1, 2], vec![3, 4]]);
@@ -172,7 +173,7 @@ mod tests {
     #[test]
     fn an_unreachable_budget_says_what_can_be_reached() {
         let keys = at_angles(&[0.0, 1.0, 2.0, 3.0]);
-        let (tokens, found) = links(&keys, 2, &[false, true, false, false], false);
+        let (tokens, found) = links(Rows::new(&keys, 2), &[false, true, false, false], false);
         let error = sets_for_budget(tokens, &found, 1, 1).unwrap_err();
         assert_eq!(error, MergeError::BudgetUnreachable { reachable: 3, budget_tokens: 2 });
     }
@@ -180,7 +181,7 @@ mod tests {
     #[test]
     fn keys_without_direction_never_join() {
         let keys = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0];
-        let (tokens, found) = links(&keys, 2, &[false; 3], false);
+        let (tokens, found) = links(Rows::new(&keys, 2), &[false; 3], false);
         assert!(found.iter().all(|l| l.similarity.is_nan()));
         assert_eq!(sets_above(tokens.clone(), &found, -1.0).sets.len(), 3);
         assert!(sets_for_budget(tokens, &found, 2, 0).is_err());

@@ -3,7 +3,9 @@
 use crate::format::profile::Profile;
 use crate::merge::HeadPlan;
 use crate::merge::MergeError;
+use crate::merge::Refit;
 use crate::policy;
+use crate::policy::Claim;
 use crate::policy::HeadView;
 use crate::policy::Needs;
 use crate::policy::Policy;
@@ -16,6 +18,7 @@ pub struct PerHead {
     settings: Vec<(String, Box<dyn Policy>)>,
     /// By layer and KV head, a place in `settings`.
     of_head: Vec<usize>,
+    refit: Option<Refit>,
 }
 
 impl PerHead {
@@ -23,11 +26,11 @@ impl PerHead {
     ///
     /// - Errors: a setting that this version does not know, or that looks at another window of queries than the others
     pub fn from_profile(profile: &Profile) -> Result<Self, PolicyError> {
-        Self::new(profile.heads.iter().map(|head| profile.setting_of(head).to_string()))
+        Self::new(profile.heads.iter().map(|head| profile.setting_of(head).to_string()), profile.refit)
     }
 
     /// The policies of all heads, by layer and KV head, as they are typed.
-    fn new(specs: impl Iterator<Item = String>) -> Result<Self, PolicyError> {
+    fn new(specs: impl Iterator<Item = String>, refit: Option<Refit>) -> Result<Self, PolicyError> {
         let mut settings: Vec<(String, Box<dyn Policy>)> = Vec::new();
         let mut of_head = Vec::new();
         for spec in specs {
@@ -46,7 +49,7 @@ impl PerHead {
             let what = format!("heads look at windows of {} and of {other} queries", windows[0]);
             return Err(PolicyError::BadParameter { policy: "profile", what });
         }
-        Ok(Self { settings, of_head })
+        Ok(Self { settings, of_head, refit })
     }
 
     /// Whether any head folds what it does not keep.
@@ -56,19 +59,28 @@ impl PerHead {
 
     /// The same slots with nothing folded into them.
     pub fn evicting(&self) -> Result<Self, PolicyError> {
-        let control = |(spec, policy): &(String, Box<dyn Policy>)| match policy.control() {
-            Some(control) => control.of(spec),
-            None => spec.clone(),
-        };
+        let control = |(spec, policy): &(String, Box<dyn Policy>)| policy.control().unwrap_or(spec).to_string();
         let specs: Vec<String> = self.settings.iter().map(control).collect();
-        Self::new(self.of_head.iter().map(|place| specs[*place].clone()))
+        Self::new(self.of_head.iter().map(|place| specs[*place].clone()), self.refit)
     }
 }
 
 impl Policy for PerHead {
     fn needs(&self) -> Needs {
-        let all = || self.settings.iter().map(|(_, policy)| policy.needs());
-        Needs { mass: all().any(|needs| needs.mass), mass_window: all().find_map(|needs| needs.mass_window) }
+        self.settings.iter().fold(Needs::default(), |needs, (_, policy)| needs.and(policy.needs()))
+    }
+
+    fn refit(&self) -> Option<Refit> {
+        self.refit
+    }
+
+    /// A profile gives every head its size.
+    fn claim(&self, view: &HeadView<'_>, given: usize) -> Claim {
+        Claim { layer: view.layer, given, worth: Vec::new() }
+    }
+
+    fn sizes(&self, heads: &[Claim]) -> Vec<usize> {
+        heads.iter().map(|head| head.given).collect()
     }
 
     fn plan(&self, view: &HeadView<'_>, budget_tokens: usize) -> Result<HeadPlan, MergeError> {
@@ -88,9 +100,10 @@ impl Policy for PerHead {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::math::Rows;
 
     fn of(specs: &[&str]) -> Result<PerHead, PolicyError> {
-        PerHead::new(specs.iter().map(|spec| spec.to_string()))
+        PerHead::new(specs.iter().map(|spec| spec.to_string()), None)
     }
 
     #[test]
@@ -99,18 +112,7 @@ mod tests {
         assert_eq!((policy.settings.len(), policy.merges()), (2, false));
         let mass = [0.1, 3.0, 0.2, 0.9, 0.3];
         let kept = |kv_head| {
-            let view = HeadView {
-                layer: 0,
-                kv_head,
-                n_kv_heads: 3,
-                head_dim: 1,
-                n_seen: 5,
-                keys: &[0.0; 5],
-                mass: &mass,
-                mass_window: &[],
-                counts: None,
-                logit_bias: None,
-            };
+            let view = HeadView { kv_head, n_kv_heads: 3, mass: &mass, ..HeadView::new(Rows::new(&[0.0; 5], 1)) };
             let plan = policy.plan(&view, 2).unwrap();
             plan.slots.iter().map(|slot| slot.pivot).collect::<Vec<_>>()
         };

@@ -1,11 +1,13 @@
 //! The ragged cache: every KV head of every layer has its own number of slots, and memory is what is stored.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::time::Duration;
 use std::time::Instant;
 
 use rayon::prelude::*;
 
+use crate::math::Rows;
 use crate::merge::Counters;
 use crate::merge::HeadPlan;
 use crate::merge::Refit;
@@ -18,8 +20,10 @@ use crate::model::Mirror;
 use crate::model::Rope;
 use crate::model::StoreError;
 use crate::model::StoreNeeds;
+use crate::policy::Claim;
 use crate::policy::HeadView;
 use crate::policy::Needs;
+use crate::policy::Scope;
 use crate::runtime::Budget;
 use crate::runtime::Compression;
 use crate::runtime::RuntimeError;
@@ -75,7 +79,7 @@ impl RaggedCache {
     /// An empty cache for a model.
     pub fn new(config: &Config, kind: CacheType, compression: Option<Compression>) -> Self {
         let needs = compression.as_ref().map_or_else(Needs::default, |compression| compression.policy.needs());
-        let refit = compression.as_ref().and_then(|compression| compression.refit);
+        let refit = compression.as_ref().and_then(|compression| compression.policy.refit());
         let n_heads = config.n_layers * config.n_kv_heads;
         Self {
             n_layers: config.n_layers,
@@ -112,7 +116,7 @@ impl RaggedCache {
     ) -> Result<Self, RuntimeError> {
         let (mut needs, mut refit) = (Needs::default(), None);
         for compression in compressions {
-            match (refit, compression.refit) {
+            match (refit, compression.policy.refit()) {
                 (Some(a), Some(b)) if !same_sample(a, b) => return Err(RuntimeError::DifferentQueries),
                 (known, new) => refit = known.or(new),
             }
@@ -148,7 +152,7 @@ impl RaggedCache {
         {
             return fault("attention mass over its window of queries");
         }
-        if compression.refit.is_some_and(|wanted| {
+        if compression.policy.refit().is_some_and(|wanted| {
             !self.sample.has(0) || !self.refit.is_some_and(|recorded| same_sample(recorded, wanted))
         }) {
             return fault("a sample of the prompt's queries");
@@ -157,7 +161,7 @@ impl RaggedCache {
             heads: Vec::new(),
             compression: None,
             needs,
-            refit: compression.refit,
+            refit: compression.policy.refit(),
             sample: QuerySample::default(),
             settled: vec![0; self.heads.len()],
             rewrites: vec![0; self.n_layers],
@@ -166,13 +170,16 @@ impl RaggedCache {
             rope: self.rope.clone(),
             ..*self
         };
-        for layer in 0..self.n_layers {
-            let started = Instant::now();
-            let new = self.rewritten(compression, layer, compression.decode_slack.is_some())?;
-            copy.settle(layer, &new);
-            copy.heads.extend(new.heads);
-            copy.compress_time += started.elapsed();
+        let started = Instant::now();
+        for layers in (0..self.n_layers).filter_map(|layer| self.due(compression, layer)) {
+            let sizes = self.sizes(compression, layers.clone())?;
+            for (layer, sizes) in layers.zip(sizes.chunks_exact(self.n_kv_heads)) {
+                let new = self.rewritten(compression, layer, sizes, compression.decode_slack.is_some())?;
+                copy.settle(layer, &new);
+                copy.heads.extend(new.heads);
+            }
         }
+        copy.compress_time += started.elapsed();
         copy.compression = Some(compression.clone());
         copy.end_prompt()?;
         Ok(copy)
@@ -286,7 +293,54 @@ impl RaggedCache {
         &self.heads[layer * self.n_kv_heads..(layer + 1) * self.n_kv_heads]
     }
 
-    fn plan(&self, compression: &Compression, layer: usize) -> Result<LayerPlan, RuntimeError> {
+    /// Layers that are compressed when the last token of a prompt, or of a part of it, has passed `layer`.
+    fn due(&self, compression: &Compression, layer: usize) -> Option<Range<usize>> {
+        match compression.policy.scope() {
+            Scope::Head | Scope::Layer => Some(layer..layer + 1),
+            Scope::Model => (layer + 1 == self.n_layers).then_some(0..self.n_layers),
+        }
+    }
+
+    /// Slots that each head of some layers may keep.
+    fn sizes(&self, compression: &Compression, layers: Range<usize>) -> Result<Vec<usize>, RuntimeError> {
+        let heads = layers.start * self.n_kv_heads..layers.end * self.n_kv_heads;
+        let given = |head| compression.budget_tokens(self.n_layers, self.n_kv_heads, head, self.n_seen);
+        let mut sizes = heads.clone().map(given).collect::<Result<Vec<usize>, _>>()?;
+        if compression.policy.scope() == Scope::Head {
+            return Ok(sizes);
+        }
+        let shares = |head: &usize| !compression.skip_layers.contains(&(head / self.n_kv_heads));
+        let sharing: Vec<usize> = heads.clone().filter(shares).collect();
+        // One head's keys are widened at a time on each thread.
+        let claims: Vec<Claim> = sharing
+            .par_iter()
+            .map(|head| {
+                let (keys, counts) = (self.heads[*head].keys.widened(), self.heads[*head].counts());
+                compression.policy.claim(&self.view(*head, &keys, counts.as_deref()), sizes[*head - heads.start])
+            })
+            .collect();
+        for (head, size) in sharing.iter().zip(compression.policy.sizes(&claims)) {
+            sizes[*head - heads.start] = size;
+        }
+        Ok(sizes)
+    }
+
+    fn view<'a>(&'a self, index: usize, keys: &'a [f32], counts: Option<&'a [u32]>) -> HeadView<'a> {
+        let head = &self.heads[index];
+        HeadView {
+            layer: index / self.n_kv_heads,
+            kv_head: index % self.n_kv_heads,
+            n_kv_heads: self.n_kv_heads,
+            n_seen: self.n_seen,
+            keys: Rows::new(keys, self.head_dim),
+            mass: &head.mass,
+            mass_window: &head.mass_window,
+            counts,
+            logit_bias: head.logit_bias.as_deref(),
+        }
+    }
+
+    fn plan(&self, compression: &Compression, layer: usize, sizes: &[usize]) -> Result<LayerPlan, RuntimeError> {
         let heads = self.of_layer(layer);
         let skip = compression.skip_layers.contains(&layer);
         // Widened on this thread: what worker threads allocate and free, the allocator keeps to itself.
@@ -294,27 +348,15 @@ impl RaggedCache {
         let planned: Result<Vec<(HeadPlan, bool)>, RuntimeError> = heads
             .par_iter()
             .zip(&keys)
+            .zip(sizes)
             .enumerate()
-            .map(|(kv_head, (head, keys))| {
-                let n_slots = head.len();
-                let index = layer * self.n_kv_heads + kv_head;
-                let budget_tokens = compression.budget_tokens(self.n_layers, self.n_kv_heads, index, self.n_seen)?;
+            .map(|(kv_head, ((head, keys), budget_tokens))| {
+                let (n_slots, budget_tokens) = (head.len(), *budget_tokens);
                 if skip {
                     return Ok((HeadPlan::identity(n_slots), false));
                 }
                 let counts = head.counts();
-                let view = HeadView {
-                    layer,
-                    kv_head,
-                    n_kv_heads: self.n_kv_heads,
-                    head_dim: self.head_dim,
-                    n_seen: self.n_seen,
-                    keys,
-                    mass: &head.mass,
-                    mass_window: &head.mass_window,
-                    counts: counts.as_deref(),
-                    logit_bias: head.logit_bias.as_deref(),
-                };
+                let view = self.view(layer * self.n_kv_heads + kv_head, keys, counts.as_deref());
                 let plan = compression.policy.plan(&view, budget_tokens).map_err(|source| {
                     RuntimeError::Unmeetable { layer, kv_head, budget_tokens, n_tokens: n_slots, source }
                 })?;
@@ -333,15 +375,21 @@ impl RaggedCache {
     }
 
     /// What a compression makes of a layer's heads.
-    fn rewritten(&self, compression: &Compression, layer: usize, keep_mass: bool) -> Result<NewLayer, RuntimeError> {
-        let LayerPlan { heads: plans, asked } = self.plan(compression, layer)?;
+    fn rewritten(
+        &self,
+        compression: &Compression,
+        layer: usize,
+        sizes: &[usize],
+        keep_mass: bool,
+    ) -> Result<NewLayer, RuntimeError> {
+        let LayerPlan { heads: plans, asked } = self.plan(compression, layer, sizes)?;
         let old = self.of_layer(layer);
         let keep_mass = keep_mass && self.needs.mass && compression.policy.needs().mass;
         let folded = |(kv_head, (head, plan)): (usize, (&Head, &HeadPlan))| {
             head.folded(plan, self.head_dim, keep_mass).map_err(|fault| fault.at(layer, kv_head))
         };
         let mut heads: Vec<Head> = old.iter().zip(&plans).enumerate().map(folded).collect::<Result<_, _>>()?;
-        if let Some(refit) = compression.refit.filter(|_| self.sample.has(layer)) {
+        if let Some(refit) = compression.policy.refit().filter(|_| self.sample.has(layer)) {
             self.sample.refit(refit, &self.rope, self.n_seen, layer, old, &mut heads)?;
         }
         let counters = old.iter().zip(&plans).map(|(head, plan)| plan.counters(head.len())).collect();
@@ -356,30 +404,33 @@ impl RaggedCache {
         self.asked |= new.asked;
     }
 
-    fn compress_layer(&mut self, layer: usize, keep_mass: bool) -> Result<(), RuntimeError> {
-        let Some(compression) = &self.compression else { return Ok(()) };
+    fn compress(&mut self, layers: Range<usize>, keep_mass: bool) -> Result<(), RuntimeError> {
+        let Some(compression) = self.compression.clone() else { return Ok(()) };
         let started = Instant::now();
-        let new = self.rewritten(compression, layer, keep_mass)?;
-        self.settle(layer, &new);
-        self.rewrites[layer] += 1;
-        self.sample.forget(layer);
-        let first = layer * self.n_kv_heads;
-        self.heads.splice(first..first + self.n_kv_heads, new.heads);
+        let sizes = self.sizes(&compression, layers.clone())?;
+        for (layer, sizes) in layers.zip(sizes.chunks_exact(self.n_kv_heads)) {
+            let new = self.rewritten(&compression, layer, sizes, keep_mass)?;
+            self.settle(layer, &new);
+            self.rewrites[layer] += 1;
+            self.sample.forget(layer);
+            let first = layer * self.n_kv_heads;
+            self.heads.splice(first..first + self.n_kv_heads, new.heads);
+        }
         self.compress_time += started.elapsed();
         Ok(())
     }
 
     /// Whether a head of the layer has outgrown what it may hold by more than the slack.
     fn has_outgrown(&self, layer: usize) -> Result<bool, RuntimeError> {
-        let Some(compression @ Compression { decode_slack: Some(slack), .. }) = &self.compression else {
+        let Some(compression @ Compression { decode_slack: Some(slack), policy, .. }) = &self.compression else {
             return Ok(false);
         };
-        if !compression.policy.compresses() || compression.skip_layers.contains(&layer) {
+        if !policy.compresses() || compression.skip_layers.contains(&layer) {
             return Ok(false);
         }
-        for kv_head in 0..self.n_kv_heads {
-            let head = layer * self.n_kv_heads + kv_head;
-            let limit = if compression.policy.sets_own_size() {
+        for head in layer * self.n_kv_heads..(layer + 1) * self.n_kv_heads {
+            // What heads share is shared out when they are compressed: until then a head may hold what it was left with.
+            let limit = if policy.sets_own_size() || policy.scope() != Scope::Head {
                 self.settled[head]
             } else {
                 compression.budget_tokens(self.n_layers, self.n_kv_heads, head, self.n_seen)?
@@ -470,16 +521,24 @@ impl KvStore for RaggedCache {
         }
         let end = chunk.first_position + chunk.n_tokens;
         let in_decode = self.compression.as_ref().is_some_and(|compression| compression.decode_slack.is_some());
+        let due = self.compression.as_ref().and_then(|compression| self.due(compression, chunk.layer));
         match self.passing {
             Some(Passing { prompt_end, part_end }) if end >= part_end => {
-                self.compress_layer(chunk.layer, in_decode || end < prompt_end)?;
+                due.map_or(Ok(()), |layers| self.compress(layers, in_decode || end < prompt_end))?;
                 if chunk.layer + 1 == self.n_layers && end < prompt_end {
                     self.begin_part(prompt_end);
                 }
             }
             Some(_) => {}
-            None if self.has_outgrown(chunk.layer)? => self.compress_layer(chunk.layer, true)?,
-            None => {}
+            None => {
+                if let Some(layers) = due {
+                    let outgrown =
+                        layers.clone().map(|layer| self.has_outgrown(layer)).collect::<Result<Vec<_>, _>>()?;
+                    if outgrown.contains(&true) {
+                        self.compress(layers, true)?;
+                    }
+                }
+            }
         }
         Ok(())
     }

@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::format::profile::Profile;
-use crate::merge::Refit;
 use crate::policy;
-use crate::policy::Params;
 use crate::policy::PerHead;
 use crate::policy::Policy;
 use crate::policy::PolicyError;
@@ -34,8 +32,6 @@ pub struct Compression {
     pub budget: Budget,
     /// Layers left whole; they count in the budget.
     pub skip_layers: BTreeSet<usize>,
-    /// Whether and how the stored values are refitted to the prompt's queries; not in decode, which has none to spare.
-    pub refit: Option<Refit>,
     /// Tokens of a prompt between compressions; `None` compresses at its end only.
     pub every_tokens: Option<usize>,
     /// Slots over its budget at which a head is compressed again in decode; `None` lets new tokens stay, whole.
@@ -50,26 +46,22 @@ impl Compression {
             policy: policy.into(),
             budget,
             skip_layers: BTreeSet::new(),
-            refit: None,
             every_tokens: None,
             decode_slack: None,
         }
     }
 
-    /// As [`Compression::new`], with policy and refit as typed: `NAME[:key=value,...][+refit[:key=value,...]]`.
+    /// As [`Compression::new`], with the policy as typed: [`policy::parse`].
     ///
     /// ```
     /// use kvscope::runtime::{Budget, Compression};
     /// let compression = Compression::parse("h2o:recent=0.3+refit:lambda=0.1", Budget::KeptFraction(0.35))?;
     /// assert_eq!(compression.policy.params()["recent"], 0.3);
-    /// assert_eq!(compression.refit.map(|refit| (refit.lambda, refit.queries)), Some((0.1, 384)));
+    /// assert_eq!(compression.policy.refit().map(|refit| (refit.lambda, refit.queries)), Some((0.1, 384)));
     /// # Ok::<(), kvscope::policy::PolicyError>(())
     /// ```
     pub fn parse(spec: &str, budget: Budget) -> Result<Self, PolicyError> {
-        let (policy, refit) = split_refit(spec);
-        let (_, policy) = policy::parse(policy)?;
-        let refit = refit.map(parse_refit).transpose()?;
-        Ok(Self { refit, ..Self::new(spec, policy, budget) })
+        Ok(Self::new(spec, policy::parse(spec)?.1, budget))
     }
 
     /// What a checked profile says: every head's own policy and size, and the refit.
@@ -90,8 +82,7 @@ impl Compression {
 
     fn of_profile(name: impl Into<String>, profile: &Profile, policy: PerHead) -> Self {
         let shares: Vec<f64> = profile.heads.iter().map(|head| head.kept_fraction).collect();
-        let new = Self::new(name, Arc::new(policy) as Arc<dyn Policy>, Budget::PerHead(shares.into()));
-        Self { refit: profile.refit, ..new }
+        Self::new(name, Arc::new(policy) as Arc<dyn Policy>, Budget::PerHead(shares.into()))
     }
 
     /// Whether it is meant to leave fewer slots than tokens.
@@ -140,23 +131,6 @@ impl Compression {
         let share = rest / (n_layers - n_skipped) as f64;
         Ok(between(share * rank, share * (rank + 1.0)) as usize)
     }
-}
-
-/// The policy as typed, and what follows `+refit` where that is there.
-pub(crate) fn split_refit(spec: &str) -> (&str, Option<&str>) {
-    spec.split_once("+refit").map_or((spec, None), |(policy, rest)| (policy, Some(rest)))
-}
-
-/// Reads what follows `+refit` as typed: nothing, or `:key=value,...`.
-///
-/// - Errors: an unknown or faulty parameter
-pub fn parse_refit(text: &str) -> Result<Refit, PolicyError> {
-    let params = Params::parse("refit", text.strip_prefix(':').unwrap_or(text))?;
-    let refit: Refit = params.read()?;
-    if !refit.is_sound() {
-        return Err(params.bad("queries is at least 1 and lambda a number above 0"));
-    }
-    Ok(refit)
 }
 
 fn checked(share: f64) -> Result<f64, RuntimeError> {

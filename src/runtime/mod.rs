@@ -19,8 +19,6 @@ pub use compare::Comparison;
 pub use compare::compare;
 pub use compression::Budget;
 pub use compression::Compression;
-pub use compression::parse_refit;
-pub(crate) use compression::split_refit;
 pub use generate::GenerateOptions;
 pub use generate::Generation;
 pub use generate::StopReason;

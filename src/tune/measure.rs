@@ -7,6 +7,7 @@ use crate::format::dump::Dump;
 use crate::format::dump::DumpError;
 use crate::format::dump::Sample;
 use crate::format::dump::State;
+use crate::math::Rows;
 use crate::merge::HeadStates;
 use crate::merge::OutputProbe;
 use crate::policy::HeadView;
@@ -114,13 +115,9 @@ fn measure_head(
         layer,
         kv_head,
         n_kv_heads: model.n_kv_heads,
-        head_dim,
-        n_seen: prompt_end,
-        keys: &keys[..prompt_end * head_dim],
         mass: &mass,
         mass_window: &mass_window,
-        counts: None,
-        logit_bias: None,
+        ..HeadView::new(Rows::new(&keys, head_dim).first(prompt_end))
     };
     for (policy, share) in trials {
         let budget = ((prompt_end as f64 * share).round() as usize).clamp(1, prompt_end);

@@ -11,6 +11,7 @@ use crate::format::profile::Profile;
 use crate::merge::Refit;
 use crate::policy;
 use crate::policy::Policy;
+use crate::policy::Scope;
 use crate::tune::Measure;
 use crate::tune::SEARCHES;
 use crate::tune::TuneError;
@@ -204,11 +205,8 @@ pub fn tune(
     // What was chosen, its controls, and every setting at equal sizes, on all samples.
     let controls: Vec<Option<Box<dyn Policy>>> = settings
         .iter()
-        .zip(&options.settings)
-        .map(|(policy, setting)| {
-            policy.control().map(|control| policy::parse(&control.of(setting)).map(|(_, policy)| policy)).transpose()
-        })
-        .collect::<Result<_, _>>()?;
+        .map(|policy| policy.control().map(|control| Ok(policy::parse(control)?.1)).transpose())
+        .collect::<Result<_, TuneError>>()?;
     let checks = |head: usize| -> Vec<Trial<'_>> {
         let mut trials = Vec::new();
         for (budget, solutions) in options.budgets.iter().zip(&solved) {
@@ -321,6 +319,12 @@ fn parse_setting(setting: &str) -> Result<Box<dyn Policy>, TuneError> {
     }
     if !policy.compresses() {
         return fault("it keeps everything");
+    }
+    if policy.scope() != Scope::Head {
+        return fault("its allocation shares slots among heads, which is what tuning decides");
+    }
+    if policy.refit().is_some() {
+        return fault("the refit is one for all heads: give it with --refit");
     }
     Ok(policy)
 }

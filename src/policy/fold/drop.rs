@@ -1,0 +1,77 @@
+//! What is worth least is dropped.
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::merge::HeadPlan;
+use crate::merge::MergeError;
+use crate::merge::protect;
+use crate::policy::HeadView;
+use crate::policy::Params;
+use crate::policy::Part;
+use crate::policy::PolicyError;
+use crate::policy::fold::Fold;
+use crate::policy::part;
+
+pub(super) const PART: Part<dyn Fold> = Part {
+    name: "drop",
+    summary: "the rest is dropped; a share of the budget may go to the newest tokens (recent=)",
+    source: "Zhang et al. 2023, arXiv 2306.14048",
+    build: |params| {
+        let kept: Kept = params.read()?;
+        kept.check(params)?;
+        part(kept, |kept| Box::new(kept))
+    },
+};
+
+/// What stays: the newest tokens, and of the others those that are worth most.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Kept {
+    /// Share of the budget that goes to the newest tokens.
+    recent: f64,
+}
+
+impl Kept {
+    pub(super) fn check(self, params: &Params) -> Result<(), PolicyError> {
+        if (0.0..=1.0).contains(&self.recent) {
+            return Ok(());
+        }
+        Err(params.bad(format!("recent is a share of the budget in [0, 1], not {}", self.recent)))
+    }
+
+    /// Newest tokens that stay whatever they are worth.
+    pub(super) fn n_recent(self, budget_tokens: usize) -> usize {
+        (budget_tokens as f64 * self.recent) as usize
+    }
+
+    /// Whether each slot stays, `[T]`.
+    pub(super) fn marked(self, worth: &[f32], budget_tokens: usize) -> Vec<bool> {
+        let n_recent = self.n_recent(budget_tokens);
+        protect(worth, n_recent, budget_tokens - n_recent)
+    }
+}
+
+impl Fold for Kept {
+    fn plan(&self, _: &HeadView<'_>, worth: &[f32], budget_tokens: usize) -> Result<HeadPlan, MergeError> {
+        Ok(HeadPlan::keep_marked(&self.marked(worth, budget_tokens)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::math::Rows;
+
+    #[test]
+    fn recent_half_and_heavy_half_of_an_odd_budget() {
+        let view = HeadView::new(Rows::new(&[0.0; 7], 1));
+        let worth = [0.1, 3.0, 0.2, 0.9, 0.3, 9.0, 0.1];
+        let kept = |recent: f64| {
+            let plan = Kept { recent }.plan(&view, &worth, 5).unwrap();
+            plan.slots.iter().map(|slot| slot.pivot).collect::<Vec<_>>()
+        };
+        // Recent 2: tokens 5 and 6. Heavy 3 of the rest: 1, 3, 4.
+        assert_eq!(kept(0.5), [1, 3, 4, 5, 6]);
+        assert_eq!(kept(0.0), [1, 2, 3, 4, 5]);
+    }
+}

@@ -1,0 +1,144 @@
+//! A policy made of four parts.
+
+use serde_json::Map;
+use serde_json::Value;
+
+use crate::merge::HeadPlan;
+use crate::merge::MergeError;
+use crate::merge::Refit;
+use crate::policy::Allocation;
+use crate::policy::Claim;
+use crate::policy::Fold;
+use crate::policy::HeadView;
+use crate::policy::Needs;
+use crate::policy::Params;
+use crate::policy::Policy;
+use crate::policy::PolicyEntry;
+use crate::policy::PolicyError;
+use crate::policy::Scope;
+use crate::policy::Score;
+use crate::policy::SlotExtras;
+use crate::policy::allocation::ALLOCATIONS;
+use crate::policy::fold::FOLDS;
+use crate::policy::part::build;
+use crate::policy::score::SCORES;
+
+/// How the parts that a policy names are called.
+pub(super) const PARTS: [&str; 3] = ["score", "allocation", "fold"];
+
+/// What a method makes of every head: a score ranks its tokens, an allocation sizes it, a fold makes its slots, and a refit,
+/// which the runtime carries out, mends what they hold.
+#[derive(Debug)]
+pub(super) struct Method {
+    score: Box<dyn Score>,
+    allocation: Box<dyn Allocation>,
+    fold: Box<dyn Fold>,
+    refit: Option<Refit>,
+    /// As artifacts record them: the parts' names and all their parameters.
+    params: Value,
+    /// The eviction of what this one folds, as it is typed.
+    control: Option<String>,
+}
+
+impl Method {
+    /// From a line of the table, the parameters typed behind its name, and the refit typed behind them.
+    pub(super) fn new(entry: &'static PolicyEntry, typed: &str, refit: Option<&str>) -> Result<Self, PolicyError> {
+        let mut params = Params::parse(entry.name, typed)?;
+        entry.resolve_base(&mut params)?;
+        params.or(&Params::parse(entry.name, entry.with)?);
+        let mut named = |key: &str, own: &str| params.take_word(key).map(|word| word.unwrap_or_else(|| own.into()));
+        let names: [String; 3] =
+            [named("score", entry.score)?, named("allocation", entry.allocation)?, named("fold", entry.fold)?];
+        let (score, of_score) = build(SCORES, "score", &names[0], &mut params)?;
+        let (allocation, of_allocation) = build(ALLOCATIONS, "allocation", &names[1], &mut params)?;
+        let (fold, of_fold) = build(FOLDS, "fold", &names[2], &mut params)?;
+        params.finish()?;
+        if !fold.compresses() && !typed.trim().is_empty() {
+            let what = "it keeps everything and has no parameters".into();
+            return Err(PolicyError::BadParameter { policy: entry.name, what });
+        }
+        if fold.sets_own_size() && allocation.scope() != Scope::Head {
+            let what = format!("fold {} decides sizes itself, so allocation={} would be ignored", names[2], names[1]);
+            return Err(PolicyError::BadParameter { policy: entry.name, what });
+        }
+        let mut fields: Map<String, Value> =
+            PARTS.into_iter().zip(&names).map(|(part, name)| (part.into(), name.as_str().into())).collect();
+        for part in [of_score, of_allocation, of_fold] {
+            fields.extend(part.as_object().into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())));
+        }
+        let control = fold.folds().then(|| entry.control_of(&names, typed, refit)).transpose()?;
+        let refit = refit.map(parse_refit).transpose()?;
+        Ok(Self { score, allocation, fold, refit, params: fields.into(), control })
+    }
+
+    /// Names of the parts' parameters.
+    pub(super) fn param_names(&self) -> Vec<&str> {
+        let all = self.params.as_object().into_iter().flatten().map(|(name, _)| name.as_str());
+        all.filter(|name| !PARTS.contains(name)).collect()
+    }
+}
+
+impl Policy for Method {
+    fn needs(&self) -> Needs {
+        if self.compresses() { self.score.needs().and(self.fold.needs()) } else { Needs::default() }
+    }
+
+    fn sets_own_size(&self) -> bool {
+        self.fold.sets_own_size()
+    }
+
+    fn compresses(&self) -> bool {
+        self.fold.compresses()
+    }
+
+    fn control(&self) -> Option<&str> {
+        self.control.as_deref()
+    }
+
+    fn slot_extras(&self) -> SlotExtras {
+        self.fold.slot_extras()
+    }
+
+    fn refit(&self) -> Option<Refit> {
+        self.refit
+    }
+
+    fn scope(&self) -> Scope {
+        self.allocation.scope()
+    }
+
+    fn claim(&self, view: &HeadView<'_>, given: usize) -> Claim {
+        let n = view.n_slots();
+        let worth = if given < n { self.score.worth(view, given) } else { vec![0.0; n] };
+        Claim { layer: view.layer, given, worth }
+    }
+
+    fn sizes(&self, heads: &[Claim]) -> Vec<usize> {
+        self.allocation.sizes(heads)
+    }
+
+    fn plan(&self, view: &HeadView<'_>, budget_tokens: usize) -> Result<HeadPlan, MergeError> {
+        let n = view.n_slots();
+        if budget_tokens >= n && !self.sets_own_size() {
+            return Ok(HeadPlan::identity(n));
+        }
+        self.fold.plan(view, &self.score.worth(view, budget_tokens.clamp(1, n)), budget_tokens)
+    }
+
+    fn params(&self) -> Value {
+        self.params.clone()
+    }
+}
+
+/// Reads what follows `+refit` as typed: nothing, or `:key=value,...`.
+///
+/// - Errors: an unknown or faulty parameter
+pub fn parse_refit(text: &str) -> Result<Refit, PolicyError> {
+    let mut params = Params::parse("refit", text.strip_prefix(':').unwrap_or(text))?;
+    let refit: Refit = params.read()?;
+    if !refit.is_sound() {
+        return Err(params.bad("queries is at least 1 and lambda a number above 0"));
+    }
+    params.finish()?;
+    Ok(refit)
+}

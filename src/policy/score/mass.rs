@@ -1,0 +1,30 @@
+//! Attention that a token has received.
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::policy::HeadView;
+use crate::policy::Needs;
+use crate::policy::Part;
+use crate::policy::part;
+use crate::policy::score::Score;
+
+pub(super) const PART: Part<dyn Score> = Part {
+    name: "mass",
+    summary: "attention received from all queries so far",
+    source: "Zhang et al. 2023, arXiv 2306.14048",
+    build: |params| part(params.read::<Mass>()?, |mass| Box::new(mass)),
+};
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Mass {}
+
+impl Score for Mass {
+    fn needs(&self) -> Needs {
+        Needs::MASS
+    }
+
+    fn worth(&self, view: &HeadView<'_>, _: usize) -> Vec<f32> {
+        view.mass.to_vec()
+    }
+}

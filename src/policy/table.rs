@@ -1,0 +1,237 @@
+//! The policies by name: each line names its four parts. The fourth, the refit, is typed behind any of them.
+
+use crate::policy::Params;
+use crate::policy::PolicyError;
+use crate::policy::method::Method;
+use crate::policy::parse;
+
+/// What a policy is to a comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The full cache.
+    Reference,
+    /// Published; a baseline.
+    Published,
+    /// The method that this tool is about; as published with default parameters only.
+    Paper,
+    /// Drops what another one folds.
+    Control,
+    /// Chance.
+    Chance,
+}
+
+/// A line of the policy table.
+#[derive(Clone, Copy, Debug)]
+pub struct PolicyEntry {
+    /// Name on the command line.
+    pub name: &'static str,
+    /// What it keeps, in one line.
+    pub summary: &'static str,
+    /// Where it comes from.
+    pub source: &'static str,
+    /// What it is to a comparison.
+    pub standing: Standing,
+    /// Line of [`crate::policy::SCORES`].
+    pub score: &'static str,
+    /// Line of [`crate::policy::ALLOCATIONS`].
+    pub allocation: &'static str,
+    /// Line of [`crate::policy::FOLDS`].
+    pub fold: &'static str,
+    /// Parameters of the parts that differ from their own defaults, as typed.
+    pub with: &'static str,
+    /// What each word behind `base=` stands for; empty where there is no such parameter.
+    pub bases: &'static [(&'static str, &'static str)],
+    /// By score, the policy that drops what this one folds.
+    pub evicting: &'static [(&'static str, &'static str)],
+}
+
+/// A method that ranks tokens and drops the rest, with every head's share equal: what most lines change a part of.
+const EVICTION: PolicyEntry = PolicyEntry {
+    name: "",
+    summary: "",
+    source: "",
+    standing: Standing::Published,
+    score: "mass",
+    allocation: "equal",
+    fold: "drop",
+    with: "",
+    bases: &[],
+    evicting: &[],
+};
+
+/// Every policy, by name.
+pub const POLICIES: &[PolicyEntry] = &[
+    PolicyEntry {
+        name: "adakv",
+        summary: "snapkv's tokens (window 32, largest of 7 neighbours); the heads of a layer compete for slots (safeguard=)",
+        source: "Feng et al. 2024, arXiv 2407.11550",
+        score: "window",
+        allocation: "layer",
+        with: "pool=7,pooling=max",
+        ..EVICTION
+    },
+    PolicyEntry {
+        name: "cam",
+        summary: "evicts one token at a time (base=streaming or h2o) and adds its value to the next ones (merge=, seed=)",
+        source: "Zhang et al. 2024, CaM: Cache Merging for Memory-efficient LLMs Inference, ICML 2024",
+        score: "recency",
+        fold: "cam",
+        bases: &[("streaming", "score=recency"), ("h2o", "score=mass,recent=0.5")],
+        evicting: &[("recency", "streaming"), ("mass", "h2o")],
+        ..EVICTION
+    },
+    PolicyEntry {
+        name: "evict",
+        summary: "keeps KVMerger's protected tokens and pivots and drops the rest",
+        source: "a control for Wang et al. 2024, arXiv 2407.08454",
+        standing: Standing::Control,
+        fold: "pivots",
+        ..EVICTION
+    },
+    PolicyEntry {
+        name: "full",
+        summary: "keeps every token",
+        source: "Vaswani et al. 2017, arXiv 1706.03762",
+        standing: Standing::Reference,
+        fold: "keep",
+        ..EVICTION
+    },
+    PolicyEntry {
+        name: "h2o",
+        summary: "keeps the last B/2 tokens and the B/2 of largest accumulated attention (recent=)",
+        source: "Zhang et al. 2023, arXiv 2306.14048",
+        with: "recent=0.5",
+        ..EVICTION
+    },
+    PolicyEntry {
+        name: "keydiff",
+        summary: "keeps the tokens whose keys differ most from the mean key; needs no attention",
+        source: "Park et al. 2025, arXiv 2504.15364",
+        score: "key-difference",
+        ..EVICTION
+    },
+    PolicyEntry {
+        name: "kvmerger",
+        summary: "merges runs of similar neighbours (variant=, kernel=, sigma=, eps=, bridge=, recent=, heavy=)",
+        source: "Wang, Jin, Yu, Zhang 2024, arXiv 2407.08454",
+        standing: Standing::Paper,
+        fold: "sets",
+        evicting: &[("mass", "evict")],
+        ..EVICTION
+    },
+    PolicyEntry {
+        name: "pyramidkv",
+        summary: "snapkv's tokens; many slots for the first layers, few for the last ones (beta=)",
+        source: "Cai et al. 2024, arXiv 2406.02069",
+        score: "window",
+        allocation: "pyramid",
+        ..EVICTION
+    },
+    PolicyEntry {
+        name: "random",
+        summary: "keeps the recent tokens and others at random (seed=)",
+        source: "a control, not a published method",
+        standing: Standing::Chance,
+        score: "random",
+        ..EVICTION
+    },
+    PolicyEntry {
+        name: "snapkv",
+        summary: "keeps the last 32 tokens (window=) and those they attend to most, averaged over 5 neighbours (pool=)",
+        source: "Li et al. 2024, arXiv 2404.14469",
+        score: "window",
+        ..EVICTION
+    },
+    PolicyEntry {
+        name: "streaming",
+        summary: "keeps the first 4 tokens (sinks=) and the last ones",
+        source: "Xiao et al. 2023, arXiv 2309.17453",
+        score: "recency",
+        ..EVICTION
+    },
+];
+
+impl PolicyEntry {
+    /// Puts what a word behind `base=` stands for in its place.
+    pub(super) fn resolve_base(&self, params: &mut Params) -> Result<(), PolicyError> {
+        if self.bases.is_empty() {
+            return Ok(());
+        }
+        let Some(word) = params.take_word("base")? else { return Ok(()) };
+        match self.bases.iter().find(|(base, _)| *base == word) {
+            Some((_, meaning)) => params.or(&Params::parse(self.name, meaning)?),
+            None => {
+                let known: Vec<&str> = self.bases.iter().map(|(base, _)| *base).collect();
+                return Err(params.bad(format!("there is no base {word:?}: choose one of {}", known.join(", "))));
+            }
+        }
+        Ok(())
+    }
+
+    /// How the eviction is typed that keeps the same slots as this policy with these parts, parameters and refit, and folds
+    /// nothing into them.
+    pub(super) fn control_of(
+        &self,
+        [score, allocation, fold]: &[String; 3],
+        typed: &str,
+        refit: Option<&str>,
+    ) -> Result<String, PolicyError> {
+        let is_own = *allocation == self.allocation && *fold == self.fold;
+        let named = self.evicting.iter().find(|(of, _)| of == score && is_own);
+        let (name, parts) = match named {
+            Some((_, name)) => (*name, String::new()),
+            None => {
+                let fold = if fold == "sets" { "pivots" } else { "drop" };
+                (self.name, format!("score={score},allocation={allocation},fold={fold}"))
+            }
+        };
+        // Of what was typed, all that the eviction knows.
+        let (entry, _) = parse(name)?;
+        let eviction = Method::new(entry, &parts, None)?;
+        let known = eviction.param_names();
+        let is_shared = |pair: &&str| {
+            let key = pair.split('=').next().unwrap_or_default().trim();
+            known.contains(&key)
+        };
+        let shared = typed.split(',').filter(is_shared);
+        let all: Vec<&str> = std::iter::once(parts.as_str()).filter(|parts| !parts.is_empty()).chain(shared).collect();
+        let refit = refit.map(|refit| format!("+refit{refit}")).unwrap_or_default();
+        Ok(if all.is_empty() { format!("{name}{refit}") } else { format!("{name}:{}{refit}", all.join(",")) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_well_formed() {
+        for (i, entry) in POLICIES.iter().enumerate() {
+            assert!(i == 0 || POLICIES[i - 1].name < entry.name, "{} is out of order", entry.name);
+            assert!(!entry.summary.is_empty() && !entry.source.is_empty());
+            let policy = parse(entry.name).unwrap().1;
+            assert_eq!(policy.params()["fold"], entry.fold, "{}", entry.name);
+            for (base, _) in entry.bases {
+                parse(&format!("{}:base={base}", entry.name)).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_merge_names_the_eviction_of_the_same_slots() {
+        let of = |spec: &str| parse(spec).unwrap().1.control().map(str::to_string);
+        let is = |spec: &str, control: &str| assert_eq!(of(spec).as_deref(), Some(control), "{spec}");
+        is("kvmerger:variant=convex,bridge=true,recent=0.2", "evict:bridge=true,recent=0.2");
+        is("kvmerger+refit:lambda=1", "evict+refit:lambda=1");
+        is("cam:merge=8,sinks=2", "streaming:sinks=2");
+        is("cam:base=h2o,seed=4", "h2o");
+        is("snapkv:window=8,fold=nearest,eps=0.5", "snapkv:score=window,allocation=equal,fold=drop,window=8");
+        is("kvmerger:allocation=layer,bridge=true", "kvmerger:score=mass,allocation=layer,fold=pivots,bridge=true");
+        assert_eq!((of("h2o"), of("evict"), of("kvmerger:kernel=pivot")), (None, None, None));
+        for entry in POLICIES {
+            if let Some(control) = of(entry.name) {
+                assert!(parse(&control).unwrap().1.control().is_none(), "{control}");
+            }
+        }
+    }
+}

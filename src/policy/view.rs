@@ -1,0 +1,94 @@
+//! What a policy is shown of a head, and what has to be recorded for it.
+
+use crate::math::Rows;
+use crate::merge::SlotStates;
+
+/// One KV head as a policy sees it: `T` stored slots in order of position.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadView<'a> {
+    /// Layer.
+    pub layer: usize,
+    /// KV head within the layer.
+    pub kv_head: usize,
+    /// KV heads of a layer.
+    pub n_kv_heads: usize,
+    /// Tokens that the head has seen; more than T where slots were merged or dropped before.
+    pub n_seen: usize,
+    /// Keys after RoPE, `[T, D]`.
+    pub keys: Rows<'a>,
+    /// Attention mass `[T]` over all queries so far; empty when the policy does not need it.
+    pub mass: &'a [f32],
+    /// Attention mass `[T]` over the last window of queries; empty when the policy does not need it.
+    pub mass_window: &'a [f32],
+    /// Tokens that each slot stands for, `[T]`; `None` when all stand for one.
+    pub counts: Option<&'a [u32]>,
+    /// Logit bias of each slot in nats, `[T]`; `None` when all are zero.
+    pub logit_bias: Option<&'a [f32]>,
+}
+
+impl<'a> HeadView<'a> {
+    /// The only head of a layer, of which only the keys are known: a start for struct updates.
+    pub fn new(keys: Rows<'a>) -> Self {
+        Self {
+            layer: 0,
+            kv_head: 0,
+            n_kv_heads: 1,
+            n_seen: keys.len(),
+            keys,
+            mass: &[],
+            mass_window: &[],
+            counts: None,
+            logit_bias: None,
+        }
+    }
+
+    /// Stored slots T.
+    pub fn n_slots(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// What merging looks at.
+    pub fn slots(&self) -> SlotStates<'a> {
+        SlotStates { keys: self.keys, mass: self.mass, counts: self.counts, logit_bias: self.logit_bias }
+    }
+
+    /// A stream of random numbers of its own for every head and time, so that no draw depends on the order of planning.
+    pub(super) fn random_stream(&self) -> u64 {
+        ((self.n_seen as u64) << 32) | (self.layer * self.n_kv_heads + self.kv_head) as u64
+    }
+}
+
+/// What the model must record during prefill for a policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Attention mass over all queries.
+    pub mass: bool,
+    /// Attention mass over the last this many queries.
+    pub mass_window: Option<usize>,
+}
+
+impl Needs {
+    /// Attention mass over all queries, and nothing else.
+    pub const MASS: Self = Self { mass: true, mass_window: None };
+
+    /// What both need; of two windows the first.
+    pub fn and(self, other: Self) -> Self {
+        Self { mass: self.mass || other.mass, mass_window: self.mass_window.or(other.mass_window) }
+    }
+}
+
+/// What is stored of a slot beside key, value and position.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotExtras {
+    /// How many tokens it stands for.
+    pub count: bool,
+    /// What is added to its logits.
+    pub logit_bias: bool,
+}
+
+impl SlotExtras {
+    /// Bytes of a slot's extras, with a logit bias in any case if `has_bias`. Counts take two bytes as long as they fit.
+    pub fn bytes(self, has_bias: bool) -> usize {
+        2 * usize::from(self.count) + 4 * usize::from(self.logit_bias || has_bias)
+    }
+}
