@@ -41,6 +41,7 @@ pub mod cli;
 pub mod eval;
 pub mod files;
 pub mod format;
+pub mod hint;
 pub mod hub;
 pub mod math;
 pub mod merge;

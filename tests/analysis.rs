@@ -18,6 +18,7 @@ use kvscope::format::dump::Dump;
 use kvscope::format::dump::DumpError;
 use kvscope::format::dump::Manifest;
 use kvscope::format::dump::State;
+use kvscope::hint::Hint;
 use kvscope::merge::Shares;
 use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::SerializedFileReader;

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use kvscope::format::dump::Dump;
 use kvscope::format::dump::State;
+use kvscope::hint::Hint;
 use serde_json::Value;
 
 const SAMPLES: usize = 6;

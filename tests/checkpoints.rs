@@ -10,6 +10,7 @@ use candle_core::DType;
 use candle_core::Device;
 use common::Recorder;
 use common::fixtures;
+use kvscope::hint::Hint;
 use kvscope::model::Compute;
 use kvscope::model::LogitRows;
 use kvscope::model::Matmul;

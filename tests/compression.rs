@@ -11,6 +11,7 @@ use common::fixtures;
 use common::noise;
 use common::shape;
 use common::widened;
+use kvscope::hint::Hint;
 use kvscope::model::AttnMass;
 use kvscope::model::Config;
 use kvscope::model::KvStore;

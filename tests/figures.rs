@@ -7,6 +7,7 @@ use std::path::Path;
 
 use base64::Engine;
 use kvscope::format::dump::State;
+use kvscope::hint::Hint;
 use kvscope::math::Interval;
 use kvscope::report::FIGURES;
 use kvscope::report::ReportError;

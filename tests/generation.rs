@@ -14,6 +14,7 @@ use common::fixtures;
 use common::shape;
 use common::stored_as;
 use common::widened;
+use kvscope::hint::Hint;
 use kvscope::merge::MergeError;
 use kvscope::model::Config;
 use kvscope::model::KvStore;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 
 use kvscope::files::sha256_bytes;
+use kvscope::hint::Hint;
 use kvscope::hub::CacheDirs;
 use kvscope::hub::HubError;
 use kvscope::hub::HubSettings;

@@ -15,6 +15,7 @@ use kvscope::analyze::compare;
 use kvscope::analyze::comparison_table;
 use kvscope::analyze::summary_table;
 use kvscope::format::dump::State;
+use kvscope::hint::Hint;
 use kvscope::merge::Shares;
 use planted::DIM;
 use planted::Planted;

@@ -11,6 +11,7 @@ use common::noise;
 use common::property_cases;
 use common::shape;
 use common::stored_as;
+use kvscope::hint::Hint;
 use kvscope::math::Rows;
 use kvscope::merge::HeadPlan;
 use kvscope::merge::MergeError;

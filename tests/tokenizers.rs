@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::path::PathBuf;
 
+use kvscope::hint::Hint;
 use kvscope::model::gguf::Gguf;
 use kvscope::model::tokenizer::AddSpecial;
 use kvscope::model::tokenizer::Message;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::files::FileError;
 use crate::format::dump::DumpError;
 use crate::format::dump::State;
+use crate::hint::Hint;
 
 /// Why dumps could not be analysed.
 #[derive(Debug, thiserror::Error)]
@@ -131,9 +132,8 @@ pub enum AnalyzeError {
     },
 }
 
-impl AnalyzeError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for AnalyzeError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::Dump(error) => error.hint(),
             Self::File(error) => error.hint(),

@@ -22,6 +22,7 @@ use std::path::PathBuf;
 
 use crate::files::FileError;
 use crate::format::dump::DumpError;
+use crate::hint::Hint;
 use crate::model::ModelError;
 
 /// What can go wrong during a capture.
@@ -123,9 +124,8 @@ impl From<FileError> for CaptureError {
     }
 }
 
-impl CaptureError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for CaptureError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::Dump(error) => error.hint(),
             Self::Sample { source, .. } | Self::Model(source) => source.hint(),

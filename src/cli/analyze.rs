@@ -11,6 +11,8 @@ use crate::analyze::Analysis;
 use crate::analyze::AnalyzeOptions;
 use crate::analyze::MapRequest;
 use crate::cli::Outcome;
+use crate::cli::failure::Failure;
+use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
 use crate::cli::numbers;
 use crate::cli::options::Common;
@@ -74,7 +76,7 @@ pub(crate) struct Args {
     out: Option<PathBuf>,
 }
 
-pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     if let [a, b] = args.compare.as_slice() {
         return run_compare(a, b, args, common);
     }
@@ -121,7 +123,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn run_compare(a: &Path, b: &Path, args: &Args, common: &Common) -> anyhow::Result<Outcome> {
+fn run_compare(a: &Path, b: &Path, args: &Args, common: &Common) -> Result<Outcome> {
     for dir in [a, b] {
         if !dir.join("analysis.json").exists() && dir.join("manifest.json").exists() {
             return Err(Usage::error(
@@ -159,12 +161,7 @@ fn run_compare(a: &Path, b: &Path, args: &Args, common: &Common) -> anyhow::Resu
 }
 
 /// Analyses with a bar; shared with the demo.
-pub(crate) fn analyze_into(
-    dumps: &[Dump],
-    options: &AnalyzeOptions,
-    dir: &Path,
-    common: &Common,
-) -> anyhow::Result<Analysis> {
+pub(crate) fn analyze_into(dumps: &[Dump], options: &AnalyzeOptions, dir: &Path, common: &Common) -> Result<Analysis> {
     let bar = bar(common, 0, "steps");
     bar.set_message("analyze");
     let analysis = analyze::analyze(dumps, options, dir, &mut |done, total| {
@@ -176,22 +173,21 @@ pub(crate) fn analyze_into(
 }
 
 /// Shares such as `0.35`, rising; `none` alone for no budget.
-fn parse_budgets(list: &[String]) -> anyhow::Result<Vec<f64>> {
+fn parse_budgets(list: &[String]) -> Result<Vec<f64>> {
     if list == ["none"] {
         return Ok(Vec::new());
     }
     let bad = |text: &String| {
         Usage::error(format!("--budgets: {text:?} is no share in (0, 1)"), "give shares such as 0.35,0.5, or none")
     };
-    let budgets: anyhow::Result<Vec<f64>> =
-        list.iter().map(|text| numbers::part(text).map_err(|_| bad(text))).collect();
+    let budgets: Result<Vec<f64>> = list.iter().map(|text| numbers::part(text).map_err(|_| bad(text))).collect();
     let mut budgets = budgets?;
     budgets.sort_by(f64::total_cmp);
     Ok(budgets)
 }
 
 /// The maps that are asked for, each once, of the layers and KV heads that there are.
-fn parse_maps(list: &[String], layers: &[usize], kv_heads: &[usize]) -> anyhow::Result<Vec<MapRequest>> {
+fn parse_maps(list: &[String], layers: &[usize], kv_heads: &[usize]) -> Result<Vec<MapRequest>> {
     let mut maps = Vec::new();
     for text in list {
         let bad = || {
@@ -213,7 +209,7 @@ fn parse_maps(list: &[String], layers: &[usize], kv_heads: &[usize]) -> anyhow::
         };
         let those = |text: &str, all: &[usize]| match text {
             "all" => Ok(all.to_vec()),
-            number => Ok::<_, anyhow::Error>(vec![number.parse().map_err(|_| bad())?]),
+            number => Ok::<_, Failure>(vec![number.parse().map_err(|_| bad())?]),
         };
         let kv_heads = those(kv_head, kv_heads)?;
         for layer in those(layer, layers)? {
@@ -242,7 +238,7 @@ mod tests {
         let parse = |text: &str| {
             let list: Vec<String> = text.split(',').map(str::to_string).collect();
             let maps = parse_maps(&list, &[0, 3], &[0, 1, 2])?;
-            anyhow::Ok(maps.iter().map(|map| (map.layer, map.kv_head, map.state)).collect::<Vec<_>>())
+            Ok::<_, Failure>(maps.iter().map(|map| (map.layer, map.kv_head, map.state)).collect::<Vec<_>>())
         };
         assert_eq!(parse("3:1, 9:2:v").unwrap(), [(3, 1, State::K), (9, 2, State::V)]);
         assert_eq!(parse("3:1,3:all").unwrap(), [(3, 1, State::K), (3, 0, State::K), (3, 2, State::K)]);

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::analyze::short;
 use crate::cli::Outcome;
+use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
 use crate::cli::numbers;
 use crate::cli::options::Common;
@@ -58,7 +59,7 @@ pub(crate) struct Args {
     device: DeviceArg,
 }
 
-pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let compute = args.device.open()?;
     let mut contexts = args.contexts.clone();
     contexts.sort_unstable();

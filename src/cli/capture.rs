@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::path::PathBuf;
 
-use anyhow::Context;
 use serde_json::json;
 
 use crate::capture;
@@ -12,6 +11,8 @@ use crate::capture::CaptureOptions;
 use crate::capture::SampleInput;
 use crate::capture::Target;
 use crate::cli::Outcome;
+use crate::cli::failure::Context;
+use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
 use crate::cli::inputs::Inputs;
 use crate::cli::inputs::parse_shard;
@@ -93,7 +94,7 @@ pub(crate) struct Args {
     memory_limit: Option<u64>,
 }
 
-pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let compute = args.device.open()?;
     let mut states = BTreeSet::new();
     for name in &args.states {
@@ -141,7 +142,7 @@ pub(crate) fn capture_into(
     options: &CaptureOptions,
     target: &Target<'_>,
     common: &Common,
-) -> anyhow::Result<Manifest> {
+) -> Result<Manifest> {
     let chosen = target.select(inputs);
     let n_tokens: usize = chosen.iter().map(|(_, input)| input.tokens.len() + options.decode_tokens).sum();
     let bytes = capture::estimated_bytes(model.identity()?, options, chosen.iter().map(|(_, input)| *input));
@@ -185,7 +186,7 @@ fn parse_memory(text: &str) -> Result<u64, String> {
     Ok((memory as f64 / 100.0 * share) as u64)
 }
 
-fn summarise(manifest: &Manifest, dir: &Path, common: &Common) -> anyhow::Result<()> {
+fn summarise(manifest: &Manifest, dir: &Path, common: &Common) -> Result<()> {
     let bytes: u64 = manifest.samples.iter().map(|sample| sample.bytes).sum();
     let n_tokens: usize = manifest.samples.iter().map(|sample| sample.n_tokens).sum();
     if common.json {
@@ -205,7 +206,7 @@ fn summarise(manifest: &Manifest, dir: &Path, common: &Common) -> anyhow::Result
 }
 
 /// Tokens of every prompt, cut in the middle when a limit is given.
-pub(crate) fn encode(model: &Model, prompts: &[Prompt], max_tokens: Option<usize>) -> anyhow::Result<Vec<SampleInput>> {
+pub(crate) fn encode(model: &Model, prompts: &[Prompt], max_tokens: Option<usize>) -> Result<Vec<SampleInput>> {
     encode_for(model, prompts, max_tokens, model.config().max_positions)
 }
 
@@ -215,7 +216,7 @@ fn encode_for(
     prompts: &[Prompt],
     max_tokens: Option<usize>,
     max_positions: usize,
-) -> anyhow::Result<Vec<SampleInput>> {
+) -> Result<Vec<SampleInput>> {
     let tokenizer = model.tokenizer()?;
     if let Some(max_tokens) = max_tokens.filter(|max| *max > max_positions || *max == 0) {
         return Err(Usage::error(

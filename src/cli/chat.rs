@@ -3,6 +3,7 @@
 use std::io::BufRead;
 use std::io::IsTerminal;
 
+use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
 use crate::cli::generate::Job;
 use crate::cli::generate::Session;
@@ -17,7 +18,7 @@ use crate::model::tokenizer::Message;
 const REPLY: &str = "kvscope-reply";
 
 /// Answers `first`, then every line of standard input, until it ends. With JSON, one line for every turn.
-pub(crate) fn chat(job: &Job<'_>, first: Option<String>, raw: bool, common: &Common) -> anyhow::Result<()> {
+pub(crate) fn chat(job: &Job<'_>, first: Option<String>, raw: bool, common: &Common) -> Result<()> {
     let mut session = Session::new(job)?;
     let asks = std::io::stdin().is_terminal() && !common.quiet;
     let lines = std::io::stdin().lock().lines();
@@ -43,7 +44,7 @@ pub(crate) fn chat(job: &Job<'_>, first: Option<String>, raw: bool, common: &Com
 
 /// Tokens from the end of a reply to the beginning of the next one: what the chat template puts around `text`, or the text
 /// on a line of its own.
-fn encode_reply(model: &Model, text: &str, raw: bool) -> anyhow::Result<Vec<u32>> {
+fn encode_reply(model: &Model, text: &str, raw: bool) -> Result<Vec<u32>> {
     let tokenizer = model.tokenizer()?;
     if raw || tokenizer.chat_template().is_none() {
         return Ok(tokenizer.encode_behind(&format!("\n{text}"))?);

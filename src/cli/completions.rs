@@ -4,6 +4,7 @@ use clap_complete::Shell;
 
 use crate::cli::Outcome;
 use crate::cli::command;
+use crate::cli::failure::Result;
 use crate::cli::output::emit;
 
 /// Print completions for a shell
@@ -20,14 +21,14 @@ pub(crate) struct ManArgs {
     subcommand: Option<String>,
 }
 
-pub(crate) fn run(args: &CompletionsArgs) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &CompletionsArgs) -> Result<Outcome> {
     let mut text = Vec::new();
     clap_complete::generate(args.shell, &mut command(), "kvscope", &mut text);
     emit(&String::from_utf8_lossy(&text))?;
     Ok(Outcome::Done)
 }
 
-pub(crate) fn run_man(args: &ManArgs) -> anyhow::Result<Outcome> {
+pub(crate) fn run_man(args: &ManArgs) -> Result<Outcome> {
     let mut top = command();
     top.build();
     let chosen = match &args.subcommand {

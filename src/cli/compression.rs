@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::path::PathBuf;
 
-use anyhow::Context;
-
+use crate::cli::failure::Context;
+use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
 use crate::cli::numbers;
 use crate::cli::options::Dtype;
@@ -79,7 +79,7 @@ impl CompressionArgs {
     }
 
     /// Builds the compression; `None` for the full cache.
-    pub(crate) fn build(&self, model: &Model) -> anyhow::Result<Option<Compression>> {
+    pub(crate) fn build(&self, model: &Model) -> Result<Option<Compression>> {
         let skip_layers: BTreeSet<usize> = match &self.skip_layers {
             Some(text) => parse_layers("--skip-layers", text, model.config().n_layers)?.into_iter().collect(),
             None => BTreeSet::new(),
@@ -133,7 +133,7 @@ impl CompressionArgs {
 impl CompressionArgs {
     /// Slots that every head may keep within so many bytes of the whole cache, and those by which it may grow in decode before it
     /// is compressed again.
-    fn slots_within(&self, bytes: u64, compression: &Compression, config: &Config) -> anyhow::Result<(usize, usize)> {
+    fn slots_within(&self, bytes: u64, compression: &Compression, config: &Config) -> Result<(usize, usize)> {
         let heads = (config.n_layers * config.n_kv_heads) as u64;
         let element = if self.cache_type() == CacheType::F32 { 4 } else { 2 };
         let has_bias = compression.policy.refit().is_some_and(|refit| refit.mass);
@@ -155,7 +155,7 @@ impl CompressionArgs {
 }
 
 /// A profile that may be used with the model, and what messages and files call it.
-pub(crate) fn read_profile(path: &Path, model: &Model, force: bool) -> anyhow::Result<(Profile, String)> {
+pub(crate) fn read_profile(path: &Path, model: &Model, force: bool) -> Result<(Profile, String)> {
     let profile: Profile = read_json(path)?;
     profile.check().with_context(|| format!("cannot use {}", path.display()))?;
     if !force {

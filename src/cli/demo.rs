@@ -4,7 +4,6 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Context;
 use serde_json::json;
 
 use crate::analyze::AnalyzeOptions;
@@ -17,6 +16,8 @@ use crate::cli::analyze::analyze_into;
 use crate::cli::capture::capture_into;
 use crate::cli::capture::encode;
 use crate::cli::compression::CompressionArgs;
+use crate::cli::failure::Result;
+use crate::cli::failure::Usage;
 use crate::cli::generate::Job;
 use crate::cli::generate::encode_prompt;
 use crate::cli::options::Common;
@@ -64,7 +65,7 @@ pub(crate) struct Args {
     device: DeviceArg,
 }
 
-pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let started = Instant::now();
     let compute = args.device.open()?;
     let step = |n: usize, what: &str| headed(common, &format!("[{n}/6] {what}"), "");
@@ -94,7 +95,10 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     step(4, "tune: a size and a policy for every head, so that half of the cache stays");
     let options = TuneOptions { budgets: vec![BUDGET], ..TuneOptions::default() };
     let tuned = tuned(&[dump], &options, common)?;
-    let profile = tuned.first().and_then(Tuned::profile).context("no setting meets the budget")?;
+    let profile = tuned
+        .first()
+        .and_then(Tuned::profile)
+        .ok_or_else(|| Usage::error("no setting meets the budget", "give another --model"))?;
     let path = tune::write(profile, &report_dir, false)?;
     note(common, &profile.verdict);
     let profile = path;
@@ -142,7 +146,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn captured(model: &Model, texts: &[Prompt], dir: &Path, common: &Common) -> anyhow::Result<Dump> {
+fn captured(model: &Model, texts: &[Prompt], dir: &Path, common: &Common) -> Result<Dump> {
     let max_tokens = MAX_TOKENS.min(model.config().max_positions);
     let inputs = encode(model, texts, Some(max_tokens))?;
     let options = CaptureOptions {
@@ -165,7 +169,7 @@ fn captured(model: &Model, texts: &[Prompt], dir: &Path, common: &Common) -> any
 }
 
 /// Asks about one of the texts, and writes the run down for the report.
-fn generated(model: &Model, texts: &[Prompt], profile: &Path, dir: &Path, common: &Common) -> anyhow::Result<PathBuf> {
+fn generated(model: &Model, texts: &[Prompt], profile: &Path, dir: &Path, common: &Common) -> Result<PathBuf> {
     let article = texts.iter().find(|text| text.dataset == "demo_article").unwrap_or(&texts[0]);
     let question = "In one short paragraph, what is the text above about?";
     let prompt = encode_prompt(model, &format!("{}\n\n{question}", article.text), false)?;

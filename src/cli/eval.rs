@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::analyze::short;
 use crate::cli::Outcome;
 use crate::cli::compression::read_profile;
+use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
 use crate::cli::inputs::Inputs;
 use crate::cli::inputs::parse_shard;
@@ -100,10 +101,10 @@ pub(crate) struct Args {
     shard: Option<(usize, usize)>,
 }
 
-pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let compute = args.device.open()?;
     check(args)?;
-    let mut tasks = args.task.iter().map(|name| family(name)).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut tasks = args.task.iter().map(|name| family(name)).collect::<Result<Vec<_>>>()?;
     let mut seen = HashSet::new();
     tasks.retain(|task| seen.insert(task.name));
     let (mut prompts, hashes) = args.inputs.read(common)?;
@@ -159,14 +160,14 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn check(args: &Args) -> anyhow::Result<()> {
+fn check(args: &Args) -> Result<()> {
     if args.policy.iter().any(|spec| spec == eval::FULL) {
         return Err(Usage::error("--policy full changes nothing", "leave it out: it is the reference of every run"));
     }
     Ok(())
 }
 
-fn family(name: &str) -> anyhow::Result<&'static TaskEntry> {
+fn family(name: &str) -> Result<&'static TaskEntry> {
     task(name.trim()).ok_or_else(|| {
         let known: Vec<&str> = TASKS.iter().map(|entry| entry.name).collect();
         Usage::error(format!("there is no task family {name:?}"), format!("choose among {}", known.join(", ")))
@@ -174,7 +175,7 @@ fn family(name: &str) -> anyhow::Result<&'static TaskEntry> {
 }
 
 /// The full cache, the policies and their controls, and each profile with the eviction of the tokens that it merges.
-fn arms(args: &Args, model: &Model) -> anyhow::Result<Vec<Arm>> {
+fn arms(args: &Args, model: &Model) -> Result<Vec<Arm>> {
     let only_profiles = args.policy.is_empty() && !args.profile.is_empty();
     let specs: Vec<String> = match args.policy.as_slice() {
         [] if only_profiles => Vec::new(),
@@ -248,7 +249,7 @@ fn line(entry: &SummaryEntry, metric: &str) -> String {
 }
 
 /// `kvscope merge` of evaluations.
-pub(crate) fn merge(dirs: &[PathBuf], out: &PathBuf, common: &Common) -> anyhow::Result<Outcome> {
+pub(crate) fn merge(dirs: &[PathBuf], out: &PathBuf, common: &Common) -> Result<Outcome> {
     let evaluation = eval::merge(dirs, out)?;
     if common.json {
         emit_json(&json!({ "schema": "kvscope.merge/1", "evaluation": out, "rows": evaluation.rows }))?;

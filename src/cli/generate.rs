@@ -13,6 +13,8 @@ use serde_json::json;
 use crate::cli::Outcome;
 use crate::cli::chat::chat;
 use crate::cli::compression::CompressionArgs;
+use crate::cli::failure::Failure;
+use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
 use crate::cli::inputs::source_of;
 use crate::cli::options::Common;
@@ -98,7 +100,7 @@ pub(crate) struct Args {
     device: DeviceArg,
 }
 
-pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let compute = args.device.open()?;
     let text = match (&args.prompt, &args.prompt_file) {
         (Some(text), _) => Some(text.clone()),
@@ -143,7 +145,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
 }
 
 /// Tokens of a prompt, in the model's chat format unless `raw` or it has none.
-pub(crate) fn encode_prompt(model: &Model, text: &str, raw: bool) -> anyhow::Result<Vec<u32>> {
+pub(crate) fn encode_prompt(model: &Model, text: &str, raw: bool) -> Result<Vec<u32>> {
     let tokenizer = model.tokenizer()?;
     let prompt = if raw || tokenizer.chat_template().is_none() {
         tokenizer.encode(text, AddSpecial::Yes)?
@@ -179,7 +181,7 @@ pub(crate) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    pub(crate) fn new(job: &'a Job<'a>) -> anyhow::Result<Self> {
+    pub(crate) fn new(job: &'a Job<'a>) -> Result<Self> {
         let built = job.compression.build(job.model)?;
         Ok(Self {
             job,
@@ -197,7 +199,7 @@ impl<'a> Session<'a> {
 
     /// Generates behind what the cache has seen, streaming the text to stdout unless JSON is wanted; returns what came,
     /// and the run as JSON.
-    pub(crate) fn turn(&mut self, tokens: &[u32], common: &Common) -> anyhow::Result<(Generation, Value)> {
+    pub(crate) fn turn(&mut self, tokens: &[u32], common: &Common) -> Result<(Generation, Value)> {
         let before = resident_bytes();
         let prompt = [&std::mem::take(&mut self.unseen), tokens].concat();
         self.interrupted.store(false, Ordering::Relaxed);
@@ -269,7 +271,7 @@ impl<'a> Session<'a> {
 
 impl Job<'_> {
     /// Generates once; with `with_full` the full cache too, and compares. Returns the run as JSON.
-    pub(crate) fn report(&self, prompt: &[u32], with_full: bool, common: &Common) -> anyhow::Result<Value> {
+    pub(crate) fn report(&self, prompt: &[u32], with_full: bool, common: &Common) -> Result<Value> {
         let mut session = Session::new(self)?;
         if with_full && !session.is_compressed() {
             return Err(Usage::error("--compare needs a compressed cache", "add --policy or --profile"));
@@ -310,12 +312,12 @@ fn stream(
     cache: &mut RaggedCache,
     interrupted: &AtomicBool,
     show: bool,
-) -> anyhow::Result<(Generation, String)> {
+) -> Result<(Generation, String)> {
     let mut pieces = job.model.tokenizer()?.stream(SkipSpecial::Yes);
     let mut stop = StopStrings::new(job.stop.clone());
     let mut text = String::new();
     let mut failure = None;
-    let put = |piece: &str, text: &mut String| -> anyhow::Result<()> {
+    let put = |piece: &str, text: &mut String| -> Result<()> {
         if show {
             emit(piece)?;
         }
@@ -323,7 +325,7 @@ fn stream(
         Ok(())
     };
     let generation = generate(job.model, prompt, cache, &job.options, &mut |token| {
-        let shown = pieces.push(token).map_err(anyhow::Error::from).and_then(|piece| {
+        let shown = pieces.push(token).map_err(Failure::from).and_then(|piece| {
             let (piece, stopped) = stop.push(&piece);
             put(&piece, &mut text).map(|()| stopped)
         });

@@ -4,9 +4,10 @@ use std::io::Read;
 use std::path::Path;
 use std::path::PathBuf;
 
-use anyhow::Context;
-
 use crate::capture::CaptureError;
+use crate::cli::failure::Context;
+use crate::cli::failure::Failure;
+use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
 use crate::cli::numbers;
 use crate::cli::options::Common;
@@ -44,7 +45,7 @@ pub(crate) struct Inputs {
 
 impl Inputs {
     /// Prompts of all places, and the hashes of what was read.
-    pub fn read(&self, common: &Common) -> anyhow::Result<(Vec<Prompt>, Vec<InputHash>)> {
+    pub fn read(&self, common: &Common) -> Result<(Vec<Prompt>, Vec<InputHash>)> {
         let options = ReadOptions { max_samples: self.samples, templates: self.templates.clone() };
         read_prompts(&self.prompts, &options, common)
     }
@@ -61,9 +62,9 @@ impl Inputs {
     }
 
     /// Tells someone who interrupted a run what to type to go on.
-    pub fn with_resume_command(&self, error: anyhow::Error, resumed: bool) -> anyhow::Error {
-        let is_capture = matches!(error.downcast_ref::<CaptureError>(), Some(CaptureError::Interrupted { .. }));
-        if !is_capture && !matches!(error.downcast_ref::<EvalError>(), Some(EvalError::Interrupted { .. })) {
+    pub fn with_resume_command(&self, error: Failure, resumed: bool) -> Failure {
+        let is_capture = matches!(error.cause(), Some(CaptureError::Interrupted { .. }));
+        if !is_capture && !matches!(error.cause(), Some(EvalError::Interrupted { .. })) {
             return error;
         }
         let mut words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
@@ -82,7 +83,7 @@ pub(crate) fn read_prompts(
     places: &[PathBuf],
     options: &ReadOptions,
     common: &Common,
-) -> anyhow::Result<(Vec<Prompt>, Vec<InputHash>)> {
+) -> Result<(Vec<Prompt>, Vec<InputHash>)> {
     let (mut all, mut hashes) = (Vec::new(), Vec::new());
     for path in places {
         let source = source_of(path)?;
@@ -99,7 +100,7 @@ pub(crate) fn read_prompts(
 }
 
 /// The file or folder at a path, or what standard input holds for `-`.
-pub(crate) fn source_of(path: &Path) -> anyhow::Result<Source> {
+pub(crate) fn source_of(path: &Path) -> Result<Source> {
     if path.as_os_str() != "-" {
         return Ok(Source::Path(path.into()));
     }

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
 
-use anyhow::Context;
 use candle_core::quantized::GgmlDType;
 use serde_json::Value;
 use serde_json::json;
 
 use crate::cli::Outcome;
+use crate::cli::failure::Context;
+use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
 use crate::cli::options::Common;
 use crate::cli::output::emit;
@@ -41,7 +42,7 @@ pub(crate) struct Args {
     path: PathBuf,
 }
 
-pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let path = &args.path;
     let facts = if path.is_dir() {
         of_dump(path)?
@@ -93,7 +94,7 @@ fn render(value: &Value, depth: usize, text: &mut String) {
     }
 }
 
-fn of_dump(path: &Path) -> anyhow::Result<Value> {
+fn of_dump(path: &Path) -> Result<Value> {
     let dump = Dump::open(path)?;
     let manifest = dump.manifest();
     let mut samples = Vec::new();
@@ -182,7 +183,7 @@ impl Statistics {
     }
 }
 
-fn measure(sample: &Sample<'_>, manifest: &Manifest, state: State, statistics: &mut Statistics) -> anyhow::Result<()> {
+fn measure(sample: &Sample<'_>, manifest: &Manifest, state: State, statistics: &mut Statistics) -> Result<()> {
     for layer in &manifest.layers {
         for head in manifest.held_heads(state) {
             let values =
@@ -200,7 +201,7 @@ fn heads_by_setting(profile: &Profile) -> BTreeMap<&str, usize> {
     counts
 }
 
-fn of_profile(path: &Path) -> anyhow::Result<Value> {
+fn of_profile(path: &Path) -> Result<Value> {
     let profile: Profile = crate::files::read_json(path)?;
     profile.check()?;
     let share = |join: fn(f64, f64) -> f64| profile.heads.iter().map(|head| head.kept_fraction).reduce(join);
@@ -224,7 +225,7 @@ fn of_profile(path: &Path) -> anyhow::Result<Value> {
     }))
 }
 
-fn of_gguf(path: &Path) -> anyhow::Result<Value> {
+fn of_gguf(path: &Path) -> Result<Value> {
     let gguf = Gguf::open(path)?;
     let read = gguf
         .tensors()
@@ -284,7 +285,7 @@ fn cut(text: &str) -> String {
     if text.chars().nth(MOST_CHARS).is_some() { printable(text, MOST_CHARS) } else { text.into() }
 }
 
-fn of_safetensors(path: &Path) -> anyhow::Result<Value> {
+fn of_safetensors(path: &Path) -> Result<Value> {
     let map = map_file(path)?;
     let damaged = || format!("{} is damaged", path.display());
     let tensors = safetensors::SafeTensors::deserialize(&map).with_context(damaged)?;

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::cli::Outcome;
 use crate::cli::eval;
+use crate::cli::failure::Result;
 use crate::cli::options::Common;
 use crate::cli::output::bar;
 use crate::cli::output::emit;
@@ -27,7 +28,7 @@ pub(crate) struct Args {
     out: PathBuf,
 }
 
-pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     if args.dumps.iter().all(|dir| dir.join(FILE).exists()) {
         return eval::merge(&args.dumps, &args.out, common);
     }

@@ -7,10 +7,11 @@ use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
-use anyhow::Context;
 use clap::Args;
 use clap::ValueEnum;
 
+use crate::cli::failure::Context;
+use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
 use crate::cli::numbers;
 use crate::cli::output::Color;
@@ -49,7 +50,7 @@ pub(crate) struct Common {
 
 impl Common {
     /// Starts the thread pool and the log.
-    pub(crate) fn set_up(&self) -> anyhow::Result<()> {
+    pub(crate) fn set_up(&self) -> Result<()> {
         let level = match (self.quiet, self.verbose) {
             (true, _) => "error",
             (_, 0) => "warn",
@@ -84,7 +85,7 @@ pub(crate) struct DeviceArg {
 
 impl DeviceArg {
     /// Opens the device.
-    pub(crate) fn open(&self) -> anyhow::Result<Compute> {
+    pub(crate) fn open(&self) -> Result<Compute> {
         let compute = Compute::open(&self.device, self.compute_dtype.into())?;
         match (compute, self.matmul) {
             (compute, None) => Ok(compute),
@@ -156,7 +157,7 @@ impl From<Dtype> for CacheType {
 }
 
 /// Finds a model by path or name and loads it, to compute where `compute` says.
-pub(crate) fn load_model(name: &str, compute: &Compute, common: &Common) -> anyhow::Result<Model> {
+pub(crate) fn load_model(name: &str, compute: &Compute, common: &Common) -> Result<Model> {
     let path = hub::resolve(name, &HubSettings::from_env())?;
     let model = Model::load_on(&path, compute).with_context(|| format!("cannot load the model {}", path.display()))?;
     let config = model.config();
@@ -175,7 +176,7 @@ pub(crate) fn load_model(name: &str, compute: &Compute, common: &Common) -> anyh
 }
 
 /// Layers as typed for an option: `all`, or a list such as `0,3,last` or `0-7`.
-pub(crate) fn parse_layers(option: &str, text: &str, n_layers: usize) -> anyhow::Result<Vec<usize>> {
+pub(crate) fn parse_layers(option: &str, text: &str, n_layers: usize) -> Result<Vec<usize>> {
     if text == "all" {
         return Ok((0..n_layers).collect());
     }
@@ -183,7 +184,7 @@ pub(crate) fn parse_layers(option: &str, text: &str, n_layers: usize) -> anyhow:
 }
 
 /// Numbers below `n`, rising, of a list such as `0,3,last` or `0-7`.
-fn parse_list(option: &str, text: &str, n: usize, what: &str, whole: &str) -> anyhow::Result<Vec<usize>> {
+fn parse_list(option: &str, text: &str, n: usize, what: &str, whole: &str) -> Result<Vec<usize>> {
     let last = n.saturating_sub(1);
     let one = |name: &str| match name {
         "last" => Ok(last),
@@ -216,7 +217,7 @@ fn parse_list(option: &str, text: &str, n: usize, what: &str, whole: &str) -> an
 }
 
 /// KV heads as typed for an option: `all`, which is `None`, or a list such as `0,2` or `0-3`.
-pub(crate) fn parse_heads(option: &str, text: &str, n_kv_heads: usize) -> anyhow::Result<Option<Vec<usize>>> {
+pub(crate) fn parse_heads(option: &str, text: &str, n_kv_heads: usize) -> Result<Option<Vec<usize>>> {
     if text == "all" {
         return Ok(None);
     }
@@ -245,7 +246,7 @@ pub(crate) fn out_dir(typed: Option<&PathBuf>, parent: &str, run: &str) -> PathB
 }
 
 /// A flag that Ctrl-C sets; a second Ctrl-C ends the process at once.
-pub(crate) fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
+pub(crate) fn stop_flag() -> Result<Arc<AtomicBool>> {
     // The handler can be set once per process, and the demo has two stages that listen.
     static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
     if let Some(flag) = FLAG.get() {

@@ -19,7 +19,10 @@ use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::cli::failure::Failure;
+use crate::cli::failure::Result;
 use crate::cli::options::Common;
+use crate::hint::Hint;
 
 /// Longest line of a message, in characters.
 const MESSAGE_CHARS: usize = 1000;
@@ -116,34 +119,36 @@ pub(crate) fn message(text: &str) -> String {
 #[error("nobody reads standard output")]
 pub(crate) struct NobodyReads;
 
+impl Hint for NobodyReads {}
+
 /// Writes bytes to stdout and flushes, so that a pipe sees them at once.
-fn write_out(bytes: &[u8]) -> anyhow::Result<()> {
+fn write_out(bytes: &[u8]) -> Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| match error.kind() {
         ErrorKind::BrokenPipe => NobodyReads.into(),
-        _ => anyhow::Error::new(error).context("cannot write to standard output"),
+        _ => Failure::from(error).when("cannot write to standard output"),
     })
 }
 
 /// Writes a result to stdout. Control characters but line breaks and tabs are escaped: the text may hold names from files,
 /// or be a model's own.
-pub(crate) fn emit(text: &str) -> anyhow::Result<()> {
+pub(crate) fn emit(text: &str) -> Result<()> {
     write_out(escaped(text, "\n\t").as_bytes())
 }
 
 /// Writes one line of a result to stdout, a [`message`].
-pub(crate) fn emit_line(text: &str) -> anyhow::Result<()> {
+pub(crate) fn emit_line(text: &str) -> Result<()> {
     emit(&format!("{}\n", message(text)))
 }
 
 /// Writes a JSON value to stdout, on many lines, or on one. Characters that would act on a terminal are escaped as JSON
 /// has it, so that a reader gets every text as it is.
-pub(crate) fn emit_json(value: &serde_json::Value) -> anyhow::Result<()> {
+pub(crate) fn emit_json(value: &serde_json::Value) -> Result<()> {
     write_out(escaped_json(&serde_json::to_string_pretty(value)?).as_bytes())
 }
 
 /// As [`emit_json`], on one line.
-pub(crate) fn emit_json_line(value: &serde_json::Value) -> anyhow::Result<()> {
+pub(crate) fn emit_json_line(value: &serde_json::Value) -> Result<()> {
     write_out(escaped_json(&value.to_string()).as_bytes())
 }
 

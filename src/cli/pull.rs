@@ -4,6 +4,7 @@ use indicatif::ProgressBar;
 use serde_json::json;
 
 use crate::cli::Outcome;
+use crate::cli::failure::Result;
 use crate::cli::options::Common;
 use crate::cli::output::bar;
 use crate::cli::output::emit;
@@ -61,7 +62,7 @@ impl Progress for Bar<'_> {
     }
 }
 
-pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let options = PullOptions { settings: HubSettings::from_env(), verify: args.verify };
     let pulled = hub::pull(&args.name, &options, &mut Bar::new(common))?;
     if common.json {

@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::path::PathBuf;
 
-use anyhow::Context;
 use serde_json::Value;
 use serde_json::json;
 
 use crate::analyze::Analysis;
 use crate::cli::Outcome;
+use crate::cli::failure::Context;
+use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
 use crate::cli::options::Common;
 use crate::cli::options::out_dir;
@@ -47,7 +48,7 @@ pub(crate) struct Args {
     out: Option<PathBuf>,
 }
 
-pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let dir = &args.analysis;
     let figures = out_dir(args.out.as_ref(), "figures", &run_name(dir));
     let only = (!args.figure.is_empty()).then_some(args.figure.as_slice());
@@ -73,7 +74,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
 }
 
 /// Draws an evaluation with a bar.
-fn evaluation_into(dir: &Path, figures: &Path, only: Option<&[String]>, common: &Common) -> anyhow::Result<Written> {
+fn evaluation_into(dir: &Path, figures: &Path, only: Option<&[String]>, common: &Common) -> Result<Written> {
     let evaluation: Evaluation = read_json(&dir.join(eval::FILE))?;
     let bar = bar(common, report::EVAL_FIGURES.len() as u64, "figures");
     let written = report::write_evaluation(&evaluation, figures, &dir.join("eval.html"), only, &mut |what| {
@@ -84,7 +85,7 @@ fn evaluation_into(dir: &Path, figures: &Path, only: Option<&[String]>, common: 
     Ok(written)
 }
 
-fn analysis_into(args: &Args, figures: &Path, only: Option<&[String]>, common: &Common) -> anyhow::Result<Written> {
+fn analysis_into(args: &Args, figures: &Path, only: Option<&[String]>, common: &Common) -> Result<Written> {
     let dir = &args.analysis;
     let profile = match &args.profile {
         Some(path) => Some(path.clone()),
@@ -102,7 +103,7 @@ pub(crate) fn report_into(
     figures: &Path,
     only: Option<&[String]>,
     common: &Common,
-) -> anyhow::Result<Written> {
+) -> Result<Written> {
     let input = ReportInput {
         analysis: read_json::<Analysis>(&dir.join(ANALYSIS))?,
         analysis_dir: dir.into(),
@@ -121,18 +122,18 @@ pub(crate) fn report_into(
     Ok(written)
 }
 
-fn read_checked(path: &Path) -> anyhow::Result<Profile> {
+fn read_checked(path: &Path) -> Result<Profile> {
     let profile: Profile = read_json(path)?;
     profile.check().with_context(|| format!("cannot use {}", path.display()))?;
     Ok(profile)
 }
 
-fn read_generation(path: &Path) -> anyhow::Result<Value> {
+fn read_generation(path: &Path) -> Result<Value> {
     let text = std::fs::read(path).map_err(|e| FileError::io("read", path, e))?;
     serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", path.display()))
 }
 
-fn the_only_profile(dir: &Path) -> anyhow::Result<Option<PathBuf>> {
+fn the_only_profile(dir: &Path) -> Result<Option<PathBuf>> {
     let entries = std::fs::read_dir(dir).map_err(|e| FileError::io("read the folder", dir, e))?;
     let mut found: Vec<PathBuf> = entries
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))

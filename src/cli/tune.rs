@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::analyze::short;
 use crate::cli::Outcome;
+use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
 use crate::cli::numbers;
 use crate::cli::options::Common;
@@ -93,7 +94,7 @@ pub(crate) struct Args {
     out: Option<PathBuf>,
 }
 
-pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let options = options(args)?;
     // Taken before the work, so that it is not lost to a folder in use.
     let (dir, _lock, mut tuned) = match &args.from {
@@ -143,7 +144,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     Ok(outcome)
 }
 
-fn options(args: &Args) -> anyhow::Result<TuneOptions> {
+fn options(args: &Args) -> Result<TuneOptions> {
     let measure = Measure::from_name(&args.measure).ok_or_else(|| {
         Usage::error(format!("there is no measure {:?}", args.measure), "choose among layer, head and absolute")
     })?;
@@ -169,7 +170,7 @@ fn options(args: &Args) -> anyhow::Result<TuneOptions> {
 }
 
 /// Tunes with a bar; shared with the demo.
-pub(crate) fn tuned(dumps: &[Dump], options: &TuneOptions, common: &Common) -> anyhow::Result<Vec<Tuned>> {
+pub(crate) fn tuned(dumps: &[Dump], options: &TuneOptions, common: &Common) -> Result<Vec<Tuned>> {
     let bar = bar(common, 0, "samples");
     bar.set_message("tune");
     let tuned = tune::tune(dumps, options, &mut |done, total| {
@@ -181,7 +182,7 @@ pub(crate) fn tuned(dumps: &[Dump], options: &TuneOptions, common: &Common) -> a
 }
 
 /// Writes a profile into a folder, its budget in the name where there are several.
-pub(crate) fn write(profile: &Profile, dir: &Path, name_budget: bool) -> anyhow::Result<PathBuf> {
+pub(crate) fn write(profile: &Profile, dir: &Path, name_budget: bool) -> Result<PathBuf> {
     create_dir(dir)?;
     let suffix = if name_budget { format!("-{}", profile.target_kept_fraction) } else { String::new() };
     let path = dir.join(format!("{}{suffix}.profile.json", slug(&profile.model.name)));
@@ -197,7 +198,7 @@ fn highest_error(profile: &Profile) -> Option<f64> {
     Some(error.high.unwrap_or(error.estimate))
 }
 
-fn summary(path: &Path, profile: &Profile, good_enough: bool, common: &Common) -> anyhow::Result<Value> {
+fn summary(path: &Path, profile: &Profile, good_enough: bool, common: &Common) -> Result<Value> {
     if !common.json {
         let mut text = format!("{}\n  {:44} {:^24}   {:^24}\n", path.display(), "", "calibration", "held out");
         let percent = |x: Option<f64>| x.map_or("-".to_string(), |x| format!("{:.2}", 100.0 * x));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use crate::cli::failure::Result;
 use crate::cli::inputs::read_prompts;
 use crate::cli::numbers;
 use crate::cli::options::Common;
@@ -60,12 +61,7 @@ pub(crate) struct ValidateArgs {
 }
 
 /// Chooses among the candidates of every budget, where texts were given.
-pub(crate) fn validate(
-    args: &ValidateArgs,
-    device: &DeviceArg,
-    tuned: &mut [Tuned],
-    common: &Common,
-) -> anyhow::Result<()> {
+pub(crate) fn validate(args: &ValidateArgs, device: &DeviceArg, tuned: &mut [Tuned], common: &Common) -> Result<()> {
     let (Some(name), Some(first)) = (&args.model, tuned.iter().find_map(Tuned::profile).cloned()) else {
         return Ok(());
     };
@@ -147,7 +143,7 @@ fn arm(compression: Compression, profile: &Profile) -> Arm {
 }
 
 /// Mean KL of every arm on every text, `[arm][text]`; fewer where a budget could not be met.
-fn measure(model: &Model, items: &[Item], arms: &[Arm], common: &Common) -> anyhow::Result<Vec<Vec<f64>>> {
+fn measure(model: &Model, items: &[Item], arms: &[Arm], common: &Common) -> Result<Vec<Vec<f64>>> {
     let bar = bar(common, (items.len() * arms.len()) as u64, "rows");
     bar.set_message("validate");
     let rows = eval::measure(model, items, arms, CacheType::F32, &mut || bar.inc(1))?;

@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::analyze;
 use crate::analyze::Analysis;
 use crate::cli::Outcome;
+use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
 use crate::cli::options::Common;
 use crate::cli::output::emit_json;
@@ -29,7 +30,7 @@ pub(crate) struct Args {
     paths: Vec<PathBuf>,
 }
 
-pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let (mut n_checked, mut faults) = (0, Vec::new());
     for path in &args.paths {
         look_at(path, &mut n_checked, &mut faults)?;
@@ -46,7 +47,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     Ok(if faults.is_empty() { Outcome::Done } else { Outcome::GateNotMet })
 }
 
-fn look_at(path: &Path, n_checked: &mut usize, faults: &mut Vec<String>) -> anyhow::Result<()> {
+fn look_at(path: &Path, n_checked: &mut usize, faults: &mut Vec<String>) -> Result<()> {
     if !path.exists() {
         return Err(Usage::error(
             format!("{} does not exist", path.display()),
@@ -102,7 +103,7 @@ fn of_profile(profile: &Profile) -> Vec<String> {
 }
 
 /// The analysis, the evaluation and the profiles in a folder.
-fn report_files(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+fn report_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(|e| FileError::io("list", dir, e))? {
         let path = entry.map_err(|e| FileError::io("list", dir, e))?.path();

@@ -51,6 +51,7 @@ pub use summary::headline;
 use std::path::PathBuf;
 
 use crate::files::FileError;
+use crate::hint::Hint;
 use crate::model::ModelError;
 use crate::model::tokenizer::TokenizerError;
 use crate::policy::PolicyError;
@@ -186,13 +187,12 @@ pub enum EvalError {
     },
 }
 
-impl EvalError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for EvalError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::File(error) => error.hint(),
             Self::Model(error) => error.hint(),
-            Self::Tokenizer(_) => None,
+            Self::Tokenizer(error) => error.hint(),
             Self::Policy(error) => error.hint(),
             Self::Runtime(error) => error.hint(),
             Self::Arm { source: RuntimeError::NothingCompressed { .. }, .. } => {

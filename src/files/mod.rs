@@ -46,9 +46,10 @@ pub use read::read_own;
 pub use space::free_bytes;
 pub use space::resident_bytes;
 
-use std::io::ErrorKind;
 use std::path::Path;
 use std::path::PathBuf;
+
+use crate::hint::Hint;
 
 /// What can go wrong with a file. Every variant names the path.
 #[derive(Debug, thiserror::Error)]
@@ -137,28 +138,16 @@ impl FileError {
     pub fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
         Self::Io { action, path: path.to_path_buf(), source }
     }
+}
 
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for FileError {
+    fn hint(&self) -> Option<String> {
         match self {
-            Self::Io { source, .. } => io_hint(source.kind()),
+            Self::Io { source, .. } => source.hint(),
             Self::TooNew { .. } => Some("update kvscope".into()),
             Self::Foreign { .. } => Some("choose another folder with --out, or move that file away".into()),
             Self::Busy { .. } => Some("wait for it to end, or choose another folder with --out".into()),
             Self::WrongSchema { .. } | Self::Json { .. } | Self::TooLarge { .. } | Self::NotRegular { .. } => None,
         }
     }
-}
-
-/// What the user can do about an I/O error of that kind.
-pub fn io_hint(kind: ErrorKind) -> Option<String> {
-    let hint = match kind {
-        ErrorKind::NotFound => "check the path for a typing error",
-        ErrorKind::StorageFull => {
-            "free some space or choose another folder with --out; what was finished before is intact"
-        }
-        ErrorKind::PermissionDenied => "check the permissions, or choose another folder with --out",
-        _ => return None,
-    };
-    Some(hint.into())
 }

@@ -9,6 +9,7 @@ use crate::files::Document;
 use crate::files::FileError;
 use crate::files::ModelIdentity;
 use crate::files::Provenance;
+use crate::hint::Hint;
 use crate::math::Interval;
 use crate::merge::Refit;
 
@@ -38,9 +39,8 @@ pub enum ProfileError {
     Damaged(String),
 }
 
-impl ProfileError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for ProfileError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::File(error) => error.hint(),
             Self::OtherModel { .. } => {

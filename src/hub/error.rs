@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::files::FileError;
+use crate::hint::Hint;
 use crate::hub::KNOWN_MODELS;
 
 /// Errors of [`crate::hub`]. Whatever the error, no unchecked file is left under a final name.
@@ -193,9 +194,8 @@ fn some_of(files: &[String]) -> String {
     }
 }
 
-impl HubError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for HubError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::UnknownModel { .. } => {
                 let known: Vec<String> =

@@ -132,6 +132,7 @@ fn pull_from_hub(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hint::Hint;
 
     fn settings(dir: &Path) -> HubSettings {
         HubSettings::new(CacheDirs::at(dir.join("kvscope"), dir.join("hf/hub")))

@@ -54,6 +54,7 @@ pub(crate) fn select(name: &HubName, siblings: &[String]) -> Result<Selection, H
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hint::Hint;
 
     fn choose(name: &str, files: &[&str]) -> Result<Selection, HubError> {
         let siblings: Vec<String> = files.iter().map(|file| file.to_string()).collect();

@@ -193,6 +193,7 @@ impl HubSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hint::Hint;
 
     fn from(pairs: &'static [(&'static str, &'static str)]) -> CacheDirs {
         CacheDirs::from_vars(&|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()))

@@ -208,6 +208,7 @@ fn copy(
 #[cfg(test)]
 #[cfg(unix)]
 mod tests {
+    use crate::hint::Hint;
     use std::fs::File;
     use std::io::Write;
 

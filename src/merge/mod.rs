@@ -45,6 +45,8 @@ pub use sets::links;
 pub use sets::sets_above;
 pub use sets::sets_for_budget;
 
+use crate::hint::Hint;
+
 /// Why a head cannot be compressed as asked.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -67,14 +69,14 @@ pub enum MergeError {
     },
 }
 
-impl MergeError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> &'static str {
-        match self {
+impl Hint for MergeError {
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
             Self::ProtectedExceedBudget { .. } => "lower recent= and heavy=, or keep more",
             Self::BudgetUnreachable { .. } => {
                 "protected tokens cut the chains of neighbours: lower heavy=, set bridge=true, or keep more"
             }
-        }
+        };
+        Some(hint.into())
     }
 }

@@ -40,6 +40,7 @@ use std::path::PathBuf;
 
 use crate::checkpoint::brief;
 use crate::files::FileError;
+use crate::hint::Hint;
 use crate::model::gguf::GgufError;
 use crate::model::tokenizer::TokenizerError;
 
@@ -193,9 +194,10 @@ impl ModelError {
     pub(crate) fn unsupported_architecture(name: &str) -> Self {
         Self::UnsupportedArchitecture { name: brief(name) }
     }
+}
 
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for ModelError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::File(error) => error.hint(),
             Self::Gguf(error) => error.hint(),

@@ -37,6 +37,7 @@ pub use view::SlotExtras;
 
 use std::fmt::Debug;
 
+use crate::hint::Hint;
 use crate::merge::HeadPlan;
 use crate::merge::MergeError;
 use crate::merge::Refit;
@@ -110,9 +111,8 @@ pub enum PolicyError {
     },
 }
 
-impl PolicyError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for PolicyError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::Unknown { .. } => {
                 let names: Vec<&str> = POLICIES.iter().map(|entry| entry.name).collect();

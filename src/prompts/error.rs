@@ -6,6 +6,7 @@ use std::fmt::Formatter;
 use std::path::PathBuf;
 
 use crate::files::FileError;
+use crate::hint::Hint;
 
 /// Errors of [`crate::prompts`]. `source_name` is a path, or `standard input`.
 #[derive(Debug, thiserror::Error)]
@@ -127,9 +128,8 @@ impl Display for Place {
     }
 }
 
-impl PromptError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for PromptError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::File(FileError::NotRegular { .. }) => Some("give a file, or - to read standard input".into()),
             Self::File(error) => error.hint(),

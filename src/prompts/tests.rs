@@ -4,6 +4,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use crate::files::sha256_file;
+use crate::hint::Hint;
 use crate::prompts::Place;
 use crate::prompts::Prompt;
 use crate::prompts::PromptError;

@@ -34,6 +34,7 @@ use crate::files::FolderLock;
 use crate::files::create_dir;
 use crate::files::write_atomic;
 use crate::format::profile::Profile;
+use crate::hint::Hint;
 
 /// Cells a side of the rasters in SVG files.
 pub(crate) const RASTER_SIDE: usize = 1024;
@@ -79,9 +80,8 @@ pub enum ReportError {
     Draw(String),
 }
 
-impl ReportError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for ReportError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::File(error) => error.hint(),
             Self::UnknownFigure { .. } => Some("leave --figure out to draw all of them".into()),

@@ -37,6 +37,7 @@ pub use speed::read_bandwidth;
 pub use stop::StopStrings;
 pub use threads::start_threads;
 
+use crate::hint::Hint;
 use crate::merge::MergeError;
 use crate::merge::PlanFault;
 use crate::model::ModelError;
@@ -180,12 +181,11 @@ pub enum RuntimeError {
     },
 }
 
-impl RuntimeError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for RuntimeError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::Model(error) => error.hint(),
-            Self::Unmeetable { source, .. } => Some(source.hint().into()),
+            Self::Unmeetable { source, .. } => source.hint(),
             Self::NothingCompressed { .. } => {
                 Some("lower eps or --kept-fraction, or use --policy full if nothing should be compressed".into())
             }

@@ -26,6 +26,7 @@ pub use search::SearchEntry;
 pub use unit::BudgetUnit;
 
 use crate::format::dump::DumpError;
+use crate::hint::Hint;
 use crate::policy::PolicyError;
 
 /// What can go wrong while tuning.
@@ -114,9 +115,8 @@ pub enum TuneError {
     NoCurves,
 }
 
-impl TuneError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for TuneError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::Dump(error) => error.hint(),
             Self::Policy(error) => error.hint(),

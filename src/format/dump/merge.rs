@@ -15,6 +15,7 @@ use crate::format::dump::DumpError;
 use crate::format::dump::Manifest;
 use crate::format::dump::SampleEntry;
 use crate::format::dump::Shard;
+use crate::hint::Hint;
 
 /// Why dumps cannot be joined.
 #[derive(Debug, thiserror::Error)]
@@ -83,9 +84,8 @@ impl From<FileError> for MergeError {
     }
 }
 
-impl MergeError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for MergeError {
+    fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Dump(error) => return error.hint(),
             Self::Exists { .. } => "choose another folder with --out".into(),

@@ -28,6 +28,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use crate::files::FileError;
+use crate::hint::Hint;
 
 /// What can be wrong with a dump.
 #[derive(Debug, thiserror::Error)]
@@ -124,9 +125,10 @@ impl DumpError {
     pub(crate) fn inconsistent(path: &Path, what: impl Into<String>) -> Self {
         Self::Inconsistent { path: path.into(), what: what.into() }
     }
+}
 
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for DumpError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::File(error) => error.hint(),
             Self::NotADump { .. } => Some("give the folder that `kvscope capture` wrote".into()),

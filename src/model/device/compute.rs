@@ -131,6 +131,7 @@ fn how_to_find(kind: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hint::Hint;
 
     fn refused(name: &str, dtype: DType) -> String {
         let error = Compute::open(name, dtype).unwrap_err();

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::files::FileError;
+use crate::hint::Hint;
 
 /// What can be wrong with a GGUF file. Every variant names the path.
 #[derive(Debug, thiserror::Error)]
@@ -131,9 +132,8 @@ pub enum GgufError {
     },
 }
 
-impl GgufError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for GgufError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::File(source) => source.hint(),
             Self::Truncated { .. } => {

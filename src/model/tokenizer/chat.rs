@@ -209,6 +209,7 @@ fn tojson(value: &Value, indent: Option<Value>, options: Kwargs) -> Result<Value
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hint::Hint;
 
     fn render(source: &str, messages: &[Message]) -> Result<String, TokenizerError> {
         let specials = BTreeMap::from([("bos_token".to_string(), "<s>".to_string())]);

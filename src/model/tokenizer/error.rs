@@ -1,6 +1,7 @@
 //! What can go wrong with a tokenizer or a chat template.
 
 use crate::files::FileError;
+use crate::hint::Hint;
 use crate::model::gguf::GgufError;
 use crate::model::tokenizer::Stopped;
 
@@ -108,9 +109,8 @@ pub enum TokenizerError {
     },
 }
 
-impl TokenizerError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for TokenizerError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::File(source) => source.hint(),
             Self::Gguf(source) => source.hint(),
