@@ -10,7 +10,7 @@ use kvscope::analyze::AnalyzeError;
 use kvscope::analyze::AnalyzeOptions;
 use kvscope::analyze::MapRequest;
 use kvscope::analyze::analyze;
-use kvscope::analyze::summary_table;
+use kvscope::analyze::summary;
 use kvscope::files::read_json;
 use kvscope::files::sha256_file;
 use kvscope::files::write_json;
@@ -125,12 +125,16 @@ fn lags_of_turning_vectors_and_samples_of_uneven_length() {
         assert!(close(head.locality[1], (7.0 * cos(150.0) + 3.0 * cos(30.0)) / 10.0));
         assert!(close(head.locality[2], cos(400.0)));
     }
-    // No masses: no sets, no interval, and the table for people says so.
+    // No masses: no sets, no interval, and the summary says so.
     assert_eq!((dataset.sparsity.len(), analysis.kept_fraction[0]), (0, None));
-    let table = summary_table(&analysis);
-    let row: Vec<&str> = table.lines().find(|line| line.starts_with("d ")).unwrap().split_whitespace().collect();
-    assert_eq!(row, ["d", "2", "16", "-", "0.765", "0.940", "-", "-", "-"]);
-    assert!(table.contains("most mergeable layers:  -\n"), "{table}");
+    let summary = summary(&analysis);
+    let row = &summary.datasets[0];
+    assert_eq!((row.dataset, row.n_samples, row.n_tokens, row.cosine_k), ("d", 2, 16, None));
+    assert_eq!(
+        [row.cosine_k_pre_rope, row.cosine_v].map(|cosine| format!("{:.3}", cosine.unwrap())),
+        ["0.765", "0.940"]
+    );
+    assert_eq!((row.set_ratio, row.kept_fraction, summary.layers.len()), (None, None, 0));
 }
 
 /// Four data sets of one sample of 8 tokens, whose heads have runs of the given lengths.
@@ -171,9 +175,7 @@ fn heads_of_data_sets_agree_as_planted() {
     assert_eq!(found, expected);
     assert_eq!(analysis.kept_fraction[0].unwrap().estimate, 0.8125);
     // Set ratios by layer over data sets: (0.9375 + 0.6875 + 0.875 + 0.875) / 4, (0.6875 + 0.9375 + 0.75 + 0.875) / 4.
-    let table = summary_table(&analysis);
-    assert!(table.contains("most mergeable layers:  3 (sets 0.812), 1 (sets 0.844)"), "{table}");
-    assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
+    assert_eq!(summary(&analysis).layers, [(3, 0.8125), (1, 0.84375)]);
 }
 
 #[test]

@@ -88,6 +88,13 @@ fn the_pipeline_runs_from_prompts_to_compressed_text() {
     assert_eq!(captured, "dumps/run\n");
     let analysed = done(kvscope(dir, &["analyze", "dumps/run", "--maps", "1:0,1:1:v"]));
     assert!(analysed.starts_with("reports/run/analysis.json\n") && analysed.contains("even"), "{analysed}");
+    let more = done(kvscope(dir, &["analyze", "dumps/run", "--maps", "1:0,1:1:v", "-v"]));
+    assert!(more.len() > analysed.len() && more.contains("error of the output"), "{more}");
+    let against = ["analyze", "--compare", "reports/run", "reports/run", "--out", "reports/same"];
+    let compared = done(kvscope(dir, &against));
+    assert!(compared.contains("compared pair by pair") && compared.contains("sets per token"), "{compared}");
+    let lines = [&analysed, &more, &compared];
+    assert!(lines.iter().flat_map(|text| text.lines()).all(|line| line.chars().count() <= 100), "{lines:?}");
     let tuned = kvscope(dir, &["--json", "tune", "dumps/run", "--budget", "0.6"]);
     let tuned: Value = serde_json::from_str(&done(tuned)).unwrap();
     assert_eq!(tuned["schema"], "kvscope.tune/1");

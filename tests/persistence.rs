@@ -7,7 +7,6 @@ use kvscope::analyze::AnalyzeOptions;
 use kvscope::analyze::Evidence;
 use kvscope::analyze::Persistence;
 use kvscope::analyze::analyze;
-use kvscope::analyze::summary_table;
 use kvscope::files::Document;
 use kvscope::files::ModelIdentity;
 use kvscope::files::Provenance;
@@ -372,15 +371,11 @@ fn samples_that_are_all_equal_have_no_variance_and_no_tests() {
 }
 
 #[test]
-fn the_table_shows_the_verdict_and_the_same_seed_gives_the_same_numbers() {
+fn the_same_seed_gives_the_same_numbers() {
     let samples = planted(&SIZES, 0.1, &|dataset, head, _| 0.2 + 0.03 * head as f64 + 0.1 * dataset as f64);
     let analysis = analysis_of(&samples);
     let persistence = analysis.persistence.as_ref().unwrap();
     assert_eq!(Some(persistence), analysis_of(&samples).persistence.as_ref());
-    let table = summary_table(&analysis);
-    assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
-    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(words(&table).ends_with(&words(&persistence.verdict)), "{table}");
     // Files of earlier versions have no such field.
     let mut old = serde_json::to_value(&analysis).unwrap();
     old.as_object_mut().unwrap().remove("persistence");

@@ -11,6 +11,8 @@ use crate::analyze::Analysis;
 use crate::analyze::AnalyzeOptions;
 use crate::analyze::MapRequest;
 use crate::cli::Outcome;
+use crate::cli::analysis::analysis_text;
+use crate::cli::analysis::comparison_text;
 use crate::cli::failure::Failure;
 use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
@@ -116,7 +118,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         }))?;
     } else {
         emit(&format!("{}\n", dir.join("analysis.json").display()))?;
-        emit(&analyze::summary_table(&analysis))?;
+        emit(&analysis_text(&analysis, common))?;
         note(common, &format!("next: kvscope tune {} --budget 0.5", args.dumps[0].display()));
         note(common, &format!("  or: kvscope report {}", dir.display()));
     }
@@ -155,7 +157,7 @@ fn run_compare(a: &Path, b: &Path, args: &Args, common: &Common) -> Result<Outco
         }))?;
     } else {
         emit(&format!("{}\n", path.display()))?;
-        emit(&analyze::comparison_table(&comparison))?;
+        emit(&comparison_text(&comparison))?;
     }
     Ok(Outcome::Done)
 }

@@ -2,7 +2,6 @@
 
 use serde_json::json;
 
-use crate::analyze::short;
 use crate::cli::Outcome;
 use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
@@ -15,7 +14,12 @@ use crate::cli::output::bar;
 use crate::cli::output::emit;
 use crate::cli::output::emit_json;
 use crate::cli::output::note;
+use crate::cli::output::printable;
 use crate::cli::output::size;
+use crate::cli::table::Table;
+use crate::cli::table::digits;
+use crate::cli::table::name;
+use crate::cli::table::number;
 use crate::runtime::BreakEven;
 use crate::runtime::Budget;
 use crate::runtime::Compression;
@@ -25,8 +29,8 @@ use crate::runtime::SpeedSamples;
 use crate::runtime::measure;
 use crate::runtime::read_bandwidth;
 
-/// Widest policy name in the table.
-const NAME_WIDTH: usize = 20;
+/// Widest policy name in a sentence.
+const NAME_COLUMNS: usize = 40;
 
 /// Measure prefill, compression and decoding against context length, and where a policy begins to pay
 #[derive(Debug, clap::Args)]
@@ -137,7 +141,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         }))?;
         return Ok(Outcome::Done);
     }
-    emit(&table(&rows))?;
+    emit(&table(&rows, common))?;
     for found in &break_even {
         emit(&sentence(found, args.max_new_tokens))?;
     }
@@ -153,40 +157,41 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Medians, a line per context and cache, at most 100 columns wide.
-fn table(rows: &[SpeedRow]) -> String {
-    let cell = |x: Option<f64>, factor: f64, digits: usize, unit: &str| {
-        x.map_or_else(|| "-".to_string(), |x| format!("{:.digits$}{unit}", factor * x))
-    };
-    let line = |cells: [String; 10]| {
-        let [context, policy, kept, cache, prefill, compress, decode, speed, bound, tokens] = cells;
-        format!(
-            "{context:>7} {policy:NAME_WIDTH$} {kept:>5} {cache:>9} {prefill:>8} {compress:>8} {decode:>9} {speed:>7} \
-             {bound:>6} {tokens:>8}\n"
-        )
-    };
-    let header =
-        ["context", "policy", "kept", "cache", "prefill", "compress", "per token", "faster", "bound", "pays at"];
-    let mut text = line(header.map(String::from));
+/// Medians, a row for every context and cache.
+fn table(rows: &[SpeedRow], common: &Common) -> String {
+    let mut table = Table::new([
+        number("context"),
+        name("policy"),
+        number("kept %"),
+        number("cache"),
+        number("prefill, s"),
+        number("compress, s"),
+        number("ms a token"),
+        number("faster"),
+        number("bound"),
+        number("pays at"),
+    ]);
     for row in rows {
-        text += &line([
+        table.row([
             row.context_tokens.to_string(),
-            short(&row.policy, NAME_WIDTH),
-            cell(row.kept_fraction, 100.0, 0, " %"),
+            row.policy.clone(),
+            digits(row.kept_fraction.map(|kept| 100.0 * kept), 0),
             size(row.cache_bytes),
-            cell(row.prefill_secs, 1.0, 2, " s"),
-            cell(row.compress_secs.filter(|_| row.speedup.is_some()), 1.0, 3, " s"),
-            cell(row.decode_secs, 1e3, 2, " ms"),
-            cell(row.speedup, 1.0, 2, " x"),
-            cell(row.bandwidth_bound, 1.0, 2, " x"),
-            cell(row.break_even_new_tokens.map(f64::ceil), 1.0, 0, ""),
+            digits(row.prefill_secs, 2),
+            digits(row.compress_secs.filter(|_| row.speedup.is_some()), 3),
+            digits(row.decode_secs.map(|secs| 1e3 * secs), 2),
+            digits(row.speedup, 2),
+            digits(row.bandwidth_bound, 2),
+            digits(row.break_even_new_tokens.map(f64::ceil), 0),
         ]);
     }
-    text + "faster: than the full cache's decode step; bound: if time were bytes read; pays at: new tokens\n"
+    let legend = "faster: than a decode step of the full cache, as a factor. bound: the factor if time were bytes read.\n\
+                  pays at: new tokens from which on compression has paid.\n";
+    format!("{table}{}", if common.verbose > 0 { legend } else { "" })
 }
 
 fn sentence(found: &BreakEven, new_tokens: usize) -> String {
-    let policy = short(&found.policy, 2 * NAME_WIDTH);
+    let policy = printable(&found.policy, NAME_COLUMNS);
     match found.context_tokens {
         Some(n) if found.at_shortest_measured => {
             format!("break-even: {policy} pays with {new_tokens} new tokens at {n:.0} of context already\n")

@@ -8,10 +8,10 @@ use serde_json::json;
 
 use crate::analyze::AnalyzeOptions;
 use crate::analyze::MapRequest;
-use crate::analyze::summary_table;
 use crate::capture::CaptureOptions;
 use crate::capture::Target;
 use crate::cli::Outcome;
+use crate::cli::analysis::analysis_text;
 use crate::cli::analyze::analyze_into;
 use crate::cli::capture::capture_into;
 use crate::cli::capture::encode;
@@ -89,7 +89,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         AnalyzeOptions { maps: vec![map(middle, State::K), map(middle, State::V)], ..AnalyzeOptions::default() };
     let analysis = analyze_into(std::slice::from_ref(&dump), &options, &report_dir, common)?;
     if !common.json {
-        emit(&summary_table(&analysis))?;
+        emit(&analysis_text(&analysis, common))?;
     }
 
     step(4, "tune: a size and a policy for every head, so that half of the cache stays");

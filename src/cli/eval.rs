@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::analyze::short;
 use crate::cli::Outcome;
 use crate::cli::compression::read_profile;
 use crate::cli::failure::Result;
@@ -23,8 +22,17 @@ use crate::cli::output::bar;
 use crate::cli::output::emit;
 use crate::cli::output::emit_json;
 use crate::cli::output::note;
+use crate::cli::table::Table;
+use crate::cli::table::bounds;
+use crate::cli::table::digits;
+use crate::cli::table::estimate;
+use crate::cli::table::missing;
+use crate::cli::table::name;
+use crate::cli::table::number;
+use crate::cli::table::wrapped;
 use crate::eval;
 use crate::eval::Arm;
+use crate::eval::ComparisonEntry;
 use crate::eval::Evaluation;
 use crate::eval::NeedleGrid;
 use crate::eval::Plan;
@@ -36,7 +44,6 @@ use crate::eval::headline;
 use crate::eval::task::TASKS;
 use crate::eval::task::TaskEntry;
 use crate::eval::task::task;
-use crate::math::Interval;
 use crate::model::Model;
 use crate::runtime::Compression;
 
@@ -152,9 +159,8 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         emit_json(&serde_json::to_value(&evaluation)?)?;
     } else {
         emit(&format!("{}\n{}", dir.join(eval::FILE).display(), tables(&evaluation)))?;
-        for sentence in &evaluation.verdict {
-            emit(&format!("{sentence}\n"))?;
-        }
+        let said = if common.verbose > 0 { evaluation.verdict.len() } else { 0 };
+        evaluation.verdict[..said].iter().try_for_each(|sentence| emit(&wrapped(sentence)))?;
         note(common, &format!("next: kvscope report {}", dir.display()));
     }
     Ok(Outcome::Done)
@@ -200,7 +206,7 @@ fn arms(args: &Args, model: &Model) -> Result<Vec<Arm>> {
     Ok(arms)
 }
 
-/// One table for each family and budget, and one for each data set that is answered.
+/// One table for each family, and one for each data set that is answered; then one of all comparisons.
 fn tables(evaluation: &Evaluation) -> String {
     let mut text = String::new();
     let mut groups: Vec<(&str, Option<&str>)> = Vec::new();
@@ -211,41 +217,76 @@ fn tables(evaluation: &Evaluation) -> String {
         }
     }
     for (task, dataset) in groups {
-        let entries: Vec<&SummaryEntry> =
-            evaluation.summary.iter().filter(|e| e.task == task && e.dataset.as_deref() == dataset).collect();
-        let name = dataset.map_or(format!("{task}, all data sets"), |dataset| format!("{task}/{dataset}"));
-        let columns = if task == "kl" { ["KL, nats", "top-1", "perplexity"] } else { ["score", "of 100", ""] };
-        text += &format!(
-            "\n{:34} {:>6} {:>6} {:>8} {:>20} {:>7} {:>10}\n",
-            name, "kept %", "texts", columns[0], "[95 %]", columns[1], columns[2]
-        );
-        for entry in entries {
-            text += &line(entry, headline(task).0);
-        }
+        let entries = evaluation.summary.iter().filter(|e| e.task == task && e.dataset.as_deref() == dataset);
+        let head = dataset.map_or_else(|| format!("{task}, all data sets"), |dataset| format!("{task}/{dataset}"));
+        text += &format!("\n{}", summary_table(&head, task, entries));
+    }
+    if !evaluation.comparisons.is_empty() {
+        text += &format!("\n{}", comparison_table(&evaluation.comparisons));
     }
     text
 }
 
-fn line(entry: &SummaryEntry, metric: &str) -> String {
-    let name = short(&entry.policy, 34);
-    let number = |x: Option<f64>, digits: usize| x.map_or("-".into(), |x| format!("{x:.digits$}"));
-    let mean = |name: &str| entry.metrics.get(name).map(|interval| interval.estimate);
-    let bounds = |i: &Interval| Some(format!("[{:.4}, {:.4}]", i.low?, i.high?));
-    let bounds = entry.metrics.get(metric).and_then(bounds).unwrap_or_else(|| "-".into());
-    let kept = number(entry.kept_fraction.map(|kept| 100.0 * kept.estimate), 1);
-    let (second, third) = if entry.task == "kl" {
-        (number(mean("top1_agreement"), 4), number(mean("perplexity_ratio"), 4))
-    } else {
-        (number(entry.score_percent, 2), String::new())
-    };
-    let main = number(mean(metric), 4);
-    let line = format!("{name:34} {kept:>6} {:>6} {main:>8} {bounds:>20} {second:>7} {third:>10}", entry.n);
-    let unmet = if entry.n_unmet > 0 { format!("  budget not met on {} texts", entry.n_unmet) } else { String::new() };
-    if unmet.is_empty() {
-        format!("{}\n", line.trim_end())
-    } else {
-        format!("{}\n{:34} {unmet}\n", line.trim_end(), "")
+fn summary_table<'a>(head: &str, task: &str, entries: impl Iterator<Item = &'a SummaryEntry>) -> Table {
+    let is_kl = task == "kl";
+    let columns = if is_kl { ["KL, nats", "top-1", "perplexity"] } else { ["score", "of 100", ""] };
+    let mut table = Table::new([
+        name(head),
+        number("kept %"),
+        number("texts"),
+        number("unmet"),
+        number(columns[0]),
+        number("95 % interval"),
+        number(columns[1]),
+        number(columns[2]),
+    ]);
+    for entry in entries {
+        let metric = |name: &str| entry.metrics.get(name).copied();
+        let main = metric(headline(task).0);
+        let (second, third) = if is_kl {
+            (estimate(metric("top1_agreement"), 4), estimate(metric("perplexity_ratio"), 4))
+        } else {
+            (digits(entry.score_percent, 2), String::new())
+        };
+        table.row([
+            entry.policy.clone(),
+            estimate(entry.kept_fraction.map(|kept| kept.times(100.0)), 1),
+            entry.n.to_string(),
+            entry.n_unmet.to_string(),
+            estimate(main, 4),
+            bounds(main, 4),
+            second,
+            third,
+        ]);
     }
+    table
+}
+
+/// What is compared, by how much both differ, and which is shown to be better.
+fn comparison_table(comparisons: &[ComparisonEntry]) -> Table {
+    let columns = [name("A"), name("B"), number("kept %"), number("A / B"), number("A - B"), number("95 % interval")];
+    let mut table =
+        Table::new(std::iter::once(name("task")).chain(columns).chain([name("better")]).collect::<Vec<_>>());
+    for entry in comparisons {
+        let result = &entry.result;
+        // Of the ratio where there is one.
+        let shown = result.ratio.unwrap_or(result.difference);
+        table.row([
+            entry.task.clone(),
+            entry.a.clone(),
+            entry.b.clone(),
+            digits(entry.budget.map(|kept| 100.0 * kept), 0),
+            estimate(result.ratio, 3),
+            estimate(Some(result.difference), 4),
+            bounds(Some(shown), 3),
+            match entry.better() {
+                Some(true) => "A".into(),
+                Some(false) => "B".into(),
+                None => missing(),
+            },
+        ]);
+    }
+    table
 }
 
 /// `kvscope merge` of evaluations.

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand. The only module that chooses paths and touches environment and streams.
 
+mod analysis;
 mod analyze;
 mod bench;
 mod capture;
@@ -18,6 +19,7 @@ mod options;
 mod output;
 mod pull;
 mod report;
+mod table;
 mod tune;
 mod validate;
 mod verify;

@@ -18,6 +18,7 @@ use tracing_subscriber::fmt::FormatEvent;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::registry::LookupSpan;
+use unicode_width::UnicodeWidthChar;
 
 use crate::cli::failure::Failure;
 use crate::cli::failure::Result;
@@ -89,7 +90,7 @@ fn escaped(text: &str, kept: &str) -> String {
 }
 
 /// One line that is safe to print, of a text that a file may have made: control characters are escaped, line breaks too,
-/// and beyond `most` characters the middle gives way to an ellipsis.
+/// and beyond `most` columns the middle gives way to an ellipsis.
 pub(crate) fn printable(text: &str, most: usize) -> String {
     // What is left out anyway is not escaped first; an escaped character takes at most 10.
     let line: Vec<char> = match text.char_indices().nth(most) {
@@ -101,12 +102,29 @@ pub(crate) fn printable(text: &str, most: usize) -> String {
             escaped(head, "").chars().chain(escaped(tail, "").chars()).collect()
         }
     };
-    if line.len() <= most {
+    if line.iter().copied().map(column).sum::<usize>() <= most {
         return line.into_iter().collect();
     }
-    let tail = most / 3;
-    let head = most.saturating_sub(tail + 1);
+    let fitting = |chars: &mut dyn Iterator<Item = &char>, room: usize| {
+        let widths = chars.scan(0, |used, c| {
+            *used += column(*c);
+            (*used <= room).then_some(())
+        });
+        widths.count()
+    };
+    let tail = fitting(&mut line.iter().rev(), most / 3);
+    let head = fitting(&mut line.iter(), most.saturating_sub(most / 3 + 1));
     line[..head].iter().chain(&['…']).chain(&line[line.len() - tail..]).collect()
+}
+
+/// Columns of a character on a terminal. One that is drawn over another counts as well, so that no text of them is without end.
+fn column(c: char) -> usize {
+    c.width().unwrap_or(1).max(1)
+}
+
+/// Columns that a text takes on a terminal.
+pub(crate) fn columns(text: &str) -> usize {
+    text.chars().map(column).sum()
 }
 
 /// A message of one or more lines, each [`printable`].
@@ -262,6 +280,9 @@ mod tests {
         assert_eq!(printable("0123456789", 10), "0123456789");
         assert_eq!(printable("0123456789a", 10), "012345…89a");
         assert_eq!(printable(&"é".repeat(100_000), 9).chars().count(), 9);
+        // Two columns each, and a mark over a letter counts.
+        assert_eq!(printable("漢字漢字漢字", 9), "漢字…字");
+        assert_eq!(printable(&"e\u{301}".repeat(100_000), 9).chars().count(), 9);
         // An escape counts with its letters.
         assert_eq!(printable("\x1b\x1b\x1b", 10), r"\u{1b}…1b}");
         let cut = printable(&format!("cannot read {}: no such file", "\x1b".repeat(5000)), 1000);

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::analyze::short;
 use crate::cli::Outcome;
 use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
@@ -20,6 +19,12 @@ use crate::cli::output::bar;
 use crate::cli::output::emit;
 use crate::cli::output::emit_json;
 use crate::cli::output::note;
+use crate::cli::table::Table;
+use crate::cli::table::bounds;
+use crate::cli::table::estimate;
+use crate::cli::table::name;
+use crate::cli::table::number;
+use crate::cli::table::verdict;
 use crate::cli::validate::ValidateArgs;
 use crate::cli::validate::validate;
 use crate::files::FolderLock;
@@ -198,31 +203,40 @@ fn highest_error(profile: &Profile) -> Option<f64> {
     Some(error.high.unwrap_or(error.estimate))
 }
 
+/// What the profile keeps and what that costs, on the samples it was chosen on and on those that no choice has seen.
+fn table(profile: &Profile) -> Table {
+    let mut table = Table::new([
+        name(""),
+        number("calibration"),
+        number("95 % interval"),
+        number("held out"),
+        number("95 % interval"),
+    ]);
+    let mut row = |name: String, places: usize, seen: Option<Interval>, unseen: Option<Interval>| {
+        table.row([
+            name,
+            estimate(seen, places),
+            bounds(seen, places),
+            estimate(unseen, places),
+            bounds(unseen, places),
+        ]);
+    };
+    let percent = |interval: Interval| interval.times(100.0);
+    let kept = (percent(profile.calibration_kept_fraction), profile.held_out_kept_fraction.map(percent));
+    row("kept, % of slots".into(), 2, Some(kept.0), kept.1);
+    for quality in &profile.quality {
+        row(format!("error {}, %", quality.rule), 2, Some(percent(quality.calibration)), quality.held_out.map(percent));
+    }
+    for line in &profile.held_out_kl {
+        row(format!("KL {}, nats", line.policy), 5, None, Some(line.kl));
+    }
+    table
+}
+
 fn summary(path: &Path, profile: &Profile, good_enough: bool, common: &Common) -> Result<Value> {
     if !common.json {
-        let mut text = format!("{}\n  {:44} {:^24}   {:^24}\n", path.display(), "", "calibration", "held out");
-        let percent = |x: Option<f64>| x.map_or("-".to_string(), |x| format!("{:.2}", 100.0 * x));
-        let cells = |i: Option<Interval>| match i {
-            None => ["-".into(), "-".into(), "-".into()],
-            Some(i) => [percent(Some(i.estimate)), percent(i.low), percent(i.high)],
-        };
-        let mut row = |name: &str, a: Option<Interval>, b: Option<Interval>| {
-            let ([a, al, ah], [b, bl, bh]) = (cells(a), cells(b));
-            let name = short(name, 44);
-            text.push_str(&format!("  {name:44} {a:>6} [{al:>5}, {ah:>5}]   {b:>6} [{bl:>5}, {bh:>5}]\n"));
-        };
-        row("kept, % of slots", Some(profile.calibration_kept_fraction), profile.held_out_kept_fraction);
-        for quality in &profile.quality {
-            row(&format!("error {}, %", quality.rule), Some(quality.calibration), quality.held_out);
-        }
-        for line in &profile.held_out_kl {
-            let [mean, low, high] = [Some(line.kl.estimate), line.kl.low, line.kl.high]
-                .map(|x| x.map_or("-".to_string(), |x| format!("{x:.5}")));
-            let name = format!("KL {}, nats", line.policy);
-            text.push_str(&format!("  {name:44} {:24}   {mean} [{low}, {high}]\n", ""));
-        }
-        emit(&text)?;
-        note(common, &profile.verdict);
+        emit(&format!("{}\n{}", path.display(), table(profile)))?;
+        note(common, verdict(&profile.verdict, common).trim_end());
         note(common, &format!("next: kvscope generate --model ... --prompt ... --profile {}", path.display()));
     }
     Ok(json!({

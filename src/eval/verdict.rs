@@ -68,46 +68,37 @@ fn bounds(interval: Interval) -> String {
     }
 }
 
-/// Whether a is better, worse, or neither is shown by both interval and sign test.
-fn outcome(entry: &ComparisonEntry) -> Outcome {
-    let (_, less_is_better) = headline(&entry.task);
-    match entry.result.direction() {
-        None => Outcome::NotShown,
-        Some(direction) if (direction == Ordering::Less) == less_is_better => Outcome::Better,
-        Some(_) => Outcome::Worse,
+impl ComparisonEntry {
+    /// Whether a is better than b; `None` where interval and sign test do not both show it.
+    pub fn better(&self) -> Option<bool> {
+        let (_, less_is_better) = headline(&self.task);
+        self.result.direction().map(|direction| (direction == Ordering::Less) == less_is_better)
     }
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Outcome {
-    Better,
-    Worse,
-    NotShown,
 }
 
 fn sentence(entry: &ComparisonEntry) -> String {
     let ComparisonEntry { a, b, result, .. } = entry;
-    let outcome = outcome(entry);
-    let says = match (entry.question, outcome) {
-        (Question::MergeOrEvict, Outcome::Better) => format!("merging ({a}) beats evicting the same tokens ({b})"),
-        (Question::MergeOrEvict, Outcome::Worse) => {
+    let better = entry.better();
+    let says = match (entry.question, better) {
+        (Question::MergeOrEvict, Some(true)) => format!("merging ({a}) beats evicting the same tokens ({b})"),
+        (Question::MergeOrEvict, Some(false)) => {
             format!("merging ({a}) is worse than evicting the same tokens ({b})")
         }
         (Question::MergeOrEvict, _) => {
             format!("no difference is shown between merging ({a}) and evicting the same tokens ({b})")
         }
-        (Question::RefitOrNot, Outcome::Better) => format!("refitting ({a}) beats the same slots without ({b})"),
-        (Question::RefitOrNot, Outcome::Worse) => format!("refitting ({a}) is worse than the same slots without ({b})"),
+        (Question::RefitOrNot, Some(true)) => format!("refitting ({a}) beats the same slots without ({b})"),
+        (Question::RefitOrNot, Some(false)) => format!("refitting ({a}) is worse than the same slots without ({b})"),
         (Question::RefitOrNot, _) => format!("no difference is shown between refitting ({a}) and not ({b})"),
-        (Question::ProfileOrPaper, Outcome::Better) => format!("the tuned {a} beats the paper's settings ({b})"),
-        (Question::ProfileOrPaper, Outcome::Worse) => format!("the tuned {a} is worse than the paper's settings ({b})"),
+        (Question::ProfileOrPaper, Some(true)) => format!("the tuned {a} beats the paper's settings ({b})"),
+        (Question::ProfileOrPaper, Some(false)) => format!("the tuned {a} is worse than the paper's settings ({b})"),
         (Question::ProfileOrPaper, _) => {
             format!("no difference is shown between the tuned {a} and the paper's settings ({b})")
         }
-        (Question::BestBaselineOrNext, Outcome::Better) => format!("the best baseline is {a}, ahead of {b}"),
+        (Question::BestBaselineOrNext, Some(true)) => format!("the best baseline is {a}, ahead of {b}"),
         (Question::BestBaselineOrNext, _) => format!("the best baseline is {a}, with no difference shown to {b}"),
-        (Question::OrBestBaseline, Outcome::Better) => format!("{a} beats the best baseline ({b})"),
-        (Question::OrBestBaseline, Outcome::Worse) => format!("{a} is worse than the best baseline ({b})"),
+        (Question::OrBestBaseline, Some(true)) => format!("{a} beats the best baseline ({b})"),
+        (Question::OrBestBaseline, Some(false)) => format!("{a} is worse than the best baseline ({b})"),
         (Question::OrBestBaseline, _) => format!("no difference is shown between {a} and the best baseline ({b})"),
     };
     let by = match result.ratio {

@@ -19,6 +19,14 @@ pub struct Interval {
     pub n: usize,
 }
 
+impl Interval {
+    /// The same in another unit, of which `factor` make one.
+    pub fn times(self, factor: f64) -> Self {
+        let scaled = |end: f64| factor * end;
+        Self { estimate: scaled(self.estimate), low: self.low.map(scaled), high: self.high.map(scaled), n: self.n }
+    }
+}
+
 /// Arithmetic mean; `None` of nothing.
 pub fn mean(x: &[f64]) -> Option<f64> {
     (!x.is_empty()).then(|| x.iter().sum::<f64>() / x.len() as f64)

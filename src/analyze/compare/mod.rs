@@ -1,9 +1,6 @@
 //! Two analyses head by head: two models of one shape, two quantisations of one model, two lengths of text.
 
 mod read;
-mod words;
-
-pub use words::comparison_table;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,0 +1,154 @@
+//! An analysis and a comparison of two as tables.
+
+use crate::analyze::Analysis;
+use crate::analyze::Comparison;
+use crate::analyze::FigureDifference;
+use crate::analyze::QueryAware;
+use crate::analyze::RuleError;
+use crate::analyze::summary;
+use crate::cli::options::Common;
+use crate::cli::output::printable;
+use crate::cli::table::Table;
+use crate::cli::table::bounds;
+use crate::cli::table::digits;
+use crate::cli::table::estimate;
+use crate::cli::table::name;
+use crate::cli::table::number;
+use crate::cli::table::verdict;
+use crate::cli::table::wrapped;
+
+/// Layers shown at either end.
+const SHOWN_LAYERS: usize = 3;
+/// Widest name of a model.
+const MODEL_COLUMNS: usize = 40;
+/// Heads named below a comparison.
+const NAMED_HEADS: usize = 5;
+
+/// Size, similarity and sparsity of every data set, what merging costs at every budget, and the verdicts.
+pub(crate) fn analysis_text(analysis: &Analysis, common: &Common) -> String {
+    let summary = summary(analysis);
+    let mut table = Table::new([
+        name("data set"),
+        number("samples"),
+        number("tokens"),
+        number("cos k"),
+        number("pre rope"),
+        number("cos v"),
+        number("sets"),
+        number("kept"),
+        number("95 % interval"),
+    ]);
+    for dataset in &summary.datasets {
+        table.row([
+            dataset.dataset.into(),
+            dataset.n_samples.to_string(),
+            dataset.n_tokens.to_string(),
+            digits(dataset.cosine_k, 3),
+            digits(dataset.cosine_k_pre_rope, 3),
+            digits(dataset.cosine_v, 3),
+            digits(dataset.set_ratio, 3),
+            estimate(dataset.kept_fraction, 3),
+            bounds(dataset.kept_fraction, 3),
+        ]);
+    }
+    let title = format!(
+        "{}: {} of {} layers, {} of {} KV heads each; sets at eps {}",
+        printable(&analysis.model.name, MODEL_COLUMNS),
+        analysis.layers.len(),
+        analysis.model.n_layers,
+        summary.n_kv_heads,
+        analysis.model.n_kv_heads,
+        summary.eps.map_or_else(|| "-".into(), |eps| eps.to_string()),
+    );
+    let mut text = format!("{title}\n\n{table}\n");
+    if common.verbose > 0 {
+        text += "cos: mean cosine of neighbouring tokens. sets: merging sets per unprotected token.\n\
+                 kept: share of the cache's slots that stay, and its interval over samples.\n\n";
+    }
+    if let Some(queries) = analysis.queries.as_ref().filter(|queries| !queries.budgets.is_empty()) {
+        text += &format!("{}\n", errors(queries));
+    }
+    let layers: Vec<usize> = summary.layers.iter().map(|(layer, _)| *layer).collect();
+    text += &wrapped(&format!(
+        "Most mergeable layers: {}. Least mergeable: {}.",
+        listed(layers.iter().take(SHOWN_LAYERS)),
+        listed(layers.iter().rev().take(SHOWN_LAYERS))
+    ));
+    let verdicts = [
+        analysis.queries.as_ref().map(|queries| &queries.verdict),
+        analysis.persistence.as_ref().map(|persistence| &persistence.verdict),
+    ];
+    verdicts.into_iter().flatten().for_each(|words| text += &verdict(words, common));
+    text
+}
+
+fn listed<'a>(layers: impl Iterator<Item = &'a usize>) -> String {
+    let items: Vec<String> = layers.map(usize::to_string).collect();
+    if items.is_empty() { "-".into() } else { items.join(", ") }
+}
+
+/// Errors of the attention output, a row for every budget and a column for every rule.
+fn errors(queries: &QueryAware) -> String {
+    let rules = queries.rules.iter().map(|rule| number(rule));
+    let mut table = Table::new(std::iter::once(name("error of the output, %")).chain(rules).collect::<Vec<_>>());
+    for (budget, errors) in queries.budgets.iter().zip(queries.errors.chunks(queries.rules.len().max(1))) {
+        let percent = |error: &RuleError| estimate(error.error.map(|error| error.times(100.0)), 2);
+        let kept = format!("{:.0} % kept", 100.0 * budget);
+        table.row(std::iter::once(kept).chain(errors.iter().map(percent)).collect::<Vec<_>>());
+    }
+    table.to_string()
+}
+
+/// Every figure of both runs, its difference, the heads that differ, and whether both runs order the heads alike; then the
+/// heads whose merging sets differ most.
+pub(crate) fn comparison_text(comparison: &Comparison) -> String {
+    let mut text = String::new();
+    for (name, run) in [("A", &comparison.a), ("B", &comparison.b)] {
+        let model = printable(&run.model.name, MODEL_COLUMNS);
+        text += &format!("{name}: {model}, {} samples, {} tokens\n", run.n_samples, run.n_tokens);
+    }
+    text += if comparison.paired { "the same samples, compared pair by pair\n" } else { "different samples\n" };
+    let mut table = Table::new([
+        name("figure"),
+        number("A"),
+        number("B"),
+        number("B - A"),
+        number("95 % interval"),
+        number("heads differ"),
+        number("rank agreement"),
+    ]);
+    for figure in &comparison.figures {
+        table.row([
+            figure_name(figure),
+            digits(Some(figure.a), 3),
+            digits(Some(figure.b), 3),
+            format!("{:+.3}", figure.difference.estimate),
+            bounds(Some(figure.difference), 4),
+            format!("{} of {}", figure.n_differ, figure.heads.len()),
+            estimate(figure.rank_agreement, 3),
+        ]);
+    }
+    text += &format!("\n{table}\nMeans over heads and samples. A head differs where its own interval leaves out 0.\n");
+    let sets = comparison.figures.iter().find(|figure| figure.metric == "set_ratio");
+    if let Some(sets) = sets.filter(|sets| sets.n_differ > 0) {
+        let mut heads: Vec<_> = sets.heads.iter().filter(|head| head.differs).collect();
+        heads.sort_by(|a, b| b.difference.estimate.abs().total_cmp(&a.difference.estimate.abs()));
+        let named = heads.iter().take(NAMED_HEADS);
+        let named: Vec<String> =
+            named.map(|head| format!("{}:{} ({:+.3})", head.layer, head.kv_head, head.difference.estimate)).collect();
+        text += &wrapped(&format!("Largest differences of sets, as layer:head: {}.", named.join(", ")));
+    }
+    text
+}
+
+fn figure_name(figure: &FigureDifference) -> String {
+    match (figure.metric.as_str(), figure.budget, &figure.rule) {
+        ("neighbour_cosine_mean", ..) => format!("cosine {}", figure.state),
+        ("set_ratio", ..) => "sets per token".into(),
+        ("kept_fraction", ..) => "kept".into(),
+        ("logit_gap", ..) => "logit gap, nats".into(),
+        ("cosine_predicts_gap", ..) => "cosine predicts gap".into(),
+        (_, Some(budget), Some(rule)) => format!("error {rule} at {:.0} %", 100.0 * budget),
+        (metric, ..) => metric.into(),
+    }
+}

@@ -1,0 +1,138 @@
+//! The one writer of tables: names to the left, numbers to the right, within the width of a terminal.
+
+use std::fmt;
+
+use crate::cli::options::Common;
+use crate::cli::output::columns;
+use crate::cli::output::printable;
+use crate::math::Interval;
+
+/// Widest table, in columns of a terminal.
+pub(crate) const MAX_COLUMNS: usize = 100;
+/// Narrowest column of names.
+const MIN_NAME: usize = 8;
+/// Columns between two cells.
+const GAP: usize = 2;
+
+/// A column.
+pub(crate) struct Column {
+    head: String,
+    is_name: bool,
+}
+
+/// A column of names: to the left, and shortened where the table is too wide.
+pub(crate) fn name(head: &str) -> Column {
+    Column { head: head.into(), is_name: true }
+}
+
+/// A column of numbers: to the right.
+pub(crate) fn number(head: &str) -> Column {
+    Column { head: head.into(), is_name: false }
+}
+
+/// A table that is filled row by row.
+pub(crate) struct Table {
+    columns: Vec<Column>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(crate) fn new(columns: impl Into<Vec<Column>>) -> Self {
+        Self { columns: columns.into(), rows: Vec::new() }
+    }
+
+    /// Adds a row, a cell for every column.
+    pub(crate) fn row(&mut self, cells: impl Into<Vec<String>>) {
+        self.rows.push(cells.into());
+    }
+
+    /// Width of every column: that of its widest cell. Names give way until all fit, the widest first.
+    fn widths(&self) -> Vec<usize> {
+        let mut widths: Vec<usize> = self.columns.iter().map(|column| columns(&column.head)).collect();
+        for row in &self.rows {
+            widths.iter_mut().zip(row).for_each(|(width, cell)| *width = columns(cell).max(*width));
+        }
+        let gaps = GAP * widths.len().saturating_sub(1);
+        loop {
+            let excess = (widths.iter().sum::<usize>() + gaps).saturating_sub(MAX_COLUMNS);
+            let names = (0..widths.len()).filter(|i| self.columns[*i].is_name && widths[*i] > MIN_NAME);
+            match names.max_by_key(|i| widths[*i]) {
+                Some(widest) if excess > 0 => widths[widest] -= 1,
+                _ => return widths,
+            }
+        }
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let widths = self.widths();
+        let heads = self.columns.iter().map(|column| column.head.clone()).collect();
+        for row in std::iter::once(&heads).chain(&self.rows) {
+            let mut line = String::new();
+            for ((cell, column), width) in row.iter().zip(&self.columns).zip(&widths) {
+                let cell = printable(cell, *width);
+                let pad = " ".repeat(width.saturating_sub(columns(&cell)));
+                line += &if column.is_name { cell + &pad } else { pad + &cell };
+                line += &" ".repeat(GAP);
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// A number that may be missing, with so many digits behind the point.
+pub(crate) fn digits(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(missing, |value| format!("{value:.digits$}"))
+}
+
+/// What stands for a value that is not known.
+pub(crate) fn missing() -> String {
+    "-".into()
+}
+
+/// The middle of an interval.
+pub(crate) fn estimate(interval: Option<Interval>, places: usize) -> String {
+    digits(interval.map(|interval| interval.estimate), places)
+}
+
+/// Both ends of an interval.
+pub(crate) fn bounds(interval: Option<Interval>, digits: usize) -> String {
+    let ends = interval.and_then(|interval| interval.low.zip(interval.high));
+    ends.map_or_else(missing, |(low, high)| format!("{low:.digits$} to {high:.digits$}"))
+}
+
+/// A verdict in lines: its first sentence, or all of it with --verbose. The saved file has all.
+pub(crate) fn verdict(words: &str, common: &Common) -> String {
+    let first = words.split_inclusive(". ").next().unwrap_or_default();
+    wrapped(if common.verbose > 0 { words } else { first })
+}
+
+/// Text in lines that are no wider than a table.
+pub(crate) fn wrapped(text: &str) -> String {
+    textwrap::fill(text, textwrap::Options::new(MAX_COLUMNS).break_words(false)) + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_to_the_left_and_numbers_to_the_right() {
+        let mut table = Table::new([name("policy"), number("kept"), number("KL")]);
+        table.row(["h2o".into(), digits(Some(5.0), 1), digits(None, 3)]);
+        table.row(["漢字".into(), digits(Some(49.96), 1), digits(Some(0.0125), 3)]);
+        assert_eq!(table.to_string(), "policy  kept     KL\nh2o      5.0      -\n漢字    50.0  0.013\n");
+    }
+
+    #[test]
+    fn only_names_give_way() {
+        let mut table = Table::new([name("a"), name("b"), number("c")]);
+        table.row(["x".repeat(200), "y".repeat(60), "1".repeat(20)]);
+        table.row(["\x1b[2J".into(), String::new(), String::new()]);
+        let text = table.to_string();
+        assert!(text.lines().all(|line| columns(line) <= MAX_COLUMNS) && text.contains(&"1".repeat(20)), "{text}");
+        assert!(text.contains('…') && text.contains(r"\u{1b}[2J"), "{text}");
+    }
+}
