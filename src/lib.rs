@@ -37,6 +37,7 @@
 pub mod analyze;
 pub mod capture;
 pub mod checkpoint;
+pub mod choose;
 pub mod cli;
 pub mod eval;
 pub mod files;

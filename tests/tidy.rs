@@ -22,11 +22,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("runtime", &["format", "hint", "math", "merge", "model", "policy"]),
     ("eval", &["files", "format", "hint", "math", "merge", "model", "policy", "prompts", "runtime"]),
     ("report", &["analyze", "eval", "files", "format", "hint", "math"]),
+    ("choose", &["eval", "files", "format", "hint", "math", "model", "prompts", "runtime", "tune"]),
     (
         "cli",
         &[
-            "analyze", "capture", "eval", "files", "format", "hint", "hub", "math", "merge", "model", "policy",
-            "prompts", "report", "runtime", "tune",
+            "analyze", "capture", "choose", "eval", "files", "format", "hint", "hub", "math", "merge", "model",
+            "policy", "prompts", "report", "runtime", "tune",
         ],
     ),
 ];

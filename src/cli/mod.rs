@@ -21,7 +21,6 @@ mod pull;
 mod report;
 mod table;
 mod tune;
-mod validate;
 mod verify;
 
 use std::process::ExitCode;

@@ -6,12 +6,16 @@ use std::path::PathBuf;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::choose::Texts;
+use crate::choose::choose;
 use crate::cli::Outcome;
 use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
+use crate::cli::inputs::read_prompts;
 use crate::cli::numbers;
 use crate::cli::options::Common;
 use crate::cli::options::DeviceArg;
+use crate::cli::options::load_model;
 use crate::cli::options::out_dir;
 use crate::cli::options::run_name;
 use crate::cli::options::slug;
@@ -25,8 +29,6 @@ use crate::cli::table::estimate;
 use crate::cli::table::name;
 use crate::cli::table::number;
 use crate::cli::table::verdict;
-use crate::cli::validate::ValidateArgs;
-use crate::cli::validate::validate;
 use crate::files::FolderLock;
 use crate::files::InputHash;
 use crate::files::check_replaceable;
@@ -39,6 +41,7 @@ use crate::format::profile::Profile;
 use crate::format::profile::TUNED;
 use crate::math::Interval;
 use crate::policy::parse_refit;
+use crate::prompts::ReadOptions;
 use crate::tune;
 use crate::tune::BudgetUnit;
 use crate::tune::DEFAULT_SETTINGS;
@@ -99,6 +102,27 @@ pub(crate) struct Args {
     out: Option<PathBuf>,
 }
 
+/// Texts for the last choice.
+#[derive(Debug, clap::Args)]
+struct ValidateArgs {
+    /// Run --model over these texts and choose, among searches and refit or none, by the KL to the full cache; held-out
+    /// texts among them only judge. May be repeated
+    #[arg(long, value_name = "FILE|DIR|-", requires = "model")]
+    validate: Vec<PathBuf>,
+    /// Model that --validate runs: a GGUF file, a Hugging Face folder, or a name that was pulled
+    #[arg(long, value_name = "PATH|NAME", requires = "validate")]
+    model: Option<String>,
+    /// Samples of each data set of --validate, the first ones [default: all]
+    #[arg(long, value_name = "N", value_parser = numbers::count, requires = "validate")]
+    samples: Option<usize>,
+    /// Tokens of a prompt of --validate
+    #[arg(long, value_name = "N", default_value_t = 1536, value_parser = numbers::count)]
+    context: usize,
+    /// Tokens of the continuation that is compared
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = numbers::count)]
+    continuation: usize,
+}
+
 pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let options = options(args)?;
     // Taken before the work, so that it is not lost to a folder in use.
@@ -120,7 +144,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
             (dir, lock, tuned(&dumps, &options, common)?)
         }
     };
-    validate(&args.validate, &args.device, &mut tuned, common)?;
+    choose_by_running(&args.validate, &args.device, &mut tuned, common)?;
     let name_budget = args.budget.len() > 1 || args.from.is_some();
     let (mut outcome, mut reports) = (Outcome::Done, Vec::new());
     for tuned in &tuned {
@@ -172,6 +196,36 @@ fn options(args: &Args) -> Result<TuneOptions> {
         hold_out: args.hold_out,
         seed: args.seed,
     })
+}
+
+/// Chooses among the candidates of every budget, where texts were given.
+fn choose_by_running(args: &ValidateArgs, device: &DeviceArg, tuned: &mut [Tuned], common: &Common) -> Result<()> {
+    let Some(name) = args.model.as_ref().filter(|_| tuned.iter().any(|tuned| tuned.profile().is_some())) else {
+        return Ok(());
+    };
+    let options = ReadOptions { max_samples: args.samples, templates: None };
+    let (prompts, hashes) = read_prompts(&args.validate, &options, common)?;
+    let model = load_model(name, &device.open()?, common)?;
+    let texts = Texts {
+        prompts: &prompts,
+        hashes: &hashes,
+        context_tokens: args.context,
+        continuation_tokens: args.continuation,
+    };
+    let bar = bar(common, 0, "rows");
+    bar.set_message("validate");
+    let choice = choose(tuned, &model, &texts, &mut |done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    })?;
+    bar.finish_and_clear();
+    for (name, n) in &choice.skipped {
+        note(common, &format!("skipped {n} texts of {name}: too short"));
+    }
+    if choice.n_chosen_on == 0 {
+        note(common, "all texts of --validate are held out, so none could choose");
+    }
+    Ok(())
 }
 
 /// Tunes with a bar; shared with the demo.
