@@ -12,14 +12,10 @@ use crate::cli::options::Dtype;
 use crate::cli::options::parse_layers;
 use crate::files::read_json;
 use crate::format::profile::Profile;
-use crate::model::Config;
 use crate::model::Model;
 use crate::runtime::Budget;
 use crate::runtime::CacheType;
 use crate::runtime::Compression;
-
-/// Part of a budget of bytes that new tokens may fill before a head is compressed again.
-const SLACK_PART: usize = 16;
 
 /// What compresses the cache.
 #[derive(Clone, Debug, clap::Args)]
@@ -58,22 +54,6 @@ pub(crate) struct CompressionArgs {
 }
 
 impl CompressionArgs {
-    /// A profile and nothing else; for the demo.
-    pub(crate) fn with_profile(path: PathBuf) -> Self {
-        Self {
-            policy: None,
-            profile: Some(path),
-            kept_fraction: None,
-            budget_tokens: None,
-            budget_bytes: None,
-            compress_every: None,
-            decode_slack: None,
-            skip_layers: None,
-            force: false,
-            cache_dtype: Dtype::F32,
-        }
-    }
-
     pub(crate) fn cache_type(&self) -> CacheType {
         self.cache_dtype.into()
     }
@@ -85,24 +65,19 @@ impl CompressionArgs {
             None => BTreeSet::new(),
         };
         let more = |compression: Compression| {
-            let (every_tokens, decode_slack) = (self.compress_every, self.decode_slack.or(compression.decode_slack));
-            Some(Compression { skip_layers, every_tokens, decode_slack, ..compression })
+            let (every_tokens, decode_slack) = (self.compress_every, self.decode_slack);
+            Compression { skip_layers, every_tokens, decode_slack, ..compression }
         };
         if let Some(path) = &self.profile {
             let (profile, name) = read_profile(path, model, self.force)?;
-            return Ok(more(Compression::from_profile(name, &profile)?));
+            return Ok(Some(more(Compression::from_profile(name, &profile)?)));
         }
         let spec = self.policy.as_deref().unwrap_or("full");
         let budget = match self.budget_tokens {
             Some(tokens) => Budget::Tokens(tokens),
             None => Budget::KeptFraction(self.kept_fraction.unwrap_or(0.5)),
         };
-        let mut compression = Compression::parse(spec, budget)?;
-        if let Some(bytes) = self.budget_bytes {
-            let (slots, slack) = self.slots_within(bytes, &compression, model.config())?;
-            compression.budget = Budget::Tokens(slots);
-            compression.decode_slack = Some(slack);
-        }
+        let compression = Compression::parse(spec, budget)?;
         let given = [
             ("--kept-fraction", self.kept_fraction.is_some()),
             ("--budget-tokens", self.budget_tokens.is_some()),
@@ -126,31 +101,11 @@ impl CompressionArgs {
                 format!("leave out eps= or {option}"),
             ));
         }
-        Ok(more(compression))
-    }
-}
-
-impl CompressionArgs {
-    /// Slots that every head may keep within so many bytes of the whole cache, and those by which it may grow in decode before it
-    /// is compressed again.
-    fn slots_within(&self, bytes: u64, compression: &Compression, config: &Config) -> Result<(usize, usize)> {
-        let heads = (config.n_layers * config.n_kv_heads) as u64;
-        let element = if self.cache_type() == CacheType::F32 { 4 } else { 2 };
-        let has_bias = compression.policy.refit().is_some_and(|refit| refit.mass);
-        // Key, value, position, what the policy adds, and the two masses that selection in decode goes by.
-        let slot = 2 * config.head_dim * element + 4 + compression.policy.slot_extras().bytes(has_bias) + 8;
-        // Room grows by a 256th at a time.
-        let fitting = |bytes: u64| (bytes / 256 * 255 / heads / slot as u64) as usize;
-        let most = fitting(bytes);
-        let slack = self.decode_slack.unwrap_or((most / SLACK_PART).max(1));
-        match most.checked_sub(slack + 1).filter(|slots| *slots > 0) {
-            Some(slots) => Ok((slots, slack)),
-            None => {
-                let least = (slack as u64 + 2) * heads * slot as u64 * 256 / 255 + 256;
-                let what = format!("--budget-bytes {bytes} leaves the model's {heads} heads no slot and room to grow");
-                Err(Usage::error(what, format!("allow at least {least} bytes")))
-            }
-        }
+        let compression = more(compression);
+        Ok(Some(match self.budget_bytes {
+            Some(bytes) => compression.within_bytes(bytes, model.config(), self.cache_type())?,
+            None => compression,
+        }))
     }
 }
 
@@ -164,5 +119,10 @@ pub(crate) fn read_profile(path: &Path, model: &Model, force: bool) -> Result<(P
         let what = format!("{} has {} heads, another number than the model", path.display(), profile.heads.len());
         return Err(Usage::error(what, "tune a profile for this model"));
     }
-    Ok((profile, format!("profile {}", path.file_name().unwrap_or_default().to_string_lossy())))
+    Ok((profile, profile_name(path)))
+}
+
+/// What messages and files call a profile.
+pub(crate) fn profile_name(path: &Path) -> String {
+    format!("profile {}", path.file_name().unwrap_or_default().to_string_lossy())
 }

@@ -15,7 +15,7 @@ use crate::cli::analysis::analysis_text;
 use crate::cli::analyze::analyze_into;
 use crate::cli::capture::capture_into;
 use crate::cli::capture::encode;
-use crate::cli::compression::CompressionArgs;
+use crate::cli::compression::profile_name;
 use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
 use crate::cli::generate::Job;
@@ -29,6 +29,7 @@ use crate::cli::output::headed;
 use crate::cli::output::note;
 use crate::cli::pull::Bar;
 use crate::cli::report::report_into;
+use crate::cli::table::verdict;
 use crate::cli::tune;
 use crate::cli::tune::tuned;
 use crate::files::FileError;
@@ -42,6 +43,8 @@ use crate::hub::PullOptions;
 use crate::model::Model;
 use crate::prompts;
 use crate::prompts::Prompt;
+use crate::runtime::CacheType;
+use crate::runtime::Compression;
 use crate::runtime::GenerateOptions;
 use crate::tune::TuneOptions;
 use crate::tune::Tuned;
@@ -99,15 +102,15 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         .first()
         .and_then(Tuned::profile)
         .ok_or_else(|| Usage::error("no setting meets the budget", "give another --model"))?;
-    let path = tune::write(profile, &report_dir, false)?;
-    note(common, &profile.verdict);
-    let profile = path;
+    let profile_path = tune::write(profile, &report_dir, false)?;
+    note(common, verdict(&profile.verdict, common).trim_end());
 
     step(5, "generate: the same question with the compressed and with the full cache");
-    let generation = generated(&model, &texts, &profile, &report_dir, common)?;
+    let compression = Compression::from_profile(profile_name(&profile_path), profile)?;
+    let generation = generated(&model, &texts, compression, &report_dir, common)?;
 
     step(6, "report: figures and one page");
-    let written = report_into(&report_dir, Some(&profile), Some(&generation), &figure_dir, None, common)?;
+    let written = report_into(&report_dir, Some(&profile_path), Some(&generation), &figure_dir, None, common)?;
 
     let page = report_dir.join("report.html");
     let secs = started.elapsed().as_secs_f64();
@@ -116,7 +119,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
             "schema": "kvscope.demo/1",
             "dump": dump_dir,
             "analysis": report_dir.join("analysis.json"),
-            "profile": profile,
+            "profile": profile_path,
             "generation": generation,
             "report": page,
             "figures": figure_dir,
@@ -126,7 +129,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         let lines = [
             ("Look at", page.display().to_string()),
             ("figures", format!("{}  ({} files)", figure_dir.display(), written.files.len() - 1)),
-            ("profile", profile.display().to_string()),
+            ("profile", profile_path.display().to_string()),
             ("numbers", format!("{} and stats.parquet beside it", report_dir.join("analysis.json").display())),
             ("states", dump_dir.display().to_string()),
             (
@@ -134,7 +137,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
                 format!(
                     "kvscope generate --model {} --profile {} --prompt-file FILE --compare",
                     args.model,
-                    profile.display()
+                    profile_path.display()
                 ),
             ),
         ];
@@ -169,7 +172,13 @@ fn captured(model: &Model, texts: &[Prompt], dir: &Path, common: &Common) -> Res
 }
 
 /// Asks about one of the texts, and writes the run down for the report.
-fn generated(model: &Model, texts: &[Prompt], profile: &Path, dir: &Path, common: &Common) -> Result<PathBuf> {
+fn generated(
+    model: &Model,
+    texts: &[Prompt],
+    compression: Compression,
+    dir: &Path,
+    common: &Common,
+) -> Result<PathBuf> {
     let article = texts.iter().find(|text| text.dataset == "demo_article").unwrap_or(&texts[0]);
     let question = "In one short paragraph, what is the text above about?";
     let prompt = encode_prompt(model, &format!("{}\n\n{question}", article.text), false)?;
@@ -179,8 +188,7 @@ fn generated(model: &Model, texts: &[Prompt], profile: &Path, dir: &Path, common
         stop_tokens: model.tokenizer()?.eos().to_vec(),
         ..GenerateOptions::default()
     };
-    let compression = CompressionArgs::with_profile(profile.into());
-    let job = Job { model, compression: &compression, options, stop: Vec::new() };
+    let job = Job { model, compression: Some(compression), cache_type: CacheType::F32, options, stop: Vec::new() };
     let report = job.report(&prompt, true, common)?;
     let path = dir.join("generate.json");
     write_atomic(&path, format!("{}\n", serde_json::to_string_pretty(&report)?).as_bytes())?;

@@ -33,7 +33,9 @@ use crate::model::tokenizer::AddSpecial;
 use crate::model::tokenizer::Message;
 use crate::model::tokenizer::SkipSpecial;
 use crate::prompts;
+use crate::runtime::CacheType;
 use crate::runtime::Comparison;
+use crate::runtime::Compression;
 use crate::runtime::GenerateOptions;
 use crate::runtime::Generation;
 use crate::runtime::RaggedCache;
@@ -122,7 +124,8 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let model = load_model(&args.model, &compute, common)?;
     let job = Job {
         model: &model,
-        compression: &args.compression,
+        compression: args.compression.build(&model)?,
+        cache_type: args.compression.cache_type(),
         options: GenerateOptions {
             max_new_tokens: args.max_new_tokens,
             sampling,
@@ -163,7 +166,9 @@ pub(crate) fn encode_prompt(model: &Model, text: &str, raw: bool) -> Result<Vec<
 /// What is to be generated, by which model, with which cache.
 pub(crate) struct Job<'a> {
     pub(crate) model: &'a Model,
-    pub(crate) compression: &'a CompressionArgs,
+    /// `None` keeps the full cache.
+    pub(crate) compression: Option<Compression>,
+    pub(crate) cache_type: CacheType,
     pub(crate) options: GenerateOptions,
     /// Strings that end the text.
     pub(crate) stop: Vec<String>,
@@ -182,12 +187,12 @@ pub(crate) struct Session<'a> {
 
 impl<'a> Session<'a> {
     pub(crate) fn new(job: &'a Job<'a>) -> Result<Self> {
-        let built = job.compression.build(job.model)?;
+        let compression = job.compression.as_ref();
         Ok(Self {
             job,
-            name: built.as_ref().map_or("full".to_string(), |c| c.name.clone()),
-            params: built.as_ref().map(|c| c.policy.params()),
-            cache: RaggedCache::new(job.model.config(), job.compression.cache_type(), built),
+            name: compression.map_or("full".to_string(), |c| c.name.clone()),
+            params: compression.map(|c| c.policy.params()),
+            cache: RaggedCache::new(job.model.config(), job.cache_type, compression.cloned()),
             interrupted: stop_flag()?,
             unseen: Vec::new(),
         })
@@ -281,14 +286,14 @@ impl Job<'_> {
         let stop = Arc::clone(&session.interrupted);
         drop(session);
         if with_full {
-            let (model, kind) = (self.model, self.compression.cache_type());
+            let (model, kind) = (self.model, self.cache_type);
             let mut full = RaggedCache::new(model.config(), kind, None);
             let (reference, reference_text) = stream(self, prompt, &mut full, &stop, false)?;
             let same = generation.tokens.iter().zip(&reference.tokens).take_while(|(a, b)| a == b).count();
             let differs = same < generation.tokens.len().max(reference.tokens.len());
             // Both caches are fed the full cache's text, so that every distribution is compared on the same tokens.
             let mut full = RaggedCache::new(model.config(), kind, None);
-            let mut compressed = RaggedCache::new(model.config(), kind, self.compression.build(model)?);
+            let mut compressed = RaggedCache::new(model.config(), kind, self.compression.clone());
             let chunk_tokens = self.options.chunk_tokens;
             let comparison = compare(model, prompt, &reference.tokens, &mut full, &mut compressed, chunk_tokens)?;
             summarise_comparison(&reference, &reference_text, differs.then_some(same), &comparison, common);

@@ -8,6 +8,7 @@ mod compression;
 mod generate;
 mod memory;
 mod refit;
+mod room;
 mod sampling;
 mod slots;
 mod speed;
@@ -89,6 +90,16 @@ pub enum RuntimeError {
     /// A budget of no slots.
     #[error("a budget of 0 slots a head leaves nothing to attend to")]
     NoSlots,
+    /// A budget of bytes that holds no slot of every head.
+    #[error("a budget of {bytes} bytes leaves the model's {n_heads} heads no slot and room to grow")]
+    NoRoom {
+        /// Bytes allowed.
+        bytes: u64,
+        /// KV heads of all layers.
+        n_heads: u64,
+        /// Bytes that would do.
+        least: u64,
+    },
     /// Shares by head are for another number of heads.
     #[error("the budget has shares for {found} KV heads, and the model has {expected}")]
     OtherHeads {
@@ -192,6 +203,7 @@ impl Hint for RuntimeError {
             Self::SkippedTooMuch { .. } => Some("skip fewer layers or keep more".into()),
             Self::NotRecorded { .. } => Some("name the compression when the recording cache is made".into()),
             Self::DifferentWindows(..) | Self::DifferentQueries => Some("record a cache for each of them".into()),
+            Self::NoRoom { least, .. } => Some(format!("allow at least {least} bytes with --budget-bytes")),
             Self::NoSlots => Some("keep at least one slot".into()),
             Self::HoldsAll { .. } => Some("give fewer slots, or use --policy full if nothing should be compressed".into()),
             Self::Overflow { .. } => Some("use --cache-dtype f32, or bf16 in place of f16".into()),

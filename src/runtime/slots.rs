@@ -37,6 +37,14 @@ pub enum CacheType {
 }
 
 impl CacheType {
+    /// Bytes of a number.
+    pub(super) fn bytes(self) -> usize {
+        match self {
+            Self::F16 | Self::Bf16 => 2,
+            Self::F32 => 4,
+        }
+    }
+
     /// The largest number of the type.
     fn most(self) -> f32 {
         match self {
@@ -105,11 +113,14 @@ pub(crate) enum Vectors {
     Bf16(Vec<bf16>),
 }
 
+/// A head that is full makes room for this part of its slots.
+pub(super) const GROWTH_PART: usize = 256;
+
 /// Room that a head of `n_slots` makes when it is full: a 256th, so that slack stays under half a percent of the cache.
 ///
 /// Amortised, a new slot has 256 old ones copied, fewer than the attention of its own token reads.
 fn growth(n_slots: usize) -> usize {
-    (n_slots / 256).max(2)
+    (n_slots / GROWTH_PART).max(2)
 }
 
 /// Makes room for `more` numbers, `step` at least.

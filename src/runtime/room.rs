@@ -1,0 +1,38 @@
+//! How many slots a number of bytes has room for.
+
+use crate::model::Config;
+use crate::runtime::Budget;
+use crate::runtime::CacheType;
+use crate::runtime::Compression;
+use crate::runtime::RuntimeError;
+use crate::runtime::slots::GROWTH_PART;
+
+/// Part of a budget of bytes that new tokens may fill before a head is compressed again.
+const SLACK_PART: usize = 16;
+/// Bytes of a slot's position.
+const POSITION_BYTES: usize = 4;
+/// Bytes of the two masses by which heads are compressed again in decode.
+const MASS_BYTES: usize = 8;
+
+impl Compression {
+    /// Keeps the whole cache within so many bytes, in decode too: every head may hold the same number of slots, and grow by
+    /// [`Compression::decode_slack`] of them, or a 16th, before it is compressed again.
+    ///
+    /// - Errors: fewer bytes than one slot of every head takes, with room to grow
+    pub fn within_bytes(self, bytes: u64, config: &Config, kind: CacheType) -> Result<Self, RuntimeError> {
+        let n_heads = (config.n_layers * config.n_kv_heads) as u64;
+        let has_bias = self.policy.refit().is_some_and(|refit| refit.mass);
+        let extras = self.policy.slot_extras().bytes(has_bias) + POSITION_BYTES + MASS_BYTES;
+        let slot = (2 * config.head_dim * kind.bytes() + extras) as u64;
+        let part = GROWTH_PART as u64;
+        let most = (bytes / part * (part - 1) / n_heads / slot) as usize;
+        let slack = self.decode_slack.unwrap_or((most / SLACK_PART).max(1));
+        match most.checked_sub(slack + 1).filter(|slots| *slots > 0) {
+            Some(slots) => Ok(Self { budget: Budget::Tokens(slots), decode_slack: Some(slack), ..self }),
+            None => {
+                let least = (slack as u64 + 2) * n_heads * slot * part / (part - 1) + part;
+                Err(RuntimeError::NoRoom { bytes, n_heads, least })
+            }
+        }
+    }
+}
