@@ -133,7 +133,7 @@ fn a_budget_of_bytes_counts_what_merging_stores_beside_the_slots() {
         let solved = valid(&dir.join("again/llama-gqa-0.6.profile.json"));
         assert!((mean_share(&solved) - mean_share(&profile)).abs() < 2e-4);
     }
-    assert!(exits(&kvscope(dir, &["tune", "dumps/run", "--budget-unit", "f8"]), 2).contains("choose among slots"));
+    assert!(exits(&kvscope(dir, &["tune", "dumps/run", "--budget-unit", "f8"]), 2).contains("choose one of slots"));
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn what_no_setting_meets_is_said_and_exits_with_1() {
         (&["--policy", "snapkv"], "--decode"),
         (&["--late", "99"], "more --queries"),
         (&["--search", "best"], "choose one of equal"),
-        (&["--measure", "kl"], "choose among layer"),
+        (&["--measure", "kl"], "choose one of layer"),
         (&["--hold-out", "1"], "held-out samples"),
     ] {
         let shown = exits(&kvscope(dir, &[&["tune", "dumps/run"], args].concat()), 2);

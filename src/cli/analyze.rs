@@ -42,17 +42,17 @@ pub(crate) struct Args {
     /// Thresholds of the sparsity figures
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = numbers::cosine)]
     eps: Vec<f32>,
-    /// Threshold of the grid that single figures are given for
+    /// The threshold of the grid at which single numbers are reported
     #[arg(long, value_name = "EPS", default_value_t = 0.75, value_parser = numbers::cosine)]
     reference_eps: f32,
     /// Longest distance of the curve of similarity against distance, in tokens
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = numbers::count)]
     max_lag: usize,
-    /// Token-level maps to write, as LAYER:HEAD or LAYER:HEAD:STATE with k, k_pre_rope or v; `all` for a layer, for a head,
-    /// or alone stands for every one
+    /// Token-level maps to write, as LAYER:HEAD or LAYER:HEAD:STATE, where STATE is k, k_pre_rope or v, and `all` stands for
+    /// every layer or head
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     maps: Vec<String>,
-    /// Samples of each data set that maps are written of
+    /// Samples of each data set for which maps are written
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = numbers::count)]
     map_samples: usize,
     /// Share of the tokens protected as recent
@@ -61,13 +61,13 @@ pub(crate) struct Args {
     /// Share of the tokens protected for their attention mass
     #[arg(long, value_name = "X", default_value_t = 0.12, value_parser = numbers::share)]
     heavy: f64,
-    /// Let chains run on across protected tokens
+    /// Let merging sets continue across protected tokens
     #[arg(long)]
     bridge: bool,
-    /// Budgets at which each head is merged alone to measure its attention output's error, or none
+    /// Budgets at which the error of each head's attention output is measured, or none
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0.2,0.35,0.5,0.65,0.8")]
     budgets: Vec<String>,
-    /// Distance from its mean within which a head's sets per token persist over data sets
+    /// How far a persistent head's sets per token may lie from their mean in any data set
     #[arg(long, value_name = "X", default_value_t = 0.05, value_parser = numbers::share)]
     tolerance: f64,
     /// Seed of the intervals and permutations

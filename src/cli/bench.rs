@@ -32,7 +32,7 @@ use crate::runtime::read_bandwidth;
 /// Widest policy name in a sentence.
 const NAME_COLUMNS: usize = 40;
 
-/// Measure prefill, compression and decoding against context length, and where a policy begins to pay
+/// Measure prefill, compression and decoding by context length, and from where on a policy pays off
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Model: a GGUF file, a Hugging Face folder, or a name that was pulled
@@ -41,7 +41,7 @@ pub(crate) struct Args {
     /// Prompt lengths
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "512,1024,2048,4096", value_parser = numbers::count)]
     contexts: Vec<usize>,
-    /// Policies to measure beside the full cache; give it again for another
+    /// Policy to measure beside the full cache. May be repeated
     #[arg(long, value_name = "SPEC", default_value = "kvmerger")]
     policy: Vec<String>,
     /// Share of the slots that each policy keeps

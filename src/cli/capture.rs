@@ -1,6 +1,5 @@
 //! `kvscope capture`: runs a model over prompts and dumps their states.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -16,6 +15,8 @@ use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
 use crate::cli::inputs::Inputs;
 use crate::cli::inputs::parse_shard;
+use crate::cli::names::names;
+use crate::cli::names::one_of;
 use crate::cli::numbers;
 use crate::cli::options::Common;
 use crate::cli::options::DeviceArg;
@@ -50,9 +51,8 @@ pub(crate) struct Args {
     /// Cut longer prompts to this many tokens, taking out the middle [default: refuse prompts beyond the context]
     #[arg(long, value_name = "N", value_parser = numbers::count)]
     max_tokens: Option<usize>,
-    /// States to write: any of k, v, k_pre_rope, q, mass
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "k,v,k_pre_rope,q,mass")]
-    states: Vec<String>,
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = one_of("state", &State::ALL, |state| state.name()), help = format!("States to write: any of {} [default: all]", names(State::ALL.map(State::name))))]
+    states: Vec<&'static State>,
     /// Layers to write: all, or a list such as 0,3,last or 0-7
     #[arg(long, value_name = "LIST", default_value = "all")]
     layers: String,
@@ -82,27 +82,20 @@ pub(crate) struct Args {
     /// Folder of the dump [default: dumps/PROMPTS-MODEL]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Go on with an interrupted capture
+    /// Continue an interrupted capture
     #[arg(long)]
     resume: bool,
     /// Capture the I-th of N shards of the samples, counted from 1; `kvscope merge` joins them
     #[arg(long, value_name = "I/N", value_parser = parse_shard)]
     shard: Option<(usize, usize)>,
-    /// Stay below this much memory, such as 2GB, 1.5GiB or 50%, or refuse; picks the chunk unless --chunk is given. Pages of
-    /// the model's files, which the system can take back, do not count
+    /// Refuse to use more memory than this, such as 2GB, 1.5GiB or 50%. Chooses the chunk unless --chunk is given. Mapped
+    /// files of the model do not count
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     memory_limit: Option<u64>,
 }
 
 pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let compute = args.device.open()?;
-    let mut states = BTreeSet::new();
-    for name in &args.states {
-        let state = State::from_name(name.trim()).ok_or_else(|| {
-            Usage::error(format!("there is no state {name:?}"), "choose among k, v, k_pre_rope, q, mass")
-        })?;
-        states.insert(state);
-    }
     let (prompts, hashes) = args.inputs.read(common)?;
     let model = load_model(&args.inputs.model, &compute, common)?;
     let max_positions = model.config().max_positions;
@@ -114,7 +107,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     }
     let inputs = encode_for(&model, &prompts, args.max_tokens, max_positions - args.decode)?;
     let options = CaptureOptions {
-        states,
+        states: if args.states.is_empty() { State::ALL.into() } else { args.states.iter().copied().copied().collect() },
         layers: parse_layers("--layers", &args.layers, model.config().n_layers)?,
         dtype: args.dtype.into(),
         kv_heads: parse_heads("--heads", &args.heads, model.config().n_kv_heads)?,

@@ -7,12 +7,14 @@ use std::path::PathBuf;
 use crate::cli::failure::Context;
 use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
+use crate::cli::names::names;
 use crate::cli::numbers;
 use crate::cli::options::Dtype;
 use crate::cli::options::parse_layers;
 use crate::files::read_json;
 use crate::format::profile::Profile;
 use crate::model::Model;
+use crate::policy::POLICIES;
 use crate::runtime::Budget;
 use crate::runtime::CacheType;
 use crate::runtime::Compression;
@@ -20,8 +22,7 @@ use crate::runtime::Compression;
 /// What compresses the cache.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct CompressionArgs {
-    /// Policy: NAME[:key=value,...][+refit[:key=value,...]]; cam, evict, full, h2o, kvmerger, random, snapkv or streaming
-    #[arg(long, value_name = "SPEC", conflicts_with = "profile")]
+    #[arg(long, value_name = "SPEC", conflicts_with = "profile", help = format!("Policy: NAME[:key=value,...][+refit[:key=value,...]]; NAME is {}", names(POLICIES.iter().map(|entry| entry.name))))]
     policy: Option<String>,
     /// Profile made by `kvscope tune`
     #[arg(long, value_name = "FILE")]
@@ -32,17 +33,17 @@ pub(crate) struct CompressionArgs {
     /// Slots that every head may keep, instead of a share
     #[arg(long, value_name = "N", value_parser = numbers::count, conflicts_with_all = ["profile", "kept_fraction"])]
     budget_tokens: Option<usize>,
-    /// Bytes that the whole cache may take behind the prompt and while decoding, such as 64MB, instead of a share; heads are
-    /// compressed again in decode
+    /// Bytes that the whole cache may take after the prompt and while decoding, such as 64MB, instead of a share. Heads are
+    /// compressed again while decoding
     #[arg(long, value_name = "SIZE", value_parser = numbers::bytes, conflicts_with_all = ["profile", "kept_fraction", "budget_tokens", "skip_layers"])]
     budget_bytes: Option<u64>,
-    /// Compress after every so many prompt tokens, not only at the end: the whole cache never stands in memory
+    /// Compress every N prompt tokens instead of only at the end, so the full cache is never held in memory
     #[arg(long, value_name = "N", value_parser = numbers::count)]
     compress_every: Option<usize>,
-    /// Compress a head again in decode when it is so many slots over its budget [default: new tokens stay]
+    /// While decoding, compress a head again once it exceeds its budget by N slots [default: never]
     #[arg(long, value_name = "N")]
     decode_slack: Option<usize>,
-    /// Layers to leave whole; they count in the budget
+    /// Layers to leave uncompressed; they count towards the budget
     #[arg(long, value_name = "LIST", conflicts_with = "profile")]
     skip_layers: Option<String>,
     /// Use the profile although it was made for another model

@@ -61,7 +61,7 @@ pub(crate) struct Args {
     /// Model to use instead of the demo model
     #[arg(long, value_name = "PATH|NAME", default_value = MODEL)]
     model: String,
-    /// Folder that dumps, reports and figures go below
+    /// Folder below which dumps, reports and figures are written
     #[arg(long, value_name = "DIR", default_value = ".")]
     out: PathBuf,
     #[command(flatten)]

@@ -11,6 +11,8 @@ use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
 use crate::cli::inputs::Inputs;
 use crate::cli::inputs::parse_shard;
+use crate::cli::names::names;
+use crate::cli::names::one_of;
 use crate::cli::numbers;
 use crate::cli::options::Common;
 use crate::cli::options::DeviceArg;
@@ -43,7 +45,6 @@ use crate::eval::Target;
 use crate::eval::headline;
 use crate::eval::task::TASKS;
 use crate::eval::task::TaskEntry;
-use crate::eval::task::task;
 use crate::model::Model;
 use crate::runtime::Compression;
 
@@ -55,12 +56,9 @@ const DEFAULT_POLICIES: &[&str] = &["kvmerger", "kvmerger:variant=log-count", "h
 pub(crate) struct Args {
     #[command(flatten)]
     inputs: Inputs,
-    /// Task families: any of kl, longbench, needle, ruler, zeroscrolls
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "kl")]
-    task: Vec<String>,
-    /// Policy, with parameters: NAME[:key=value,...]; may be repeated [default: kvmerger, kvmerger:variant=log-count, h2o,
-    /// snapkv, streaming, random]. the eviction of the same tokens is added beside every merge
-    #[arg(long, value_name = "SPEC")]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "kl", value_parser = one_of("task family", TASKS, |entry| entry.name), help = format!("Task families: any of {}", names(TASKS.iter().map(|entry| entry.name))))]
+    task: Vec<&'static TaskEntry>,
+    #[arg(long, value_name = "SPEC", help = format!("Policy, with parameters: NAME[:key=value,...]. May be repeated. Every merging policy is also run with plain eviction of the same tokens [default: {}]", DEFAULT_POLICIES.join(", ")))]
     policy: Vec<String>,
     /// Profile made by `kvscope tune`, at its own budget; may be repeated
     #[arg(long, value_name = "FILE")]
@@ -74,10 +72,10 @@ pub(crate) struct Args {
     /// Tokens of the given continuation in the family kl
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = numbers::count)]
     continuation: usize,
-    /// Tokens of a prompt that is answered, at most [default: what the model's context leaves]
+    /// Most tokens of a prompt that is to be answered [default: what the model's context leaves]
     #[arg(long, value_name = "N", value_parser = numbers::count)]
     max_tokens: Option<usize>,
-    /// Plant needles in the prompts' texts, at these lengths in tokens; the family needle then takes these alone
+    /// Plant needles in the prompts' texts at these lengths, in tokens; the needle family then uses only these
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = numbers::count)]
     plant: Vec<usize>,
     /// Depths of planted needles, in percent of the text
@@ -100,7 +98,7 @@ pub(crate) struct Args {
     /// Folder of the evaluation [default: reports/PROMPTS-MODEL]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Go on with an interrupted evaluation
+    /// Continue an interrupted evaluation
     #[arg(long)]
     resume: bool,
     /// Evaluate the I-th of N shards of the texts, counted from 1; `kvscope merge` joins them
@@ -111,7 +109,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let compute = args.device.open()?;
     check(args)?;
-    let mut tasks = args.task.iter().map(|name| family(name)).collect::<Result<Vec<_>>>()?;
+    let mut tasks = args.task.clone();
     let mut seen = HashSet::new();
     tasks.retain(|task| seen.insert(task.name));
     let (mut prompts, hashes) = args.inputs.read(common)?;
@@ -171,13 +169,6 @@ fn check(args: &Args) -> Result<()> {
         return Err(Usage::error("--policy full changes nothing", "leave it out: it is the reference of every run"));
     }
     Ok(())
-}
-
-fn family(name: &str) -> Result<&'static TaskEntry> {
-    task(name.trim()).ok_or_else(|| {
-        let known: Vec<&str> = TASKS.iter().map(|entry| entry.name).collect();
-        Usage::error(format!("there is no task family {name:?}"), format!("choose among {}", known.join(", ")))
-    })
 }
 
 /// The full cache, the policies and their controls, and each profile with the eviction of the tokens that it merges.

@@ -57,7 +57,7 @@ pub(crate) struct Args {
     /// A file with the prompt, or - for standard input
     #[arg(long, value_name = "FILE|-")]
     prompt_file: Option<PathBuf>,
-    /// Talk: every line of standard input is a turn, and the compressed cache is kept between them
+    /// Chat: each line of standard input is a turn, and the compressed cache is kept between turns
     #[arg(long, conflicts_with = "compare")]
     interactive: bool,
     /// Give the prompt to the model as it is, even if the model has a chat template
@@ -68,34 +68,34 @@ pub(crate) struct Args {
     /// New tokens at most
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_new_tokens: usize,
-    /// 0 takes the most likely token every time
+    /// Temperature; 0 always takes the most likely token
     #[arg(long, value_name = "T", default_value_t = 0.0)]
     temperature: f64,
-    /// Draw among this many most likely tokens; 0 for all
+    /// Sample from this many of the most likely tokens; 0 for all
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
-    /// Draw among the most likely of these tokens that together have this share of their probability; 0 takes the best one
+    /// Sample from the most likely tokens that together hold this share of the probability; 0 takes the best one
     #[arg(long, value_name = "P")]
     top_p: Option<f64>,
-    /// Draw among tokens of at least this share of the most likely one's probability
+    /// Sample from tokens of at least this share of the most likely one's probability
     #[arg(long, value_name = "P")]
     min_p: Option<f32>,
-    /// Make tokens that are in the prompt or came since less likely; 1 changes nothing
+    /// Make tokens that occurred before less likely; 1 changes nothing
     #[arg(long, value_name = "X")]
     repetition_penalty: Option<f32>,
-    /// End the text before this string; give it again for another
+    /// End the text before this string. May be repeated
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// Seed of the draw
+    /// Seed of the sampling
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Go on after the model's end-of-text token
+    /// Continue after the model's end-of-text token
     #[arg(long)]
     ignore_eos: bool,
     /// Prompt tokens per forward pass; 0 for all at once, which compresses each layer as it is done
     #[arg(long, value_name = "N", default_value_t = 0)]
     chunk: usize,
-    /// Run the full cache beside it, and compare texts and next-token distributions
+    /// Also run the full cache, and compare texts and next-token distributions
     #[arg(long)]
     compare: bool,
     #[command(flatten)]

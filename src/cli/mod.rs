@@ -14,6 +14,7 @@ mod generate;
 mod inputs;
 mod inspect;
 mod merge;
+mod names;
 mod numbers;
 mod options;
 mod output;
@@ -32,7 +33,7 @@ use clap::Subcommand;
 
 use crate::cli::options::Common;
 
-/// See how similar a language model's KV cache is, tune merge thresholds for it, and generate with the compressed cache.
+/// Measure how compressible a language model's KV cache is, and compress it.
 #[derive(Debug, Parser)]
 #[command(name = "kvscope", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
 struct Cli {

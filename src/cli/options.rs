@@ -37,7 +37,7 @@ pub(crate) struct Common {
     /// Print results and errors only
     #[arg(long, short, global = true, display_order = 901)]
     pub quiet: bool,
-    /// Print more of what happens (twice: everything)
+    /// Print whole verdicts and more of what happens (-vv: everything)
     #[arg(long, short, global = true, action = clap::ArgAction::Count, display_order = 902)]
     pub verbose: u8,
     /// Colour messages

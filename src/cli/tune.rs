@@ -10,8 +10,9 @@ use crate::choose::Texts;
 use crate::choose::choose;
 use crate::cli::Outcome;
 use crate::cli::failure::Result;
-use crate::cli::failure::Usage;
 use crate::cli::inputs::read_prompts;
+use crate::cli::names::names;
+use crate::cli::names::one_of;
 use crate::cli::numbers;
 use crate::cli::options::Common;
 use crate::cli::options::DeviceArg;
@@ -46,6 +47,8 @@ use crate::tune;
 use crate::tune::BudgetUnit;
 use crate::tune::DEFAULT_SETTINGS;
 use crate::tune::Measure;
+use crate::tune::SEARCHES;
+use crate::tune::SearchEntry;
 use crate::tune::TuneOptions;
 use crate::tune::Tuned;
 
@@ -62,32 +65,29 @@ pub(crate) struct Args {
     /// Share of a full cache to keep; several give a profile each
     #[arg(long, value_name = "X", value_delimiter = ',', default_value = "0.5", value_parser = numbers::part)]
     budget: Vec<f64>,
-    /// What a budget is a share of: slots, or the bytes of a cache of f16, bf16 or f32, where counts and biases weigh too
-    #[arg(long, value_name = "UNIT", default_value = "slots")]
-    budget_unit: String,
-    /// Policy that heads may have, with parameters: NAME[:key=value,...]; may be repeated [default: h2o, evict and kvmerger
+    #[arg(long, value_name = "UNIT", default_value = "slots", value_parser = one_of("unit", &BudgetUnit::ALL, |unit| unit.name()), help = format!("What a budget is a share of: {}; bytes of a cache of that type count counts and biases too", names(BudgetUnit::ALL.map(BudgetUnit::name))))]
+    budget_unit: &'static BudgetUnit,
+    /// Policy that a head may use, with parameters: NAME[:key=value,...]. May be repeated [default: h2o, evict and kvmerger
     /// with several shares and variants]
     #[arg(long, value_name = "SPEC")]
     policy: Vec<String>,
-    /// How sizes and policies are chosen: equal, settings, half or hull [default: the best in cross-validation]
-    #[arg(long, value_name = "NAME")]
-    search: Option<String>,
-    /// What is minimised: squared changes of the attention output over that of the layer, of the head, or absolute
-    #[arg(long, value_name = "NAME", default_value = "layer")]
-    measure: String,
-    /// Least size of a head, over the budget
+    #[arg(long, value_name = "NAME", value_parser = one_of("search", SEARCHES, |entry| entry.name), help = format!("How sizes and policies are chosen: {} [default: the best in cross-validation]", names(SEARCHES.iter().map(|entry| entry.name))))]
+    search: Option<&'static SearchEntry>,
+    #[arg(long, value_name = "NAME", default_value = "layer", value_parser = one_of("measure", &Measure::ALL, |measure| measure.name()), help = format!("Error to minimise, the squared change of the attention output: relative to the layer, relative to the head, or absolute ({})", names(Measure::ALL.map(Measure::name))))]
+    measure: &'static Measure,
+    /// Smallest size of a head, as a share of the budget
     #[arg(long, value_name = "X", default_value_t = 0.25, value_parser = numbers::share)]
     min_share: f64,
-    /// Last tokens of a sample that stand for the text to come [default: as many as the dump keeps queries of]
+    /// Tokens at the end of a sample that stand in for future text [default: all whose queries the dump holds]
     #[arg(long, value_name = "N", value_parser = numbers::count)]
     late: Option<usize>,
     /// Let the profile refit stored slots: key=value,... of queries, span, lambda, recent, mass and seed, or nothing
     #[arg(long, value_name = "PARAMS", num_args = 0..=1, default_missing_value = "")]
     refit: Option<String>,
-    /// Highest error of the attention output, upper end of its interval on held-out samples, that is good enough
+    /// Highest acceptable error of the attention output: the upper end of its interval on held-out samples
     #[arg(long, value_name = "X", value_parser = numbers::not_negative, conflicts_with = "from")]
     max_error: Option<f64>,
-    /// Share of each data set's samples that are only measured, never chosen on
+    /// Share of each data set's samples that are held out: they judge, but never choose
     #[arg(long, value_name = "X", default_value_t = 0.34, value_parser = numbers::share)]
     hold_out: f64,
     /// Seed of the split and the intervals
@@ -105,11 +105,11 @@ pub(crate) struct Args {
 /// Texts for the last choice.
 #[derive(Debug, clap::Args)]
 struct ValidateArgs {
-    /// Run --model over these texts and choose, among searches and refit or none, by the KL to the full cache; held-out
-    /// texts among them only judge. May be repeated
+    /// Run --model over these texts, and choose the search, and whether to refit, by the KL to the full cache. Held-out
+    /// texts only judge. May be repeated
     #[arg(long, value_name = "FILE|DIR|-", requires = "model")]
     validate: Vec<PathBuf>,
-    /// Model that --validate runs: a GGUF file, a Hugging Face folder, or a name that was pulled
+    /// The model for --validate: a GGUF file, a Hugging Face folder, or a name that was pulled
     #[arg(long, value_name = "PATH|NAME", requires = "validate")]
     model: Option<String>,
     /// Samples of each data set of --validate, the first ones [default: all]
@@ -174,22 +174,16 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
 }
 
 fn options(args: &Args) -> Result<TuneOptions> {
-    let measure = Measure::from_name(&args.measure).ok_or_else(|| {
-        Usage::error(format!("there is no measure {:?}", args.measure), "choose among layer, head and absolute")
-    })?;
-    let unit = BudgetUnit::from_name(&args.budget_unit).ok_or_else(|| {
-        Usage::error(format!("there is no unit {:?}", args.budget_unit), "choose among slots, f16, bf16 and f32")
-    })?;
     let settings = match args.policy.as_slice() {
         [] => DEFAULT_SETTINGS.iter().map(|setting| setting.to_string()).collect(),
         typed => typed.to_vec(),
     };
     Ok(TuneOptions {
         budgets: args.budget.clone(),
-        unit,
+        unit: *args.budget_unit,
         settings,
-        search: args.search.clone(),
-        measure,
+        search: args.search.map(|entry| entry.name.into()),
+        measure: *args.measure,
         min_share: args.min_share,
         n_late: args.late,
         refit: args.refit.as_deref().map(parse_refit).transpose()?,
