@@ -100,7 +100,8 @@ fn the_pipeline_runs_from_prompts_to_compressed_text() {
     assert_eq!(tuned["schema"], "kvscope.tune/1");
     let kept = tuned["profiles"][0]["calibration_kept_fraction"]["estimate"].as_f64().unwrap();
     assert!(kept <= 0.605, "{kept}");
-    let drawn = done(kvscope(dir, &["report", "reports/run"]));
+    assert_eq!(done(kvscope(dir, &["report", "reports/run"])).lines().count(), 1);
+    let drawn = done(kvscope(dir, &["report", "reports/run", "-v"]));
     assert!(
         drawn.contains("figures/run/profile-thresholds.png") && drawn.contains("reports/run/report.html"),
         "{drawn}"
@@ -757,6 +758,8 @@ fn help_and_completions_go_to_stdout() {
         let own = done(kvscope(dir.path(), &[command, "--help"]));
         assert!(own.contains("--json"), "{own}");
     }
+    let generate = done(kvscope(dir.path(), &["generate", "--help"]));
+    assert!(kvscope::policy::POLICIES.iter().all(|entry| generate.contains(entry.name)), "{generate}");
     assert!(done(kvscope(dir.path(), &["completions", "bash"])).contains("_kvscope"));
     assert!(done(kvscope(dir.path(), &["man", "capture"])).contains(".TH"));
     assert!(done(kvscope(dir.path(), &["--version"])).starts_with("kvscope "));

@@ -153,38 +153,18 @@ fn readme_commands_parse() {
         joined.push_str(line);
         let line = std::mem::take(&mut joined);
         let command = line.trim().trim_start_matches("$ ");
-        let words: Vec<String> = if let Some(rest) = command.strip_prefix("cargo run --release -- ") {
-            words_of(&format!("kvscope {rest}"))
+        let words = if let Some(rest) = command.strip_prefix("cargo run --release -- ") {
+            shlex::split(&format!("kvscope {rest}"))
         } else if command.starts_with("kvscope ") {
-            words_of(command)
+            shlex::split(command)
         } else {
             continue;
         };
+        let words = words.unwrap_or_else(|| panic!("README: a quote is not closed in {command}"));
         kvscope::cli::command().try_get_matches_from(&words).unwrap_or_else(|e| panic!("README: {command}\n{e}"));
         seen.push(words[1].clone());
     }
     for command in ["demo", "capture", "analyze", "tune", "report", "generate"] {
         assert!(seen.iter().any(|name| name == command), "the README shows no `kvscope {command}`");
     }
-}
-
-/// Splits a command line at blanks outside double quotes; a comment ends it.
-fn words_of(line: &str) -> Vec<String> {
-    let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), false);
-    for c in line.chars() {
-        match c {
-            '"' => quoted = !quoted,
-            '#' if !quoted && word.is_empty() => break,
-            ' ' if !quoted => {
-                if !word.is_empty() {
-                    words.push(std::mem::take(&mut word));
-                }
-            }
-            _ => word.push(c),
-        }
-    }
-    if !word.is_empty() {
-        words.push(word);
-    }
-    words
 }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use crate::cli::output::Color;
 use crate::cli::output::NobodyReads;
-use crate::cli::output::Style;
+use crate::cli::output::Paint;
 use crate::cli::output::say;
 use crate::hint::Hint;
 
@@ -117,7 +117,7 @@ pub(crate) fn report(failure: &Failure, color: Color) -> ExitCode {
     if failure.cause::<NobodyReads>().is_some() {
         return ExitCode::SUCCESS;
     }
-    let style = Style::stderr(color);
+    let paint = Paint::new(color);
     // A message that already says what its cause says is not said twice.
     let mut kept: Vec<String> = Vec::new();
     for line in failure.tried.iter().rev().cloned().chain(failure.causes().map(without_backtrace)) {
@@ -126,12 +126,12 @@ pub(crate) fn report(failure: &Failure, color: Color) -> ExitCode {
         }
     }
     for (i, line) in kept.iter().enumerate() {
-        let label = if i == 0 { style.red("error:") } else { style.red("caused by:") };
+        let label = if i == 0 { paint.red("error:") } else { paint.red("caused by:") };
         // One line each: no name in it can pass for an error of its own.
         say(&label, &line.replace('\n', "\\n"));
     }
     if let Some(hint) = failure.hint() {
-        say(&style.cyan("hint:"), &hint);
+        say(&paint.cyan("hint:"), &hint);
     }
     ExitCode::from(2)
 }
@@ -147,7 +147,7 @@ pub(crate) fn of_arguments(error: &clap::Error) -> ExitCode {
     if error.use_stderr() {
         let text = error.render().to_string().replace("For more information, try", "hint: for more information, try");
         let (label, text) = text.split_once(' ').filter(|(label, _)| *label == "error:").unwrap_or(("", &text));
-        say(&Style::stderr(Color::Auto).red(label), text.trim_end());
+        say(&Paint::new(Color::Auto).red(label), text.trim_end());
         return ExitCode::from(2);
     }
     match error.print().and_then(|()| std::io::stdout().flush()) {

@@ -71,10 +71,11 @@ impl Inputs {
         if !resumed {
             words.push("--resume".into());
         }
-        let command: Vec<String> = words.iter().map(|word| shell_quoted(word)).collect();
+        // Arguments hold no NUL, which is all that cannot be quoted.
+        let command = shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "));
         let from_stdin = self.prompts.iter().any(|path| path.as_os_str() == "-");
         let input = if from_stdin { ", with the same standard input" } else { "" };
-        Usage::error(error.to_string(), format!("to go on, run{input}:\n  {}", command.join(" ")))
+        Usage::error(error.to_string(), format!("to go on, run{input}:\n  {command}"))
     }
 }
 
@@ -115,15 +116,6 @@ pub(crate) fn source_of(path: &Path) -> Result<Source> {
     Ok(Source::Stdin(bytes))
 }
 
-/// The word as a POSIX shell reads it back.
-fn shell_quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.into();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
-}
-
 /// `2/8` as the second of eight shards.
 pub(crate) fn parse_shard(text: &str) -> Result<(usize, usize), String> {
     let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
@@ -135,14 +127,6 @@ pub(crate) fn parse_shard(text: &str) -> Result<(usize, usize), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn words_for_a_shell() {
-        assert_eq!(shell_quoted("--max-tokens=64"), "--max-tokens=64");
-        assert_eq!(shell_quoted("a b$c"), "'a b$c'");
-        assert_eq!(shell_quoted("it's"), r"'it'\''s'");
-        assert_eq!(shell_quoted(""), "''");
-    }
 
     #[test]
     fn shards_are_counted_from_one() {

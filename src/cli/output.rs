@@ -4,10 +4,14 @@
 //! terminal or pass for a line of its own.
 
 use std::io::ErrorKind;
-use std::io::IsTerminal;
 use std::io::Write;
 
+use anstream::AutoStream;
+use anstream::ColorChoice;
+use anstyle::AnsiColor;
+use anstyle::Style;
 use clap::ValueEnum;
+use indicatif::DecimalBytes;
 use indicatif::ProgressBar;
 use indicatif::ProgressDrawTarget;
 use indicatif::ProgressStyle;
@@ -40,38 +44,36 @@ pub(crate) enum Color {
     Never,
 }
 
-/// Colours of one stream.
+/// Colours of stderr, which is all that is ever coloured.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Style {
+pub(crate) struct Paint {
     enabled: bool,
 }
 
-impl Style {
-    /// Colours of stderr, which is all that is ever coloured.
-    pub(crate) fn stderr(color: Color) -> Self {
-        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+impl Paint {
+    pub(crate) fn new(color: Color) -> Self {
         let enabled = match color {
             Color::Always => true,
             Color::Never => false,
-            Color::Auto => !no_color && std::io::stderr().is_terminal(),
+            Color::Auto => AutoStream::choice(&std::io::stderr()) != ColorChoice::Never,
         };
         Self { enabled }
     }
 
-    fn paint(self, code: &str, text: &str) -> String {
-        if self.enabled { format!("\x1b[{code}m{text}\x1b[0m") } else { text.into() }
+    fn paint(self, style: Style, text: &str) -> String {
+        if self.enabled { format!("{style}{text}{style:#}") } else { text.into() }
     }
 
     pub(crate) fn red(self, text: &str) -> String {
-        self.paint("1;31", text)
+        self.paint(AnsiColor::Red.on_default().bold(), text)
     }
 
     pub(crate) fn cyan(self, text: &str) -> String {
-        self.paint("36", text)
+        self.paint(AnsiColor::Cyan.on_default(), text)
     }
 
     pub(crate) fn bold(self, text: &str) -> String {
-        self.paint("1", text)
+        self.paint(Style::new().bold(), text)
     }
 }
 
@@ -202,7 +204,7 @@ pub(crate) fn note(common: &Common, text: &str) {
 /// As [`note`], with a bold head.
 pub(crate) fn headed(common: &Common, head: &str, text: &str) {
     if !common.quiet {
-        say(&Style::stderr(common.color).bold(head), text);
+        say(&Paint::new(common.color).bold(head), text);
     }
 }
 
@@ -219,8 +221,8 @@ where
         context.format_fields(Writer::new(&mut text), event)?;
         let level = event.metadata().level();
         let label = format!("{}:", level.to_string().to_lowercase().replace("warn", "warning"));
-        let style = Style::stderr(self.0);
-        let label = if *level == Level::ERROR { style.red(&label) } else { style.cyan(&label) };
+        let paint = Paint::new(self.0);
+        let label = if *level == Level::ERROR { paint.red(&label) } else { paint.cyan(&label) };
         writeln!(out, "{label} {}", printable(&text, MESSAGE_CHARS))
     }
 }
@@ -251,14 +253,9 @@ pub(crate) fn bar(common: &Common, total: u64, unit: &str) -> ProgressBar {
     bar
 }
 
-/// `12.3 MB`, in powers of 1000 as disks are sold.
+/// `12.30 MB`, in powers of 1000 as disks are sold.
 pub(crate) fn size(bytes: u64) -> String {
-    let units = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
-    let bytes_f = bytes as f64;
-    units
-        .iter()
-        .find(|(unit, _)| bytes_f >= *unit)
-        .map_or_else(|| format!("{bytes} B"), |(unit, name)| format!("{:.1} {name}", bytes_f / unit))
+    DecimalBytes(bytes).to_string()
 }
 
 #[cfg(test)]
@@ -296,8 +293,8 @@ mod tests {
     #[test]
     fn sizes_for_people() {
         assert_eq!(size(999), "999 B");
-        assert_eq!(size(1_500), "1.5 kB");
-        assert_eq!(size(98_362_432), "98.4 MB");
-        assert_eq!(size(13_000_000_000), "13.0 GB");
+        assert_eq!(size(1_500), "1.50 kB");
+        assert_eq!(size(98_362_432), "98.36 MB");
+        assert_eq!(size(13_000_000_000), "13.00 GB");
     }
 }

@@ -17,6 +17,7 @@ use crate::cli::options::run_name;
 use crate::cli::output::bar;
 use crate::cli::output::emit;
 use crate::cli::output::emit_json;
+use crate::cli::output::note;
 use crate::eval;
 use crate::eval::Evaluation;
 use crate::files::FileError;
@@ -66,9 +67,13 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         let files: Vec<Value> = files.iter().map(|file| json!({ "path": file.path, "shows": file.shows })).collect();
         emit_json(&json!({ "schema": "kvscope.report/1", "files": files }))?;
     } else {
-        for file in &files {
+        let (pages, drawn): (Vec<_>, Vec<_>) =
+            files.iter().partition(|file| file.path.extension().is_some_and(|extension| extension == "html"));
+        let listed = if common.verbose > 0 { drawn.as_slice() } else { &[] };
+        for file in pages.iter().chain(listed) {
             emit(&format!("{}  {}\n", file.path.display(), file.shows))?;
         }
+        note(common, &format!("{} figures in {}", drawn.len(), figures.display()));
     }
     Ok(Outcome::Done)
 }

@@ -18,7 +18,5 @@ pub fn free_bytes(dir: &Path) -> Option<u64> {
 
 /// Resident bytes of this process; `None` where the system does not tell.
 pub fn resident_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find(|line| line.starts_with("VmRSS:"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+    memory_stats::memory_stats().map(|stats| stats.physical_mem as u64)
 }

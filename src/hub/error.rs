@@ -11,7 +11,7 @@ use crate::hub::KNOWN_MODELS;
 #[non_exhaustive]
 pub enum HubError {
     /// The name is neither a path, nor a known model, nor a hub name.
-    #[error("no model {name:?}: {why}")]
+    #[error("model {name:?} not found: {why}")]
     UnknownModel {
         /// What was typed.
         name: String,
@@ -123,7 +123,7 @@ pub enum HubError {
         with_token: bool,
     },
     /// Status 404.
-    #[error("the hub knows no {what} (status 404)")]
+    #[error("the hub has no {what} (status 404)")]
     NotFound {
         /// Repository, or file of it.
         what: String,
