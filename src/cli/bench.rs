@@ -23,11 +23,10 @@ use crate::cli::table::number;
 use crate::runtime::BreakEven;
 use crate::runtime::Budget;
 use crate::runtime::Compression;
-use crate::runtime::RaggedCache;
+use crate::runtime::SpeedOptions;
 use crate::runtime::SpeedRow;
-use crate::runtime::SpeedSamples;
-use crate::runtime::measure;
 use crate::runtime::read_bandwidth;
+use crate::runtime::speed;
 
 /// Widest policy name in a sentence.
 const NAME_COLUMNS: usize = 40;
@@ -82,43 +81,19 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         );
         return Err(Usage::error(what, "shorten --contexts or --max-new-tokens"));
     }
-    let vocab_size = model.config().vocab_size;
-    let caches: Vec<Option<&Compression>> = std::iter::once(None).chain(compressions.iter().map(Some)).collect();
-    let mut samples = vec![vec![SpeedSamples::default(); caches.len()]; contexts.len()];
     let memory = read_bandwidth();
-    let progress = bar(common, (args.repeats * contexts.len() * caches.len()) as u64, "runs");
-    // Every repeat goes through all contexts and caches, so that a slow minute of the machine hits all of them.
-    for _ in 0..args.repeats {
-        for (samples, context) in samples.iter_mut().zip(&contexts) {
-            // Ids spread over the vocabulary: what a token is does not change what it costs.
-            let prompt: Vec<u32> = (0..*context).map(|i| ((i * 7919 + 13) % vocab_size) as u32).collect();
-            for (samples, compression) in samples.iter_mut().zip(&caches) {
-                let cache = RaggedCache::new(model.config(), args.cache_dtype.into(), compression.cloned());
-                measure(&model, &prompt, cache, args.chunk, args.max_new_tokens, samples)?;
-                progress.inc(1);
-            }
-        }
-    }
+    let n_runs = args.repeats * contexts.len() * (compressions.len() + 1);
+    let progress = bar(common, n_runs as u64, "runs");
+    let options = SpeedOptions {
+        contexts: &contexts,
+        compressions: &compressions,
+        cache_type: args.cache_dtype.into(),
+        chunk_tokens: args.chunk,
+        new_tokens: args.max_new_tokens,
+        repeats: args.repeats,
+    };
+    let speed = speed(&model, &options, &mut || progress.inc(1))?;
     progress.finish_and_clear();
-    let weights = model.decode_bytes();
-    let mut rows: Vec<SpeedRow> = Vec::new();
-    for (samples, context) in samples.into_iter().zip(&contexts) {
-        let mut full = None;
-        for (samples, compression) in samples.into_iter().zip(&caches) {
-            let name = compression.map_or("full", |compression| compression.name.as_str());
-            let row = SpeedRow::new(name, *context, weights, samples, full.as_ref());
-            full.get_or_insert_with(|| row.clone());
-            rows.push(row);
-        }
-    }
-    let break_even: Vec<BreakEven> = compressions
-        .iter()
-        .map(|compression| {
-            let name = compression.name.as_str();
-            let own: Vec<&SpeedRow> = rows.iter().filter(|row| row.policy == name).collect();
-            BreakEven::of(name, &own, args.max_new_tokens)
-        })
-        .collect();
     if common.json {
         emit_json(&json!({
             "schema": "kvscope.bench/1",
@@ -130,26 +105,26 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
                 "max_new_tokens": args.max_new_tokens,
                 "repeats": args.repeats,
                 "chunk": args.chunk,
-                "cache_dtype": crate::runtime::CacheType::from(args.cache_dtype),
+                "cache_dtype": options.cache_type,
                 "device": compute.name(),
                 "threads": rayon::current_num_threads(),
             },
-            "weight_bytes": weights,
+            "weight_bytes": speed.weight_bytes,
             "memory_read_bytes_per_sec": memory,
-            "rows": rows,
-            "break_even": break_even,
+            "rows": speed.rows,
+            "break_even": speed.break_even,
         }))?;
         return Ok(Outcome::Done);
     }
-    emit(&table(&rows, common))?;
-    for found in &break_even {
+    emit(&table(&speed.rows, common))?;
+    for found in &speed.break_even {
         emit(&sentence(found, args.max_new_tokens))?;
     }
     note(
         common,
         &format!(
             "a token reads {} of weights and its cache; this machine reads memory at {:.1} GB/s with {} threads",
-            size(weights),
+            size(speed.weight_bytes),
             memory / 1e9,
             rayon::current_num_threads()
         ),

@@ -31,10 +31,12 @@ pub use sampling::Sampling;
 pub use slots::CacheType;
 pub use slots::State;
 pub use speed::BreakEven;
+pub use speed::Speed;
+pub use speed::SpeedOptions;
 pub use speed::SpeedRow;
 pub use speed::SpeedSamples;
-pub use speed::measure;
 pub use speed::read_bandwidth;
+pub use speed::speed;
 pub use stop::StopStrings;
 pub use threads::start_threads;
 

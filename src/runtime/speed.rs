@@ -9,6 +9,8 @@ use serde::Serialize;
 use crate::math::dot;
 use crate::math::quantile_sorted;
 use crate::model::Model;
+use crate::runtime::CacheType;
+use crate::runtime::Compression;
 use crate::runtime::GenerateOptions;
 use crate::runtime::RaggedCache;
 use crate::runtime::RuntimeError;
@@ -78,17 +80,85 @@ pub struct BreakEven {
     pub at_shortest_measured: bool,
 }
 
-/// Runs the prompt and `new_tokens` decode steps once, and adds what they took to `samples`.
-pub fn measure(
+/// What is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct SpeedOptions<'a> {
+    /// Lengths of the prompts, rising, each of which leaves room for the new tokens in the model's context.
+    pub contexts: &'a [usize],
+    /// Compressions, measured beside the full cache.
+    pub compressions: &'a [Compression],
+    /// How the cache stores keys and values.
+    pub cache_type: CacheType,
+    /// Prompt tokens per forward pass; 0 for all at once.
+    pub chunk_tokens: usize,
+    /// New tokens of every run.
+    pub new_tokens: usize,
+    /// Runs of every cache at every context.
+    pub repeats: usize,
+}
+
+/// Every cache at every context length.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Speed {
+    /// Bytes of weights that a decode step reads.
+    pub weight_bytes: u64,
+    /// By context, the full cache first.
+    pub rows: Vec<SpeedRow>,
+    /// By compression.
+    pub break_even: Vec<BreakEven>,
+}
+
+/// Measures every cache at every context length; `on_run` hears of every run.
+///
+/// Every repeat goes through all contexts and caches, so that a slow minute of the machine hits all of them.
+pub fn speed(model: &Model, options: &SpeedOptions<'_>, on_run: &mut dyn FnMut()) -> Result<Speed, RuntimeError> {
+    let vocab_size = model.config().vocab_size;
+    let caches: Vec<Option<&Compression>> =
+        std::iter::once(None).chain(options.compressions.iter().map(Some)).collect();
+    let mut samples = vec![vec![SpeedSamples::default(); caches.len()]; options.contexts.len()];
+    for _ in 0..options.repeats {
+        for (samples, context) in samples.iter_mut().zip(options.contexts) {
+            // Ids spread over the vocabulary: what a token is does not change what it costs.
+            let prompt: Vec<u32> = (0..*context).map(|i| ((i * 7919 + 13) % vocab_size) as u32).collect();
+            for (samples, compression) in samples.iter_mut().zip(&caches) {
+                let cache = RaggedCache::new(model.config(), options.cache_type, compression.cloned());
+                measure(model, &prompt, cache, options, samples)?;
+                on_run();
+            }
+        }
+    }
+    let weight_bytes = model.decode_bytes();
+    let mut rows: Vec<SpeedRow> = Vec::new();
+    for (samples, context) in samples.into_iter().zip(options.contexts) {
+        let mut full = None;
+        for (samples, compression) in samples.into_iter().zip(&caches) {
+            let name = compression.map_or("full", |compression| compression.name.as_str());
+            let row = SpeedRow::new(name, *context, weight_bytes, samples, full.as_ref());
+            full.get_or_insert_with(|| row.clone());
+            rows.push(row);
+        }
+    }
+    let break_even = options.compressions.iter().map(|compression| {
+        let own: Vec<&SpeedRow> = rows.iter().filter(|row| row.policy == compression.name).collect();
+        BreakEven::of(&compression.name, &own, options.new_tokens)
+    });
+    Ok(Speed { weight_bytes, break_even: break_even.collect(), rows })
+}
+
+/// Runs the prompt and the decode steps once, and adds what they took to `samples`.
+fn measure(
     model: &Model,
     prompt: &[u32],
     mut cache: RaggedCache,
-    chunk_tokens: usize,
-    new_tokens: usize,
+    options: &SpeedOptions<'_>,
     samples: &mut SpeedSamples,
 ) -> Result<(), RuntimeError> {
     // The prompt's pass gives the first token.
-    let options = GenerateOptions { max_new_tokens: new_tokens + 1, chunk_tokens, ..GenerateOptions::default() };
+    let options = GenerateOptions {
+        max_new_tokens: options.new_tokens + 1,
+        chunk_tokens: options.chunk_tokens,
+        ..GenerateOptions::default()
+    };
     let mut last: Option<Instant> = None;
     let generation = generate(model, prompt, &mut cache, &options, &mut |_| {
         let now = Instant::now();
