@@ -296,7 +296,7 @@ fn damaged_files_are_drawn_or_refused_but_never_panic() {
     input.analysis.datasets.truncate(1);
     let head = input.analysis.datasets[0].sparsity[0].clone();
     input.analysis.datasets[0].sparsity =
-        (0..300).map(|i| kvscope::analyze::HeadSparsity { layer: i, kv_head: i, ..head.clone() }).collect();
+        (0..300).map(|i| kvscope::format::analysis::HeadSparsity { layer: i, kv_head: i, ..head.clone() }).collect();
     assert!(report(&input, dir.path(), None).unwrap_err().to_string().contains("300 layers of 300 KV heads"));
     std::fs::remove_file(dir.path().join(&input.analysis.maps[1].file)).unwrap();
     input.analysis.datasets[0].sparsity.clear();

@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-use kvscope::analyze::Analysis;
 use kvscope::analyze::AnalyzeOptions;
-use kvscope::analyze::Evidence;
-use kvscope::analyze::Persistence;
 use kvscope::analyze::analyze;
 use kvscope::analyze::summary_table;
 use kvscope::files::Document;
 use kvscope::files::ModelIdentity;
 use kvscope::files::Provenance;
 use kvscope::files::write_json;
+use kvscope::format::analysis::Analysis;
+use kvscope::format::analysis::Evidence;
+use kvscope::format::analysis::Persistence;
 use kvscope::format::dump::Dump;
 use kvscope::format::dump::ElementType;
 use kvscope::format::dump::Manifest;

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use crate::analyze::Analysis;
-use crate::analyze::DatasetAnalysis;
+use crate::format::analysis::Analysis;
+use crate::format::analysis::DatasetAnalysis;
 use crate::format::dump::State;
 use crate::math::mean;
 

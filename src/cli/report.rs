@@ -7,7 +7,6 @@ use anyhow::Context;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::analyze::Analysis;
 use crate::cli::Outcome;
 use crate::cli::failure::Usage;
 use crate::cli::options::Common;
@@ -20,6 +19,7 @@ use crate::eval;
 use crate::eval::Evaluation;
 use crate::files::FileError;
 use crate::files::read_json;
+use crate::format::analysis::Analysis;
 use crate::format::profile::Profile;
 use crate::report;
 use crate::report::ReportInput;

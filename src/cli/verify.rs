@@ -5,8 +5,6 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::analyze;
-use crate::analyze::Analysis;
 use crate::cli::Outcome;
 use crate::cli::failure::Usage;
 use crate::cli::options::Common;
@@ -16,6 +14,8 @@ use crate::cli::output::note;
 use crate::eval;
 use crate::files::FileError;
 use crate::files::read_json;
+use crate::format::analysis;
+use crate::format::analysis::Analysis;
 use crate::format::dump::Dump;
 use crate::format::dump::DumpError;
 use crate::format::dump::sample_faults;
@@ -84,9 +84,9 @@ fn look_at(path: &Path, n_checked: &mut usize, faults: &mut Vec<String>) -> anyh
         let dir = path.parent().unwrap_or(Path::new(""));
         eval::faults(dir).into_iter().for_each(|what| add(path, what));
     } else if name.ends_with(".json") {
-        let analysis: Analysis = read_json(path)?;
+        let document: Analysis = read_json(path)?;
         let dir = path.parent().unwrap_or(Path::new(""));
-        analyze::faults(&analysis, dir).into_iter().for_each(|what| add(path, what));
+        analysis::faults(&document, dir).into_iter().for_each(|what| add(path, what));
     } else {
         return Err(Usage::error(
             format!("{} is of no kind that verify knows", path.display()),

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use crate::analyze::compare::Comparison;
-use crate::analyze::compare::FigureDifference;
 use crate::analyze::short;
+use crate::format::comparison::Comparison;
+use crate::format::comparison::FigureDifference;
 
 /// Widest name of a run.
 const NAME_WIDTH: usize = 60;

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::analyze::Analysis;
-use crate::analyze::HeadQueries;
 use crate::eval::Evaluation;
 use crate::eval::headline;
 use crate::files::ModelIdentity;
 use crate::files::Provenance;
+use crate::format::analysis::Analysis;
+use crate::format::analysis::HeadQueries;
 use crate::format::dump::State;
 use crate::format::profile::CONTROL;
 use crate::format::profile::Profile;
