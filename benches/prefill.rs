@@ -28,9 +28,9 @@ use common::prompt;
 use kvscope::capture;
 use kvscope::capture::CaptureOptions;
 use kvscope::capture::SampleInput;
-use kvscope::capture::Target;
 use kvscope::format::dump::ElementType;
 use kvscope::format::dump::State;
+use kvscope::format::run::Target;
 use kvscope::hub::HubSettings;
 use kvscope::hub::resolve;
 use kvscope::model::AttnMass;
@@ -168,6 +168,7 @@ fn written(model: &Model, tokens: &[u32], dir: &Path) -> anyhow::Result<f64> {
         chunk_tokens: CHUNK_TOKENS,
         decode_tokens: 0,
         seed: 0,
+        memory_limit: None,
     };
     let start = Instant::now();
     capture::run(model, &[input], &[], &options, &Target::new(dir), &AtomicBool::new(false), &mut |_| ())?;

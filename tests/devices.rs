@@ -19,10 +19,10 @@ use common::relative_error;
 use kvscope::capture;
 use kvscope::capture::CaptureOptions;
 use kvscope::capture::SampleInput;
-use kvscope::capture::Target;
 use kvscope::format::dump::Dump;
 use kvscope::format::dump::ElementType;
 use kvscope::format::dump::State;
+use kvscope::format::run::Target;
 use kvscope::model::AttnMass;
 use kvscope::model::ChunkStates;
 use kvscope::model::Compute;
@@ -350,6 +350,7 @@ fn a_capture_is_that_of_the_kernels() {
                 chunk_tokens: 20,
                 decode_tokens: 3,
                 seed: 0,
+                memory_limit: None,
             };
             let target = Target::new(dir.path());
             capture::run(model, &inputs, &[], &options, &target, &AtomicBool::new(false), &mut |_| {}).unwrap();

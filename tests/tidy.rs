@@ -20,7 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("tune", &["files", "format", "math", "merge", "policy"]),
     ("runtime", &["format", "math", "merge", "model", "policy"]),
     ("eval", &["files", "format", "math", "merge", "model", "policy", "prompts", "runtime"]),
-    ("report", &["eval", "files", "format", "math"]),
+    ("report", &["files", "format", "math"]),
     (
         "cli",
         &[

@@ -1,7 +1,6 @@
 //! What a run captures, and where it puts it.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use rand::SeedableRng;
 use rand::seq::index::sample as sample_indices;
@@ -14,9 +13,9 @@ use crate::files::ModelIdentity;
 use crate::files::Provenance;
 use crate::format::dump::ElementType;
 use crate::format::dump::Manifest;
-use crate::format::dump::Shard;
 use crate::format::dump::State;
 use crate::format::dump::TensorSpec;
+use crate::format::run::Shard;
 
 /// What is captured of every sample.
 #[derive(Clone, Debug)]
@@ -39,6 +38,8 @@ pub struct CaptureOptions {
     pub decode_tokens: usize,
     /// Seed of the query sample.
     pub seed: u64,
+    /// Bytes of memory that the process may take.
+    pub memory_limit: Option<u64>,
 }
 
 impl CaptureOptions {
@@ -64,36 +65,6 @@ pub struct SampleInput {
     pub tokens: Vec<u32>,
     /// Tokens of the prompt before truncation.
     pub n_tokens_full: usize,
-}
-
-/// Where a run writes, and under which limits.
-#[derive(Clone, Copy, Debug)]
-pub struct Target<'a> {
-    /// Folder of the dump.
-    pub dir: &'a Path,
-    /// Whether to go on with the dump that the folder holds.
-    pub resume: bool,
-    /// `(number from 1, count)`: capture one shard of the samples only.
-    pub shard: Option<(usize, usize)>,
-    /// Bytes of memory that the process may take.
-    pub memory_limit: Option<u64>,
-}
-
-impl<'a> Target<'a> {
-    /// A new folder, all samples, no limit.
-    pub fn new(dir: &'a Path) -> Self {
-        Self { dir, resume: false, shard: None, memory_limit: None }
-    }
-
-    /// The samples that the run takes, with their index within all of them.
-    pub fn select<'i>(&self, inputs: &'i [SampleInput]) -> Vec<(usize, &'i SampleInput)> {
-        let shard = self.shard_of(inputs.len());
-        inputs.iter().enumerate().filter(|(index, _)| shard.is_none_or(|shard| shard.holds(*index))).collect()
-    }
-
-    pub(super) fn shard_of(&self, total_samples: usize) -> Option<Shard> {
-        self.shard.map(|(number, count)| Shard { number, count, total_samples })
-    }
 }
 
 /// Bytes that a run will write for these samples, headers left out.
@@ -209,6 +180,7 @@ mod tests {
             chunk_tokens: 0,
             decode_tokens: 0,
             seed: 3,
+            memory_limit: None,
         }
     }
 

@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 use crate::capture::CaptureError;
 use crate::capture::CaptureOptions;
 use crate::capture::SampleInput;
-use crate::capture::Target;
 use crate::capture::classes::token_classes;
 use crate::capture::memory::fitting_chunk;
 use crate::capture::plan::estimated_bytes;
@@ -21,12 +20,14 @@ use crate::files::FileError;
 use crate::files::FolderLock;
 use crate::files::InputHash;
 use crate::files::free_bytes;
-use crate::files::read_own_json;
 use crate::files::sha256_own;
 use crate::files::write_json;
 use crate::format::dump::DumpError;
 use crate::format::dump::Manifest;
 use crate::format::dump::SampleEntry;
+use crate::format::run::Run;
+use crate::format::run::RunError;
+use crate::format::run::Target;
 use crate::model::LogitRows;
 use crate::model::Model;
 use crate::model::ModelError;
@@ -54,27 +55,21 @@ pub fn run(
     if options.layers.is_empty() || options.states.is_empty() {
         return Err(CaptureError::Nothing("no layer or no state was chosen"));
     }
-    if let Some((number, count)) = target.shard.filter(|(number, count)| *number == 0 || number > count) {
-        return Err(CaptureError::Shard { number, count });
-    }
     let mut options = options.clone();
-    if let Some(limit) = target.memory_limit {
+    if let Some(limit) = options.memory_limit {
         // The longest of all samples decides, not the longest of the shard: shards must agree on the chunk.
         let longest = inputs.iter().map(|input| input.tokens.len()).max().unwrap_or(0);
         options.chunk_tokens = fitting_chunk(model, &options, longest, limit)?;
     }
     let dir = target.dir;
     let _lock = FolderLock::take(dir)?;
-    let path = dir.join("manifest.json");
-    let (shard, device) = (target.shard_of(inputs.len()), model.compute().name());
+    let path = dir.join(Manifest::FILE);
+    let (shard, device) = (target.shard(inputs.len()), model.compute().name());
     let mut manifest = new_manifest(model.identity()?, inputs, input_hashes, &options, shard, &device);
     // A model of tensors alone can be captured as well.
     manifest.token_classes = model.tokenizer().ok().map(token_classes);
-    if path.symlink_metadata().is_ok() {
-        if !target.resume {
-            return Err(CaptureError::Exists { dir: dir.into() });
-        }
-        manifest.samples = finished_samples(dir, &manifest)?;
+    if let Some(earlier) = target.earlier(&manifest)? {
+        manifest.samples = finished_samples(dir, earlier);
         remove_left_over(dir)?;
     } else if let Some(path) = target
         .select(inputs)
@@ -94,7 +89,7 @@ pub fn run(
     }
     write_json(&path, &manifest)?;
     for (index, input) in left {
-        let interrupted = CaptureError::Interrupted { done: manifest.samples.len(), planned: manifest.planned_samples };
+        let interrupted = CaptureError::from(RunError::interrupted(&manifest));
         if stop.load(Ordering::Relaxed) {
             return Err(interrupted);
         }
@@ -176,29 +171,11 @@ fn highest(logits: &[f32]) -> u32 {
     best as u32
 }
 
-/// The samples of an earlier run that are whole, if that run had the same settings.
-fn finished_samples(dir: &Path, new: &Manifest) -> Result<Vec<SampleEntry>, CaptureError> {
-    let path = dir.join("manifest.json");
-    let old: Manifest = read_own_json(&path)?;
-    let other = |what| Err(CaptureError::OtherRun { dir: dir.into(), what });
-    if old.provenance.tool != new.provenance.tool {
-        return other("version of kvscope");
-    }
-    if old.model != new.model {
-        return other("model");
-    }
-    if old.provenance.inputs != new.provenance.inputs {
-        return other("set of prompts");
-    }
-    if old.shard != new.shard {
-        return other("shard");
-    }
-    if (Manifest { samples: Vec::new(), ..old.clone() }) != *new {
-        return other("set of options");
-    }
+/// The samples of an earlier run that are whole.
+fn finished_samples(dir: &Path, earlier: Manifest) -> Vec<SampleEntry> {
     let mut whole = Vec::new();
     // A file from a stranger's manifest must not lead out of the folder.
-    for entry in old.samples.into_iter().filter(|entry| entry.file == file_name(entry.index, &entry.dataset)) {
+    for entry in earlier.samples.into_iter().filter(|entry| entry.file == file_name(entry.index, &entry.dataset)) {
         let path = dir.join(&entry.file);
         match sha256_own(&path) {
             Ok(found) if found == (entry.sha256.clone(), entry.bytes) => whole.push(entry),
@@ -208,7 +185,7 @@ fn finished_samples(dir: &Path, new: &Manifest) -> Result<Vec<SampleEntry>, Capt
     }
     whole.sort_by_key(|entry| entry.index);
     whole.dedup_by_key(|entry| entry.index);
-    Ok(whole)
+    whole
 }
 
 /// Removes the temporary files of a killed run.

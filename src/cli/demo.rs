@@ -11,7 +11,6 @@ use crate::analyze::AnalyzeOptions;
 use crate::analyze::MapRequest;
 use crate::analyze::summary_table;
 use crate::capture::CaptureOptions;
-use crate::capture::Target;
 use crate::cli::Outcome;
 use crate::cli::analyze::analyze_into;
 use crate::cli::capture::capture_into;
@@ -35,6 +34,7 @@ use crate::files::write_atomic;
 use crate::format::dump::Dump;
 use crate::format::dump::ElementType;
 use crate::format::dump::State;
+use crate::format::run::Target;
 use crate::hub;
 use crate::hub::HubSettings;
 use crate::hub::PullOptions;
@@ -155,6 +155,7 @@ fn captured(model: &Model, texts: &[Prompt], dir: &Path, common: &Common) -> any
         chunk_tokens: 0,
         decode_tokens: 0,
         seed: 0,
+        memory_limit: None,
     };
     // A demo that was run before, or interrupted, starts over.
     if dir.join("manifest.json").exists() {

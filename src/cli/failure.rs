@@ -14,7 +14,7 @@ use crate::eval::EvalError;
 use crate::files::FileError;
 use crate::files::io_hint;
 use crate::format::dump::DumpError;
-use crate::format::dump::MergeError;
+use crate::format::join::JoinError;
 use crate::format::profile::ProfileError;
 use crate::hub::HubError;
 use crate::model::ModelError;
@@ -99,7 +99,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         FileError,
         GgufError,
         HubError,
-        MergeError,
+        JoinError,
         ModelError,
         PolicyError,
         ProfileError,

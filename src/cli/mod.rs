@@ -12,7 +12,7 @@ mod failure;
 mod generate;
 mod inputs;
 mod inspect;
-mod merge;
+mod join;
 mod numbers;
 mod options;
 mod output;
@@ -46,7 +46,7 @@ enum Command {
     Demo(demo::Args),
     Pull(pull::Args),
     Capture(capture::Args),
-    Merge(merge::Args),
+    Join(join::Args),
     Analyze(analyze::Args),
     Tune(tune::Args),
     Report(report::Args),
@@ -97,7 +97,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args, common),
         Command::Pull(args) => pull::run(args, common),
         Command::Capture(args) => capture::run(args, common),
-        Command::Merge(args) => merge::run(args, common),
+        Command::Join(args) => join::run(args, common),
         Command::Analyze(args) => analyze::run(args, common),
         Command::Report(args) => report::run(args, common),
         Command::Tune(args) => tune::run(args, common),

@@ -15,12 +15,12 @@ use crate::cli::options::run_name;
 use crate::cli::output::bar;
 use crate::cli::output::emit;
 use crate::cli::output::emit_json;
-use crate::eval;
-use crate::eval::Evaluation;
 use crate::files::FileError;
 use crate::files::read_json;
 use crate::format::analysis::Analysis;
+use crate::format::evaluation::Evaluation;
 use crate::format::profile::Profile;
+use crate::format::run::Run;
 use crate::report;
 use crate::report::ReportInput;
 use crate::report::Written;
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     let only = (!args.figure.is_empty()).then_some(args.figure.as_slice());
     let is_of = |name: &String| report::EVAL_FIGURES.iter().any(|figure| figure.name == *name);
     let (of_eval, of_analysis): (Vec<String>, Vec<String>) = args.figure.iter().cloned().partition(is_of);
-    let has_evaluation = dir.join(eval::FILE).exists();
+    let has_evaluation = dir.join(Evaluation::FILE).exists();
     let mut files = Vec::new();
     if has_evaluation && (only.is_none() || !of_eval.is_empty()) {
         files.extend(evaluation_into(dir, &figures, only.map(|_| of_eval.as_slice()), common)?.files);
@@ -74,7 +74,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
 
 /// Draws an evaluation with a bar.
 fn evaluation_into(dir: &Path, figures: &Path, only: Option<&[String]>, common: &Common) -> anyhow::Result<Written> {
-    let evaluation: Evaluation = read_json(&dir.join(eval::FILE))?;
+    let evaluation: Evaluation = read_json(&dir.join(Evaluation::FILE))?;
     let bar = bar(common, report::EVAL_FIGURES.len() as u64, "figures");
     let written = report::write_evaluation(&evaluation, figures, &dir.join("eval.html"), only, &mut |what| {
         bar.set_message(what.to_string());

@@ -11,7 +11,6 @@ use crate::cli::options::Common;
 use crate::cli::output::emit_json;
 use crate::cli::output::emit_line;
 use crate::cli::output::note;
-use crate::eval;
 use crate::files::FileError;
 use crate::files::read_json;
 use crate::format::analysis;
@@ -19,7 +18,10 @@ use crate::format::analysis::Analysis;
 use crate::format::dump::Dump;
 use crate::format::dump::DumpError;
 use crate::format::dump::sample_faults;
+use crate::format::evaluation;
+use crate::format::evaluation::Evaluation;
 use crate::format::profile::Profile;
+use crate::format::run::Run;
 
 /// Check dumps, profiles, analyses and evaluations: hashes, shapes, finite values, sums. Exits with 1 when something is wrong
 #[derive(Debug, clap::Args)]
@@ -80,9 +82,9 @@ fn look_at(path: &Path, n_checked: &mut usize, faults: &mut Vec<String>) -> anyh
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     if name.ends_with(".profile.json") {
         of_profile(&read_json(path)?).into_iter().for_each(|what| add(path, what));
-    } else if name == eval::FILE {
+    } else if name == Evaluation::FILE {
         let dir = path.parent().unwrap_or(Path::new(""));
-        eval::faults(dir).into_iter().for_each(|what| add(path, what));
+        evaluation::faults(dir).into_iter().for_each(|what| add(path, what));
     } else if name.ends_with(".json") {
         let document: Analysis = read_json(path)?;
         let dir = path.parent().unwrap_or(Path::new(""));
@@ -107,7 +109,7 @@ fn report_files(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     for entry in std::fs::read_dir(dir).map_err(|e| FileError::io("list", dir, e))? {
         let path = entry.map_err(|e| FileError::io("list", dir, e))?.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if name == "analysis.json" || name == eval::FILE || name.ends_with(".profile.json") {
+        if name == "analysis.json" || name == Evaluation::FILE || name.ends_with(".profile.json") {
             files.push(path);
         }
     }

@@ -2,10 +2,10 @@
 
 use std::cmp::Ordering;
 
-use crate::eval::document::ComparisonEntry;
-use crate::eval::document::Evaluation;
-use crate::eval::document::Question;
-use crate::eval::summary::headline;
+use crate::format::evaluation::ComparisonEntry;
+use crate::format::evaluation::Evaluation;
+use crate::format::evaluation::Question;
+use crate::format::evaluation::headline;
 use crate::math::Interval;
 use crate::math::sign_test_needs;
 

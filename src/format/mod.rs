@@ -5,8 +5,11 @@
 pub mod analysis;
 pub mod comparison;
 pub mod dump;
+pub mod evaluation;
+pub mod join;
 pub mod map;
 pub mod profile;
+pub mod run;
 pub mod stats;
 
 use std::path::Path;

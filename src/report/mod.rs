@@ -26,13 +26,13 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::path::PathBuf;
 
-use crate::eval::Evaluation;
 use crate::files::FileError;
 use crate::files::FolderLock;
 use crate::files::create_dir;
 use crate::files::write_atomic;
 use crate::format::FormatError;
 use crate::format::analysis::Analysis;
+use crate::format::evaluation::Evaluation;
 use crate::format::profile::Profile;
 
 /// Cells a side of the rasters in SVG files.

@@ -3,20 +3,18 @@
 //! A leaf: knows the file format and nothing of models or analyses. Layout in `docs/FORMATS.md`.
 
 mod check;
+mod join;
 mod manifest;
-mod merge;
 mod reader;
 mod sample;
 mod token_class;
 mod writer;
 
 pub use check::sample_faults;
+pub use join::join;
 pub use manifest::Manifest;
 pub use manifest::SampleEntry;
-pub use manifest::Shard;
 pub use manifest::State;
-pub use merge::MergeError;
-pub use merge::merge;
 pub use reader::Dump;
 pub use sample::Sample;
 pub use token_class::TokenClass;

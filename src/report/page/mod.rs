@@ -5,8 +5,8 @@ mod tables;
 
 use base64::Engine;
 
-use crate::eval::Evaluation;
 use crate::files::sha256_bytes;
+use crate::format::evaluation::Evaluation;
 use crate::format::profile::Profile;
 use crate::report::Drawing;
 use crate::report::Drawn;

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::eval::Evaluation;
-use crate::eval::headline;
 use crate::files::ModelIdentity;
 use crate::files::Provenance;
 use crate::format::analysis::Analysis;
 use crate::format::analysis::HeadQueries;
 use crate::format::dump::State;
+use crate::format::evaluation::Evaluation;
+use crate::format::evaluation::headline;
 use crate::format::profile::CONTROL;
 use crate::format::profile::Profile;
 use crate::format::profile::TUNED;
