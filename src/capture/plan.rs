@@ -47,11 +47,6 @@ impl CaptureOptions {
     pub(super) fn queries_of(&self, n_tokens: usize) -> usize {
         self.n_queries.map_or(n_tokens, |n| n.min(n_tokens))
     }
-
-    /// Whether a KV head is written.
-    pub(super) fn writes_head(&self, kv_head: usize) -> bool {
-        self.kv_heads.as_ref().is_none_or(|heads| heads.contains(&kv_head))
-    }
 }
 
 /// One prompt, as tokens.
@@ -73,42 +68,12 @@ pub fn estimated_bytes<'i>(
     options: &CaptureOptions,
     inputs: impl IntoIterator<Item = &'i SampleInput>,
 ) -> u64 {
+    let layout = new_manifest(model, &[], &[], options, None, "");
     let of_sample = |input: &SampleInput| {
         let n = input.tokens.len() + options.decode_tokens;
-        tensor_specs(model, options, n, options.queries_of(n)).iter().map(TensorSpec::bytes).sum::<u64>()
+        layout.tensor_specs(n, options.queries_of(n)).iter().map(TensorSpec::bytes).sum::<u64>()
     };
     inputs.into_iter().map(of_sample).sum()
-}
-
-/// The tensors of one sample, in the order in which they are written: integers first, so that every tensor is aligned.
-pub(super) fn tensor_specs(
-    model: &ModelIdentity,
-    options: &CaptureOptions,
-    n_tokens: usize,
-    n_queries: usize,
-) -> Vec<TensorSpec> {
-    let n_kv_heads = options.kv_heads.as_ref().map_or(model.n_kv_heads, Vec::len);
-    let n_q_heads = n_kv_heads * model.group();
-    let spec = |name: String, element, shape: &[usize]| TensorSpec { name, element, shape: shape.to_vec() };
-    let mut specs = vec![spec("token_ids".into(), ElementType::I64, &[n_tokens])];
-    if options.states.contains(&State::Q) {
-        let positions = |layer: &usize| spec(Manifest::query_positions_name(*layer), ElementType::I64, &[n_queries]);
-        specs.extend(options.layers.iter().map(positions));
-    }
-    for layer in &options.layers {
-        for state in &options.states {
-            let name = Manifest::tensor_name(*layer, *state);
-            match state {
-                State::Q => specs.push(spec(name, options.dtype, &[n_q_heads, n_queries, model.head_dim])),
-                State::Mass => {
-                    let names = [name, Manifest::mass_window_name(*layer)];
-                    specs.extend(names.map(|name| spec(name, ElementType::F32, &[n_kv_heads, n_tokens])));
-                }
-                _ => specs.push(spec(name, options.dtype, &[n_kv_heads, n_tokens, model.head_dim])),
-            }
-        }
-    }
-    specs
 }
 
 /// `00007-qasper.safetensors`; characters that a file system may mind become `_`.

@@ -93,7 +93,7 @@ pub fn run(
         if stop.load(Ordering::Relaxed) {
             return Err(interrupted);
         }
-        let entry = match capture_sample(model, index, input, &options, dir, stop) {
+        let entry = match capture_sample(model, index, input, &options, &manifest, dir, stop) {
             Err(CaptureError::Sample { source: ModelError::Store(error), .. }) => {
                 return Err(match error.downcast::<DumpError>() {
                     Ok(own) => (*own).into(),
@@ -120,6 +120,7 @@ fn capture_sample(
     index: usize,
     input: &SampleInput,
     options: &CaptureOptions,
+    manifest: &Manifest,
     dir: &Path,
     stop: &AtomicBool,
 ) -> Result<SampleEntry, CaptureError> {
@@ -135,7 +136,7 @@ fn capture_sample(
         n_tokens,
         query_positions: query_positions(n_tokens, options, index),
     };
-    let mut recorder = Recorder::new(model.identity()?, options, output, &input.tokens, stop);
+    let mut recorder = Recorder::new(manifest, output, &input.tokens, stop);
     let chunk = if options.chunk_tokens == 0 { n_prompt_tokens } else { options.chunk_tokens };
     let rows = |steps_left: usize| if steps_left > 0 { LogitRows::Last } else { LogitRows::None };
     let mut logits =

@@ -184,22 +184,4 @@ impl Manifest {
         }
         names
     }
-
-    /// Name of a tensor within a sample's file.
-    pub fn tensor_name(layer: usize, state: State) -> String {
-        match state {
-            State::Mass => format!("layers.{layer}.attn_mass"),
-            _ => format!("layers.{layer}.{}", state.name()),
-        }
-    }
-
-    /// Name of the tensor of masses over the last window of queries.
-    pub fn mass_window_name(layer: usize) -> String {
-        format!("layers.{layer}.attn_mass_window")
-    }
-
-    /// Name of the tensor of the sampled queries' positions.
-    pub fn query_positions_name(layer: usize) -> String {
-        format!("layers.{layer}.q_positions")
-    }
 }

@@ -4,6 +4,7 @@
 
 mod check;
 mod join;
+mod layout;
 mod manifest;
 mod reader;
 mod sample;
@@ -12,6 +13,7 @@ mod writer;
 
 pub use check::sample_faults;
 pub use join::join;
+pub use layout::Tensor;
 pub use manifest::Manifest;
 pub use manifest::SampleEntry;
 pub use manifest::State;
