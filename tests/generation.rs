@@ -14,6 +14,7 @@ use common::fixtures;
 use common::shape;
 use common::stored_as;
 use common::widened;
+use kvscope::format::generation::StopReason;
 use kvscope::merge::MergeError;
 use kvscope::model::Config;
 use kvscope::model::KvStore;
@@ -32,7 +33,6 @@ use kvscope::runtime::RaggedCache;
 use kvscope::runtime::RuntimeError;
 use kvscope::runtime::Sampling;
 use kvscope::runtime::State;
-use kvscope::runtime::StopReason;
 use kvscope::runtime::generate;
 
 const TYPES: [CacheType; 3] = [CacheType::F32, CacheType::F16, CacheType::Bf16];

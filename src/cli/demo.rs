@@ -30,7 +30,7 @@ use crate::cli::report::report_into;
 use crate::cli::tune;
 use crate::cli::tune::tuned;
 use crate::files::FileError;
-use crate::files::write_atomic;
+use crate::files::write_json;
 use crate::format::dump::Dump;
 use crate::format::dump::ElementType;
 use crate::format::dump::State;
@@ -180,6 +180,6 @@ fn generated(model: &Model, texts: &[Prompt], profile: &Path, dir: &Path, common
     let job = Job { model, compression: &compression, options, stop: Vec::new() };
     let report = job.report(&prompt, true, common)?;
     let path = dir.join("generate.json");
-    write_atomic(&path, format!("{}\n", serde_json::to_string_pretty(&report)?).as_bytes())?;
+    write_json(&path, &report)?;
     Ok(path)
 }

@@ -107,7 +107,7 @@ pub(crate) fn report_into(
         analysis: read_json::<Analysis>(&dir.join(ANALYSIS))?,
         analysis_dir: dir.into(),
         profile: profile.map(read_checked).transpose()?,
-        generation: generation.map(read_generation).transpose()?,
+        generation: generation.map(read_json).transpose()?,
     };
     if let Some(profile) = &input.profile {
         profile.check_model(&input.analysis.model)?;
@@ -125,11 +125,6 @@ fn read_checked(path: &Path) -> anyhow::Result<Profile> {
     let profile: Profile = read_json(path)?;
     profile.check().with_context(|| format!("cannot use {}", path.display()))?;
     Ok(profile)
-}
-
-fn read_generation(path: &Path) -> anyhow::Result<Value> {
-    let text = std::fs::read(path).map_err(|e| FileError::io("read", path, e))?;
-    serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", path.display()))
 }
 
 fn the_only_profile(dir: &Path) -> anyhow::Result<Option<PathBuf>> {

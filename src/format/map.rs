@@ -159,7 +159,7 @@ fn view<'a>(tensors: &SafeTensors<'a>, level: usize, side: usize) -> Result<Tens
     if tensor.dtype() == Dtype::F16 && tensor.shape() == [side; 2] {
         return Ok(tensor);
     }
-    Err(format!("{name} is {:?} {:?}, expected F16 [{side}, {side}]", tensor.dtype(), tensor.shape()))
+    Err(format!("{name} is {:?} of {:?} values, expected F16 of {side} x {side}", tensor.dtype(), tensor.shape()))
 }
 
 #[cfg(test)]
@@ -205,7 +205,7 @@ mod tests {
         let error = |e: MapEntry| read(dir.path(), &e, 1024).unwrap_err().to_string();
         assert!(error(entry("../m.safetensors", 2, 1)).contains("leads out"));
         assert!(error(entry("/etc/passwd", 2, 1)).contains("leads out"));
-        assert!(error(entry("m.safetensors", 3, 1)).contains("expected F16 [3, 3]"));
+        assert!(error(entry("m.safetensors", 3, 1)).contains("expected F16 of 3 x 3"));
         assert!(error(entry("m.safetensors", 0, 1)).contains("0 tokens"));
         assert!(error(entry("m.safetensors", 2, 0)).contains("0 levels"));
         assert!(error(entry("m.safetensors", 99999, 1)).contains("at most 8192"));

@@ -2,6 +2,8 @@
 //!
 //! A leaf: knows the file format and nothing of how a profile is found or applied.
 
+use std::path::Path;
+
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -9,6 +11,7 @@ use crate::files::Document;
 use crate::files::FileError;
 use crate::files::ModelIdentity;
 use crate::files::Provenance;
+use crate::files::read_json;
 use crate::math::Interval;
 use crate::merge::Refit;
 
@@ -182,6 +185,15 @@ impl Document for Profile {
     const NAME: &'static str = "kvscope.profile";
     const VERSION: u32 = 1;
     const MAX_BYTES: u64 = 256 << 20;
+}
+
+/// Faults of a profile, each in words that name the file; empty when there is none.
+pub fn faults(path: &Path) -> Vec<String> {
+    let fault = match read_json::<Profile>(path) {
+        Ok(profile) => profile.check().err().map(|error| format!("{}: {error}", path.display())),
+        Err(error) => Some(error.to_string()),
+    };
+    fault.into_iter().collect()
 }
 
 impl Profile {

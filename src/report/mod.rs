@@ -33,6 +33,7 @@ use crate::files::write_atomic;
 use crate::format::FormatError;
 use crate::format::analysis::Analysis;
 use crate::format::evaluation::Evaluation;
+use crate::format::generation::Generated;
 use crate::format::profile::Profile;
 
 /// Cells a side of the rasters in SVG files.
@@ -97,8 +98,8 @@ pub struct ReportInput {
     pub analysis_dir: PathBuf,
     /// A profile that was tuned for the model.
     pub profile: Option<Profile>,
-    /// JSON of a generation with the compressed cache.
-    pub generation: Option<serde_json::Value>,
+    /// A generation with the compressed cache.
+    pub generation: Option<Generated>,
 }
 
 /// A file that was written.

@@ -1,7 +1,6 @@
 //! A compressed cache beside the full one, on the same tokens.
 
-use serde::Serialize;
-
+use crate::format::generation::Divergence;
 use crate::math::argmax;
 use crate::math::kl_divergence;
 use crate::math::mean;
@@ -12,21 +11,6 @@ use crate::runtime::RaggedCache;
 use crate::runtime::RuntimeError;
 use crate::runtime::generate::forward;
 use crate::runtime::generate::prefill;
-
-/// How far the next-token distributions lie apart, over a continuation that both caches are given.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Comparison {
-    /// Next-token distributions compared.
-    pub n_tokens: usize,
-    /// Mean of KL(full ‖ compressed), in nats.
-    pub mean_kl: Option<f64>,
-    /// 95th percentile of the same.
-    pub p95_kl: Option<f64>,
-    /// Share of distributions whose most likely token is the same.
-    pub top1_agreement: Option<f64>,
-    /// KL of every token, in nats.
-    pub kl: Vec<f64>,
-}
 
 /// Feeds `continuation` after `prompt` to both caches and compares every next-token distribution.
 ///
@@ -39,7 +23,7 @@ pub fn compare(
     full: &mut RaggedCache,
     compressed: &mut RaggedCache,
     chunk_tokens: usize,
-) -> Result<Comparison, RuntimeError> {
+) -> Result<Divergence, RuntimeError> {
     prefill(model, prompt, full, chunk_tokens)?;
     prefill(model, prompt, compressed, chunk_tokens)?;
     let mut kl = Vec::new();
@@ -56,7 +40,7 @@ pub fn compare(
     }
     let mut sorted: Vec<f32> = kl.iter().map(|x| *x as f32).collect();
     sorted.sort_by(f32::total_cmp);
-    Ok(Comparison {
+    Ok(Divergence {
         n_tokens: kl.len(),
         mean_kl: mean(&kl),
         p95_kl: quantile_sorted(&sorted, 0.95),

@@ -4,8 +4,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 use std::time::Instant;
 
-use serde::Serialize;
-
+use crate::format::generation::StopReason;
 use crate::math::first_not_below;
 use crate::model::LogitRows;
 use crate::model::Model;
@@ -25,22 +24,6 @@ pub struct GenerateOptions {
     pub chunk_tokens: usize,
     /// Tokens that end the text; they are not part of it.
     pub stop_tokens: Vec<u32>,
-}
-
-/// Why generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StopReason {
-    /// A stop token came.
-    StopToken,
-    /// A stop string came.
-    StopString,
-    /// The wanted number of tokens is there.
-    MaxNewTokens,
-    /// The model's context is full.
-    ContextFull,
-    /// The caller asked for it.
-    Interrupted,
 }
 
 /// What was generated, and at what cost.

@@ -15,13 +15,11 @@ mod stop;
 mod threads;
 
 pub use cache::RaggedCache;
-pub use compare::Comparison;
 pub use compare::compare;
 pub use compression::Budget;
 pub use compression::Compression;
 pub use generate::GenerateOptions;
 pub use generate::Generation;
-pub use generate::StopReason;
 pub(crate) use generate::forward;
 pub use generate::generate;
 pub use generate::prefill;

@@ -4,14 +4,24 @@ use std::path::Path;
 
 use crate::files::InputHash;
 use crate::files::is_inside;
+use crate::files::read_json;
 use crate::files::sha256_own;
 use crate::format::analysis::Analysis;
 use crate::format::map;
 
-/// Faults of an analysis and of the files beside it in `dir`, each in words; empty when there is none.
-///
+/// Faults of an analysis and of the files that it names, each in words that name the file; empty when there is none.
+pub fn faults(path: &Path) -> Vec<String> {
+    match read_json(path) {
+        Ok(analysis) => {
+            let found = faults_of(&analysis, path.parent().unwrap_or(Path::new("")));
+            found.into_iter().map(|what| format!("{}: {what}", path.display())).collect()
+        }
+        Err(error) => vec![error.to_string()],
+    }
+}
+
 /// Checks that its figures fit each other, that shares and cosines are in range, and the digests of its table and maps.
-pub fn faults(analysis: &Analysis, dir: &Path) -> Vec<String> {
+fn faults_of(analysis: &Analysis, dir: &Path) -> Vec<String> {
     let mut faults = Vec::new();
     let model = &analysis.model;
     let n_datasets = analysis.datasets.len();

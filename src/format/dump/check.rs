@@ -85,7 +85,15 @@ pub fn manifest_faults(manifest: &Manifest) -> Vec<String> {
     faults
 }
 
-/// Faults of sample `index`, each in words; empty when there is none.
+/// Faults of the dump in a folder, each in words that name the file; empty when there is none.
+pub fn faults(dir: &Path) -> Vec<String> {
+    match Dump::open(dir) {
+        Ok(dump) => (0..dump.manifest().samples.len()).flat_map(|index| sample_faults(&dump, index)).collect(),
+        Err(error) => vec![error.to_string()],
+    }
+}
+
+/// Faults of sample `index`, each in words that name its file; empty when there is none.
 ///
 /// Checks its digest, names, types and shapes, that numbers are finite, token ids and query positions possible, and the
 /// masses those of attention. Readers refuse the same faults, but stop at the first.
@@ -93,12 +101,7 @@ pub fn manifest_faults(manifest: &Manifest) -> Vec<String> {
 /// - Memory: one head at a time
 pub fn sample_faults(dump: &Dump, index: usize) -> Vec<String> {
     let mut faults = Vec::new();
-    let mut add = |result: Result<(), DumpError>| match result {
-        Ok(()) => {}
-        // The file's name stands before every fault.
-        Err(DumpError::Inconsistent { what, .. }) => faults.push(what),
-        Err(error) => faults.push(error.to_string()),
-    };
+    let mut add = |result: Result<(), DumpError>| faults.extend(result.err().map(|error| error.to_string()));
     let sample = match dump.sample(index) {
         Ok(sample) => sample,
         Err(error) => {

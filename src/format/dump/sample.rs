@@ -65,6 +65,10 @@ impl<'a> Sample<'a> {
         Ok(sample)
     }
 
+    pub(super) fn manifest(&self) -> &'a Manifest {
+        self.manifest
+    }
+
     /// The manifest's line about it.
     pub fn entry(&self) -> &'a SampleEntry {
         self.entry

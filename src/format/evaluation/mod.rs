@@ -275,20 +275,24 @@ impl Run for Evaluation {
     }
 }
 
-/// Faults of an evaluation's folder, each in words; empty when there is none: rows that were changed, that are there twice or
-/// are not of the run, and a document that says another number of them.
+/// Faults of an evaluation's folder, each in words that name the file; empty when there is none: rows that were changed, that
+/// are there twice or are not of the run, and a document that says another number of them.
 pub fn faults(dir: &Path) -> Vec<String> {
-    let found = || -> Result<Option<String>, FormatError> {
+    let check = || {
         let evaluation: Evaluation = read_own_json(&dir.join(Evaluation::FILE))?;
         let rows = read_rows(dir)?;
         let planned: HashSet<_> = evaluation.planned_keys().into_iter().collect();
         if let Some(row) = rows.iter().find(|row| !planned.contains(&row.key())) {
-            return Ok(Some(format!("the row {} of {} for {} is not of this run", row.id, row.dataset, row.policy)));
+            let what = format!("the row {} of {} for {} is not of this run", row.id, row.dataset, row.policy);
+            return Err(FormatError::damaged(&dir.join(ROWS_FILE), what));
         }
         let (told, found) = (evaluation.rows, rows.len());
         // 0 where a run was killed before it summed up.
-        Ok((told != found && told != 0)
-            .then(|| format!("the summary stands on {told} rows, of which {found} are there")))
+        if told == found || told == 0 {
+            return Ok(());
+        }
+        let what = format!("the summary stands on {told} rows, of which {found} are there");
+        Err(FormatError::damaged(&dir.join(Evaluation::FILE), what))
     };
-    found().unwrap_or_else(|error| Some(error.to_string())).into_iter().collect()
+    check().err().map(|error| error.to_string()).into_iter().collect()
 }

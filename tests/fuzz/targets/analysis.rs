@@ -22,5 +22,5 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
             std::fs::write(dir.join(&map.file), bytes).unwrap();
         }
     }
-    kvscope::format::analysis::faults(&analysis, dir);
+    kvscope::format::analysis::faults(&path);
 });
