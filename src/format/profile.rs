@@ -1,6 +1,6 @@
 //! The profile: what was tuned for one model, with the evidence. Human-readable JSON, bound to the model it was made for.
 //!
-//! A leaf: knows the file format and nothing of how a profile is found or applied.
+//! Knows nothing of how a profile is found or applied.
 
 use std::path::Path;
 
@@ -210,7 +210,6 @@ impl Profile {
             return fault(format!("a refit of {} queries and lambda {}", refit.queries, refit.lambda));
         }
         self.check_intervals()?;
-        self.check_size()?;
         let n_heads = self.model.n_layers.checked_mul(self.model.n_kv_heads).filter(|n| *n > 0);
         if n_heads != Some(self.heads.len()) {
             return fault(format!(
@@ -245,7 +244,8 @@ impl Profile {
                 return fault(format!("eps {eps} of {place}"));
             }
         }
-        Ok(())
+        // Last, as the sum of impossible sizes says less than the size that is impossible.
+        self.check_size()
     }
 
     /// The heads' sizes meet the budget, as far as slots tell: in bytes, slots weigh as their settings have it.

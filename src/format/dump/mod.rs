@@ -1,6 +1,6 @@
 //! The dump: a folder with `manifest.json` and one plain safetensors file per sample, so that other tools open it too.
 //!
-//! A leaf: knows the file format and nothing of models or analyses. Layout in `docs/FORMATS.md`.
+//! Knows nothing of how states are made or analysed. Layout in `docs/FORMATS.md`.
 
 mod check;
 mod join;
