@@ -25,6 +25,7 @@ use crate::files::write_json;
 use crate::format::analysis::Agreement;
 use crate::format::analysis::Analysis;
 use crate::format::analysis::DatasetAnalysis;
+use crate::format::analysis::FILE;
 use crate::format::analysis::SetOverlap;
 use crate::format::dump::Dump;
 use crate::format::stats::StatsTable;
@@ -58,7 +59,7 @@ pub fn analyze(
     let plan = RunPlan::new(dumps, options)?;
     let model = dumps[plan.datasets[0].samples[0].0].manifest().model.clone();
     let _lock = FolderLock::take(out_dir)?;
-    let path = out_dir.join("analysis.json");
+    let path = out_dir.join(FILE);
     check_replaceable::<Analysis>(&path)?;
     if !options.maps.is_empty() {
         create_own_dir(&out_dir.join("maps"))?;

@@ -18,14 +18,13 @@ use crate::cli::output::emit_json;
 use crate::files::FileError;
 use crate::files::read_json;
 use crate::format::analysis::Analysis;
+use crate::format::analysis::FILE;
 use crate::format::evaluation::Evaluation;
 use crate::format::profile::Profile;
 use crate::format::run::Run;
 use crate::report;
 use crate::report::ReportInput;
 use crate::report::Written;
-
-const ANALYSIS: &str = "analysis.json";
 
 /// Draw figures and an offline HTML report from an analysis, an evaluation, or both
 #[derive(Debug, clap::Args)]
@@ -58,7 +57,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> anyhow::Result<Outcome> {
     if has_evaluation && (only.is_none() || !of_eval.is_empty()) {
         files.extend(evaluation_into(dir, &figures, only.map(|_| of_eval.as_slice()), common)?.files);
     }
-    if !has_evaluation || dir.join(ANALYSIS).exists() && (only.is_none() || !of_analysis.is_empty()) {
+    if !has_evaluation || dir.join(FILE).exists() && (only.is_none() || !of_analysis.is_empty()) {
         files.extend(analysis_into(args, &figures, only.map(|_| of_analysis.as_slice()), common)?.files);
     }
     if common.json {
@@ -104,7 +103,7 @@ pub(crate) fn report_into(
     common: &Common,
 ) -> anyhow::Result<Written> {
     let input = ReportInput {
-        analysis: read_json::<Analysis>(&dir.join(ANALYSIS))?,
+        analysis: read_json::<Analysis>(&dir.join(FILE))?,
         analysis_dir: dir.into(),
         profile: profile.map(read_checked).transpose()?,
         generation: generation.map(read_json).transpose()?,

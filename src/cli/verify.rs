@@ -76,7 +76,7 @@ fn faults_of(path: &Path) -> Option<Vec<String>> {
     match path.file_name()?.to_string_lossy() {
         name if name.ends_with(".profile.json") => Some(profile::faults(path)),
         name if name == Evaluation::FILE => Some(evaluation::faults(dir)),
-        name if name == "analysis.json" => Some(analysis::faults(path)),
+        name if name == analysis::FILE => Some(analysis::faults(path)),
         name if name == Manifest::FILE => Some(dump::faults(dir)),
         _ => None,
     }

@@ -57,13 +57,8 @@ pub fn run(
     if !rows.is_empty() && !target.resume {
         return Err(RunError::Exists { dir: target.dir.into(), what: Evaluation::WHAT }.into());
     }
+    evaluation.check_rows(&rows, target.dir)?;
     let place: HashMap<_, usize> = evaluation.planned_keys().into_iter().zip(0..).collect();
-    if let Some(row) = rows.iter().find(|row| !place.contains_key(&row.key())) {
-        return Err(EvalError::Damaged(format!(
-            "row {} of {} for {} is not of this run",
-            row.id, row.dataset, row.policy
-        )));
-    }
     write_json(&path, &evaluation)?;
     rows.iter().for_each(&mut *on_row);
     let mut done: HashSet<_> = rows.iter().map(Row::key).collect();

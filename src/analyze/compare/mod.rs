@@ -20,6 +20,7 @@ use crate::files::Provenance;
 use crate::files::read_json;
 use crate::files::sha256_file;
 use crate::format::analysis::Analysis;
+use crate::format::analysis::FILE;
 use crate::format::comparison::ComparedRun;
 use crate::format::comparison::Comparison;
 use crate::format::comparison::FigureDifference;
@@ -45,8 +46,7 @@ const RESAMPLES: usize = 1000;
 ///   unreadable files, no figure in common
 /// - Cost: O(figures · heads · samples · resamples)
 pub fn compare(a: &Path, b: &Path, seed: u64) -> Result<Comparison, AnalyzeError> {
-    let (first, second): (Analysis, Analysis) =
-        (read_json(&a.join("analysis.json"))?, read_json(&b.join("analysis.json"))?);
+    let (first, second): (Analysis, Analysis) = (read_json(&a.join(FILE))?, read_json(&b.join(FILE))?);
     check(&first, &second)?;
     let eps = first.eps_grid.get(first.reference_eps).map(f32::to_string);
     let wanted = |key: &FigureKey| {
@@ -63,7 +63,7 @@ pub fn compare(a: &Path, b: &Path, seed: u64) -> Result<Comparison, AnalyzeError
         return Err(AnalyzeError::NothingToCompare);
     }
     let input = |dir: &Path, name: &str| -> Result<InputHash, AnalyzeError> {
-        Ok(InputHash { name: format!("{name}/analysis.json"), sha256: sha256_file(&dir.join("analysis.json"))? })
+        Ok(InputHash { name: format!("{name}/{FILE}"), sha256: sha256_file(&dir.join(FILE))? })
     };
     let inputs = vec![input(a, "a")?, input(b, "b")?];
     Ok(Comparison {

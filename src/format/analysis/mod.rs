@@ -26,6 +26,9 @@ use crate::format::map::MapEntry;
 use crate::math::Interval;
 use crate::merge::Shares;
 
+/// Name of the document within the analysis' folder.
+pub const FILE: &str = "analysis.json";
+
 /// Distribution of a head's neighbour cosines cos(x_{i-1}, x_i) over all tokens of a data set's samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Neighbours {

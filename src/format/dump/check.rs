@@ -9,6 +9,7 @@ use crate::format::dump::ElementType;
 use crate::format::dump::Manifest;
 use crate::format::dump::State;
 use crate::format::dump::TokenClass;
+use crate::format::run::Run;
 
 /// More heads or dimensions than any model has: what a stranger claims must not make a loop endless.
 const MAX_COUNT: usize = 1 << 16;
@@ -70,7 +71,7 @@ pub fn manifest_faults(manifest: &Manifest) -> Vec<String> {
         let is_plain = Path::new(&entry.file).components().count() == 1
             && Path::new(&entry.file).file_name().is_some_and(|name| name == entry.file.as_str())
             && !entry.file.starts_with('.')
-            && entry.file != "manifest.json";
+            && entry.file != Manifest::FILE;
         if !is_plain || !names.insert(&entry.file) {
             faults.push(format!("sample file name {:?} is not a plain, unique name", entry.file));
         }

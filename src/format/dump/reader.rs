@@ -8,6 +8,7 @@ use crate::format::dump::DumpError;
 use crate::format::dump::Manifest;
 use crate::format::dump::Sample;
 use crate::format::dump::check::manifest_faults;
+use crate::format::run::Run;
 
 /// An opened dump.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ pub struct Dump {
 impl Dump {
     /// Reads the manifest and checks that it does not contradict itself; sample files are opened later.
     pub fn open(dir: &Path) -> Result<Self, DumpError> {
-        let path = dir.join("manifest.json");
+        let path = dir.join(Manifest::FILE);
         if dir.is_dir() && path.symlink_metadata().is_err() {
             return Err(DumpError::NotADump { path: dir.into() });
         }

@@ -217,6 +217,14 @@ impl Evaluation {
         self.shard.is_none_or(|shard| shard.holds(text))
     }
 
+    /// Refuses rows that the run, or its shard, does not plan.
+    pub(crate) fn check_rows(&self, rows: &[Row], dir: &Path) -> Result<(), FormatError> {
+        let planned: HashSet<_> = self.planned_keys().into_iter().collect();
+        let Some(row) = rows.iter().find(|row| !planned.contains(&row.key())) else { return Ok(()) };
+        let what = format!("the row {} of {} for {} is not of this run", row.id, row.dataset, row.policy);
+        Err(FormatError::damaged(&dir.join(ROWS_FILE), what))
+    }
+
     /// Keys of the planned rows, in the order in which a run writes them.
     pub fn planned_keys(&self) -> Vec<RowKey> {
         let texts = self.texts.iter().enumerate().filter(|(i, _)| self.holds(*i));
@@ -281,11 +289,7 @@ pub fn faults(dir: &Path) -> Vec<String> {
     let check = || {
         let evaluation: Evaluation = read_own_json(&dir.join(Evaluation::FILE))?;
         let rows = read_rows(dir)?;
-        let planned: HashSet<_> = evaluation.planned_keys().into_iter().collect();
-        if let Some(row) = rows.iter().find(|row| !planned.contains(&row.key())) {
-            let what = format!("the row {} of {} for {} is not of this run", row.id, row.dataset, row.policy);
-            return Err(FormatError::damaged(&dir.join(ROWS_FILE), what));
-        }
+        evaluation.check_rows(&rows, dir)?;
         let (told, found) = (evaluation.rows, rows.len());
         // 0 where a run was killed before it summed up.
         if told == found || told == 0 {
