@@ -20,7 +20,6 @@ use kvscope::model::Config;
 use kvscope::model::KvStore;
 use kvscope::model::Model;
 use kvscope::model::ModelError;
-use kvscope::model::StoreError;
 use kvscope::model::tokenizer::AddSpecial;
 use kvscope::policy::POLICIES;
 use kvscope::prompts::demo;
@@ -85,7 +84,7 @@ fn feed(cache: &mut RaggedCache, config: &Config, layer: &Layer) -> Result<(), R
     for i in 0..config.n_layers {
         let chunk = layer.chunk(i, 0);
         let mass = layer.wanted_mass(cache.needs());
-        let own = |error: StoreError| *error.downcast::<RuntimeError>().unwrap();
+        let own = |error: RuntimeError| error;
         cache.append(&chunk).map_err(own)?;
         cache.attended(&chunk, mass).map_err(own)?;
     }

@@ -15,9 +15,7 @@ use crate::model::AttnMass;
 use crate::model::ChunkStates;
 use crate::model::HeadSlots;
 use crate::model::KvStore;
-use crate::model::Mirror;
 use crate::model::SlotVectors;
-use crate::model::StoreError;
 use crate::model::StoreNeeds;
 
 /// One layer's states by head, until they are written.
@@ -50,19 +48,28 @@ pub(super) struct Recorder<'a> {
     writer: Option<SampleWriter>,
     buffers: Vec<LayerBuffer>,
     tokens: Vec<u32>,
-    mirror: Mirror,
     stop: &'a AtomicBool,
 }
 
-/// Tells an interrupt from a failure on its way through the model.
-#[derive(Debug, thiserror::Error)]
-#[error("interrupted")]
-pub(super) struct Stopped;
+/// Why recording ended early.
+#[derive(Debug)]
+pub(super) enum RecordError {
+    /// The user asked for it.
+    Stopped,
+    /// The dump's file.
+    Dump(DumpError),
+}
+
+impl From<DumpError> for RecordError {
+    fn from(error: DumpError) -> Self {
+        Self::Dump(error)
+    }
+}
 
 impl<'a> Recorder<'a> {
     pub(super) fn new(manifest: &'a Manifest, output: SampleOutput, prompt: &[u32], stop: &'a AtomicBool) -> Self {
         let buffers = (0..manifest.model.n_layers).map(|_| LayerBuffer::default()).collect();
-        Self { manifest, output, writer: None, buffers, tokens: prompt.to_vec(), mirror: Mirror::default(), stop }
+        Self { manifest, output, writer: None, buffers, tokens: prompt.to_vec(), stop }
     }
 
     /// Tells of a generated token before it is run.
@@ -144,6 +151,8 @@ fn split_heads(
 }
 
 impl KvStore for Recorder<'_> {
+    type Error = RecordError;
+
     fn needs(&self) -> StoreNeeds {
         let mass = self.manifest.states.contains(&State::Mass);
         StoreNeeds {
@@ -153,9 +162,9 @@ impl KvStore for Recorder<'_> {
         }
     }
 
-    fn append(&mut self, chunk: &ChunkStates<'_>) -> Result<(), StoreError> {
+    fn append(&mut self, chunk: &ChunkStates<'_>) -> Result<(), RecordError> {
         if self.stop.load(Ordering::Relaxed) {
-            return Err(Stopped.into());
+            return Err(RecordError::Stopped);
         }
         let ModelIdentity { n_q_heads, n_kv_heads, head_dim, .. } = self.manifest.model;
         let SampleOutput { n_tokens, query_positions, .. } = &self.output;
@@ -191,11 +200,7 @@ impl KvStore for Recorder<'_> {
         buffer.k.iter().map(Vec::as_slice).zip(buffer.v.iter().map(Vec::as_slice)).map(slots).collect()
     }
 
-    fn mirror(&mut self) -> Option<&mut Mirror> {
-        Some(&mut self.mirror)
-    }
-
-    fn attended(&mut self, chunk: &ChunkStates<'_>, mass: AttnMass) -> Result<(), StoreError> {
+    fn attended(&mut self, chunk: &ChunkStates<'_>, mass: AttnMass) -> Result<(), RecordError> {
         let buffer = &mut self.buffers[chunk.layer];
         for (sums, new) in [(&mut buffer.mass, &mass.all), (&mut buffer.mass_window, &mass.window)] {
             sums.resize(new.len(), Vec::new());
@@ -207,8 +212,6 @@ impl KvStore for Recorder<'_> {
         }
         if chunk.first_position + chunk.n_tokens == self.output.n_tokens {
             self.write_layer(chunk.layer)?;
-            // The device's copy of a layer that has been written is of no more use.
-            self.mirror.forget(chunk.layer);
         }
         Ok(())
     }

@@ -13,24 +13,26 @@ use crate::capture::plan::estimated_bytes;
 use crate::capture::plan::file_name;
 use crate::capture::plan::new_manifest;
 use crate::capture::plan::query_positions;
+use crate::capture::recorder::RecordError;
 use crate::capture::recorder::Recorder;
 use crate::capture::recorder::SampleOutput;
-use crate::capture::recorder::Stopped;
 use crate::files::FileError;
 use crate::files::FolderLock;
 use crate::files::InputHash;
 use crate::files::free_bytes;
 use crate::files::sha256_own;
 use crate::files::write_json;
-use crate::format::dump::DumpError;
 use crate::format::dump::Manifest;
 use crate::format::dump::SampleEntry;
 use crate::format::run::Run;
 use crate::format::run::RunError;
 use crate::format::run::Target;
+use crate::math::argmax;
+use crate::model::Decoding;
+use crate::model::ForwardError;
 use crate::model::LogitRows;
 use crate::model::Model;
-use crate::model::ModelError;
+use crate::model::Pass;
 
 /// Captures `inputs`, rewriting the manifest after every sample.
 ///
@@ -93,26 +95,13 @@ pub fn run(
         if stop.load(Ordering::Relaxed) {
             return Err(interrupted);
         }
-        let entry = match capture_sample(model, index, input, &options, &manifest, dir, stop) {
-            Err(CaptureError::Sample { source: ModelError::Store(error), .. }) => {
-                return Err(match error.downcast::<DumpError>() {
-                    Ok(own) => (*own).into(),
-                    Err(error) if error.is::<Stopped>() => interrupted,
-                    Err(error) => sample_error(input, ModelError::Store(error)),
-                });
-            }
-            other => other?,
-        };
+        let entry = capture_sample(model, index, input, &options, &manifest, dir, stop)?.ok_or(interrupted)?;
         on_sample(&entry);
         let at = manifest.samples.partition_point(|earlier| earlier.index < index);
         manifest.samples.insert(at, entry);
         write_json(&path, &manifest)?;
     }
     Ok(manifest)
-}
-
-fn sample_error(input: &SampleInput, source: ModelError) -> CaptureError {
-    CaptureError::Sample { dataset: input.dataset.clone(), id: input.id.clone(), source }
 }
 
 fn capture_sample(
@@ -123,8 +112,7 @@ fn capture_sample(
     manifest: &Manifest,
     dir: &Path,
     stop: &AtomicBool,
-) -> Result<SampleEntry, CaptureError> {
-    let failed = |e| sample_error(input, e);
+) -> Result<Option<SampleEntry>, CaptureError> {
     let n_prompt_tokens = input.tokens.len();
     let n_tokens = n_prompt_tokens + options.decode_tokens;
     let file = file_name(index, &input.dataset);
@@ -137,18 +125,16 @@ fn capture_sample(
         query_positions: query_positions(n_tokens, options, index),
     };
     let mut recorder = Recorder::new(manifest, output, &input.tokens, stop);
-    let chunk = if options.chunk_tokens == 0 { n_prompt_tokens } else { options.chunk_tokens };
-    let rows = |steps_left: usize| if steps_left > 0 { LogitRows::Last } else { LogitRows::None };
-    let mut logits =
-        model.forward_by_layer(&input.tokens, 0, chunk, &mut recorder, rows(options.decode_tokens)).map_err(failed)?;
-    for step in 0..options.decode_tokens {
-        let token = highest(&logits);
-        recorder.push_token(token);
-        let rows = rows(options.decode_tokens - step - 1);
-        logits = model.forward(&[token], n_prompt_tokens + step, &mut recorder, rows).map_err(failed)?;
+    match record(model, input, options, &mut recorder) {
+        Ok(()) => {}
+        Err(ForwardError::Store(RecordError::Stopped)) => return Ok(None),
+        Err(ForwardError::Store(RecordError::Dump(error))) => return Err(error.into()),
+        Err(ForwardError::Model(source)) => {
+            return Err(CaptureError::Sample { dataset: input.dataset.clone(), id: input.id.clone(), source });
+        }
     }
     let (sha256, bytes) = recorder.finish()?;
-    Ok(SampleEntry {
+    Ok(Some(SampleEntry {
         index,
         dataset: input.dataset.clone(),
         id: input.id.clone(),
@@ -158,18 +144,28 @@ fn capture_sample(
         file,
         bytes,
         sha256,
-    })
+    }))
 }
 
-/// The token of the highest logit, the first of equals.
-fn highest(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (i, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
-            best = i;
-        }
+/// Runs the prompt, and the tokens that the model would follow it with.
+fn record(
+    model: &Model,
+    input: &SampleInput,
+    options: &CaptureOptions,
+    recorder: &mut Recorder<'_>,
+) -> Result<(), ForwardError<RecordError>> {
+    let n_tokens = input.tokens.len();
+    let chunk = if options.chunk_tokens == 0 { n_tokens } else { options.chunk_tokens };
+    let rows = if options.decode_tokens > 0 { LogitRows::Last } else { LogitRows::None };
+    let mut pass = Pass::new(model);
+    let logits = pass.forward_by_layer(&input.tokens, 0, chunk, recorder, rows)?;
+    let mut decoding = Decoding::new(&mut pass, recorder, n_tokens, logits);
+    for _ in 0..options.decode_tokens {
+        let token = argmax(decoding.logits()) as u32;
+        decoding.store().push_token(token);
+        decoding.feed(token)?;
     }
-    best as u32
+    Ok(())
 }
 
 /// The samples of an earlier run that are whole.
@@ -220,11 +216,5 @@ mod tests {
         remove_left_over(dir.path()).unwrap();
         assert!(keep.iter().all(|name| dir.path().join(name).exists()));
         assert!(remove.iter().all(|name| !dir.path().join(name).exists()));
-    }
-
-    #[test]
-    fn the_first_of_equal_logits_wins() {
-        assert_eq!(highest(&[-1.0, 3.0, 3.0, 2.0]), 1);
-        assert_eq!(highest(&[f32::NEG_INFINITY, -5.0]), 1);
     }
 }

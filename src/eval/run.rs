@@ -24,6 +24,7 @@ use crate::format::run::Run;
 use crate::format::run::RunError;
 use crate::format::run::Target;
 use crate::model::Model;
+use crate::model::Pass;
 use crate::runtime::CacheType;
 use crate::runtime::Compression;
 use crate::runtime::RaggedCache;
@@ -152,7 +153,7 @@ impl<'a> Text<'a> {
         // The old cache goes before the new one comes.
         self.prefilled = None;
         let mut cache = RaggedCache::recording(self.model.config(), self.cache_type, shared)?;
-        let logits = prefill(self.model, &self.item.prompt, &mut cache, CHUNK_TOKENS)?;
+        let logits = prefill(&mut Pass::new(self.model), &self.item.prompt, &mut cache, CHUNK_TOKENS)?;
         self.prefilled = Some((wanted, cache, logits));
         Ok(())
     }
@@ -179,7 +180,7 @@ impl<'a> Text<'a> {
                 if self.full_logits.is_none() {
                     let full = Arm::full()?;
                     let mut copy = whole.compressed(&full.compression)?;
-                    self.full_logits = Some(continuation::logits(self.model, tokens, &mut copy)?);
+                    self.full_logits = Some(continuation::logits(&mut Pass::new(self.model), tokens, &mut copy)?);
                 }
                 let full = self.full_logits.as_deref().unwrap_or_default();
                 let vocab_size = self.model.config().vocab_size;
@@ -187,14 +188,15 @@ impl<'a> Text<'a> {
                 let compressed = if arm.budget.is_none() && arm.policy == crate::format::evaluation::FULL {
                     full
                 } else {
-                    own = continuation::logits(self.model, tokens, &mut cache)?;
+                    own = continuation::logits(&mut Pass::new(self.model), tokens, &mut cache)?;
                     &own
                 };
                 row.n_new_tokens = tokens.len() - 1;
                 row.metrics = continuation::compare(tokens, vocab_size, full, compressed)?;
             }
             Work::Answer(question) => {
-                let (pred, n_new_tokens) = answer::generate(self.model, logits.clone(), &mut cache, &question.job)?;
+                let (pred, n_new_tokens) =
+                    answer::generate(&mut Pass::new(self.model), logits.clone(), &mut cache, &question.job)?;
                 row.n_new_tokens = n_new_tokens;
                 row.metrics = answer::score(&pred, question);
                 row.pred = Some(pred);
