@@ -38,7 +38,6 @@ use kvscope::format::dump::Manifest;
 use kvscope::format::dump::SampleEntry;
 use kvscope::format::dump::SampleWriter;
 use kvscope::format::dump::State;
-use kvscope::format::dump::TensorSpec;
 use kvscope::runtime::start_threads;
 
 /// Levels of a map of 4,096 tokens, as `analyze` writes it.
@@ -250,50 +249,8 @@ fn write_dump(dir: &Path, tokens: usize, layers: usize, samples: usize) -> Dump 
     const DIM: usize = 64;
     const QUERIES: usize = 64;
     std::fs::create_dir_all(dir).expect("a temporary folder");
-    let spec = |name: String, element, shape: &[usize]| TensorSpec { name, element, shape: shape.to_vec() };
-    let mut specs = vec![spec("token_ids".into(), ElementType::I64, &[tokens])];
-    for layer in 0..layers {
-        specs.push(spec(format!("layers.{layer}.q_positions"), ElementType::I64, &[QUERIES]));
-    }
-    for layer in 0..layers {
-        for state in State::ALL {
-            let name = Manifest::tensor_name(layer, state);
-            match state {
-                State::Q => specs.push(spec(name, ElementType::F16, &[KV * GROUP, QUERIES, DIM])),
-                State::Mass => {
-                    specs.push(spec(name.clone(), ElementType::F32, &[KV, tokens]));
-                    specs.push(spec(format!("{name}_window"), ElementType::F32, &[KV, tokens]));
-                }
-                _ => specs.push(spec(name, ElementType::F16, &[KV, tokens, DIM])),
-            }
-        }
-    }
-    let name = |index: usize| format!("{index}.safetensors");
-    let mut writer = SampleWriter::create(&dir.join(name(0)), specs.clone(), &[]).expect("a temporary file");
-    for (seed, spec) in specs.iter().enumerate() {
-        let n: usize = spec.shape.iter().product();
-        if spec.element == ElementType::I64 {
-            let last = tokens - n.min(tokens);
-            writer.write_i64(&spec.name, (0..n).map(|i| (last + i) as i64)).expect("a temporary file");
-            continue;
-        }
-        let mut values = noise(n, seed as u64 + 99);
-        if spec.element == ElementType::F32 {
-            values.iter_mut().for_each(|x| *x = x.abs());
-        } else if spec.shape[1] == tokens {
-            // Like neighbours, as keys are.
-            for i in DIM..n {
-                values[i] = 0.8 * values[i - DIM] + 0.4 * values[i];
-            }
-        }
-        writer.write_f32(&spec.name, &values).expect("a temporary file");
-    }
-    let (sha256, bytes) = writer.finish().expect("a temporary file");
     let n_samples = DATASETS * samples;
-    for index in 1..n_samples {
-        std::fs::hard_link(dir.join(name(0)), dir.join(name(index))).expect("a temporary file");
-    }
-    let manifest = Manifest {
+    let mut manifest = Manifest {
         schema: Manifest::schema_id(),
         provenance: Provenance::new("bench", 0, serde_json::json!({}), vec![]),
         model: ModelIdentity {
@@ -316,20 +273,45 @@ fn write_dump(dir: &Path, tokens: usize, layers: usize, samples: usize) -> Dump 
         token_classes: None,
         shard: None,
         planned_samples: n_samples,
-        samples: (0..n_samples)
-            .map(|index| SampleEntry {
-                index,
-                dataset: format!("noise {}", index % DATASETS),
-                id: index.to_string(),
-                n_tokens: tokens,
-                n_prompt_tokens: tokens,
-                n_tokens_full: tokens,
-                file: name(index),
-                bytes,
-                sha256: sha256.clone(),
-            })
-            .collect(),
+        samples: Vec::new(),
     };
+    let specs = manifest.tensor_specs(tokens, QUERIES);
+    let name = |index: usize| format!("{index}.safetensors");
+    let mut writer = SampleWriter::create(&dir.join(name(0)), specs.clone(), &[]).expect("a temporary file");
+    for (seed, spec) in specs.iter().enumerate() {
+        let n: usize = spec.shape.iter().product();
+        if spec.element == ElementType::I64 {
+            let last = tokens - n.min(tokens);
+            writer.write_i64(&spec.name, (0..n).map(|i| (last + i) as i64)).expect("a temporary file");
+            continue;
+        }
+        let mut values = noise(n, seed as u64 + 99);
+        if spec.element == ElementType::F32 {
+            values.iter_mut().for_each(|x| *x = x.abs());
+        } else if spec.shape[1] == tokens {
+            // Like neighbours, as keys are.
+            for i in DIM..n {
+                values[i] = 0.8 * values[i - DIM] + 0.4 * values[i];
+            }
+        }
+        writer.write_f32(&spec.name, &values).expect("a temporary file");
+    }
+    let (sha256, bytes) = writer.finish().expect("a temporary file");
+    for index in 1..n_samples {
+        std::fs::hard_link(dir.join(name(0)), dir.join(name(index))).expect("a temporary file");
+    }
+    let entry = |index| SampleEntry {
+        index,
+        dataset: format!("noise {}", index % DATASETS),
+        id: index.to_string(),
+        n_tokens: tokens,
+        n_prompt_tokens: tokens,
+        n_tokens_full: tokens,
+        file: name(index),
+        bytes,
+        sha256: sha256.clone(),
+    };
+    manifest.samples = (0..n_samples).map(entry).collect();
     write_json(&dir.join("manifest.json"), &manifest).expect("a temporary file");
     Dump::open(dir).expect("the benchmark's own dump")
 }

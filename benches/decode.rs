@@ -22,6 +22,7 @@ use kvscope::hub::HubSettings;
 use kvscope::hub::resolve;
 use kvscope::model::LogitRows;
 use kvscope::model::Model;
+use kvscope::model::Pass;
 use kvscope::runtime::Budget;
 use kvscope::runtime::CacheType;
 use kvscope::runtime::Compression;
@@ -134,7 +135,7 @@ fn main() -> anyhow::Result<()> {
         let prompt = prompt(n_prompt);
         let mut full = RaggedCache::recording(model.config(), CacheType::F16, [&compression])?;
         let start = Instant::now();
-        prefill(&model, &prompt, &mut full, 1024)?;
+        prefill(&mut Pass::new(&model), &prompt, &mut full, 1024)?;
         let prefill_secs = start.elapsed().as_secs_f64();
         let compressed = full.compressed(&compression)?;
         let compress_secs = compressed.compress_time().as_secs_f64();

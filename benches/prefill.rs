@@ -28,9 +28,9 @@ use common::prompt;
 use kvscope::capture;
 use kvscope::capture::CaptureOptions;
 use kvscope::capture::SampleInput;
-use kvscope::capture::Target;
 use kvscope::format::dump::ElementType;
 use kvscope::format::dump::State;
+use kvscope::format::run::Target;
 use kvscope::hub::HubSettings;
 use kvscope::hub::resolve;
 use kvscope::model::AttnMass;
@@ -41,8 +41,8 @@ use kvscope::model::KvStore;
 use kvscope::model::LogitRows;
 use kvscope::model::Matmul;
 use kvscope::model::Model;
+use kvscope::model::Pass;
 use kvscope::model::SlotVectors;
-use kvscope::model::StoreError;
 use kvscope::model::StoreNeeds;
 use kvscope::runtime::CacheType;
 use kvscope::runtime::RaggedCache;
@@ -99,12 +99,14 @@ impl Sink {
 }
 
 impl KvStore for Sink {
+    type Error = std::convert::Infallible;
+
     fn needs(&self) -> StoreNeeds {
         let window = self.n_tokens.saturating_sub(32);
         StoreNeeds { mass: true, mass_from_position: Some(window), ..StoreNeeds::default() }
     }
 
-    fn append(&mut self, chunk: &ChunkStates<'_>) -> Result<(), StoreError> {
+    fn append(&mut self, chunk: &ChunkStates<'_>) -> Result<(), Self::Error> {
         if chunk.first_position == 0 {
             self.keys.iter_mut().chain(&mut self.values).for_each(Vec::clear);
             self.positions.clear();
@@ -131,7 +133,7 @@ impl KvStore for Sink {
         self.keys.iter().map(Vec::as_slice).zip(self.values.iter().map(Vec::as_slice)).map(slots).collect()
     }
 
-    fn attended(&mut self, _chunk: &ChunkStates<'_>, mass: AttnMass) -> Result<(), StoreError> {
+    fn attended(&mut self, _chunk: &ChunkStates<'_>, mass: AttnMass) -> Result<(), Self::Error> {
         std::hint::black_box(mass);
         Ok(())
     }
@@ -151,7 +153,7 @@ fn prefill(model: &Model, tokens: &[u32]) -> anyhow::Result<(f64, u32)> {
 fn unwritten(model: &Model, tokens: &[u32]) -> anyhow::Result<f64> {
     let start = Instant::now();
     let mut sink = Sink::new(model, tokens.len());
-    model.forward_by_layer(tokens, 0, CHUNK_TOKENS, &mut sink, LogitRows::None)?;
+    Pass::new(model).forward_by_layer(tokens, 0, CHUNK_TOKENS, &mut sink, LogitRows::None)?;
     Ok(start.elapsed().as_secs_f64())
 }
 
@@ -168,6 +170,7 @@ fn written(model: &Model, tokens: &[u32], dir: &Path) -> anyhow::Result<f64> {
         chunk_tokens: CHUNK_TOKENS,
         decode_tokens: 0,
         seed: 0,
+        memory_limit: None,
     };
     let start = Instant::now();
     capture::run(model, &[input], &[], &options, &Target::new(dir), &AtomicBool::new(false), &mut |_| ())?;

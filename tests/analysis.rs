@@ -5,7 +5,6 @@ mod planted;
 use std::path::Path;
 use std::path::PathBuf;
 
-use kvscope::analyze::Analysis;
 use kvscope::analyze::AnalyzeError;
 use kvscope::analyze::AnalyzeOptions;
 use kvscope::analyze::MapRequest;
@@ -14,6 +13,7 @@ use kvscope::analyze::summary;
 use kvscope::files::read_json;
 use kvscope::files::sha256_file;
 use kvscope::files::write_json;
+use kvscope::format::analysis::Analysis;
 use kvscope::format::dump::Dump;
 use kvscope::format::dump::DumpError;
 use kvscope::format::dump::Manifest;

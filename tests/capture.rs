@@ -178,7 +178,7 @@ fn an_interrupt_leaves_a_valid_dump_and_a_command_that_resumes_it() {
 }
 
 #[test]
-fn merged_shards_are_one_run() {
+fn joined_shards_are_one_run() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     write_prompts(dir, 7);
@@ -187,25 +187,25 @@ fn merged_shards_are_one_run() {
         capture(dir, out, &["--shard", shard]);
         done(run(dir, &["verify", out]));
     }
-    assert_eq!(done(run(dir, &["merge", "c", "a", "b", "--out", "new/one"])), "new/one\n");
+    assert_eq!(done(run(dir, &["join", "c", "a", "b", "--out", "new/one"])), "new/one\n");
     same_content(&dir.join("whole"), &dir.join("new/one"));
     done(run(dir, &["verify", "new/one"]));
 
-    refuses(&run(dir, &["merge", "a", "b", "c", "--out", "new/one"]), &["new/one exists already"]);
-    refuses(&run(dir, &["merge", "a", "c", "--out", "x"]), &["shard 2 of 3 is missing", "--shard 2/3"]);
-    refuses(&run(dir, &["merge", "a", "b", "c", "b", "--out", "x"]), &["are both shard 2"]);
-    refuses(&run(dir, &["merge", "a", "whole", "--out", "x"]), &["whole is not a shard"]);
+    refuses(&run(dir, &["join", "a", "b", "c", "--out", "new/one"]), &["new/one exists already"]);
+    refuses(&run(dir, &["join", "a", "c", "--out", "x"]), &["shard 2 of 3 is missing", "--shard 2/3"]);
+    refuses(&run(dir, &["join", "a", "b", "c", "b", "--out", "x"]), &["are both shard 2"]);
+    refuses(&run(dir, &["join", "a", "whole", "--out", "x"]), &["whole is not a shard"]);
     capture(dir, "other", &["--shard", "2/3", "--queries", "5"]);
-    refuses(&run(dir, &["merge", "a", "other", "c", "--out", "x"]), &["another set of options than a"]);
+    refuses(&run(dir, &["join", "a", "other", "c", "--out", "x"]), &["another set of options than a"]);
     capture(dir, "other-count", &["--shard", "2/4"]);
-    refuses(&run(dir, &["merge", "a", "other-count", "c", "--out", "x"]), &["another number of shards"]);
+    refuses(&run(dir, &["join", "a", "other-count", "c", "--out", "x"]), &["another number of shards"]);
     let changed = |key: &str, value: Value| {
         let path = dir.join("b/manifest.json");
         let good = std::fs::read(&path).unwrap();
         let mut manifest: Value = serde_json::from_slice(&good).unwrap();
         *manifest.pointer_mut(key).unwrap() = value;
         std::fs::write(&path, serde_json::to_vec(&manifest).unwrap()).unwrap();
-        let output = run(dir, &["merge", "a", "b", "c", "--out", "x"]);
+        let output = run(dir, &["join", "a", "b", "c", "--out", "x"]);
         std::fs::write(&path, good).unwrap();
         output
     };
@@ -213,7 +213,7 @@ fn merged_shards_are_one_run() {
     refuses(&changed("/samples/0/sha256", "0".repeat(64).into()), &["SHA-256", "000000000000"]);
     refuses(&changed("/samples", Value::Array(vec![])), &["b has 0 of the 2 samples"]);
     refuses(&changed("/samples/0/index", 2.into()), &["sample 2 does not belong to the shard"]);
-    assert!(!dir.join("x").exists() && !dir.join(".x.merge.tmp").exists());
+    assert!(!dir.join("x").exists() && !dir.join(".x.join.tmp").exists());
 }
 
 /// The largest difference, over the largest value.

@@ -16,11 +16,11 @@ use kvscope::capture;
 use kvscope::capture::CaptureError;
 use kvscope::capture::CaptureOptions;
 use kvscope::capture::SampleInput;
-use kvscope::capture::Target;
 use kvscope::capture::memory_estimate;
 use kvscope::format::dump::ElementType;
 use kvscope::format::dump::Manifest;
 use kvscope::format::dump::State;
+use kvscope::format::run::Target;
 use kvscope::model::Model;
 use kvscope::runtime::release_freed_memory;
 use kvscope::runtime::start_threads;
@@ -103,6 +103,7 @@ fn options(model: &Model) -> CaptureOptions {
         chunk_tokens: 1024,
         decode_tokens: 0,
         seed: 0,
+        memory_limit: None,
     }
 }
 
@@ -127,11 +128,12 @@ fn peak_of(
     limit: Option<u64>,
 ) -> Result<(f64, Manifest), CaptureError> {
     let dir = tempfile::tempdir().unwrap();
-    let target = Target { memory_limit: limit, ..Target::new(dir.path()) };
+    let options = CaptureOptions { memory_limit: limit, ..options.clone() };
     release_freed_memory();
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let inputs = [input(model, n_tokens)];
-    let manifest = capture::run(model, &inputs, &[], options, &target, &AtomicBool::new(false), &mut |_| {})?;
+    let manifest =
+        capture::run(model, &inputs, &[], &options, &Target::new(dir.path()), &AtomicBool::new(false), &mut |_| {})?;
     Ok((status("self", "VmHWM:").unwrap(), manifest))
 }
 

@@ -486,6 +486,14 @@ fn results(good: &Good, table: &mut Table) {
         table.row(&format!("analysis {pointer} = {value}"), &output, 1, &[word]);
     }
     let cut = |text: Vec<u8>| text[..100].to_vec();
+    for (file, args) in [
+        ("dump/manifest.json", "verify dump"),
+        ("eval/eval.json", "verify eval"),
+        ("report/analysis.json", "verify report"),
+        (profile.as_str(), "verify report"),
+    ] {
+        table.row(&format!("verify: {file} cut"), &good.with(file, cut, args), 1, &[file, "not a valid"]);
+    }
     table.row("table cut", &good.with("report/stats.parquet", cut, "verify report"), 1, &["stats.parquet"]);
     let resume = "eval --model model --prompts prompts.jsonl --context 30 --continuation 6 --policy h2o --budget 0.5 --out eval --resume";
     let changed = |text: Vec<u8>| String::from_utf8(text).unwrap().replacen("\"kl\":0.", "\"kl\":9.", 1).into_bytes();

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::path::PathBuf;
@@ -19,10 +20,10 @@ use common::relative_error;
 use kvscope::capture;
 use kvscope::capture::CaptureOptions;
 use kvscope::capture::SampleInput;
-use kvscope::capture::Target;
 use kvscope::format::dump::Dump;
 use kvscope::format::dump::ElementType;
 use kvscope::format::dump::State;
+use kvscope::format::run::Target;
 use kvscope::model::AttnMass;
 use kvscope::model::ChunkStates;
 use kvscope::model::Compute;
@@ -30,10 +31,9 @@ use kvscope::model::HeadSlots;
 use kvscope::model::KvStore;
 use kvscope::model::LogitRows;
 use kvscope::model::Matmul;
-use kvscope::model::Mirror;
 use kvscope::model::Model;
+use kvscope::model::Pass;
 use kvscope::model::SlotVectors;
-use kvscope::model::StoreError;
 use kvscope::model::StoreNeeds;
 use kvscope::runtime::Budget;
 use kvscope::runtime::CacheType;
@@ -147,20 +147,18 @@ struct Thinned {
     head_dim: usize,
     has_bias: bool,
     rewrites: u64,
-    mirror: Option<Mirror>,
     /// Of every chunk in every layer.
     masses: Vec<Vec<Vec<f32>>>,
 }
 
 impl Thinned {
-    fn new(model: &Model, has_bias: bool, has_mirror: bool) -> Self {
+    fn new(model: &Model, has_bias: bool) -> Self {
         let c = model.config();
         Self {
             heads: vec![vec![ThinHead::default(); c.n_kv_heads]; c.n_layers],
             head_dim: c.head_dim,
             has_bias,
             rewrites: 0,
-            mirror: has_mirror.then(Mirror::default),
             masses: Vec::new(),
         }
     }
@@ -187,11 +185,13 @@ impl Thinned {
 }
 
 impl KvStore for Thinned {
+    type Error = Infallible;
+
     fn needs(&self) -> StoreNeeds {
         StoreNeeds { k_pre_rope: false, mass: true, mass_from_position: None }
     }
 
-    fn append(&mut self, chunk: &ChunkStates<'_>) -> Result<(), StoreError> {
+    fn append(&mut self, chunk: &ChunkStates<'_>) -> Result<(), Infallible> {
         let (d, layer) = (self.head_dim, &mut self.heads[chunk.layer]);
         let n_heads = layer.len();
         for token in 0..chunk.n_tokens {
@@ -223,11 +223,7 @@ impl KvStore for Thinned {
         self.rewrites
     }
 
-    fn mirror(&mut self) -> Option<&mut Mirror> {
-        self.mirror.as_mut()
-    }
-
-    fn attended(&mut self, _chunk: &ChunkStates<'_>, mass: AttnMass) -> Result<(), StoreError> {
+    fn attended(&mut self, _chunk: &ChunkStates<'_>, mass: AttnMass) -> Result<(), Infallible> {
         self.masses.push(mass.all);
         Ok(())
     }
@@ -239,23 +235,31 @@ fn ragged_heads_with_biases_and_gaps_are_those_of_the_kernels() {
         let (kernels, candle) = both(&path, DType::F32);
         let all = tokens(&kernels);
         let (prompt, rest) = all.split_at(30);
-        for (has_bias, has_mirror) in [(true, true), (false, true), (true, false)] {
-            let run = |model: &Model, has_mirror: bool| {
-                let mut store = Thinned::new(model, has_bias, has_mirror);
-                model.forward(prompt, 0, &mut store, LogitRows::None).unwrap();
+        // What a device holds is kept from call to call, or not.
+        for (has_bias, keeps) in [(true, true), (false, true), (true, false)] {
+            let run = |model: &Model| {
+                let mut store = Thinned::new(model, has_bias);
+                let mut pass = Pass::new(model);
+                let mut forward = |store: &mut Thinned, tokens: &[u32], position: usize, rows: LogitRows| {
+                    if !keeps {
+                        pass = Pass::new(model);
+                    }
+                    pass.forward(tokens, position, store, rows).unwrap()
+                };
+                forward(&mut store, prompt, 0, LogitRows::None);
                 store.thin();
                 store.masses.clear();
                 // A chunk, then single tokens, the last of them after another thinning.
-                let mut logits = model.forward(&rest[..9], 30, &mut store, LogitRows::All).unwrap();
+                let mut logits = forward(&mut store, &rest[..9], 30, LogitRows::All);
                 for (i, token) in rest[9..].iter().enumerate() {
                     if i == 5 {
                         store.thin();
                     }
-                    logits.extend(model.forward(&[*token], 39 + i, &mut store, LogitRows::Last).unwrap());
+                    logits.extend(forward(&mut store, &[*token], 39 + i, LogitRows::Last));
                 }
                 (store, logits)
             };
-            let ((a, a_logits), (b, b_logits)) = (run(&candle, has_mirror), run(&kernels, false));
+            let ((a, a_logits), (b, b_logits)) = (run(&candle), run(&kernels));
             let name = path.file_name().unwrap().display();
             let error = relative_error(&a_logits, &b_logits);
             assert!(error <= TOLERANCE, "{name}: {error:.1e}");
@@ -282,24 +286,24 @@ fn a_decode_step_uploads_what_is_new() {
     let (_, candle) = both(&path, DType::F32);
     let all = tokens(&candle);
     let n_heads = candle.config().n_layers * candle.config().n_kv_heads;
-    let mut store = Thinned::new(&candle, true, true);
-    let uploaded = |store: &mut Thinned| store.mirror().unwrap().uploaded_slots();
-    candle.forward(&all[..30], 0, &mut store, LogitRows::None).unwrap();
-    assert_eq!(uploaded(&mut store), 30 * n_heads);
+    let mut store = Thinned::new(&candle, true);
+    let mut pass = Pass::new(&candle);
+    // Slots that a call uploads.
+    let mut uploaded = |store: &mut Thinned, tokens: std::ops::Range<usize>| {
+        let before = pass.uploaded_slots();
+        pass.forward(&all[tokens.clone()], tokens.start, store, LogitRows::None).unwrap();
+        pass.uploaded_slots() - before
+    };
+    assert_eq!(uploaded(&mut store, 0..30), 30 * n_heads);
     for i in 30..34 {
-        let before = uploaded(&mut store);
-        candle.forward(&all[i..i + 1], i, &mut store, LogitRows::None).unwrap();
-        assert_eq!(uploaded(&mut store) - before, n_heads);
+        assert_eq!(uploaded(&mut store, i..i + 1), n_heads);
     }
     // Slots that were rewritten go up again, once.
     store.thin();
-    let before = uploaded(&mut store);
-    candle.forward(&all[34..35], 34, &mut store, LogitRows::None).unwrap();
+    let found = uploaded(&mut store, 34..35);
     let n_slots: usize = store.heads.iter().flatten().map(|head| head.positions.len()).sum();
-    assert_eq!(uploaded(&mut store) - before, n_slots);
-    let before = uploaded(&mut store);
-    candle.forward(&all[35..36], 35, &mut store, LogitRows::None).unwrap();
-    assert_eq!(uploaded(&mut store) - before, n_heads);
+    assert_eq!(found, n_slots);
+    assert_eq!(uploaded(&mut store, 35..36), n_heads);
 }
 
 #[test]
@@ -350,6 +354,7 @@ fn a_capture_is_that_of_the_kernels() {
                 chunk_tokens: 20,
                 decode_tokens: 3,
                 seed: 0,
+                memory_limit: None,
             };
             let target = Target::new(dir.path());
             capture::run(model, &inputs, &[], &options, &target, &AtomicBool::new(false), &mut |_| {}).unwrap();

@@ -10,14 +10,17 @@ use std::sync::atomic::AtomicBool;
 
 use common::fixture;
 use kvscope::eval;
-use kvscope::eval::Evaluation;
 use kvscope::eval::Plan;
-use kvscope::eval::Question;
-use kvscope::eval::Row;
 use kvscope::eval::Settings;
-use kvscope::eval::Target;
 use kvscope::eval::task::task;
 use kvscope::files::read_json;
+use kvscope::format::evaluation::Evaluation;
+use kvscope::format::evaluation::FULL;
+use kvscope::format::evaluation::Question;
+use kvscope::format::evaluation::ROWS_FILE;
+use kvscope::format::evaluation::Row;
+use kvscope::format::run::Run;
+use kvscope::format::run::Target;
 use kvscope::model::tokenizer::AddSpecial;
 use kvscope::prompts::Prompt;
 use kvscope::runtime::Budget;
@@ -95,7 +98,7 @@ fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 fn rows(dir: &Path) -> Vec<Row> {
-    let text = std::fs::read_to_string(dir.join(eval::ROWS_FILE)).unwrap();
+    let text = std::fs::read_to_string(dir.join(ROWS_FILE)).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
@@ -111,7 +114,7 @@ fn a_run_has_every_row_once_with_counters_and_a_verdict() {
     let shown = done(kvscope(dir.path(), &eval_args("run", &[&POLICIES[..], &["-v"]].concat())));
     assert!(shown.lines().all(|line| line.chars().count() <= 100), "{shown}");
     let run = dir.path().join("run");
-    let evaluation: Evaluation = read_json(&run.join(eval::FILE)).unwrap();
+    let evaluation: Evaluation = read_json(&run.join(Evaluation::FILE)).unwrap();
     // Full once, five policies at two budgets: evict came by itself.
     assert_eq!(evaluation.arms.len(), 11);
     assert_eq!((evaluation.rows, evaluation.planned_rows), (44, 44));
@@ -122,7 +125,7 @@ fn a_run_has_every_row_once_with_counters_and_a_verdict() {
         // 4 heads of 60 tokens.
         assert_eq!((counters.seen, counters.kept + counters.merged + counters.evicted), (240, 240), "{row:?}");
         let (bytes, kept, kl) = (row.cache_bytes.unwrap(), row.kept_fraction.unwrap(), row.metrics["kl"]);
-        if row.policy == eval::FULL {
+        if row.policy == FULL {
             assert_eq!(
                 (kept, kl, row.metrics["top1_agreement"], row.metrics["perplexity_ratio"]),
                 (1.0, 0.0, 1.0, 1.0)
@@ -156,7 +159,7 @@ fn a_resumed_and_a_sharded_run_end_as_an_unbroken_one() {
     let broken = dir.path().join("broken");
     std::fs::create_dir(&broken).unwrap();
     done(kvscope(dir.path(), &eval_args("other", &[&POLICIES[..], &["--shard", "1/5"]].concat())));
-    let plan: Evaluation = read_json(&dir.path().join("whole").join(eval::FILE)).unwrap();
+    let plan: Evaluation = read_json(&dir.path().join("whole").join(Evaluation::FILE)).unwrap();
     let unmeasured = Evaluation {
         rows: 0,
         summary: Vec::new(),
@@ -165,10 +168,10 @@ fn a_resumed_and_a_sharded_run_end_as_an_unbroken_one() {
         verdict: Vec::new(),
         ..plan
     };
-    kvscope::files::write_json(&broken.join(eval::FILE), &unmeasured).unwrap();
-    let lines = &whole[eval::ROWS_FILE];
+    kvscope::files::write_json(&broken.join(Evaluation::FILE), &unmeasured).unwrap();
+    let lines = &whole[ROWS_FILE];
     let end = lines.iter().enumerate().filter(|(_, b)| **b == b'\n').nth(16).unwrap().0;
-    std::fs::write(broken.join(eval::ROWS_FILE), &lines[..end + 60]).unwrap();
+    std::fs::write(broken.join(ROWS_FILE), &lines[..end + 60]).unwrap();
     done(kvscope(dir.path(), &eval_args("broken", &[&POLICIES[..], &["--resume"]].concat())));
     assert_eq!(contents(&broken), whole);
     done(kvscope(dir.path(), &eval_args("broken", &[&POLICIES[..], &["--resume"]].concat())));
@@ -180,10 +183,10 @@ fn a_resumed_and_a_sharded_run_end_as_an_unbroken_one() {
             &eval_args(&format!("part{}", &shard[..1]), &[&POLICIES[..], &["--shard", shard]].concat()),
         ));
     }
-    done(kvscope(dir.path(), &["merge", "part2", "part1", "--out", "joined"]));
+    done(kvscope(dir.path(), &["join", "part2", "part1", "--out", "joined"]));
     assert_eq!(contents(&dir.path().join("joined")), whole);
-    fails(&kvscope(dir.path(), &["merge", "part1", "--out", "half"]), &["no shard has the row"]);
-    fails(&kvscope(dir.path(), &["merge", "part1", "part1", "--out", "half"]), &["in two shards"]);
+    fails(&kvscope(dir.path(), &["join", "part1", "--out", "half"]), &["shard 2 of 2 is missing"]);
+    fails(&kvscope(dir.path(), &["join", "part1", "part1", "--out", "half"]), &["are both shard 1"]);
 }
 
 #[test]
@@ -282,7 +285,7 @@ fn answers_are_written_as_the_benchmarks_take_them() {
     let shown = done(kvscope(dir.path(), &eval_args("run", &more)));
     assert!(shown.contains("longbench/hotpotqa") && shown.contains("zeroscrolls, all data sets"), "{shown}");
     let run = dir.path().join("run");
-    let evaluation: Evaluation = read_json(&run.join(eval::FILE)).unwrap();
+    let evaluation: Evaluation = read_json(&run.join(Evaluation::FILE)).unwrap();
     assert_eq!(evaluation.rows, 15);
     for policy in ["full", "kvmerger-bridge=true-0.5", "evict-bridge=true-0.5"] {
         let folder = run.join("predictions").join(policy);
@@ -382,7 +385,7 @@ fn divergences_are_those_of_decoding_token_by_token() {
     let arms = eval::arms(&["h2o".into(), "snapkv:window=8".into(), "snapkv:window=4".into()], &[0.4]).unwrap();
     let plan = Plan::new(model.identity().unwrap(), &items, skipped, &arms, &settings, Vec::new());
     let dir = tempfile::tempdir().unwrap();
-    let target = Target { dir: dir.path(), resume: false, shard: None };
+    let target = Target::new(dir.path());
     let mut seen = Vec::new();
     let on_row = &mut |row: &Row| seen.push(row.clone());
     eval::run(&model, &items, &arms, plan, &target, &AtomicBool::new(false), on_row).unwrap();

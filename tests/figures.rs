@@ -265,7 +265,7 @@ fn an_analysis_that_holds_nothing_gives_a_page_that_says_so() {
     input.analysis.set_overlap = None;
     input.analysis.queries = None;
     input.profile = None;
-    input.generation = Some(serde_json::json!("not an object"));
+    input.generation = None;
     let written = report(&input, dir.path(), None).unwrap();
     assert_eq!((written.files.len(), written.skipped.len()), (1, FIGURES.len()));
     let html = std::fs::read_to_string(dir.path().join("report.html")).unwrap();
@@ -297,7 +297,7 @@ fn damaged_files_are_drawn_or_refused_but_never_panic() {
     input.analysis.datasets.truncate(1);
     let head = input.analysis.datasets[0].sparsity[0].clone();
     input.analysis.datasets[0].sparsity =
-        (0..300).map(|i| kvscope::analyze::HeadSparsity { layer: i, kv_head: i, ..head.clone() }).collect();
+        (0..300).map(|i| kvscope::format::analysis::HeadSparsity { layer: i, kv_head: i, ..head.clone() }).collect();
     assert!(report(&input, dir.path(), None).unwrap_err().to_string().contains("300 layers of 300 KV heads"));
     std::fs::remove_file(dir.path().join(&input.analysis.maps[1].file)).unwrap();
     input.analysis.datasets[0].sparsity.clear();

@@ -12,11 +12,11 @@ use common::relative_error;
 use kvscope::capture;
 use kvscope::capture::CaptureOptions;
 use kvscope::capture::SampleInput;
-use kvscope::capture::Target;
 use kvscope::files::sha256_bytes;
 use kvscope::format::dump::Dump;
 use kvscope::format::dump::ElementType;
 use kvscope::format::dump::State;
+use kvscope::format::run::Target;
 use safetensors::Dtype;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
@@ -81,6 +81,7 @@ fn they_hold_what_our_capture_of_the_same_tokens_holds() {
             chunk_tokens: 0,
             decode_tokens: 0,
             seed: 0,
+            memory_limit: None,
         };
         let dir = tempfile::tempdir().unwrap();
         let target = Target::new(dir.path());

@@ -14,13 +14,13 @@ use common::fixtures;
 use common::shape;
 use common::stored_as;
 use common::widened;
+use kvscope::format::generation::StopReason;
 use kvscope::hint::Hint;
 use kvscope::merge::MergeError;
 use kvscope::model::Config;
 use kvscope::model::KvStore;
 use kvscope::model::Model;
 use kvscope::model::ModelError;
-use kvscope::model::StoreError;
 use kvscope::model::tokenizer::AddSpecial;
 use kvscope::policy::POLICIES;
 use kvscope::prompts::demo;
@@ -33,7 +33,6 @@ use kvscope::runtime::RaggedCache;
 use kvscope::runtime::RuntimeError;
 use kvscope::runtime::Sampling;
 use kvscope::runtime::State;
-use kvscope::runtime::StopReason;
 use kvscope::runtime::generate;
 
 const TYPES: [CacheType; 3] = [CacheType::F32, CacheType::F16, CacheType::Bf16];
@@ -86,7 +85,7 @@ fn feed(cache: &mut RaggedCache, config: &Config, layer: &Layer) -> Result<(), R
     for i in 0..config.n_layers {
         let chunk = layer.chunk(i, 0);
         let mass = layer.wanted_mass(cache.needs());
-        let own = |error: StoreError| *error.downcast::<RuntimeError>().unwrap();
+        let own = |error: RuntimeError| error;
         cache.append(&chunk).map_err(own)?;
         cache.attended(&chunk, mass).map_err(own)?;
     }

@@ -5,13 +5,15 @@ mod planted;
 use std::path::Path;
 use std::process::Command;
 
-use kvscope::analyze::Analysis;
 use kvscope::analyze::AnalyzeError;
 use kvscope::analyze::AnalyzeOptions;
-use kvscope::analyze::Comparison;
-use kvscope::analyze::Placed;
 use kvscope::analyze::analyze;
 use kvscope::analyze::compare;
+use kvscope::analyze::comparison_table;
+use kvscope::analyze::summary_table;
+use kvscope::format::analysis::Analysis;
+use kvscope::format::analysis::Placed;
+use kvscope::format::comparison::Comparison;
 use kvscope::format::dump::State;
 use kvscope::hint::Hint;
 use kvscope::merge::Shares;

@@ -12,6 +12,7 @@ use common::shape;
 use kvscope::files::resident_bytes;
 use kvscope::model::AttnMass;
 use kvscope::model::KvStore;
+use kvscope::model::Pass;
 use kvscope::runtime::Budget;
 use kvscope::runtime::CacheType;
 use kvscope::runtime::Compression;
@@ -48,7 +49,7 @@ fn demo_model_peaks_fall_by_what_compression_between_parts_saves() {
         let base = resident_bytes().unwrap();
         std::fs::write("/proc/self/clear_refs", "5").unwrap();
         let mut cache = RaggedCache::new(model.config(), kind, compression);
-        prefill(&model, &prompt, &mut cache, PART).unwrap();
+        prefill(&mut Pass::new(&model), &prompt, &mut cache, PART).unwrap();
         (cache.bytes() as f64, peak_bytes() - base as f64)
     };
     let (full, full_peak) = run(None);

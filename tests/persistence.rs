@@ -2,22 +2,22 @@
 
 use std::path::Path;
 
-use kvscope::analyze::Analysis;
 use kvscope::analyze::AnalyzeOptions;
-use kvscope::analyze::Evidence;
-use kvscope::analyze::Persistence;
 use kvscope::analyze::analyze;
 use kvscope::files::Document;
 use kvscope::files::ModelIdentity;
 use kvscope::files::Provenance;
 use kvscope::files::write_json;
+use kvscope::format::analysis::Analysis;
+use kvscope::format::analysis::Evidence;
+use kvscope::format::analysis::Persistence;
 use kvscope::format::dump::Dump;
 use kvscope::format::dump::ElementType;
 use kvscope::format::dump::Manifest;
 use kvscope::format::dump::SampleEntry;
 use kvscope::format::dump::SampleWriter;
 use kvscope::format::dump::State;
-use kvscope::format::dump::TensorSpec;
+use kvscope::format::dump::Tensor;
 use kvscope::math::benjamini_hochberg;
 use kvscope::math::bootstrap_mean;
 use kvscope::math::centred_gram;
@@ -150,42 +150,7 @@ fn keys(n_tokens: usize, ratio: f64) -> Vec<f32> {
 }
 
 fn write_dump(dir: &Path, samples: &[Planted]) -> Dump {
-    let mut entries = Vec::new();
-    for (number, sample) in samples.iter().enumerate() {
-        let n_tokens = sample.n_tokens;
-        let mut specs = vec![TensorSpec { name: "token_ids".into(), element: ElementType::I64, shape: vec![n_tokens] }];
-        for layer in 0..LAYERS {
-            let mass = Manifest::tensor_name(layer, State::Mass);
-            let spec = |name: String, shape: Vec<usize>| TensorSpec { name, element: ElementType::F32, shape };
-            specs.push(spec(Manifest::tensor_name(layer, State::K), vec![KV_HEADS, n_tokens, DIM]));
-            specs.push(spec(format!("{mass}_window"), vec![KV_HEADS, n_tokens]));
-            specs.push(spec(mass, vec![KV_HEADS, n_tokens]));
-        }
-        let file = format!("{number}.safetensors");
-        let mut writer = SampleWriter::create(&dir.join(&file), specs, &[]).unwrap();
-        writer.write_i64("token_ids", (0..n_tokens).map(|i| i as i64)).unwrap();
-        for (layer, ratios) in sample.ratios.chunks(KV_HEADS).enumerate() {
-            let mass = Manifest::tensor_name(layer, State::Mass);
-            let rows: Vec<f32> = ratios.iter().flat_map(|ratio| keys(n_tokens, *ratio)).collect();
-            writer.write_f32(&Manifest::tensor_name(layer, State::K), &rows).unwrap();
-            writer.write_f32(&format!("{mass}_window"), &vec![0.1; KV_HEADS * n_tokens]).unwrap();
-            writer.write_f32(&mass, &vec![0.1; KV_HEADS * n_tokens]).unwrap();
-        }
-        let (sha256, bytes) = writer.finish().unwrap();
-        let (dataset, id) = (format!("set {}", sample.dataset), number.to_string());
-        entries.push(SampleEntry {
-            index: entries.len(),
-            dataset,
-            id,
-            n_tokens,
-            n_prompt_tokens: n_tokens,
-            n_tokens_full: n_tokens,
-            file,
-            bytes,
-            sha256,
-        });
-    }
-    let manifest = Manifest {
+    let mut manifest = Manifest {
         schema: Manifest::schema_id(),
         provenance: Provenance::new("capture", 0, serde_json::json!({}), vec![]),
         model: ModelIdentity {
@@ -208,8 +173,35 @@ fn write_dump(dir: &Path, samples: &[Planted]) -> Dump {
         token_classes: None,
         shard: None,
         planned_samples: samples.len(),
-        samples: entries,
+        samples: Vec::new(),
     };
+    for (number, sample) in samples.iter().enumerate() {
+        let n_tokens = sample.n_tokens;
+        let file = format!("{number}.safetensors");
+        let specs = manifest.tensor_specs(n_tokens, 0);
+        let mut writer = SampleWriter::create(&dir.join(&file), specs, &[]).unwrap();
+        writer.write_i64(&Tensor::TokenIds.name(), (0..n_tokens).map(|i| i as i64)).unwrap();
+        for (layer, ratios) in sample.ratios.chunks(KV_HEADS).enumerate() {
+            let rows: Vec<f32> = ratios.iter().flat_map(|ratio| keys(n_tokens, *ratio)).collect();
+            writer.write_f32(&Tensor::State(layer, State::K).name(), &rows).unwrap();
+            for mass in [Tensor::State(layer, State::Mass), Tensor::MassWindow(layer)] {
+                writer.write_f32(&mass.name(), &vec![0.1; KV_HEADS * n_tokens]).unwrap();
+            }
+        }
+        let (sha256, bytes) = writer.finish().unwrap();
+        let (dataset, id) = (format!("set {}", sample.dataset), number.to_string());
+        manifest.samples.push(SampleEntry {
+            index: number,
+            dataset,
+            id,
+            n_tokens,
+            n_prompt_tokens: n_tokens,
+            n_tokens_full: n_tokens,
+            file,
+            bytes,
+            sha256,
+        });
+    }
     write_json(&dir.join("manifest.json"), &manifest).unwrap();
     Dump::open(dir).unwrap()
 }

@@ -101,7 +101,7 @@ fn compressed(
         let chunk = layer.chunk(i, 0);
         let mass = layer.wanted_mass(cache.needs());
         cache.append(&chunk).unwrap();
-        cache.attended(&chunk, mass).map_err(|error| *error.downcast::<RuntimeError>().unwrap())?;
+        cache.attended(&chunk, mass)?;
     }
     match cache.end_prompt() {
         // A threshold may find nothing alike among a few tokens.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::files::FileError;
+use crate::format::FormatError;
 use crate::format::dump::DumpError;
 use crate::format::dump::State;
 use crate::hint::Hint;
@@ -17,14 +18,9 @@ pub enum AnalyzeError {
     /// A file cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The Parquet table could not be written or read.
-    #[error("cannot read or write the table {}: {source}", path.display())]
-    Table {
-        /// The table.
-        path: PathBuf,
-        /// The format's writer's answer.
-        source: parquet::errors::ParquetError,
-    },
+    /// A file of the analysis cannot be read or written.
+    #[error(transparent)]
+    Format(#[from] FormatError),
     /// An option has a value that cannot be used.
     #[error("{option} cannot be used: {what}")]
     Option {
@@ -137,6 +133,7 @@ impl Hint for AnalyzeError {
         match self {
             Self::Dump(error) => error.hint(),
             Self::File(error) => error.hint(),
+            Self::Format(error) => error.hint(),
             Self::NoSamples { .. } => Some("run the capture again with --resume".into()),
             Self::DifferentModels { .. } => Some("analyse each model's dumps on their own".into()),
             Self::DifferentLayers { .. } => {

@@ -12,14 +12,11 @@ use rayon::iter::IntoParallelRefMutIterator;
 use rayon::iter::ParallelIterator;
 
 use crate::analyze::AnalyzeError;
-use crate::analyze::MapEntry;
 use crate::analyze::MapRequest;
 use crate::files::ModelIdentity;
-use crate::files::TOOL_VERSION;
-use crate::format::dump::ElementType;
 use crate::format::dump::Sample;
-use crate::format::dump::SampleWriter;
-use crate::format::dump::TensorSpec;
+use crate::format::map;
+use crate::format::map::MapEntry;
 use crate::math::TILE;
 use crate::math::Tile;
 use crate::math::UnitRows;
@@ -30,8 +27,6 @@ use crate::math::widen_f16;
 
 /// Longest sample of which a map is made; it takes 8/3·T² bytes of memory, 683 MiB.
 pub(crate) const MAX_MAP_TOKENS: usize = 1 << 14;
-/// Levels are halved until they are no wider.
-const COARSEST: usize = 256;
 
 /// One map to be written.
 #[derive(Clone, Copy, Debug)]
@@ -52,43 +47,14 @@ impl MapFile<'_> {
         let sample = self.sample.entry();
         let n_tokens = sample.n_tokens;
         let rows = self.sample.vectors(layer, state, kv_head)?;
-        let mut widths = vec![n_tokens];
-        while let Some(width) = widths.last().copied()
-            && width > COARSEST
-        {
-            widths.push(width.div_ceil(2));
-        }
-        let levels = maker.map(&rows, rows.len() / n_tokens, widths.len());
-        let specs = widths
-            .iter()
-            .enumerate()
-            .map(|(level, width)| TensorSpec {
-                name: format!("level.{level}"),
-                element: ElementType::F16,
-                shape: vec![*width, *width],
-            })
-            .collect();
-        let metadata = [
-            ("schema", "kvscope.map/1".to_string()),
-            ("tool", TOOL_VERSION.to_string()),
-            ("model", self.model.name.clone()),
-            ("model_fingerprint", self.model.fingerprint.clone()),
-            ("dataset", sample.dataset.clone()),
-            ("id", sample.id.clone()),
-            ("layer", layer.to_string()),
-            ("kv_head", kv_head.to_string()),
-            ("state", state.name().to_string()),
-        ];
         let safe = safe_name(&sample.dataset);
         let name = format!("{}-{safe}-{}-layer{layer}-head{kv_head}-{}", self.dataset, self.number, state.name());
+        let (dataset, id, n_levels) = (sample.dataset.clone(), sample.id.clone(), map::n_levels(n_tokens));
         let file = format!("maps/{name}.safetensors");
-        let mut writer = SampleWriter::create(&out_dir.join(&file), specs, &metadata)?;
-        for (index, level) in levels.iter().enumerate() {
-            writer.write_f16(&format!("level.{index}"), level)?;
-        }
-        let sha256 = Some(writer.finish()?.0);
-        let (dataset, id) = (sample.dataset.clone(), sample.id.clone());
-        Ok(MapEntry { file, dataset, id, state, layer, kv_head, n_tokens, n_levels: levels.len(), sha256 })
+        let mut entry = MapEntry { file, dataset, id, state, layer, kv_head, n_tokens, n_levels, sha256: None };
+        let levels = maker.map(&rows, rows.len() / n_tokens, n_levels);
+        entry.sha256 = Some(map::write(out_dir, &entry, self.model, levels)?);
+        Ok(entry)
     }
 }
 

@@ -12,8 +12,10 @@ use crate::analyze::maps::MAX_MAP_TOKENS;
 use crate::files::InputHash;
 use crate::files::sha256_file;
 use crate::format::dump::Dump;
+use crate::format::dump::Manifest;
 use crate::format::dump::SampleEntry;
 use crate::format::dump::State;
+use crate::format::run::Run;
 
 /// Most heads over all layers of a model; each has counters of about 300 KB. The largest published models have under 6,000.
 const MAX_HEADS: usize = 1 << 14;
@@ -150,7 +152,7 @@ impl RunPlan {
             "planned_samples": manifest.planned_samples,
             "found_samples": manifest.samples.len(),
         }));
-        let sha256 = sha256_file(&dump.dir().join("manifest.json"))?;
+        let sha256 = sha256_file(&dump.dir().join(Manifest::FILE))?;
         self.inputs.push(InputHash { name: format!("{name}/manifest.json"), sha256 });
         Ok(())
     }

@@ -1,9 +1,9 @@
 //! Does similarity matter? What real queries make of neighbouring keys, and what merging does to a head's output.
 
 use crate::analyze::AnalyzeOptions;
-use crate::analyze::HeadQueries;
-use crate::analyze::QueryAware;
-use crate::analyze::RuleError;
+use crate::format::analysis::HeadQueries;
+use crate::format::analysis::QueryAware;
+use crate::format::analysis::RuleError;
 use crate::math::Interval;
 use crate::math::Rhs;
 use crate::math::Rows;

@@ -2,12 +2,8 @@
 
 use std::path::Path;
 
-use crate::analyze::Agreement;
-use crate::analyze::Analysis;
 use crate::analyze::AnalyzeError;
 use crate::analyze::AnalyzeOptions;
-use crate::analyze::DatasetAnalysis;
-use crate::analyze::SetOverlap;
 use crate::analyze::dataset::DatasetRun;
 use crate::analyze::maps::MapFile;
 use crate::analyze::maps::MapMaker;
@@ -19,8 +15,6 @@ use crate::analyze::queries::SampleErrors;
 use crate::analyze::queries::query_aware;
 use crate::analyze::sparsity::OverlapCounters;
 use crate::analyze::sparsity::SIZE_BINS;
-use crate::analyze::table::StatsTable;
-use crate::analyze::table::TABLE_FILE;
 use crate::files::Document;
 use crate::files::FolderLock;
 use crate::files::InputHash;
@@ -28,7 +22,14 @@ use crate::files::Provenance;
 use crate::files::check_replaceable;
 use crate::files::create_own_dir;
 use crate::files::write_json;
+use crate::format::analysis::Agreement;
+use crate::format::analysis::Analysis;
+use crate::format::analysis::DatasetAnalysis;
+use crate::format::analysis::FILE;
+use crate::format::analysis::SetOverlap;
 use crate::format::dump::Dump;
+use crate::format::stats::StatsTable;
+use crate::format::stats::TABLE_FILE;
 use crate::math::bootstrap_mean;
 use crate::math::spearman;
 
@@ -58,7 +59,7 @@ pub fn analyze(
     let plan = RunPlan::new(dumps, options)?;
     let model = dumps[plan.datasets[0].samples[0].0].manifest().model.clone();
     let _lock = FolderLock::take(out_dir)?;
-    let path = out_dir.join("analysis.json");
+    let path = out_dir.join(FILE);
     check_replaceable::<Analysis>(&path)?;
     if !options.maps.is_empty() {
         create_own_dir(&out_dir.join("maps"))?;

@@ -1,6 +1,6 @@
 //! Cosines between the tokens of one head: those of neighbours, and how they fall with distance.
 
-use crate::analyze::Neighbours;
+use crate::format::analysis::Neighbours;
 use crate::math::add_gram;
 use crate::math::axpy;
 use crate::math::centred_gram;

@@ -2,8 +2,8 @@
 
 use multiversion::multiversion;
 
-use crate::analyze::HeadSparsity;
-use crate::analyze::Placed;
+use crate::format::analysis::HeadSparsity;
+use crate::format::analysis::Placed;
 use crate::format::dump::TokenClass;
 use crate::math::Rows;
 use crate::math::THRESHOLDS;

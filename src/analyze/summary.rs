@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::analyze::Analysis;
-use crate::analyze::DatasetAnalysis;
+use crate::format::analysis::Analysis;
+use crate::format::analysis::DatasetAnalysis;
 use crate::format::dump::State;
 use crate::math::Interval;
 use crate::math::mean;

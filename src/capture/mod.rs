@@ -14,7 +14,6 @@ pub use memory::memory_estimate;
 pub use memory::memory_of_machine;
 pub use plan::CaptureOptions;
 pub use plan::SampleInput;
-pub use plan::Target;
 pub use plan::estimated_bytes;
 pub use run::run;
 
@@ -22,6 +21,7 @@ use std::path::PathBuf;
 
 use crate::files::FileError;
 use crate::format::dump::DumpError;
+use crate::format::run::RunError;
 use crate::hint::Hint;
 use crate::model::ModelError;
 
@@ -32,6 +32,9 @@ pub enum CaptureError {
     /// Writing or reading the dump failed.
     #[error(transparent)]
     Dump(#[from] DumpError),
+    /// The folder holds another run, or the run was interrupted.
+    #[error(transparent)]
+    Run(#[from] RunError),
     /// The model's files cannot be read again.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -45,25 +48,11 @@ pub enum CaptureError {
         /// Why.
         source: ModelError,
     },
-    /// The folder holds a dump already.
-    #[error("{} holds a dump already", dir.display())]
-    Exists {
-        /// The folder.
-        dir: PathBuf,
-    },
     /// The folder has no manifest, but a file where a sample would go.
     #[error("{} is there already and is of no dump", path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
-    },
-    /// The dump to resume was made with other settings.
-    #[error("{} was captured with another {what}, so it cannot be resumed", dir.display())]
-    OtherRun {
-        /// The folder.
-        dir: PathBuf,
-        /// What differs.
-        what: &'static str,
     },
     /// The disk is too small.
     #[error("the dump needs {needed} bytes and {} has {free} free", dir.display())]
@@ -92,22 +81,6 @@ pub enum CaptureError {
         /// The estimate.
         needed: MemoryEstimate,
     },
-    /// The user asked to stop.
-    #[error("interrupted after {done} of {planned} samples; the dump is valid")]
-    Interrupted {
-        /// Finished samples.
-        done: usize,
-        /// Samples of the run.
-        planned: usize,
-    },
-    /// A shard that cannot be.
-    #[error("there is no shard {number} of {count}")]
-    Shard {
-        /// Which was asked for, counted from 1.
-        number: usize,
-        /// Shards of the run.
-        count: usize,
-    },
     /// Nothing to capture.
     #[error("there is nothing to capture: {0}")]
     Nothing(&'static str),
@@ -128,12 +101,9 @@ impl Hint for CaptureError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Dump(error) => error.hint(),
+            Self::Run(error) => error.hint(),
             Self::Sample { source, .. } | Self::Model(source) => source.hint(),
-            Self::Exists { .. } => Some("pass --resume to go on with it, or choose another folder with --out".into()),
             Self::Foreign { .. } => Some("choose another folder with --out, or move that file away".into()),
-            Self::OtherRun { .. } => {
-                Some("choose another folder with --out, or repeat the command that began it".into())
-            }
             Self::NoSpace { .. } => {
                 Some("free some space, capture fewer samples, tokens, layers or states, or choose another --out".into())
             }
@@ -141,8 +111,6 @@ impl Hint for CaptureError {
                 "raise --memory-limit to {} or more, or cut the prompts with --max-tokens",
                 megabytes(needed.total())
             )),
-            Self::Shard { .. } => Some("shards are counted from 1: 1/4, 2/4, 3/4 and 4/4".into()),
-            Self::Interrupted { .. } => Some("run the same command with --resume to go on".into()),
             Self::Nothing(_) => None,
         }
     }

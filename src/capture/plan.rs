@@ -1,7 +1,6 @@
 //! What a run captures, and where it puts it.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use rand::SeedableRng;
 use rand::seq::index::sample as sample_indices;
@@ -14,9 +13,9 @@ use crate::files::ModelIdentity;
 use crate::files::Provenance;
 use crate::format::dump::ElementType;
 use crate::format::dump::Manifest;
-use crate::format::dump::Shard;
 use crate::format::dump::State;
 use crate::format::dump::TensorSpec;
+use crate::format::run::Shard;
 
 /// What is captured of every sample.
 #[derive(Clone, Debug)]
@@ -39,17 +38,14 @@ pub struct CaptureOptions {
     pub decode_tokens: usize,
     /// Seed of the query sample.
     pub seed: u64,
+    /// Bytes of memory that the process may take.
+    pub memory_limit: Option<u64>,
 }
 
 impl CaptureOptions {
     /// Queries kept of a sample of `n_tokens`.
     pub(super) fn queries_of(&self, n_tokens: usize) -> usize {
         self.n_queries.map_or(n_tokens, |n| n.min(n_tokens))
-    }
-
-    /// Whether a KV head is written.
-    pub(super) fn writes_head(&self, kv_head: usize) -> bool {
-        self.kv_heads.as_ref().is_none_or(|heads| heads.contains(&kv_head))
     }
 }
 
@@ -66,78 +62,18 @@ pub struct SampleInput {
     pub n_tokens_full: usize,
 }
 
-/// Where a run writes, and under which limits.
-#[derive(Clone, Copy, Debug)]
-pub struct Target<'a> {
-    /// Folder of the dump.
-    pub dir: &'a Path,
-    /// Whether to go on with the dump that the folder holds.
-    pub resume: bool,
-    /// `(number from 1, count)`: capture one shard of the samples only.
-    pub shard: Option<(usize, usize)>,
-    /// Bytes of memory that the process may take.
-    pub memory_limit: Option<u64>,
-}
-
-impl<'a> Target<'a> {
-    /// A new folder, all samples, no limit.
-    pub fn new(dir: &'a Path) -> Self {
-        Self { dir, resume: false, shard: None, memory_limit: None }
-    }
-
-    /// The samples that the run takes, with their index within all of them.
-    pub fn select<'i>(&self, inputs: &'i [SampleInput]) -> Vec<(usize, &'i SampleInput)> {
-        let shard = self.shard_of(inputs.len());
-        inputs.iter().enumerate().filter(|(index, _)| shard.is_none_or(|shard| shard.holds(*index))).collect()
-    }
-
-    pub(super) fn shard_of(&self, total_samples: usize) -> Option<Shard> {
-        self.shard.map(|(number, count)| Shard { number, count, total_samples })
-    }
-}
-
 /// Bytes that a run will write for these samples, headers left out.
 pub fn estimated_bytes<'i>(
     model: &ModelIdentity,
     options: &CaptureOptions,
     inputs: impl IntoIterator<Item = &'i SampleInput>,
 ) -> u64 {
+    let layout = new_manifest(model, &[], &[], options, None, "");
     let of_sample = |input: &SampleInput| {
         let n = input.tokens.len() + options.decode_tokens;
-        tensor_specs(model, options, n, options.queries_of(n)).iter().map(TensorSpec::bytes).sum::<u64>()
+        layout.tensor_specs(n, options.queries_of(n)).iter().map(TensorSpec::bytes).sum::<u64>()
     };
     inputs.into_iter().map(of_sample).sum()
-}
-
-/// The tensors of one sample, in the order in which they are written: integers first, so that every tensor is aligned.
-pub(super) fn tensor_specs(
-    model: &ModelIdentity,
-    options: &CaptureOptions,
-    n_tokens: usize,
-    n_queries: usize,
-) -> Vec<TensorSpec> {
-    let n_kv_heads = options.kv_heads.as_ref().map_or(model.n_kv_heads, Vec::len);
-    let n_q_heads = n_kv_heads * model.group();
-    let spec = |name: String, element, shape: &[usize]| TensorSpec { name, element, shape: shape.to_vec() };
-    let mut specs = vec![spec("token_ids".into(), ElementType::I64, &[n_tokens])];
-    if options.states.contains(&State::Q) {
-        let positions = |layer: &usize| spec(Manifest::query_positions_name(*layer), ElementType::I64, &[n_queries]);
-        specs.extend(options.layers.iter().map(positions));
-    }
-    for layer in &options.layers {
-        for state in &options.states {
-            let name = Manifest::tensor_name(*layer, *state);
-            match state {
-                State::Q => specs.push(spec(name, options.dtype, &[n_q_heads, n_queries, model.head_dim])),
-                State::Mass => {
-                    let names = [name, Manifest::mass_window_name(*layer)];
-                    specs.extend(names.map(|name| spec(name, ElementType::F32, &[n_kv_heads, n_tokens])));
-                }
-                _ => specs.push(spec(name, options.dtype, &[n_kv_heads, n_tokens, model.head_dim])),
-            }
-        }
-    }
-    specs
 }
 
 /// `00007-qasper.safetensors`; characters that a file system may mind become `_`.
@@ -209,6 +145,7 @@ mod tests {
             chunk_tokens: 0,
             decode_tokens: 0,
             seed: 3,
+            memory_limit: None,
         }
     }
 

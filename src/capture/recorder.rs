@@ -4,21 +4,18 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
-use crate::capture::CaptureOptions;
-use crate::capture::plan::tensor_specs;
 use crate::files::ModelIdentity;
 use crate::format::dump::DumpError;
 use crate::format::dump::Manifest;
 use crate::format::dump::SampleWriter;
 use crate::format::dump::State;
+use crate::format::dump::Tensor;
 use crate::math::axpy;
 use crate::model::AttnMass;
 use crate::model::ChunkStates;
 use crate::model::HeadSlots;
 use crate::model::KvStore;
-use crate::model::Mirror;
 use crate::model::SlotVectors;
-use crate::model::StoreError;
 use crate::model::StoreNeeds;
 
 /// One layer's states by head, until they are written.
@@ -44,32 +41,35 @@ pub(super) struct SampleOutput {
 
 /// Holds each layer until the sample's last token has passed it, then writes it and lets go.
 pub(super) struct Recorder<'a> {
-    model: &'a ModelIdentity,
-    options: &'a CaptureOptions,
+    /// What the dump holds of every sample.
+    manifest: &'a Manifest,
     output: SampleOutput,
     /// Opened when the last token is known, as the tokens come first in the file.
     writer: Option<SampleWriter>,
     buffers: Vec<LayerBuffer>,
     tokens: Vec<u32>,
-    mirror: Mirror,
     stop: &'a AtomicBool,
 }
 
-/// Tells an interrupt from a failure on its way through the model.
-#[derive(Debug, thiserror::Error)]
-#[error("interrupted")]
-pub(super) struct Stopped;
+/// Why recording ended early.
+#[derive(Debug)]
+pub(super) enum RecordError {
+    /// The user asked for it.
+    Stopped,
+    /// The dump's file.
+    Dump(DumpError),
+}
+
+impl From<DumpError> for RecordError {
+    fn from(error: DumpError) -> Self {
+        Self::Dump(error)
+    }
+}
 
 impl<'a> Recorder<'a> {
-    pub(super) fn new(
-        model: &'a ModelIdentity,
-        options: &'a CaptureOptions,
-        output: SampleOutput,
-        prompt: &[u32],
-        stop: &'a AtomicBool,
-    ) -> Self {
-        let buffers = (0..model.n_layers).map(|_| LayerBuffer::default()).collect();
-        Self { model, options, output, writer: None, buffers, tokens: prompt.to_vec(), mirror: Mirror::default(), stop }
+    pub(super) fn new(manifest: &'a Manifest, output: SampleOutput, prompt: &[u32], stop: &'a AtomicBool) -> Self {
+        let buffers = (0..manifest.model.n_layers).map(|_| LayerBuffer::default()).collect();
+        Self { manifest, output, writer: None, buffers, tokens: prompt.to_vec(), stop }
     }
 
     /// Tells of a generated token before it is run.
@@ -86,13 +86,16 @@ impl<'a> Recorder<'a> {
 
     fn open(&self) -> Result<SampleWriter, DumpError> {
         let SampleOutput { path, metadata, n_tokens, query_positions } = &self.output;
-        let specs = tensor_specs(self.model, self.options, *n_tokens, query_positions.len());
+        let specs = self.manifest.tensor_specs(*n_tokens, query_positions.len());
         let mut writer = SampleWriter::create(path, specs, metadata)?;
-        writer.write_i64("token_ids", self.tokens.iter().map(|id| i64::from(*id)))?;
-        if self.options.states.contains(&State::Q) {
-            for layer in &self.options.layers {
-                let positions = query_positions.iter().map(|p| *p as i64);
-                writer.write_i64(&Manifest::query_positions_name(*layer), positions)?;
+        for tensor in self.manifest.tensors() {
+            match tensor {
+                Tensor::TokenIds => writer.write_i64(&tensor.name(), self.tokens.iter().map(|id| i64::from(*id)))?,
+                Tensor::QueryPositions(_) => {
+                    writer.write_i64(&tensor.name(), query_positions.iter().map(|p| *p as i64))?;
+                }
+                // Of the layers, as they come.
+                Tensor::State(..) | Tensor::MassWindow(_) => {}
             }
         }
         Ok(writer)
@@ -100,35 +103,34 @@ impl<'a> Recorder<'a> {
 
     fn write_layer(&mut self, layer: usize) -> Result<(), DumpError> {
         let buffer = std::mem::take(&mut self.buffers[layer]);
-        if !self.options.layers.contains(&layer) {
+        if !self.manifest.layers.contains(&layer) {
             return Ok(());
         }
         let mut writer = match self.writer.take() {
             Some(writer) => writer,
             None => self.open()?,
         };
-        let options = self.options;
-        for state in &self.options.states {
-            let name = Manifest::tensor_name(layer, *state);
-            match state {
-                State::K => writer.write_f32_parts(&name, &kept(options, &buffer.k))?,
-                State::V => writer.write_f32_parts(&name, &kept(options, &buffer.v))?,
-                State::KPreRope => writer.write_f32_parts(&name, &buffer.k_pre_rope)?,
-                State::Q => writer.write_f32_parts(&name, &buffer.q)?,
-                State::Mass => {
-                    writer.write_f32_parts(&name, &kept(options, &buffer.mass))?;
-                    writer.write_f32_parts(&Manifest::mass_window_name(layer), &kept(options, &buffer.mass_window))?;
-                }
+        let of_all = |heads| self.held(heads);
+        for tensor in self.manifest.layer_tensors(layer) {
+            let name = tensor.name();
+            match tensor {
+                Tensor::State(_, State::K) => writer.write_f32_parts(&name, &of_all(&buffer.k))?,
+                Tensor::State(_, State::V) => writer.write_f32_parts(&name, &of_all(&buffer.v))?,
+                Tensor::State(_, State::KPreRope) => writer.write_f32_parts(&name, &buffer.k_pre_rope)?,
+                Tensor::State(_, State::Q) => writer.write_f32_parts(&name, &buffer.q)?,
+                Tensor::State(_, State::Mass) => writer.write_f32_parts(&name, &of_all(&buffer.mass))?,
+                Tensor::MassWindow(_) => writer.write_f32_parts(&name, &of_all(&buffer.mass_window))?,
+                Tensor::TokenIds | Tensor::QueryPositions(_) => {}
             }
         }
         self.writer = Some(writer);
         Ok(())
     }
-}
 
-/// Those of all KV heads' values that are written.
-fn kept<'b>(options: &CaptureOptions, heads: &'b [Vec<f32>]) -> Vec<&'b [f32]> {
-    heads.iter().enumerate().filter(|(head, _)| options.writes_head(*head)).map(|(_, values)| &values[..]).collect()
+    /// Those of all KV heads' values that are written.
+    fn held<'b>(&self, heads: &'b [Vec<f32>]) -> Vec<&'b [f32]> {
+        self.manifest.held_kv_heads().map(|head| &heads[head][..]).collect()
+    }
 }
 
 /// Appends `[T, n_heads, D]` to one growing `[n, D]` per head of `heads`, for which `n_tokens` rows are set aside at first.
@@ -149,39 +151,38 @@ fn split_heads(
 }
 
 impl KvStore for Recorder<'_> {
+    type Error = RecordError;
+
     fn needs(&self) -> StoreNeeds {
-        let mass = self.options.states.contains(&State::Mass);
+        let mass = self.manifest.states.contains(&State::Mass);
         StoreNeeds {
-            k_pre_rope: self.options.states.contains(&State::KPreRope),
+            k_pre_rope: self.manifest.states.contains(&State::KPreRope),
             mass,
-            mass_from_position: mass.then(|| self.output.n_tokens.saturating_sub(self.options.window_tokens)),
+            mass_from_position: mass.then(|| self.output.n_tokens.saturating_sub(self.manifest.window_tokens)),
         }
     }
 
-    fn append(&mut self, chunk: &ChunkStates<'_>) -> Result<(), StoreError> {
+    fn append(&mut self, chunk: &ChunkStates<'_>) -> Result<(), RecordError> {
         if self.stop.load(Ordering::Relaxed) {
-            return Err(Stopped.into());
+            return Err(RecordError::Stopped);
         }
-        let ModelIdentity { n_q_heads, n_kv_heads, head_dim, .. } = *self.model;
+        let ModelIdentity { n_q_heads, n_kv_heads, head_dim, .. } = self.manifest.model;
         let SampleOutput { n_tokens, query_positions, .. } = &self.output;
-        let is_wanted = self.options.layers.contains(&chunk.layer);
+        let is_wanted = self.manifest.layers.contains(&chunk.layer);
         let buffer = &mut self.buffers[chunk.layer];
         let shape = [n_kv_heads, head_dim, *n_tokens];
         // Attention needs the keys and values of all heads.
         split_heads(chunk.k, 0..n_kv_heads, shape, &mut buffer.k);
         split_heads(chunk.v, 0..n_kv_heads, shape, &mut buffer.v);
-        let written = || (0..n_kv_heads).filter(|head| self.options.writes_head(*head));
         if is_wanted && !chunk.k_pre_rope.is_empty() {
-            split_heads(chunk.k_pre_rope, written(), shape, &mut buffer.k_pre_rope);
+            split_heads(chunk.k_pre_rope, self.manifest.held_kv_heads(), shape, &mut buffer.k_pre_rope);
         }
-        if is_wanted && self.options.states.contains(&State::Q) {
-            let (shape, group) = ([n_q_heads, head_dim, query_positions.len()], self.model.group());
+        if is_wanted && self.manifest.states.contains(&State::Q) {
+            let (shape, width) = ([n_q_heads, head_dim, query_positions.len()], n_q_heads * head_dim);
             let end = chunk.first_position + chunk.n_tokens;
             for position in query_positions.iter().filter(|p| (chunk.first_position..end).contains(p)) {
-                let (width, heads) =
-                    (n_q_heads * head_dim, written().flat_map(|head| head * group..(head + 1) * group));
                 let row = &chunk.q[(position - chunk.first_position) * width..][..width];
-                split_heads(row, heads, shape, &mut buffer.q);
+                split_heads(row, self.manifest.held_heads(State::Q), shape, &mut buffer.q);
             }
         }
         buffer.positions.extend((chunk.first_position..chunk.first_position + chunk.n_tokens).map(|p| p as u32));
@@ -199,11 +200,7 @@ impl KvStore for Recorder<'_> {
         buffer.k.iter().map(Vec::as_slice).zip(buffer.v.iter().map(Vec::as_slice)).map(slots).collect()
     }
 
-    fn mirror(&mut self) -> Option<&mut Mirror> {
-        Some(&mut self.mirror)
-    }
-
-    fn attended(&mut self, chunk: &ChunkStates<'_>, mass: AttnMass) -> Result<(), StoreError> {
+    fn attended(&mut self, chunk: &ChunkStates<'_>, mass: AttnMass) -> Result<(), RecordError> {
         let buffer = &mut self.buffers[chunk.layer];
         for (sums, new) in [(&mut buffer.mass, &mass.all), (&mut buffer.mass_window, &mass.window)] {
             sums.resize(new.len(), Vec::new());
@@ -215,8 +212,6 @@ impl KvStore for Recorder<'_> {
         }
         if chunk.first_position + chunk.n_tokens == self.output.n_tokens {
             self.write_layer(chunk.layer)?;
-            // The device's copy of a layer that has been written is of no more use.
-            self.mirror.forget(chunk.layer);
         }
         Ok(())
     }

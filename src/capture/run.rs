@@ -7,29 +7,32 @@ use std::sync::atomic::Ordering;
 use crate::capture::CaptureError;
 use crate::capture::CaptureOptions;
 use crate::capture::SampleInput;
-use crate::capture::Target;
 use crate::capture::classes::token_classes;
 use crate::capture::memory::fitting_chunk;
 use crate::capture::plan::estimated_bytes;
 use crate::capture::plan::file_name;
 use crate::capture::plan::new_manifest;
 use crate::capture::plan::query_positions;
+use crate::capture::recorder::RecordError;
 use crate::capture::recorder::Recorder;
 use crate::capture::recorder::SampleOutput;
-use crate::capture::recorder::Stopped;
 use crate::files::FileError;
 use crate::files::FolderLock;
 use crate::files::InputHash;
 use crate::files::free_bytes;
-use crate::files::read_own_json;
 use crate::files::sha256_own;
 use crate::files::write_json;
-use crate::format::dump::DumpError;
 use crate::format::dump::Manifest;
 use crate::format::dump::SampleEntry;
+use crate::format::run::Run;
+use crate::format::run::RunError;
+use crate::format::run::Target;
+use crate::math::argmax;
+use crate::model::Decoding;
+use crate::model::ForwardError;
 use crate::model::LogitRows;
 use crate::model::Model;
-use crate::model::ModelError;
+use crate::model::Pass;
 
 /// Captures `inputs`, rewriting the manifest after every sample.
 ///
@@ -54,27 +57,21 @@ pub fn run(
     if options.layers.is_empty() || options.states.is_empty() {
         return Err(CaptureError::Nothing("no layer or no state was chosen"));
     }
-    if let Some((number, count)) = target.shard.filter(|(number, count)| *number == 0 || number > count) {
-        return Err(CaptureError::Shard { number, count });
-    }
     let mut options = options.clone();
-    if let Some(limit) = target.memory_limit {
+    if let Some(limit) = options.memory_limit {
         // The longest of all samples decides, not the longest of the shard: shards must agree on the chunk.
         let longest = inputs.iter().map(|input| input.tokens.len()).max().unwrap_or(0);
         options.chunk_tokens = fitting_chunk(model, &options, longest, limit)?;
     }
     let dir = target.dir;
     let _lock = FolderLock::take(dir)?;
-    let path = dir.join("manifest.json");
-    let (shard, device) = (target.shard_of(inputs.len()), model.compute().name());
+    let path = dir.join(Manifest::FILE);
+    let (shard, device) = (target.shard(inputs.len()), model.compute().name());
     let mut manifest = new_manifest(model.identity()?, inputs, input_hashes, &options, shard, &device);
     // A model of tensors alone can be captured as well.
     manifest.token_classes = model.tokenizer().ok().map(token_classes);
-    if path.symlink_metadata().is_ok() {
-        if !target.resume {
-            return Err(CaptureError::Exists { dir: dir.into() });
-        }
-        manifest.samples = finished_samples(dir, &manifest)?;
+    if let Some(earlier) = target.earlier(&manifest)? {
+        manifest.samples = finished_samples(dir, earlier);
         remove_left_over(dir)?;
     } else if let Some(path) = target
         .select(inputs)
@@ -94,20 +91,11 @@ pub fn run(
     }
     write_json(&path, &manifest)?;
     for (index, input) in left {
-        let interrupted = CaptureError::Interrupted { done: manifest.samples.len(), planned: manifest.planned_samples };
+        let interrupted = CaptureError::from(RunError::interrupted(&manifest));
         if stop.load(Ordering::Relaxed) {
             return Err(interrupted);
         }
-        let entry = match capture_sample(model, index, input, &options, dir, stop) {
-            Err(CaptureError::Sample { source: ModelError::Store(error), .. }) => {
-                return Err(match error.downcast::<DumpError>() {
-                    Ok(own) => (*own).into(),
-                    Err(error) if error.is::<Stopped>() => interrupted,
-                    Err(error) => sample_error(input, ModelError::Store(error)),
-                });
-            }
-            other => other?,
-        };
+        let entry = capture_sample(model, index, input, &options, &manifest, dir, stop)?.ok_or(interrupted)?;
         on_sample(&entry);
         let at = manifest.samples.partition_point(|earlier| earlier.index < index);
         manifest.samples.insert(at, entry);
@@ -116,19 +104,15 @@ pub fn run(
     Ok(manifest)
 }
 
-fn sample_error(input: &SampleInput, source: ModelError) -> CaptureError {
-    CaptureError::Sample { dataset: input.dataset.clone(), id: input.id.clone(), source }
-}
-
 fn capture_sample(
     model: &Model,
     index: usize,
     input: &SampleInput,
     options: &CaptureOptions,
+    manifest: &Manifest,
     dir: &Path,
     stop: &AtomicBool,
-) -> Result<SampleEntry, CaptureError> {
-    let failed = |e| sample_error(input, e);
+) -> Result<Option<SampleEntry>, CaptureError> {
     let n_prompt_tokens = input.tokens.len();
     let n_tokens = n_prompt_tokens + options.decode_tokens;
     let file = file_name(index, &input.dataset);
@@ -140,19 +124,17 @@ fn capture_sample(
         n_tokens,
         query_positions: query_positions(n_tokens, options, index),
     };
-    let mut recorder = Recorder::new(model.identity()?, options, output, &input.tokens, stop);
-    let chunk = if options.chunk_tokens == 0 { n_prompt_tokens } else { options.chunk_tokens };
-    let rows = |steps_left: usize| if steps_left > 0 { LogitRows::Last } else { LogitRows::None };
-    let mut logits =
-        model.forward_by_layer(&input.tokens, 0, chunk, &mut recorder, rows(options.decode_tokens)).map_err(failed)?;
-    for step in 0..options.decode_tokens {
-        let token = highest(&logits);
-        recorder.push_token(token);
-        let rows = rows(options.decode_tokens - step - 1);
-        logits = model.forward(&[token], n_prompt_tokens + step, &mut recorder, rows).map_err(failed)?;
+    let mut recorder = Recorder::new(manifest, output, &input.tokens, stop);
+    match record(model, input, options, &mut recorder) {
+        Ok(()) => {}
+        Err(ForwardError::Store(RecordError::Stopped)) => return Ok(None),
+        Err(ForwardError::Store(RecordError::Dump(error))) => return Err(error.into()),
+        Err(ForwardError::Model(source)) => {
+            return Err(CaptureError::Sample { dataset: input.dataset.clone(), id: input.id.clone(), source });
+        }
     }
     let (sha256, bytes) = recorder.finish()?;
-    Ok(SampleEntry {
+    Ok(Some(SampleEntry {
         index,
         dataset: input.dataset.clone(),
         id: input.id.clone(),
@@ -162,43 +144,35 @@ fn capture_sample(
         file,
         bytes,
         sha256,
-    })
+    }))
 }
 
-/// The token of the highest logit, the first of equals.
-fn highest(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (i, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
-            best = i;
-        }
+/// Runs the prompt, and the tokens that the model would follow it with.
+fn record(
+    model: &Model,
+    input: &SampleInput,
+    options: &CaptureOptions,
+    recorder: &mut Recorder<'_>,
+) -> Result<(), ForwardError<RecordError>> {
+    let n_tokens = input.tokens.len();
+    let chunk = if options.chunk_tokens == 0 { n_tokens } else { options.chunk_tokens };
+    let rows = if options.decode_tokens > 0 { LogitRows::Last } else { LogitRows::None };
+    let mut pass = Pass::new(model);
+    let logits = pass.forward_by_layer(&input.tokens, 0, chunk, recorder, rows)?;
+    let mut decoding = Decoding::new(&mut pass, recorder, n_tokens, logits);
+    for _ in 0..options.decode_tokens {
+        let token = argmax(decoding.logits()) as u32;
+        decoding.store().push_token(token);
+        decoding.feed(token)?;
     }
-    best as u32
+    Ok(())
 }
 
-/// The samples of an earlier run that are whole, if that run had the same settings.
-fn finished_samples(dir: &Path, new: &Manifest) -> Result<Vec<SampleEntry>, CaptureError> {
-    let path = dir.join("manifest.json");
-    let old: Manifest = read_own_json(&path)?;
-    let other = |what| Err(CaptureError::OtherRun { dir: dir.into(), what });
-    if old.provenance.tool != new.provenance.tool {
-        return other("version of kvscope");
-    }
-    if old.model != new.model {
-        return other("model");
-    }
-    if old.provenance.inputs != new.provenance.inputs {
-        return other("set of prompts");
-    }
-    if old.shard != new.shard {
-        return other("shard");
-    }
-    if (Manifest { samples: Vec::new(), ..old.clone() }) != *new {
-        return other("set of options");
-    }
+/// The samples of an earlier run that are whole.
+fn finished_samples(dir: &Path, earlier: Manifest) -> Vec<SampleEntry> {
     let mut whole = Vec::new();
     // A file from a stranger's manifest must not lead out of the folder.
-    for entry in old.samples.into_iter().filter(|entry| entry.file == file_name(entry.index, &entry.dataset)) {
+    for entry in earlier.samples.into_iter().filter(|entry| entry.file == file_name(entry.index, &entry.dataset)) {
         let path = dir.join(&entry.file);
         match sha256_own(&path) {
             Ok(found) if found == (entry.sha256.clone(), entry.bytes) => whole.push(entry),
@@ -208,7 +182,7 @@ fn finished_samples(dir: &Path, new: &Manifest) -> Result<Vec<SampleEntry>, Capt
     }
     whole.sort_by_key(|entry| entry.index);
     whole.dedup_by_key(|entry| entry.index);
-    Ok(whole)
+    whole
 }
 
 /// Removes the temporary files of a killed run.
@@ -242,11 +216,5 @@ mod tests {
         remove_left_over(dir.path()).unwrap();
         assert!(keep.iter().all(|name| dir.path().join(name).exists()));
         assert!(remove.iter().all(|name| !dir.path().join(name).exists()));
-    }
-
-    #[test]
-    fn the_first_of_equal_logits_wins() {
-        assert_eq!(highest(&[-1.0, 3.0, 3.0, 2.0]), 1);
-        assert_eq!(highest(&[f32::NEG_INFINITY, -5.0]), 1);
     }
 }

@@ -1,10 +1,5 @@
 //! An analysis and a comparison of two as tables.
 
-use crate::analyze::Analysis;
-use crate::analyze::Comparison;
-use crate::analyze::FigureDifference;
-use crate::analyze::QueryAware;
-use crate::analyze::RuleError;
 use crate::analyze::summary;
 use crate::cli::options::Common;
 use crate::cli::output::printable;
@@ -16,6 +11,11 @@ use crate::cli::table::name;
 use crate::cli::table::number;
 use crate::cli::table::verdict;
 use crate::cli::table::wrapped;
+use crate::format::analysis::Analysis;
+use crate::format::analysis::QueryAware;
+use crate::format::analysis::RuleError;
+use crate::format::comparison::Comparison;
+use crate::format::comparison::FigureDifference;
 
 /// Layers shown at either end.
 const SHOWN_LAYERS: usize = 3;

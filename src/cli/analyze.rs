@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::analyze;
-use crate::analyze::Analysis;
 use crate::analyze::AnalyzeOptions;
 use crate::analyze::MapRequest;
 use crate::cli::Outcome;
@@ -26,6 +25,7 @@ use crate::cli::output::emit_json;
 use crate::cli::output::note;
 use crate::files::FolderLock;
 use crate::files::write_json;
+use crate::format::analysis::Analysis;
 use crate::format::dump::Dump;
 use crate::format::dump::State;
 use crate::merge::Shares;

@@ -8,13 +8,11 @@ use serde_json::json;
 use crate::capture;
 use crate::capture::CaptureOptions;
 use crate::capture::SampleInput;
-use crate::capture::Target;
 use crate::cli::Outcome;
 use crate::cli::failure::Context;
 use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
 use crate::cli::inputs::Inputs;
-use crate::cli::inputs::parse_shard;
 use crate::cli::names::names;
 use crate::cli::names::one_of;
 use crate::cli::numbers;
@@ -34,6 +32,8 @@ use crate::cli::output::size;
 use crate::files::InputHash;
 use crate::format::dump::Manifest;
 use crate::format::dump::State;
+use crate::format::run::Part;
+use crate::format::run::Target;
 use crate::model::Model;
 use crate::model::ModelError;
 use crate::model::tokenizer::AddSpecial;
@@ -85,9 +85,9 @@ pub(crate) struct Args {
     /// Continue an interrupted capture
     #[arg(long)]
     resume: bool,
-    /// Capture the I-th of N shards of the samples, counted from 1; `kvscope merge` joins them
-    #[arg(long, value_name = "I/N", value_parser = parse_shard)]
-    shard: Option<(usize, usize)>,
+    /// Capture the I-th of N shards of the samples, counted from 1; `kvscope join` joins them
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Part>,
     /// Refuse to use more memory than this, such as 2GB, 1.5GiB or 50%. Chooses the chunk unless --chunk is given. Mapped
     /// files of the model do not count
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
@@ -117,10 +117,11 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         chunk_tokens: args.chunk.unwrap_or(if args.memory_limit.is_some() { 0 } else { DEFAULT_CHUNK_TOKENS }),
         decode_tokens: args.decode,
         seed: args.seed,
+        memory_limit: args.memory_limit,
     };
     let run = args.inputs.run_name(&model, args.shard);
     let dir = out_dir(args.out.as_ref(), "dumps", &run);
-    let target = Target { dir: &dir, resume: args.resume, shard: args.shard, memory_limit: args.memory_limit };
+    let target = Target { dir: &dir, resume: args.resume, part: args.shard };
     let manifest = capture_into(&model, &inputs, &hashes, &options, &target, common)
         .map_err(|error| args.inputs.with_resume_command(error, args.resume))?;
     summarise(&manifest, &dir, common)?;
@@ -139,7 +140,7 @@ pub(crate) fn capture_into(
     let chosen = target.select(inputs);
     let n_tokens: usize = chosen.iter().map(|(_, input)| input.tokens.len() + options.decode_tokens).sum();
     let bytes = capture::estimated_bytes(model.identity()?, options, chosen.iter().map(|(_, input)| *input));
-    let what = target.shard.map_or_else(String::new, |(number, count)| format!(" (shard {number} of {count})"));
+    let what = target.part.map_or_else(String::new, |part| format!(" (shard {part})"));
     let plan = format!(
         "capture: {} samples{what}, {n_tokens} tokens, {} to write to {}",
         chosen.len(),

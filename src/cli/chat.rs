@@ -37,7 +37,7 @@ pub(crate) fn chat(job: &Job<'_>, first: Option<String>, raw: bool, common: &Com
         is_first = false;
         let (_, report) = session.turn(&tokens, common)?;
         if common.json {
-            emit_json_line(&report)?;
+            emit_json_line(&serde_json::to_value(&report)?)?;
         }
     }
 }

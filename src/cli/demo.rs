@@ -9,7 +9,6 @@ use serde_json::json;
 use crate::analyze::AnalyzeOptions;
 use crate::analyze::MapRequest;
 use crate::capture::CaptureOptions;
-use crate::capture::Target;
 use crate::cli::Outcome;
 use crate::cli::analysis::analysis_text;
 use crate::cli::analyze::analyze_into;
@@ -33,10 +32,11 @@ use crate::cli::table::verdict;
 use crate::cli::tune;
 use crate::cli::tune::tuned;
 use crate::files::FileError;
-use crate::files::write_atomic;
+use crate::files::write_json;
 use crate::format::dump::Dump;
 use crate::format::dump::ElementType;
 use crate::format::dump::State;
+use crate::format::run::Target;
 use crate::hub;
 use crate::hub::HubSettings;
 use crate::hub::PullOptions;
@@ -162,6 +162,7 @@ fn captured(model: &Model, texts: &[Prompt], dir: &Path, common: &Common) -> Res
         chunk_tokens: 0,
         decode_tokens: 0,
         seed: 0,
+        memory_limit: None,
     };
     // A demo that was run before, or interrupted, starts over.
     if dir.join("manifest.json").exists() {
@@ -191,6 +192,6 @@ fn generated(
     let job = Job { model, compression: Some(compression), cache_type: CacheType::F32, options, stop: Vec::new() };
     let report = job.report(&prompt, true, common)?;
     let path = dir.join("generate.json");
-    write_atomic(&path, format!("{}\n", serde_json::to_string_pretty(&report)?).as_bytes())?;
+    write_json(&path, &report)?;
     Ok(path)
 }

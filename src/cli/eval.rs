@@ -3,14 +3,11 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-use serde_json::json;
-
 use crate::cli::Outcome;
 use crate::cli::compression::read_profile;
 use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
 use crate::cli::inputs::Inputs;
-use crate::cli::inputs::parse_shard;
 use crate::cli::names::names;
 use crate::cli::names::one_of;
 use crate::cli::numbers;
@@ -34,17 +31,20 @@ use crate::cli::table::number;
 use crate::cli::table::wrapped;
 use crate::eval;
 use crate::eval::Arm;
-use crate::eval::ComparisonEntry;
-use crate::eval::Evaluation;
 use crate::eval::NeedleGrid;
 use crate::eval::Plan;
-use crate::eval::Role;
 use crate::eval::Settings;
-use crate::eval::SummaryEntry;
-use crate::eval::Target;
-use crate::eval::headline;
 use crate::eval::task::TASKS;
 use crate::eval::task::TaskEntry;
+use crate::format::evaluation::ComparisonEntry;
+use crate::format::evaluation::Evaluation;
+use crate::format::evaluation::FULL;
+use crate::format::evaluation::Role;
+use crate::format::evaluation::SummaryEntry;
+use crate::format::evaluation::headline;
+use crate::format::run::Part;
+use crate::format::run::Run;
+use crate::format::run::Target;
 use crate::model::Model;
 use crate::runtime::Compression;
 
@@ -101,9 +101,9 @@ pub(crate) struct Args {
     /// Continue an interrupted evaluation
     #[arg(long)]
     resume: bool,
-    /// Evaluate the I-th of N shards of the texts, counted from 1; `kvscope merge` joins them
-    #[arg(long, value_name = "I/N", value_parser = parse_shard)]
-    shard: Option<(usize, usize)>,
+    /// Evaluate the I-th of N shards of the texts, counted from 1; `kvscope join` joins them
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Part>,
 }
 
 pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
@@ -142,13 +142,13 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let run = args.inputs.run_name(&model, args.shard);
     let dir = out_dir(args.out.as_ref(), "reports", &run);
     let plan = Plan::new(model.identity()?, &items, skipped, &arms, &settings, hashes);
-    let share = args.shard.map_or_else(String::new, |(number, count)| format!(", shard {number} of {count}"));
+    let share = args.shard.map_or_else(String::new, |part| format!(", shard {part}"));
     let what =
         format!("eval: {} texts x {} policies and budgets{share}, into {}", items.len(), arms.len(), dir.display());
     note(common, &what);
     let stop = stop_flag()?;
-    let target = Target { dir: &dir, resume: args.resume, shard: args.shard };
-    let bar = bar(common, (items.len() * arms.len() / args.shard.map_or(1, |(_, count)| count)) as u64, "rows");
+    let target = Target { dir: &dir, resume: args.resume, part: args.shard };
+    let bar = bar(common, (target.select(&items).len() * arms.len()) as u64, "rows");
     bar.set_message("eval");
     let evaluation = eval::run(&model, &items, &arms, plan, &target, &stop, &mut |_| bar.inc(1))
         .map_err(|error| args.inputs.with_resume_command(error.into(), args.resume))?;
@@ -156,7 +156,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     if common.json {
         emit_json(&serde_json::to_value(&evaluation)?)?;
     } else {
-        emit(&format!("{}\n{}", dir.join(eval::FILE).display(), tables(&evaluation)))?;
+        emit(&format!("{}\n{}", dir.join(Evaluation::FILE).display(), tables(&evaluation)))?;
         let said = if common.verbose > 0 { evaluation.verdict.len() } else { 0 };
         evaluation.verdict[..said].iter().try_for_each(|sentence| emit(&wrapped(sentence)))?;
         note(common, &format!("next: kvscope report {}", dir.display()));
@@ -165,7 +165,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
 }
 
 fn check(args: &Args) -> Result<()> {
-    if args.policy.iter().any(|spec| spec == eval::FULL) {
+    if args.policy.iter().any(|spec| spec == FULL) {
         return Err(Usage::error("--policy full changes nothing", "leave it out: it is the reference of every run"));
     }
     Ok(())
@@ -278,16 +278,4 @@ fn comparison_table(comparisons: &[ComparisonEntry]) -> Table {
         ]);
     }
     table
-}
-
-/// `kvscope merge` of evaluations.
-pub(crate) fn merge(dirs: &[PathBuf], out: &PathBuf, common: &Common) -> Result<Outcome> {
-    let evaluation = eval::merge(dirs, out)?;
-    if common.json {
-        emit_json(&json!({ "schema": "kvscope.merge/1", "evaluation": out, "rows": evaluation.rows }))?;
-    } else {
-        emit(&format!("{}\n", out.join(eval::FILE).display()))?;
-        note(common, &format!("{} rows", evaluation.rows));
-    }
-    Ok(Outcome::Done)
 }

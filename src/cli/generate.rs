@@ -8,7 +8,6 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
 use serde_json::Value;
-use serde_json::json;
 
 use crate::cli::Outcome;
 use crate::cli::chat::chat;
@@ -26,7 +25,13 @@ use crate::cli::output::emit_json;
 use crate::cli::output::headed;
 use crate::cli::output::note;
 use crate::cli::output::size;
+use crate::files::Document;
 use crate::files::resident_bytes;
+use crate::format::generation::Compared;
+use crate::format::generation::Divergence;
+use crate::format::generation::FullCache;
+use crate::format::generation::Generated;
+use crate::format::generation::StopReason;
 use crate::model::Model;
 use crate::model::ModelError;
 use crate::model::tokenizer::AddSpecial;
@@ -34,13 +39,11 @@ use crate::model::tokenizer::Message;
 use crate::model::tokenizer::SkipSpecial;
 use crate::prompts;
 use crate::runtime::CacheType;
-use crate::runtime::Comparison;
 use crate::runtime::Compression;
 use crate::runtime::GenerateOptions;
 use crate::runtime::Generation;
 use crate::runtime::RaggedCache;
 use crate::runtime::Sampling;
-use crate::runtime::StopReason;
 use crate::runtime::StopStrings;
 use crate::runtime::compare;
 use crate::runtime::generate;
@@ -139,7 +142,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         Some(text) => {
             let report = job.report(&encode_prompt(&model, &text, args.raw)?, args.compare, common)?;
             if common.json {
-                emit_json(&report)?;
+                emit_json(&serde_json::to_value(&report)?)?;
             }
         }
         None => {}
@@ -203,38 +206,39 @@ impl<'a> Session<'a> {
     }
 
     /// Generates behind what the cache has seen, streaming the text to stdout unless JSON is wanted; returns what came,
-    /// and the run as JSON.
-    pub(crate) fn turn(&mut self, tokens: &[u32], common: &Common) -> Result<(Generation, Value)> {
+    /// and the run as it is saved.
+    pub(crate) fn turn(&mut self, tokens: &[u32], common: &Common) -> Result<(Generation, Generated)> {
         let before = resident_bytes();
         let prompt = [&std::mem::take(&mut self.unseen), tokens].concat();
         self.interrupted.store(false, Ordering::Relaxed);
         let (generation, text) = stream(self.job, &prompt, &mut self.cache, &self.interrupted, !common.json)?;
         self.unseen = generation.tokens[generation.decode_steps..].to_vec();
         let cache = &self.cache;
-        let report = json!({
-            "schema": "kvscope.generate/1",
-            "model": self.job.model.identity()?,
-            "policy": self.name,
-            "params": self.params,
-            "text": text,
-            "stop": generation.stop,
-            "prompt_tokens": prompt.len(),
-            "new_tokens": generation.tokens.len(),
-            "seen_tokens": cache.n_seen(),
-            "cache_bytes": cache.bytes(),
-            "full_cache_bytes": cache.full_bytes(),
-            "kept_fraction": cache.kept_fraction(),
-            "prompt_cache_bytes": generation.prompt_cache_bytes,
-            "prompt_kept_fraction": generation.prompt_kept_fraction,
-            "counters": self.is_compressed().then(|| cache.counters()),
-            "counters_by_layer": self.is_compressed().then(|| cache.counters_by_layer()),
-            "prefill_secs": generation.prefill.as_secs_f64(),
-            "prompt_compress_secs": generation.prompt_compress.as_secs_f64(),
-            "compress_secs": cache.compress_time().as_secs_f64(),
-            "decode_secs": generation.decode.as_secs_f64(),
-            "decode_tokens_per_sec": generation.decode_tokens_per_sec(),
-            "process_bytes_grown": resident_bytes().zip(before).map(|(after, before)| after.saturating_sub(before)),
-        });
+        let report = Generated {
+            schema: Generated::schema_id(),
+            model: self.job.model.identity()?.clone(),
+            policy: self.name.clone(),
+            params: self.params.clone(),
+            text,
+            stop: generation.stop,
+            prompt_tokens: prompt.len(),
+            new_tokens: generation.tokens.len(),
+            seen_tokens: cache.n_seen(),
+            cache_bytes: cache.bytes(),
+            full_cache_bytes: cache.full_bytes(),
+            kept_fraction: cache.kept_fraction(),
+            prompt_cache_bytes: generation.prompt_cache_bytes,
+            prompt_kept_fraction: generation.prompt_kept_fraction,
+            counters: self.is_compressed().then(|| cache.counters()),
+            counters_by_layer: self.is_compressed().then(|| cache.counters_by_layer()),
+            prefill_secs: generation.prefill.as_secs_f64(),
+            prompt_compress_secs: generation.prompt_compress.as_secs_f64(),
+            compress_secs: cache.compress_time().as_secs_f64(),
+            decode_secs: generation.decode.as_secs_f64(),
+            decode_tokens_per_sec: generation.decode_tokens_per_sec(),
+            process_bytes_grown: resident_bytes().zip(before).map(|(after, before)| after.saturating_sub(before)),
+            compared: None,
+        };
         self.summarise(&generation, prompt.len(), common);
         Ok((generation, report))
     }
@@ -275,8 +279,8 @@ impl<'a> Session<'a> {
 }
 
 impl Job<'_> {
-    /// Generates once; with `with_full` the full cache too, and compares. Returns the run as JSON.
-    pub(crate) fn report(&self, prompt: &[u32], with_full: bool, common: &Common) -> Result<Value> {
+    /// Generates once; with `with_full` the full cache too, and compares. Returns the run as it is saved.
+    pub(crate) fn report(&self, prompt: &[u32], with_full: bool, common: &Common) -> Result<Generated> {
         let mut session = Session::new(self)?;
         if with_full && !session.is_compressed() {
             return Err(Usage::error("--compare needs a compressed cache", "add --policy or --profile"));
@@ -297,15 +301,15 @@ impl Job<'_> {
             let chunk_tokens = self.options.chunk_tokens;
             let comparison = compare(model, prompt, &reference.tokens, &mut full, &mut compressed, chunk_tokens)?;
             summarise_comparison(&reference, &reference_text, differs.then_some(same), &comparison, common);
-            report["full"] = json!({
-                "text": reference_text,
-                "new_tokens": reference.tokens.len(),
-                "prefill_secs": reference.prefill.as_secs_f64(),
-                "decode_secs": reference.decode.as_secs_f64(),
-                "decode_tokens_per_sec": reference.decode_tokens_per_sec(),
-            });
-            report["tokens_until_first_difference"] = json!(differs.then_some(same));
-            report["comparison"] = json!(comparison);
+            let full = FullCache {
+                text: reference_text,
+                new_tokens: reference.tokens.len(),
+                prefill_secs: reference.prefill.as_secs_f64(),
+                decode_secs: reference.decode.as_secs_f64(),
+                decode_tokens_per_sec: reference.decode_tokens_per_sec(),
+            };
+            let tokens_until_first_difference = differs.then_some(same);
+            report.compared = Some(Compared { full, tokens_until_first_difference, comparison });
         }
         Ok(report)
     }
@@ -361,7 +365,7 @@ fn summarise_comparison(
     reference: &Generation,
     text: &str,
     first_difference: Option<usize>,
-    comparison: &Comparison,
+    comparison: &Divergence,
     common: &Common,
 ) {
     headed(common, "full cache says", text.trim());

@@ -17,6 +17,8 @@ use crate::cli::output::note;
 use crate::cli::output::size;
 use crate::eval::EvalError;
 use crate::files::InputHash;
+use crate::format::run::Part;
+use crate::format::run::RunError;
 use crate::model::Model;
 use crate::prompts;
 use crate::prompts::Prompt;
@@ -51,20 +53,23 @@ impl Inputs {
     }
 
     /// What the folder of a run is called: its prompts, the model, and its shard.
-    pub fn run_name(&self, model: &Model, shard: Option<(usize, usize)>) -> String {
+    pub fn run_name(&self, model: &Model, part: Option<Part>) -> String {
         let prompts = match self.prompts.as_slice() {
             [one] if one.as_os_str() == "-" => "stdin".into(),
             [one] => run_name(&one.with_extension("")),
             many => format!("{}-and-{}-more", run_name(&many[0].with_extension("")), many.len() - 1),
         };
         let run = format!("{prompts}-{}", slug(model.name()));
-        shard.map_or(run.clone(), |(number, count)| format!("{run}-{number}-of-{count}"))
+        part.map_or(run.clone(), |part| format!("{run}-{}", slug(&part.to_string())))
     }
 
     /// Tells someone who interrupted a run what to type to go on.
     pub fn with_resume_command(&self, error: Failure, resumed: bool) -> Failure {
-        let is_capture = matches!(error.cause(), Some(CaptureError::Interrupted { .. }));
-        if !is_capture && !matches!(error.cause(), Some(EvalError::Interrupted { .. })) {
+        let run_error = match (error.cause(), error.cause()) {
+            (Some(CaptureError::Run(error)), _) | (_, Some(EvalError::Run(error))) => Some(error),
+            _ => None,
+        };
+        if !matches!(run_error, Some(RunError::Interrupted { .. })) {
             return error;
         }
         let mut words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
@@ -114,25 +119,4 @@ pub(crate) fn source_of(path: &Path) -> Result<Source> {
         ));
     }
     Ok(Source::Stdin(bytes))
-}
-
-/// `2/8` as the second of eight shards.
-pub(crate) fn parse_shard(text: &str) -> Result<(usize, usize), String> {
-    let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
-    parts
-        .filter(|(number, count)| (1..=*count).contains(number))
-        .ok_or_else(|| "write I/N with I from 1 to N, such as 1/4".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shards_are_counted_from_one() {
-        assert_eq!(parse_shard("2/8"), Ok((2, 8)));
-        for bad in ["0/2", "3/2", "1", "a/b", "1/0", "-1/2", ""] {
-            assert!(parse_shard(bad).is_err(), "{bad}");
-        }
-    }
 }

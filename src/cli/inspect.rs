@@ -19,9 +19,7 @@ use crate::cli::output::printable;
 use crate::cli::output::size;
 use crate::files::map_file;
 use crate::format::dump::Dump;
-use crate::format::dump::Manifest;
-use crate::format::dump::Sample;
-use crate::format::dump::State;
+use crate::format::dump::Statistics;
 use crate::format::profile::Profile;
 use crate::model::gguf::Gguf;
 use crate::model::gguf::Value as Metadata;
@@ -118,7 +116,7 @@ fn of_dump(path: &Path) -> Result<Value> {
             bytes += entry.bytes;
             n_measured += 1;
             for (state, statistics) in manifest.states.iter().zip(&mut statistics) {
-                measure(&sample, manifest, *state, statistics)?;
+                sample.measure(*state, statistics)?;
             }
         }
     }
@@ -126,8 +124,7 @@ fn of_dump(path: &Path) -> Result<Value> {
         .states
         .iter()
         .zip(statistics)
-        .filter(|(_, statistics)| statistics.n > 0)
-        .map(|(state, statistics)| (state.name().to_string(), Value::String(statistics.line())))
+        .filter_map(|(state, statistics)| Some((state.name().to_string(), Value::String(line(statistics)?))))
         .collect();
     Ok(json!({
         "schema": manifest.schema,
@@ -146,52 +143,11 @@ fn of_dump(path: &Path) -> Result<Value> {
     }))
 }
 
-/// Range, mean and root mean square of many values.
-#[derive(Clone, Copy, Debug, Default)]
-struct Statistics {
-    n: u64,
-    n_infinite: u64,
-    min: f32,
-    max: f32,
-    sum: f64,
-    sum_of_squares: f64,
-}
-
-impl Statistics {
-    fn add(&mut self, values: &[f32]) {
-        for value in values {
-            if !value.is_finite() {
-                self.n_infinite += 1;
-                continue;
-            }
-            (self.min, self.max) =
-                if self.n == 0 { (*value, *value) } else { (self.min.min(*value), self.max.max(*value)) };
-            self.n += 1;
-            self.sum += f64::from(*value);
-            self.sum_of_squares += f64::from(*value).powi(2);
-        }
-    }
-
-    fn line(&self) -> String {
-        let n = self.n.max(1) as f64;
-        let (mean, rms) = (self.sum / n, (self.sum_of_squares / n).sqrt());
-        let mut line = format!("min {:.4}  mean {mean:.4}  max {:.4}  rms {rms:.4}", self.min, self.max);
-        if self.n_infinite > 0 {
-            line.push_str(&format!("  {} not finite", self.n_infinite));
-        }
-        line
-    }
-}
-
-fn measure(sample: &Sample<'_>, manifest: &Manifest, state: State, statistics: &mut Statistics) -> Result<()> {
-    for layer in &manifest.layers {
-        for head in manifest.held_heads(state) {
-            let values =
-                if state == State::Mass { sample.mass(*layer, head)? } else { sample.vectors(*layer, state, head)? };
-            statistics.add(&values);
-        }
-    }
-    Ok(())
+/// `None` where no number was measured.
+fn line(statistics: Statistics) -> Option<String> {
+    let [min, max] = statistics.range()?;
+    let (mean, rms) = (statistics.mean()?, statistics.rms()?);
+    Some(format!("min {min:.4}  mean {mean:.4}  max {max:.4}  rms {rms:.4}"))
 }
 
 /// Heads of each policy that some head has.
@@ -307,15 +263,6 @@ fn of_safetensors(path: &Path) -> Result<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn statistics_by_hand() {
-        let mut statistics = Statistics::default();
-        statistics.add(&[3.0, f32::NAN]);
-        statistics.add(&[-1.0, 2.0, 4.0]);
-        // Mean 8 / 4, mean square 30 / 4.
-        assert_eq!(statistics.line(), "min -1.0000  mean 2.0000  max 4.0000  rms 2.7386  1 not finite");
-    }
 
     #[test]
     fn metadata_is_shown_short() {

@@ -13,7 +13,7 @@ mod failure;
 mod generate;
 mod inputs;
 mod inspect;
-mod merge;
+mod join;
 mod names;
 mod numbers;
 mod options;
@@ -48,7 +48,7 @@ enum Command {
     Demo(demo::Args),
     Pull(pull::Args),
     Capture(capture::Args),
-    Merge(merge::Args),
+    Join(join::Args),
     Analyze(analyze::Args),
     Tune(tune::Args),
     Report(report::Args),
@@ -99,7 +99,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args, common),
         Command::Pull(args) => pull::run(args, common),
         Command::Capture(args) => capture::run(args, common),
-        Command::Merge(args) => merge::run(args, common),
+        Command::Join(args) => join::run(args, common),
         Command::Analyze(args) => analyze::run(args, common),
         Command::Report(args) => report::run(args, common),
         Command::Tune(args) => tune::run(args, common),

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::analyze::Analysis;
 use crate::cli::Outcome;
 use crate::cli::failure::Context;
 use crate::cli::failure::Result;
@@ -18,16 +17,16 @@ use crate::cli::output::bar;
 use crate::cli::output::emit;
 use crate::cli::output::emit_json;
 use crate::cli::output::note;
-use crate::eval;
-use crate::eval::Evaluation;
 use crate::files::FileError;
 use crate::files::read_json;
+use crate::format::analysis::Analysis;
+use crate::format::analysis::FILE;
+use crate::format::evaluation::Evaluation;
 use crate::format::profile::Profile;
+use crate::format::run::Run;
 use crate::report;
 use crate::report::ReportInput;
 use crate::report::Written;
-
-const ANALYSIS: &str = "analysis.json";
 
 /// Draw figures and an offline HTML report from an analysis, an evaluation, or both
 #[derive(Debug, clap::Args)]
@@ -55,12 +54,12 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let only = (!args.figure.is_empty()).then_some(args.figure.as_slice());
     let is_of = |name: &String| report::EVAL_FIGURES.iter().any(|figure| figure.name == *name);
     let (of_eval, of_analysis): (Vec<String>, Vec<String>) = args.figure.iter().cloned().partition(is_of);
-    let has_evaluation = dir.join(eval::FILE).exists();
+    let has_evaluation = dir.join(Evaluation::FILE).exists();
     let mut files = Vec::new();
     if has_evaluation && (only.is_none() || !of_eval.is_empty()) {
         files.extend(evaluation_into(dir, &figures, only.map(|_| of_eval.as_slice()), common)?.files);
     }
-    if !has_evaluation || dir.join(ANALYSIS).exists() && (only.is_none() || !of_analysis.is_empty()) {
+    if !has_evaluation || dir.join(FILE).exists() && (only.is_none() || !of_analysis.is_empty()) {
         files.extend(analysis_into(args, &figures, only.map(|_| of_analysis.as_slice()), common)?.files);
     }
     if common.json {
@@ -80,7 +79,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
 
 /// Draws an evaluation with a bar.
 fn evaluation_into(dir: &Path, figures: &Path, only: Option<&[String]>, common: &Common) -> Result<Written> {
-    let evaluation: Evaluation = read_json(&dir.join(eval::FILE))?;
+    let evaluation: Evaluation = read_json(&dir.join(Evaluation::FILE))?;
     let bar = bar(common, report::EVAL_FIGURES.len() as u64, "figures");
     let written = report::write_evaluation(&evaluation, figures, &dir.join("eval.html"), only, &mut |what| {
         bar.set_message(what.to_string());
@@ -110,10 +109,10 @@ pub(crate) fn report_into(
     common: &Common,
 ) -> Result<Written> {
     let input = ReportInput {
-        analysis: read_json::<Analysis>(&dir.join(ANALYSIS))?,
+        analysis: read_json::<Analysis>(&dir.join(FILE))?,
         analysis_dir: dir.into(),
         profile: profile.map(read_checked).transpose()?,
-        generation: generation.map(read_generation).transpose()?,
+        generation: generation.map(read_json).transpose()?,
     };
     if let Some(profile) = &input.profile {
         profile.check_model(&input.analysis.model)?;
@@ -131,11 +130,6 @@ fn read_checked(path: &Path) -> Result<Profile> {
     let profile: Profile = read_json(path)?;
     profile.check().with_context(|| format!("cannot use {}", path.display()))?;
     Ok(profile)
-}
-
-fn read_generation(path: &Path) -> Result<Value> {
-    let text = std::fs::read(path).map_err(|e| FileError::io("read", path, e))?;
-    serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", path.display()))
 }
 
 fn the_only_profile(dir: &Path) -> Result<Option<PathBuf>> {

@@ -5,8 +5,6 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::analyze;
-use crate::analyze::Analysis;
 use crate::cli::Outcome;
 use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
@@ -14,13 +12,17 @@ use crate::cli::options::Common;
 use crate::cli::output::emit_json;
 use crate::cli::output::emit_line;
 use crate::cli::output::note;
-use crate::eval;
 use crate::files::FileError;
-use crate::files::read_json;
-use crate::format::dump::Dump;
-use crate::format::dump::DumpError;
-use crate::format::dump::sample_faults;
-use crate::format::profile::Profile;
+use crate::format::analysis;
+use crate::format::dump;
+use crate::format::dump::Manifest;
+use crate::format::evaluation;
+use crate::format::evaluation::Evaluation;
+use crate::format::profile;
+use crate::format::run::Run;
+
+/// What verify takes.
+const TAKES: &str = "give a folder of a dump, report or evaluation, a .profile.json file, or an analysis.json";
 
 /// Check dumps, profiles, analyses and evaluations: hashes, shapes, finite values, sums. Exits with 1 when something is wrong
 #[derive(Debug, clap::Args)]
@@ -31,10 +33,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
-    let (mut n_checked, mut faults) = (0, Vec::new());
+    let mut results = Vec::new();
     for path in &args.paths {
-        look_at(path, &mut n_checked, &mut faults)?;
+        results.extend(checked(path)?);
     }
+    let (n_checked, faults) = (results.len(), results.concat());
     if common.json {
         emit_json(&json!({ "schema": "kvscope.verify/1", "checked": n_checked, "faults": faults }))?;
     } else {
@@ -47,71 +50,43 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     Ok(if faults.is_empty() { Outcome::Done } else { Outcome::GateNotMet })
 }
 
-fn look_at(path: &Path, n_checked: &mut usize, faults: &mut Vec<String>) -> Result<()> {
+/// The faults of everything at a path, a list for each.
+fn checked(path: &Path) -> Result<Vec<Vec<String>>> {
     if !path.exists() {
-        return Err(Usage::error(
-            format!("{} does not exist", path.display()),
-            "give a folder of a dump, report or evaluation, a .profile.json file, or an analysis.json",
-        ));
+        return Err(Usage::error(format!("{} does not exist", path.display()), TAKES));
     }
-    let mut add = |file: &Path, what: String| faults.push(format!("{}: {what}", file.display()));
-    if path.join("manifest.json").exists() {
-        *n_checked += 1;
-        match Dump::open(path) {
-            Ok(dump) => {
-                for (i, entry) in dump.manifest().samples.iter().enumerate() {
-                    sample_faults(&dump, i).into_iter().for_each(|what| add(&path.join(&entry.file), what));
-                }
-            }
-            Err(DumpError::Inconsistent { path, what }) => add(&path, what),
-            Err(other) => return Err(other.into()),
+    if path.is_dir() && !path.join(Manifest::FILE).exists() {
+        let found: Vec<_> = files_of(path)?.iter().filter_map(|file| faults_of(file)).collect();
+        if found.is_empty() {
+            let what = format!("{} holds neither a dump, nor a report, nor an evaluation", path.display());
+            return Err(Usage::error(what, "give a folder with a manifest.json, an analysis.json or an eval.json"));
         }
-        return Ok(());
+        return Ok(found);
     }
-    if path.is_dir() {
-        let files = report_files(path)?;
-        if files.is_empty() {
-            return Err(Usage::error(
-                format!("{} holds neither a dump, nor a report, nor an evaluation", path.display()),
-                "give a folder with a manifest.json, an analysis.json or an eval.json",
-            ));
-        }
-        return files.iter().try_for_each(|file| look_at(file, n_checked, faults));
-    }
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    if name.ends_with(".profile.json") {
-        of_profile(&read_json(path)?).into_iter().for_each(|what| add(path, what));
-    } else if name == eval::FILE {
-        let dir = path.parent().unwrap_or(Path::new(""));
-        eval::faults(dir).into_iter().for_each(|what| add(path, what));
-    } else if name.ends_with(".json") {
-        let analysis: Analysis = read_json(path)?;
-        let dir = path.parent().unwrap_or(Path::new(""));
-        analyze::faults(&analysis, dir).into_iter().for_each(|what| add(path, what));
-    } else {
-        return Err(Usage::error(
-            format!("{} is of no kind that verify knows", path.display()),
-            "give a folder of a dump, report or evaluation, a .profile.json file, or an analysis.json",
-        ));
-    }
-    *n_checked += 1;
-    Ok(())
+    let of_file =
+        || faults_of(path).or_else(|| path.extension().is_some_and(|e| e == "json").then(|| analysis::faults(path)));
+    let found = if path.is_dir() { Some(dump::faults(path)) } else { of_file() };
+    found
+        .map(|faults| vec![faults])
+        .ok_or_else(|| Usage::error(format!("{} is of no kind that verify knows", path.display()), TAKES))
 }
 
-fn of_profile(profile: &Profile) -> Vec<String> {
-    profile.check().err().map(|fault| fault.to_string()).into_iter().collect()
+/// The faults of a file whose name tells its kind; `None` of another.
+fn faults_of(path: &Path) -> Option<Vec<String>> {
+    let dir = path.parent().unwrap_or(Path::new(""));
+    match path.file_name()?.to_string_lossy() {
+        name if name.ends_with(".profile.json") => Some(profile::faults(path)),
+        name if name == Evaluation::FILE => Some(evaluation::faults(dir)),
+        name if name == analysis::FILE => Some(analysis::faults(path)),
+        name if name == Manifest::FILE => Some(dump::faults(dir)),
+        _ => None,
+    }
 }
 
-/// The analysis, the evaluation and the profiles in a folder.
-fn report_files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(|e| FileError::io("list", dir, e))? {
-        let path = entry.map_err(|e| FileError::io("list", dir, e))?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if name == "analysis.json" || name == eval::FILE || name.ends_with(".profile.json") {
-            files.push(path);
-        }
-    }
+fn files_of(dir: &Path) -> Result<Vec<PathBuf>> {
+    let io = |e| FileError::io("list", dir, e);
+    let entries = std::fs::read_dir(dir).map_err(io)?;
+    let mut files: Vec<PathBuf> = entries.map(|entry| Ok(entry.map_err(io)?.path())).collect::<Result<_>>()?;
     files.sort();
     Ok(files)
 }

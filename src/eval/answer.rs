@@ -7,39 +7,41 @@ use crate::eval::item::Question;
 use crate::eval::metric::metric;
 use crate::eval::task::AnswerJob;
 use crate::math::argmax;
-use crate::model::LogitRows;
-use crate::model::Model;
+use crate::model::Decoding;
+use crate::model::Pass;
 use crate::model::tokenizer::AddSpecial;
 use crate::model::tokenizer::SkipSpecial;
 use crate::runtime::RaggedCache;
-use crate::runtime::forward;
+use crate::runtime::RuntimeError;
 
 /// Generates from the logits of the prompt's last token; the text, and the number of tokens.
 pub(super) fn generate(
-    model: &Model,
-    mut logits: Vec<f32>,
+    pass: &mut Pass<'_>,
+    logits: Vec<f32>,
     cache: &mut RaggedCache,
     job: &AnswerJob,
 ) -> Result<(String, usize), EvalError> {
-    let tokenizer = model.tokenizer()?;
+    let tokenizer = pass.model().tokenizer()?;
     let mut stop = tokenizer.eos().to_vec();
     if job.one_line {
         stop.extend(tokenizer.encode("\n", AddSpecial::No)?.last());
     }
     let mut tokens = Vec::new();
+    let position = cache.n_seen();
+    let mut decoding = Decoding::new(pass, cache, position, logits);
     loop {
         if job.one_line && tokens.is_empty() {
-            stop.iter().for_each(|id| logits[*id as usize] = f32::NEG_INFINITY);
+            stop.iter().for_each(|id| decoding.logits()[*id as usize] = f32::NEG_INFINITY);
         }
-        let token = argmax(&logits) as u32;
+        let token = argmax(decoding.logits()) as u32;
         if stop.contains(&token) {
             break;
         }
         tokens.push(token);
-        if tokens.len() == job.max_new_tokens || cache.n_seen() == model.config().max_positions {
+        if tokens.len() == job.max_new_tokens || decoding.is_full() {
             break;
         }
-        logits = forward(model, &[token], cache.n_seen(), cache, LogitRows::Last)?;
+        decoding.feed(token).map_err(RuntimeError::from)?;
     }
     Ok((tokenizer.decode(&tokens, SkipSpecial::Yes)?, tokens.len()))
 }

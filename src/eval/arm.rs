@@ -1,5 +1,7 @@
 //! What is compared: policies at budgets, the full cache as the reference, and beside every merge its eviction.
 
+use crate::format::evaluation::FULL;
+use crate::format::evaluation::Role;
 use crate::policy;
 use crate::policy::Policy;
 use crate::policy::PolicyEntry;
@@ -7,26 +9,6 @@ use crate::policy::PolicyError;
 use crate::policy::Standing;
 use crate::runtime::Budget;
 use crate::runtime::Compression;
-
-/// What an arm is there for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// The full cache, which all others are measured against.
-    Reference,
-    /// A way that is not published as it stands: other settings, other policies, refits.
-    Candidate,
-    /// KVMerger as published; a baseline too.
-    Paper,
-    /// Eviction of what a merge folds.
-    Control,
-    /// Another published way.
-    Baseline,
-    /// Random tokens.
-    Chance,
-    /// A tuned profile.
-    Profile,
-}
 
 /// One policy at one budget.
 #[derive(Clone, Debug)]
@@ -42,9 +24,6 @@ pub struct Arm {
     /// How the cache is compressed.
     pub compression: Compression,
 }
-
-/// Name of the full cache's arm.
-pub const FULL: &str = "full";
 
 impl Arm {
     /// The full cache.

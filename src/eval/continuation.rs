@@ -5,15 +5,14 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use crate::eval::EvalError;
-use crate::math::argmax;
-use crate::math::kl_divergence;
 use crate::math::log_sum_exp;
 use crate::math::mean;
 use crate::math::quantile_sorted;
 use crate::model::LogitRows;
-use crate::model::Model;
+use crate::model::Pass;
+use crate::runtime::Difference;
 use crate::runtime::RaggedCache;
-use crate::runtime::forward;
+use crate::runtime::RuntimeError;
 
 /// Tokens of the continuation that pass at a time.
 const CHUNK_TOKENS: usize = 64;
@@ -22,19 +21,18 @@ const CHUNK_TOKENS: usize = 64;
 ///
 /// The tokens pass in chunks, each of which sees the compressed prompt and the tokens before it: the same numbers as token
 /// by token, as long as nothing is compressed on the way.
-pub(super) fn logits(model: &Model, tokens: &[u32], cache: &mut RaggedCache) -> Result<Vec<f32>, EvalError> {
+pub(super) fn logits(pass: &mut Pass<'_>, tokens: &[u32], cache: &mut RaggedCache) -> Result<Vec<f32>, EvalError> {
     let mut all = Vec::new();
     let Some((_, fed)) = tokens.split_last() else { return Ok(all) };
     for chunk in fed.chunks(CHUNK_TOKENS) {
-        all.extend(forward(model, chunk, cache.n_seen(), cache, LogitRows::All)?);
+        all.extend(pass.forward(chunk, cache.n_seen(), cache, LogitRows::All).map_err(RuntimeError::from)?);
     }
     Ok(all)
 }
 
 /// One predicted token.
 struct Point {
-    kl: f64,
-    same_top: bool,
+    difference: Difference,
     nll: f64,
     full_nll: f64,
 }
@@ -56,20 +54,20 @@ pub(super) fn compare(
         .zip(&tokens[1.min(tokens.len())..])
         .map(|((p, q), next)| {
             let nll = |logits: &[f32]| log_sum_exp(logits) - f64::from(logits[*next as usize]);
-            Point { kl: kl_divergence(p, q), same_top: argmax(p) == argmax(q), nll: nll(q), full_nll: nll(p) }
+            Point { difference: Difference::of(p, q), nll: nll(q), full_nll: nll(p) }
         })
         .collect();
     let average = |f: &dyn Fn(&Point) -> f64| mean(&points.iter().map(f).collect::<Vec<_>>());
-    let mut sorted: Vec<f32> = points.iter().map(|point| point.kl as f32).collect();
+    let mut sorted: Vec<f32> = points.iter().map(|point| point.difference.kl as f32).collect();
     sorted.sort_by(f32::total_cmp);
     let (nll, full_nll) = (average(&|point| point.nll), average(&|point| point.full_nll));
     let measured = [
-        ("kl", average(&|point| point.kl)),
+        ("kl", average(&|point| point.difference.kl)),
         ("kl_p50", quantile_sorted(&sorted, 0.5)),
         ("kl_p90", quantile_sorted(&sorted, 0.9)),
         ("kl_p99", quantile_sorted(&sorted, 0.99)),
         ("kl_max", quantile_sorted(&sorted, 1.0)),
-        ("top1_agreement", average(&|point| f64::from(u8::from(point.same_top)))),
+        ("top1_agreement", average(&|point| f64::from(u8::from(point.difference.same_top)))),
         ("nll", nll),
         ("perplexity_ratio", nll.zip(full_nll).map(|(nll, full)| (nll - full).exp())),
     ];

@@ -6,51 +6,35 @@
 mod answer;
 mod arm;
 mod continuation;
-mod document;
 mod item;
-mod merge;
+mod join;
 pub mod metric;
+mod plan;
 mod plant;
 mod predictions;
-mod row;
 mod run;
 mod summary;
 pub mod task;
 mod verdict;
 
 pub use arm::Arm;
-pub use arm::FULL;
-pub use arm::Role;
 pub use arm::arms;
-pub use document::ArmEntry;
-pub use document::ComparisonEntry;
-pub use document::Evaluation;
-pub use document::FILE;
-pub use document::NeedleCell;
-pub use document::NeedleMap;
-pub use document::Plan;
-pub use document::Question;
-pub use document::SummaryEntry;
-pub use document::TextEntry;
 pub use item::Item;
 pub use item::Settings;
 pub use item::Skipped;
 pub use item::items;
 pub use item::unscored;
-pub use merge::merge;
+pub use join::join;
+pub use plan::Plan;
 pub use plant::NeedleGrid;
 pub use plant::plant;
-pub use row::ROWS_FILE;
-pub use row::Row;
-pub use row::faults;
-pub use run::Target;
 pub use run::measure;
 pub use run::run;
-pub use summary::headline;
-
-use std::path::PathBuf;
 
 use crate::files::FileError;
+use crate::format::FormatError;
+use crate::format::join::JoinError;
+use crate::format::run::RunError;
 use crate::hint::Hint;
 use crate::model::ModelError;
 use crate::model::tokenizer::TokenizerError;
@@ -64,6 +48,15 @@ pub enum EvalError {
     /// Reading or writing failed.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A saved file is damaged, or cannot be read or written.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// The folder holds another run, or the run was interrupted.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// Shards cannot be joined.
+    #[error(transparent)]
+    Join(#[from] JoinError),
     /// The model could not run a text.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -152,45 +145,18 @@ pub enum EvalError {
         /// Row id.
         id: String,
     },
-    /// The folder holds a run already.
-    #[error("{} holds an evaluation already", dir.display())]
-    Exists {
-        /// The folder.
-        dir: PathBuf,
-    },
-    /// The folder holds another run.
-    #[error("{} was made with another {what}", dir.display())]
-    OtherRun {
-        /// The folder.
-        dir: PathBuf,
-        /// What differs.
-        what: &'static str,
-    },
-    /// A shard that cannot be.
-    #[error("there is no shard {number} of {count}")]
-    Shard {
-        /// Which was asked for, counted from 1.
-        number: usize,
-        /// Shards of the run.
-        count: usize,
-    },
     /// Rows contradict the run.
     #[error("{0}")]
     Damaged(String),
-    /// The user asked to stop.
-    #[error("interrupted after {done} of {planned} rows; the folder is valid")]
-    Interrupted {
-        /// Finished rows.
-        done: usize,
-        /// Rows of the run.
-        planned: usize,
-    },
 }
 
 impl Hint for EvalError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::File(error) => error.hint(),
+            Self::Format(error) => error.hint(),
+            Self::Run(error) => error.hint(),
+            Self::Join(error) => error.hint(),
             Self::Model(error) => error.hint(),
             Self::Tokenizer(error) => error.hint(),
             Self::Policy(error) => error.hint(),
@@ -207,13 +173,7 @@ impl Hint for EvalError {
             Self::Nothing { .. } => Some("give longer texts, or a smaller --context and --continuation".into()),
             Self::NoText { .. } => Some("give longer texts, or smaller lengths of at least some 60 tokens".into()),
             Self::Twice { .. } => Some("give every prompts file once".into()),
-            Self::Exists { .. } => Some("pass --resume to go on with it, or choose another folder with --out".into()),
-            Self::OtherRun { .. } => {
-                Some("choose another folder with --out, or repeat the command that began it".into())
-            }
-            Self::Shard { .. } => Some("shards are counted from 1: 1/4, 2/4, 3/4 and 4/4".into()),
             Self::Damaged(_) => Some("make the folder again with the same command".into()),
-            Self::Interrupted { .. } => Some("run the same command with --resume to go on".into()),
         }
     }
 }

@@ -6,13 +6,13 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::eval::EvalError;
-use crate::eval::row::Row;
 use crate::eval::task::Job;
 use crate::eval::task::Predictions;
 use crate::eval::task::Take;
 use crate::eval::task::task;
 use crate::files::create_own_dir;
 use crate::files::write_atomic;
+use crate::format::evaluation::Row;
 
 /// A line as LongBench's scorer reads it, with the row's id beside.
 #[derive(Serialize)]

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
@@ -10,17 +9,22 @@ use crate::eval::EvalError;
 use crate::eval::answer;
 use crate::eval::arm::Arm;
 use crate::eval::continuation;
-use crate::eval::document::Evaluation;
-use crate::eval::document::Plan;
 use crate::eval::item::Item;
 use crate::eval::item::Work;
+use crate::eval::plan::Plan;
 use crate::eval::predictions;
-use crate::eval::row::Row;
-use crate::eval::row::RowFile;
+use crate::eval::summary;
 use crate::files::FolderLock;
-use crate::files::read_own_json;
 use crate::files::write_json;
+use crate::format::evaluation::Evaluation;
+use crate::format::evaluation::Row;
+use crate::format::evaluation::RowFile;
+use crate::format::evaluation::write_rows;
+use crate::format::run::Run;
+use crate::format::run::RunError;
+use crate::format::run::Target;
 use crate::model::Model;
+use crate::model::Pass;
 use crate::runtime::CacheType;
 use crate::runtime::Compression;
 use crate::runtime::RaggedCache;
@@ -29,17 +33,6 @@ use crate::runtime::prefill;
 
 /// Prompt tokens that pass at a time.
 const CHUNK_TOKENS: usize = 1024;
-
-/// Where a run writes.
-#[derive(Clone, Copy, Debug)]
-pub struct Target<'a> {
-    /// Folder of the run.
-    pub dir: &'a Path,
-    /// Whether to go on with the run that the folder holds.
-    pub resume: bool,
-    /// `(number from 1, count)`: one shard of the texts only.
-    pub shard: Option<(usize, usize)>,
-}
 
 /// Evaluates every arm on every text, appending each row as it is done, and writes summary and predictions at the end.
 ///
@@ -57,28 +50,16 @@ pub fn run(
     on_row: &mut dyn FnMut(&Row),
 ) -> Result<Evaluation, EvalError> {
     let cache_type = plan.cache_type;
-    let mut evaluation = Evaluation::new(plan, target.shard)?;
+    let mut evaluation = plan.document(target);
     let _lock = FolderLock::take(target.dir)?;
-    let path = target.dir.join(crate::eval::document::FILE);
-    let is_begun = path.symlink_metadata().is_ok();
-    let exists = || Err(EvalError::Exists { dir: target.dir.into() });
-    if is_begun && !target.resume {
-        return exists();
-    }
-    if is_begun {
-        evaluation.check_same_run(&read_own_json(&path)?, target.dir)?;
-    }
+    target.earlier(&evaluation)?;
+    let path = target.dir.join(Evaluation::FILE);
     let (mut file, mut rows) = RowFile::open(target.dir)?;
     if !rows.is_empty() && !target.resume {
-        return exists();
+        return Err(RunError::Exists { dir: target.dir.into(), what: Evaluation::WHAT }.into());
     }
+    evaluation.check_rows(&rows, target.dir)?;
     let place: HashMap<_, usize> = evaluation.planned_keys().into_iter().zip(0..).collect();
-    if let Some(row) = rows.iter().find(|row| !place.contains_key(&row.key())) {
-        return Err(EvalError::Damaged(format!(
-            "row {} of {} for {} is not of this run",
-            row.id, row.dataset, row.policy
-        )));
-    }
     write_json(&path, &evaluation)?;
     rows.iter().for_each(&mut *on_row);
     let mut done: HashSet<_> = rows.iter().map(Row::key).collect();
@@ -104,12 +85,12 @@ pub fn run(
     // A row that somebody took away was made last.
     if !interrupted && !rows.is_sorted_by_key(|row| place.get(&row.key())) {
         rows.sort_by_key(|row| place.get(&row.key()).copied());
-        file.replace(&rows)?;
+        write_rows(target.dir, &rows)?;
     }
-    evaluation.summarise(&rows);
+    summary::fill_in(&mut evaluation, &rows);
     write_json(&path, &evaluation)?;
     if interrupted {
-        return Err(EvalError::Interrupted { done: rows.len(), planned: evaluation.planned_rows });
+        return Err(RunError::interrupted(&evaluation).into());
     }
     predictions::write(target.dir, &rows)?;
     Ok(evaluation)
@@ -172,7 +153,7 @@ impl<'a> Text<'a> {
         // The old cache goes before the new one comes.
         self.prefilled = None;
         let mut cache = RaggedCache::recording(self.model.config(), self.cache_type, shared)?;
-        let logits = prefill(self.model, &self.item.prompt, &mut cache, CHUNK_TOKENS)?;
+        let logits = prefill(&mut Pass::new(self.model), &self.item.prompt, &mut cache, CHUNK_TOKENS)?;
         self.prefilled = Some((wanted, cache, logits));
         Ok(())
     }
@@ -199,22 +180,23 @@ impl<'a> Text<'a> {
                 if self.full_logits.is_none() {
                     let full = Arm::full()?;
                     let mut copy = whole.compressed(&full.compression)?;
-                    self.full_logits = Some(continuation::logits(self.model, tokens, &mut copy)?);
+                    self.full_logits = Some(continuation::logits(&mut Pass::new(self.model), tokens, &mut copy)?);
                 }
                 let full = self.full_logits.as_deref().unwrap_or_default();
                 let vocab_size = self.model.config().vocab_size;
                 let own;
-                let compressed = if arm.budget.is_none() && arm.policy == crate::eval::arm::FULL {
+                let compressed = if arm.budget.is_none() && arm.policy == crate::format::evaluation::FULL {
                     full
                 } else {
-                    own = continuation::logits(self.model, tokens, &mut cache)?;
+                    own = continuation::logits(&mut Pass::new(self.model), tokens, &mut cache)?;
                     &own
                 };
                 row.n_new_tokens = tokens.len() - 1;
                 row.metrics = continuation::compare(tokens, vocab_size, full, compressed)?;
             }
             Work::Answer(question) => {
-                let (pred, n_new_tokens) = answer::generate(self.model, logits.clone(), &mut cache, &question.job)?;
+                let (pred, n_new_tokens) =
+                    answer::generate(&mut Pass::new(self.model), logits.clone(), &mut cache, &question.job)?;
                 row.n_new_tokens = n_new_tokens;
                 row.metrics = answer::score(&pred, question);
                 row.pred = Some(pred);

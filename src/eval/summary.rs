@@ -3,19 +3,21 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
-use crate::eval::arm::Role;
-use crate::eval::document::ArmEntry;
-use crate::eval::document::ComparisonEntry;
-use crate::eval::document::Evaluation;
-use crate::eval::document::NeedleCell;
-use crate::eval::document::NeedleMap;
-use crate::eval::document::Question;
-use crate::eval::document::SummaryEntry;
 use crate::eval::metric::metric;
-use crate::eval::row::Row;
 use crate::eval::task::Job;
 use crate::eval::task::Take;
 use crate::eval::task::task;
+use crate::eval::verdict;
+use crate::format::evaluation::ArmEntry;
+use crate::format::evaluation::ComparisonEntry;
+use crate::format::evaluation::Evaluation;
+use crate::format::evaluation::NeedleCell;
+use crate::format::evaluation::NeedleMap;
+use crate::format::evaluation::Question;
+use crate::format::evaluation::Role;
+use crate::format::evaluation::Row;
+use crate::format::evaluation::SummaryEntry;
+use crate::format::evaluation::headline;
 use crate::math::bootstrap_mean;
 use crate::math::mean;
 use crate::math::paired;
@@ -24,9 +26,13 @@ use crate::policy::split_refit;
 
 const RESAMPLES: usize = 2000;
 
-/// The measurement that a family's policies are compared by, and whether less of it is better.
-pub fn headline(task: &str) -> (&'static str, bool) {
-    if task == "kl" { ("kl", true) } else { ("score", false) }
+/// Fills in everything that follows from the rows.
+pub(super) fn fill_in(evaluation: &mut Evaluation, rows: &[Row]) {
+    evaluation.rows = rows.len();
+    evaluation.summary = entries(evaluation, rows);
+    evaluation.comparisons = comparisons(evaluation, rows);
+    evaluation.needle = needle_maps(evaluation, rows);
+    evaluation.verdict = verdict::in_words(evaluation);
 }
 
 /// Families in the order of the texts.
@@ -41,7 +47,7 @@ fn is_of(row: &Row, arm: &ArmEntry) -> bool {
     row.policy == arm.policy && row.budget == arm.budget
 }
 
-pub(super) fn entries(evaluation: &Evaluation, rows: &[Row]) -> Vec<SummaryEntry> {
+fn entries(evaluation: &Evaluation, rows: &[Row]) -> Vec<SummaryEntry> {
     let mut entries = Vec::new();
     for task in tasks(evaluation) {
         let datasets: BTreeSet<&str> =
@@ -101,7 +107,7 @@ fn score_percent(family: &str, dataset: &str, rows: &[&Row]) -> Option<f64> {
 }
 
 /// Comparisons that the verdict needs, by family and budget.
-pub(super) fn comparisons(evaluation: &Evaluation, rows: &[Row]) -> Vec<ComparisonEntry> {
+fn comparisons(evaluation: &Evaluation, rows: &[Row]) -> Vec<ComparisonEntry> {
     let mut found = Vec::new();
     for task in tasks(evaluation) {
         let (metric, less_is_better) = headline(task);
@@ -169,7 +175,7 @@ pub(super) fn comparisons(evaluation: &Evaluation, rows: &[Row]) -> Vec<Comparis
     found
 }
 
-pub(super) fn needle_maps(evaluation: &Evaluation, rows: &[Row]) -> Vec<NeedleMap> {
+fn needle_maps(evaluation: &Evaluation, rows: &[Row]) -> Vec<NeedleMap> {
     let scored = |row: &Row| row.depth_percent.zip(row.metrics.get(headline(&row.task).0).copied());
     let reference: BTreeMap<(&str, &str), f64> = evaluation
         .arms

@@ -1,11 +1,8 @@
 //! What the comparisons say, in words with numbers.
 
-use std::cmp::Ordering;
-
-use crate::eval::document::ComparisonEntry;
-use crate::eval::document::Evaluation;
-use crate::eval::document::Question;
-use crate::eval::summary::headline;
+use crate::format::evaluation::ComparisonEntry;
+use crate::format::evaluation::Evaluation;
+use crate::format::evaluation::Question;
 use crate::math::Interval;
 use crate::math::sign_test_needs;
 
@@ -65,14 +62,6 @@ fn bounds(interval: Interval) -> String {
     match (interval.low, interval.high) {
         (Some(low), Some(high)) => format!("{low:.3} to {high:.3}"),
         _ => "no interval from one text".into(),
-    }
-}
-
-impl ComparisonEntry {
-    /// Whether a is better than b; `None` where interval and sign test do not both show it.
-    pub fn better(&self) -> Option<bool> {
-        let (_, less_is_better) = headline(&self.task);
-        self.result.direction().map(|direction| (direction == Ordering::Less) == less_is_better)
     }
 }
 

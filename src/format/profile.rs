@@ -1,6 +1,8 @@
 //! The profile: what was tuned for one model, with the evidence. Human-readable JSON, bound to the model it was made for.
 //!
-//! A leaf: knows the file format and nothing of how a profile is found or applied.
+//! Knows nothing of how a profile is found or applied.
+
+use std::path::Path;
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -9,6 +11,7 @@ use crate::files::Document;
 use crate::files::FileError;
 use crate::files::ModelIdentity;
 use crate::files::Provenance;
+use crate::files::read_json;
 use crate::hint::Hint;
 use crate::math::Interval;
 use crate::merge::Refit;
@@ -184,6 +187,15 @@ impl Document for Profile {
     const MAX_BYTES: u64 = 256 << 20;
 }
 
+/// Faults of a profile, each in words that name the file; empty when there is none.
+pub fn faults(path: &Path) -> Vec<String> {
+    let fault = match read_json::<Profile>(path) {
+        Ok(profile) => profile.check().err().map(|error| format!("{}: {error}", path.display())),
+        Err(error) => Some(error.to_string()),
+    };
+    fault.into_iter().collect()
+}
+
 impl Profile {
     /// Checks that the numbers can be: sizes and thresholds in range, one line per head in order.
     pub fn check(&self) -> Result<(), ProfileError> {
@@ -198,7 +210,6 @@ impl Profile {
             return fault(format!("a refit of {} queries and lambda {}", refit.queries, refit.lambda));
         }
         self.check_intervals()?;
-        self.check_size()?;
         let n_heads = self.model.n_layers.checked_mul(self.model.n_kv_heads).filter(|n| *n > 0);
         if n_heads != Some(self.heads.len()) {
             return fault(format!(
@@ -233,7 +244,8 @@ impl Profile {
                 return fault(format!("eps {eps} of {place}"));
             }
         }
-        Ok(())
+        // Last, as the sum of impossible sizes says less than the size that is impossible.
+        self.check_size()
     }
 
     /// The heads' sizes meet the budget, as far as slots tell: in bytes, slots weigh as their settings have it.

@@ -43,7 +43,7 @@ mod tests {
         assert!((kl - 0.25 * 2f64.ln()).abs() < 1e-6, "{kl}");
         assert_eq!(kl_divergence(&[1.0, 2.0], &[1.0, 2.0]), 0.0);
         assert!((log_sum_exp(&logits([0.5, 0.25, 0.25])) - 3.0).abs() < 1e-6);
-        assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
+        assert_eq!((argmax(&[1.0, 3.0, 3.0]), argmax(&[f32::NEG_INFINITY, -5.0])), (1, 1));
         for broken in [f32::NAN, f32::INFINITY] {
             assert!(
                 kl_divergence(&[1.0, broken], &[1.0, 2.0]).is_nan()

@@ -11,14 +11,11 @@ mod quality;
 mod refit;
 mod rule;
 mod sets;
+mod weights;
 
 pub use kernel::Kernel;
-pub use kernel::SetWeights;
 pub use kernel::Sigma;
-pub use kernel::SlotStates;
 pub use kernel::ValueRule;
-pub use kernel::pivot;
-pub use kernel::set_weights;
 pub use merging::Merging;
 pub use merging::push_set;
 pub use plan::Counters;
@@ -44,6 +41,10 @@ pub use sets::MergingSets;
 pub use sets::links;
 pub use sets::sets_above;
 pub use sets::sets_for_budget;
+pub use weights::SetWeights;
+pub use weights::SlotStates;
+pub use weights::pivot;
+pub use weights::set_weights;
 
 use crate::hint::Hint;
 

@@ -16,22 +16,24 @@ use crate::math::first_not_below;
 use crate::model::ModelError;
 use crate::model::attention::Geometry;
 use crate::model::attention::attend;
-use crate::model::config::Bias;
 use crate::model::config::Config;
 use crate::model::device::Compute;
 use crate::model::device::DeviceDecoder;
 use crate::model::device::Ends;
+use crate::model::device::Mirror;
 use crate::model::gguf::Gguf;
+use crate::model::layer::Layer;
 use crate::model::layers::Linear;
 use crate::model::layers::add;
 use crate::model::layers::gate_with;
 use crate::model::layers::rms_norm;
-use crate::model::matrix::Kernel;
 use crate::model::matrix::Matrix;
 use crate::model::matrix::Scratch;
 use crate::model::rope::Rope;
 use crate::model::store::ChunkStates;
+use crate::model::store::ForwardError;
 use crate::model::store::KvStore;
+use crate::model::store::LogitRows;
 use crate::model::tokenizer::Tokenizer;
 use crate::model::weights::Fingerprint;
 use crate::model::weights::Weights;
@@ -46,81 +48,6 @@ const OUTPUT_BIAS: &str = "lm_head.bias";
 /// For states that are not finite though all weights are.
 const OVERFLOW_HINT: &str = "no weight is NaN or infinite: the numbers grow beyond f32, which no trained model's do; \
                              the weights or settings are damaged in another way";
-
-/// Which logits a forward pass computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogitRows {
-    /// None: states only.
-    None,
-    /// Those of the last token, `[1, vocab]`.
-    Last,
-    /// Those of every token, `[T, vocab]`.
-    All,
-}
-
-/// One layer's weights on the host.
-#[derive(Debug)]
-pub(super) struct Layer {
-    pub(super) attn_norm: Vec<f32>,
-    pub(super) q: Linear,
-    pub(super) k: Linear,
-    pub(super) v: Linear,
-    pub(super) q_norm: Option<Vec<f32>>,
-    pub(super) k_norm: Option<Vec<f32>>,
-    pub(super) o: Linear,
-    pub(super) ffn_norm: Vec<f32>,
-    pub(super) gate: Linear,
-    pub(super) up: Linear,
-    pub(super) down: Linear,
-}
-
-impl Layer {
-    fn load(weights: &Weights, config: &Config, kernel: Option<Kernel>, index: usize) -> Result<Self, ModelError> {
-        let Config { hidden_size, ffn_size, head_dim, qkv_bias, o_bias, mlp_bias, .. } = *config;
-        let (q_width, kv_width) = (config.n_q_heads * head_dim, config.n_kv_heads * head_dim);
-        let name = |part: &str, kind: &str| format!("model.layers.{index}.{part}.{kind}");
-        let vector = |part: &str, n: usize| weights.vector(&name(part, "weight"), n, config);
-        let linear = |part: &str, n_out: usize, n_in: usize, bias: Bias| {
-            let weight = weights.matrix(&name(part, "weight"), [n_out, n_in], config, kernel)?;
-            let bias = weights.bias(&name(part, "bias"), n_out, config, bias)?;
-            Ok::<_, ModelError>(Linear::new(Arc::new(weight), bias))
-        };
-        let head_norm = |part: &str| config.architecture.qk_norm.then(|| vector(part, head_dim)).transpose();
-        Ok(Self {
-            attn_norm: vector("input_layernorm", hidden_size)?,
-            q: linear("self_attn.q_proj", q_width, hidden_size, qkv_bias)?,
-            k: linear("self_attn.k_proj", kv_width, hidden_size, qkv_bias)?,
-            v: linear("self_attn.v_proj", kv_width, hidden_size, qkv_bias)?,
-            q_norm: head_norm("self_attn.q_norm")?,
-            k_norm: head_norm("self_attn.k_norm")?,
-            o: linear("self_attn.o_proj", hidden_size, q_width, o_bias)?,
-            ffn_norm: vector("post_attention_layernorm", hidden_size)?,
-            gate: linear("mlp.gate_proj", ffn_size, hidden_size, mlp_bias)?,
-            up: linear("mlp.up_proj", ffn_size, hidden_size, mlp_bias)?,
-            down: linear("mlp.down_proj", hidden_size, ffn_size, mlp_bias)?,
-        })
-    }
-
-    /// The matrices by their names.
-    fn maps(&self) -> [(&'static str, &Linear); 7] {
-        [
-            ("self_attn.q_proj", &self.q),
-            ("self_attn.k_proj", &self.k),
-            ("self_attn.v_proj", &self.v),
-            ("self_attn.o_proj", &self.o),
-            ("mlp.gate_proj", &self.gate),
-            ("mlp.up_proj", &self.up),
-            ("mlp.down_proj", &self.down),
-        ]
-    }
-
-    /// Bytes in memory.
-    fn bytes(&self) -> u64 {
-        let norms = [Some(&self.attn_norm), self.q_norm.as_ref(), self.k_norm.as_ref(), Some(&self.ffn_norm)];
-        self.maps().iter().map(|(_, map)| map.bytes()).sum::<u64>()
-            + norms.into_iter().flatten().map(|norm| 4 * norm.len() as u64).sum::<u64>()
-    }
-}
 
 /// All weights, for this crate's kernels.
 #[derive(Debug)]
@@ -303,53 +230,44 @@ impl Model {
 
     /// Bytes of the weights that one decoded token reads: all but an embedding table that is not also the output's.
     pub fn decode_bytes(&self) -> u64 {
-        let embedding = match (&self.decoder, &self.compute) {
+        let embedding = match &self.decoder {
             _ if self.config.tied_output => 0,
-            (Decoder::Kernels(kernels), _) => kernels.embedding.bytes(),
-            (Decoder::Device(_), Compute::Candle { dtype, .. }) => {
-                (self.config.vocab_size * self.config.hidden_size * dtype.size_in_bytes()) as u64
-            }
-            (Decoder::Device(_), Compute::Kernels { .. }) => 0,
+            Decoder::Kernels(kernels) => kernels.embedding.bytes(),
+            Decoder::Device(decoder) => decoder.embedding_bytes(),
         };
         self.weight_bytes() - embedding
     }
 
-    /// Runs a chunk of tokens that starts at `first_position`; keys and values go through `store`.
-    ///
-    /// - Shape: tokens `[T]` → logits `[rows, vocab]` in f32, empty for [`LogitRows::None`]
-    /// - Errors: a token outside the vocabulary, a position beyond the model's context, or the store's own
-    pub fn forward(
+    /// As [`Pass::forward`](crate::model::Pass::forward), once: a device's copy of the slots is not kept for the next call.
+    pub fn forward<S: KvStore + ?Sized>(
         &self,
         tokens: &[u32],
         first_position: usize,
-        store: &mut dyn KvStore,
+        store: &mut S,
         rows: LogitRows,
-    ) -> Result<Vec<f32>, ModelError> {
-        self.forward_by_layer(tokens, first_position, tokens.len(), store, rows)
+    ) -> Result<Vec<f32>, ForwardError<S::Error>> {
+        self.forward_with(&mut Mirror::default(), tokens, first_position, tokens.len(), store, rows)
     }
 
-    /// As [`Model::forward`], with each layer passing over all tokens, `chunk_tokens` at a time, before the next begins.
-    ///
-    /// A layer's keys and values are complete before the next layer's come, so a store need never hold two layers; the
-    /// activations are those of one chunk, beside the residual stream of all tokens.
-    pub fn forward_by_layer(
+    pub(super) fn forward_with<S: KvStore + ?Sized>(
         &self,
+        mirror: &mut Mirror,
         tokens: &[u32],
         first_position: usize,
         chunk_tokens: usize,
-        store: &mut dyn KvStore,
+        store: &mut S,
         rows: LogitRows,
-    ) -> Result<Vec<f32>, ModelError> {
+    ) -> Result<Vec<f32>, ForwardError<S::Error>> {
         let c = &self.config;
         if tokens.is_empty() {
-            return Err(ModelError::Empty);
+            return Err(ModelError::Empty.into());
         }
         if first_position + tokens.len() > c.max_positions {
             let n_tokens = first_position + tokens.len();
-            return Err(ModelError::TooLong { n_tokens, max_positions: c.max_positions });
+            return Err(ModelError::TooLong { n_tokens, max_positions: c.max_positions }.into());
         }
         if let Some(id) = tokens.iter().copied().find(|id| *id as usize >= c.vocab_size) {
-            return Err(ModelError::BadToken { id, vocab_size: c.vocab_size });
+            return Err(ModelError::BadToken { id, vocab_size: c.vocab_size }.into());
         }
         let chunk_tokens = chunk_tokens.clamp(1, tokens.len());
         match &self.decoder {
@@ -358,20 +276,20 @@ impl Model {
                 rayon::scope(|_| self.pass(kernels, tokens, first_position, chunk_tokens, store, rows))
             }
             Decoder::Device(decoder) => {
-                decoder.forward_by_layer((c, &self.rope), tokens, first_position, chunk_tokens, store, rows)
+                decoder.forward((c, &self.rope), tokens, first_position, chunk_tokens, (store, mirror), rows)
             }
         }
     }
 
-    fn pass(
+    fn pass<S: KvStore + ?Sized>(
         &self,
         kernels: &Kernels,
         tokens: &[u32],
         first_position: usize,
         chunk_tokens: usize,
-        store: &mut dyn KvStore,
+        store: &mut S,
         rows: LogitRows,
-    ) -> Result<Vec<f32>, ModelError> {
+    ) -> Result<Vec<f32>, ForwardError<S::Error>> {
         let c = &self.config;
         let mut scratch = Scratch::default();
         let mut x = vec![0f32; tokens.len() * c.hidden_size];
@@ -398,15 +316,15 @@ impl Model {
         Ok(logits)
     }
 
-    fn attention_block(
+    fn attention_block<S: KvStore + ?Sized>(
         &self,
         kernels: &Kernels,
         index: usize,
         x: &mut [f32],
         first_position: usize,
-        store: &mut dyn KvStore,
+        store: &mut S,
         scratch: &mut Scratch,
-    ) -> Result<(), ModelError> {
+    ) -> Result<(), ForwardError<S::Error>> {
         let (c, layer) = (&self.config, &kernels.layers[index]);
         let needs = store.needs();
         let h = self.normed(x, &layer.attn_norm);
@@ -424,7 +342,7 @@ impl Model {
         let n_tokens = x.len() / c.hidden_size;
         let chunk =
             ChunkStates { layer: index, first_position, n_tokens, q: &q, k: &k, k_pre_rope: &k_pre_rope, v: &v };
-        store.append(&chunk).map_err(ModelError::Store)?;
+        store.append(&chunk).map_err(ForwardError::Store)?;
         let geometry = Geometry {
             n_q_heads: c.n_q_heads,
             n_kv_heads: c.n_kv_heads,
@@ -432,7 +350,7 @@ impl Model {
             sliding_window: c.windows[index],
         };
         let (attended, mass) = attend(&q, &store.heads(index), geometry, first_position, needs);
-        store.attended(&chunk, mass).map_err(ModelError::Store)?;
+        store.attended(&chunk, mass).map_err(ForwardError::Store)?;
         add(x, &layer.o.forward(&attended, scratch));
         Ok(())
     }

@@ -10,9 +10,12 @@ mod attention;
 mod config;
 mod decoder;
 mod device;
+mod layer;
 mod layers;
 mod matrix;
+mod pass;
 mod rope;
+mod slots;
 mod store;
 mod weights;
 
@@ -22,18 +25,19 @@ pub use config::Bias;
 pub use config::Config;
 pub use config::RopeScaling;
 pub use config::Windows;
-pub use decoder::LogitRows;
 pub use decoder::Model;
 pub use device::Compute;
 pub use device::Matmul;
-pub use device::Mirror;
+pub use pass::Decoding;
+pub use pass::Pass;
 pub use rope::Rope;
-pub use store::AttnMass;
+pub use slots::AttnMass;
+pub use slots::HeadSlots;
+pub use slots::SlotVectors;
 pub use store::ChunkStates;
-pub use store::HeadSlots;
+pub use store::ForwardError;
 pub use store::KvStore;
-pub use store::SlotVectors;
-pub use store::StoreError;
+pub use store::LogitRows;
 pub use store::StoreNeeds;
 
 use std::path::PathBuf;
@@ -181,9 +185,6 @@ pub enum ModelError {
     /// The tensor library failed.
     #[error("computation failed: {}", weights::first_line(.0))]
     Tensor(#[from] candle_core::Error),
-    /// The store that takes keys and values failed.
-    #[error(transparent)]
-    Store(StoreError),
 }
 
 impl ModelError {

@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::merge::HeadPlan;
 use crate::merge::MergeError;
 use crate::merge::Refit;
+use crate::policy;
 use crate::policy::Allocation;
 use crate::policy::Claim;
 use crate::policy::Fold;
@@ -66,7 +67,7 @@ impl Method {
         for part in [of_score, of_allocation, of_fold] {
             fields.extend(part.as_object().into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())));
         }
-        let control = fold.folds().then(|| entry.control_of(&names, typed, refit)).transpose()?;
+        let control = fold.folds().then(|| control_of(entry, &names, typed, refit)).transpose()?;
         let refit = refit.map(parse_refit).transpose()?;
         Ok(Self { score, allocation, fold, refit, params: fields.into(), control })
     }
@@ -128,6 +129,36 @@ impl Policy for Method {
     fn params(&self) -> Value {
         self.params.clone()
     }
+}
+
+/// How the eviction is typed that keeps the same slots as this policy with these parts, parameters and refit, and folds
+/// nothing into them.
+fn control_of(
+    entry: &PolicyEntry,
+    [score, allocation, fold]: &[String; 3],
+    typed: &str,
+    refit: Option<&str>,
+) -> Result<String, PolicyError> {
+    let is_own = *allocation == entry.allocation && *fold == entry.fold;
+    let named = entry.evicting.iter().find(|(of, _)| of == score && is_own);
+    let (name, parts) = match named {
+        Some((_, name)) => (*name, String::new()),
+        None => {
+            let fold = if fold == "sets" { "pivots" } else { "drop" };
+            (entry.name, format!("score={score},allocation={allocation},fold={fold}"))
+        }
+    };
+    // Of what was typed, all that the eviction knows.
+    let eviction = Method::new(policy::entry(name)?, &parts, None)?;
+    let known = eviction.param_names();
+    let is_shared = |pair: &&str| {
+        let key = pair.split('=').next().unwrap_or_default().trim();
+        known.contains(&key)
+    };
+    let shared = typed.split(',').filter(is_shared);
+    let all: Vec<&str> = std::iter::once(parts.as_str()).filter(|parts| !parts.is_empty()).chain(shared).collect();
+    let refit = refit.map(|refit| format!("+refit{refit}")).unwrap_or_default();
+    Ok(if all.is_empty() { format!("{name}{refit}") } else { format!("{name}:{}{refit}", all.join(",")) })
 }
 
 /// Reads what follows `+refit` as typed: nothing, or `:key=value,...`.

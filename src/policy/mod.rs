@@ -6,6 +6,7 @@
 //! tensor is moved here, so every policy can be tested on plain slices.
 
 pub mod allocation;
+mod entry;
 pub mod fold;
 mod method;
 mod params;
@@ -19,6 +20,8 @@ pub use allocation::ALLOCATIONS;
 pub use allocation::Allocation;
 pub use allocation::Claim;
 pub use allocation::Scope;
+pub use entry::PolicyEntry;
+pub use entry::Standing;
 pub use fold::FOLDS;
 pub use fold::Fold;
 pub use method::parse_refit;
@@ -29,8 +32,6 @@ pub use per_head::PerHead;
 pub use score::SCORES;
 pub use score::Score;
 pub use table::POLICIES;
-pub use table::PolicyEntry;
-pub use table::Standing;
 pub use view::HeadView;
 pub use view::Needs;
 pub use view::SlotExtras;
@@ -123,6 +124,11 @@ impl Hint for PolicyError {
     }
 }
 
+/// The policy of that name.
+fn entry(name: &str) -> Result<&'static PolicyEntry, PolicyError> {
+    POLICIES.iter().find(|entry| entry.name == name).ok_or_else(|| PolicyError::Unknown { name: name.into() })
+}
+
 /// A policy as typed, without its refit, and what is typed behind `+refit` where that is there.
 pub fn split_refit(spec: &str) -> (&str, Option<&str>) {
     spec.split_once("+refit").map_or((spec, None), |(plain, refit)| (plain, Some(refit)))
@@ -139,8 +145,7 @@ pub fn split_refit(spec: &str) -> (&str, Option<&str>) {
 pub fn parse(text: &str) -> Result<(&'static PolicyEntry, Box<dyn Policy>), PolicyError> {
     let (plain, refit) = split_refit(text);
     let (name, typed) = plain.split_once(':').unwrap_or((plain, ""));
-    let entry =
-        POLICIES.iter().find(|entry| entry.name == name).ok_or_else(|| PolicyError::Unknown { name: name.into() })?;
+    let entry = entry(name)?;
     Ok((entry, Box::new(Method::new(entry, typed, refit)?)))
 }
 

@@ -1,49 +1,7 @@
 //! The policies by name: each line names its four parts. The fourth, the refit, is typed behind any of them.
 
-use crate::policy::Params;
-use crate::policy::PolicyError;
-use crate::policy::method::Method;
-use crate::policy::parse;
-
-/// What a policy is to a comparison.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// The full cache.
-    Reference,
-    /// Published; a baseline.
-    Published,
-    /// The method that this tool is about; as published with default parameters only.
-    Paper,
-    /// Drops what another one folds.
-    Control,
-    /// Chance.
-    Chance,
-}
-
-/// A line of the policy table.
-#[derive(Clone, Copy, Debug)]
-pub struct PolicyEntry {
-    /// Name on the command line.
-    pub name: &'static str,
-    /// What it keeps, in one line.
-    pub summary: &'static str,
-    /// Where it comes from.
-    pub source: &'static str,
-    /// What it is to a comparison.
-    pub standing: Standing,
-    /// Line of [`crate::policy::SCORES`].
-    pub score: &'static str,
-    /// Line of [`crate::policy::ALLOCATIONS`].
-    pub allocation: &'static str,
-    /// Line of [`crate::policy::FOLDS`].
-    pub fold: &'static str,
-    /// Parameters of the parts that differ from their own defaults, as typed.
-    pub with: &'static str,
-    /// What each word behind `base=` stands for; empty where there is no such parameter.
-    pub bases: &'static [(&'static str, &'static str)],
-    /// By score, the policy that drops what this one folds.
-    pub evicting: &'static [(&'static str, &'static str)],
-}
+use crate::policy::PolicyEntry;
+use crate::policy::Standing;
 
 /// A method that ranks tokens and drops the rest, with every head's share equal: what most lines change a part of.
 const EVICTION: PolicyEntry = PolicyEntry {
@@ -151,58 +109,10 @@ pub const POLICIES: &[PolicyEntry] = &[
     },
 ];
 
-impl PolicyEntry {
-    /// Puts what a word behind `base=` stands for in its place.
-    pub(super) fn resolve_base(&self, params: &mut Params) -> Result<(), PolicyError> {
-        if self.bases.is_empty() {
-            return Ok(());
-        }
-        let Some(word) = params.take_word("base")? else { return Ok(()) };
-        match self.bases.iter().find(|(base, _)| *base == word) {
-            Some((_, meaning)) => params.or(&Params::parse(self.name, meaning)?),
-            None => {
-                let known: Vec<&str> = self.bases.iter().map(|(base, _)| *base).collect();
-                return Err(params.bad(format!("there is no base {word:?}: choose one of {}", known.join(", "))));
-            }
-        }
-        Ok(())
-    }
-
-    /// How the eviction is typed that keeps the same slots as this policy with these parts, parameters and refit, and folds
-    /// nothing into them.
-    pub(super) fn control_of(
-        &self,
-        [score, allocation, fold]: &[String; 3],
-        typed: &str,
-        refit: Option<&str>,
-    ) -> Result<String, PolicyError> {
-        let is_own = *allocation == self.allocation && *fold == self.fold;
-        let named = self.evicting.iter().find(|(of, _)| of == score && is_own);
-        let (name, parts) = match named {
-            Some((_, name)) => (*name, String::new()),
-            None => {
-                let fold = if fold == "sets" { "pivots" } else { "drop" };
-                (self.name, format!("score={score},allocation={allocation},fold={fold}"))
-            }
-        };
-        // Of what was typed, all that the eviction knows.
-        let (entry, _) = parse(name)?;
-        let eviction = Method::new(entry, &parts, None)?;
-        let known = eviction.param_names();
-        let is_shared = |pair: &&str| {
-            let key = pair.split('=').next().unwrap_or_default().trim();
-            known.contains(&key)
-        };
-        let shared = typed.split(',').filter(is_shared);
-        let all: Vec<&str> = std::iter::once(parts.as_str()).filter(|parts| !parts.is_empty()).chain(shared).collect();
-        let refit = refit.map(|refit| format!("+refit{refit}")).unwrap_or_default();
-        Ok(if all.is_empty() { format!("{name}{refit}") } else { format!("{name}:{}{refit}", all.join(",")) })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::parse;
 
     #[test]
     fn the_table_is_well_formed() {

@@ -10,7 +10,6 @@ mod glyphs;
 mod heat;
 mod legend;
 mod lines;
-mod map_file;
 mod page;
 mod plot;
 mod pool;
@@ -27,12 +26,14 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::path::PathBuf;
 
-use crate::analyze::Analysis;
-use crate::eval::Evaluation;
 use crate::files::FileError;
 use crate::files::FolderLock;
 use crate::files::create_dir;
 use crate::files::write_atomic;
+use crate::format::FormatError;
+use crate::format::analysis::Analysis;
+use crate::format::evaluation::Evaluation;
+use crate::format::generation::Generated;
 use crate::format::profile::Profile;
 use crate::hint::Hint;
 
@@ -64,14 +65,9 @@ pub enum ReportError {
         /// What it needs.
         needs: &'static str,
     },
-    /// A similarity map's file is not what the analysis says.
-    #[error("{}: {what}", path.display())]
-    Map {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, with both values.
-        what: String,
-    },
+    /// A saved file is damaged.
+    #[error(transparent)]
+    Format(#[from] FormatError),
     /// A file contradicts itself, or holds more than can be drawn.
     #[error("{0}")]
     Damaged(String),
@@ -86,7 +82,7 @@ impl Hint for ReportError {
             Self::File(error) => error.hint(),
             Self::UnknownFigure { .. } => Some("leave --figure out to draw all of them".into()),
             Self::NothingToDraw { .. } => Some("leave --figure out to draw what the files do hold".into()),
-            Self::Map { .. } => Some("run the same analyze again; it writes its maps anew".into()),
+            Self::Format(error) => error.hint(),
             Self::Damaged(_) => Some("make the file again with the same command".into()),
             Self::Draw(_) => None,
         }
@@ -102,8 +98,8 @@ pub struct ReportInput {
     pub analysis_dir: PathBuf,
     /// A profile that was tuned for the model.
     pub profile: Option<Profile>,
-    /// JSON of a generation with the compressed cache.
-    pub generation: Option<serde_json::Value>,
+    /// A generation with the compressed cache.
+    pub generation: Option<Generated>,
 }
 
 /// A file that was written.

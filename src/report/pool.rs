@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
-use crate::analyze::Analysis;
-use crate::analyze::DatasetAnalysis;
-use crate::analyze::HeadQueries;
-use crate::analyze::StateSimilarity;
+use crate::format::analysis::Analysis;
+use crate::format::analysis::DatasetAnalysis;
+use crate::format::analysis::HeadQueries;
+use crate::format::analysis::StateSimilarity;
 use crate::format::dump::State;
 use crate::math::Interval;
 use crate::math::quantile_sorted;
@@ -94,7 +94,7 @@ pub(super) enum Measure {
 
 /// One data set's value of every head at a threshold of the grid.
 pub(super) fn at_eps(dataset: &DatasetAnalysis, measure: Measure, eps: usize) -> BTreeMap<Head, Option<f64>> {
-    let value = |h: &crate::analyze::HeadSparsity| {
+    let value = |h: &crate::format::analysis::HeadSparsity| {
         let curve = match measure {
             Measure::SetRatio => &h.set_ratio,
             Measure::Kept => &h.kept_fraction,

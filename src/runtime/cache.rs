@@ -16,9 +16,7 @@ use crate::model::ChunkStates;
 use crate::model::Config;
 use crate::model::HeadSlots;
 use crate::model::KvStore;
-use crate::model::Mirror;
 use crate::model::Rope;
-use crate::model::StoreError;
 use crate::model::StoreNeeds;
 use crate::policy::Claim;
 use crate::policy::HeadView;
@@ -66,7 +64,6 @@ pub struct RaggedCache {
     settled: Vec<usize>,
     /// Times that each layer was compressed.
     rewrites: Vec<u64>,
-    mirror: Mirror,
     /// Slots merged and evicted so far in each layer.
     gone: Vec<Counters>,
     /// Whether any head was asked to drop a slot.
@@ -96,7 +93,6 @@ impl RaggedCache {
             passing: None,
             settled: vec![0; n_heads],
             rewrites: vec![0; config.n_layers],
-            mirror: Mirror::default(),
             gone: vec![Counters::default(); config.n_layers],
             asked: false,
             compress_time: Duration::ZERO,
@@ -165,7 +161,6 @@ impl RaggedCache {
             sample: QuerySample::default(),
             settled: vec![0; self.heads.len()],
             rewrites: vec![0; self.n_layers],
-            mirror: Mirror::default(),
             gone: self.gone.clone(),
             rope: self.rope.clone(),
             ..*self
@@ -465,6 +460,8 @@ struct LayerPlan {
 }
 
 impl KvStore for RaggedCache {
+    type Error = RuntimeError;
+
     fn needs(&self) -> StoreNeeds {
         let Needs { mass, mass_window } = self.needs;
         match (self.passing, &self.compression) {
@@ -481,7 +478,7 @@ impl KvStore for RaggedCache {
         }
     }
 
-    fn append(&mut self, chunk: &ChunkStates<'_>) -> Result<(), StoreError> {
+    fn append(&mut self, chunk: &ChunkStates<'_>) -> Result<(), RuntimeError> {
         let (n_kv_heads, head_dim) = (self.n_kv_heads, self.head_dim);
         let heads = &mut self.heads[chunk.layer * n_kv_heads..(chunk.layer + 1) * n_kv_heads];
         for (kv_head, head) in heads.iter_mut().enumerate() {
@@ -508,11 +505,7 @@ impl KvStore for RaggedCache {
         self.rewrites[layer]
     }
 
-    fn mirror(&mut self) -> Option<&mut Mirror> {
-        Some(&mut self.mirror)
-    }
-
-    fn attended(&mut self, chunk: &ChunkStates<'_>, mass: AttnMass) -> Result<(), StoreError> {
+    fn attended(&mut self, chunk: &ChunkStates<'_>, mass: AttnMass) -> Result<(), RuntimeError> {
         let heads = &mut self.heads[chunk.layer * self.n_kv_heads..(chunk.layer + 1) * self.n_kv_heads];
         for (kv_head, head) in heads.iter_mut().enumerate() {
             let at = |fault: Unstorable| fault.at(chunk.layer, kv_head);

@@ -1,31 +1,31 @@
 //! A compressed cache beside the full one, on the same tokens.
 
-use serde::Serialize;
-
+use crate::format::generation::Divergence;
 use crate::math::argmax;
 use crate::math::kl_divergence;
 use crate::math::mean;
 use crate::math::quantile_sorted;
 use crate::model::LogitRows;
 use crate::model::Model;
+use crate::model::Pass;
 use crate::runtime::RaggedCache;
 use crate::runtime::RuntimeError;
-use crate::runtime::generate::forward;
 use crate::runtime::generate::prefill;
 
-/// How far the next-token distributions lie apart, over a continuation that both caches are given.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Comparison {
-    /// Next-token distributions compared.
-    pub n_tokens: usize,
-    /// Mean of KL(full ‖ compressed), in nats.
-    pub mean_kl: Option<f64>,
-    /// 95th percentile of the same.
-    pub p95_kl: Option<f64>,
-    /// Share of distributions whose most likely token is the same.
-    pub top1_agreement: Option<f64>,
-    /// KL of every token, in nats.
-    pub kl: Vec<f64>,
+/// How far a next-token distribution lies from that of the full cache.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Difference {
+    /// KL(full ‖ compressed), in nats.
+    pub kl: f64,
+    /// Whether the most likely token is the same.
+    pub same_top: bool,
+}
+
+impl Difference {
+    /// From logits `[vocab]` of the full and of the compressed cache.
+    pub fn of(full: &[f32], compressed: &[f32]) -> Self {
+        Self { kl: kl_divergence(full, compressed), same_top: argmax(full) == argmax(compressed) }
+    }
 }
 
 /// Feeds `continuation` after `prompt` to both caches and compares every next-token distribution.
@@ -39,9 +39,10 @@ pub fn compare(
     full: &mut RaggedCache,
     compressed: &mut RaggedCache,
     chunk_tokens: usize,
-) -> Result<Comparison, RuntimeError> {
-    prefill(model, prompt, full, chunk_tokens)?;
-    prefill(model, prompt, compressed, chunk_tokens)?;
+) -> Result<Divergence, RuntimeError> {
+    let [mut full_pass, mut pass] = [Pass::new(model), Pass::new(model)];
+    prefill(&mut full_pass, prompt, full, chunk_tokens)?;
+    prefill(&mut pass, prompt, compressed, chunk_tokens)?;
     let mut kl = Vec::new();
     let mut agree = 0usize;
     for (i, token) in continuation.iter().enumerate() {
@@ -49,14 +50,15 @@ pub fn compare(
         if position >= model.config().max_positions {
             break;
         }
-        let p = forward(model, &[*token], position, full, LogitRows::Last)?;
-        let q = forward(model, &[*token], position, compressed, LogitRows::Last)?;
-        kl.push(kl_divergence(&p, &q));
-        agree += usize::from(argmax(&p) == argmax(&q));
+        let p = full_pass.forward(&[*token], position, full, LogitRows::Last)?;
+        let q = pass.forward(&[*token], position, compressed, LogitRows::Last)?;
+        let difference = Difference::of(&p, &q);
+        kl.push(difference.kl);
+        agree += usize::from(difference.same_top);
     }
     let mut sorted: Vec<f32> = kl.iter().map(|x| *x as f32).collect();
     sorted.sort_by(f32::total_cmp);
-    Ok(Comparison {
+    Ok(Divergence {
         n_tokens: kl.len(),
         mean_kl: mean(&kl),
         p95_kl: quantile_sorted(&sorted, 0.95),

@@ -4,12 +4,12 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 use std::time::Instant;
 
-use serde::Serialize;
-
-use crate::math::first_not_below;
+use crate::format::generation::StopReason;
+use crate::model::Decoding;
 use crate::model::LogitRows;
 use crate::model::Model;
 use crate::model::ModelError;
+use crate::model::Pass;
 use crate::runtime::RaggedCache;
 use crate::runtime::RuntimeError;
 use crate::runtime::Sampling;
@@ -25,22 +25,6 @@ pub struct GenerateOptions {
     pub chunk_tokens: usize,
     /// Tokens that end the text; they are not part of it.
     pub stop_tokens: Vec<u32>,
-}
-
-/// Why generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StopReason {
-    /// A stop token came.
-    StopToken,
-    /// A stop string came.
-    StopString,
-    /// The wanted number of tokens is there.
-    MaxNewTokens,
-    /// The model's context is full.
-    ContextFull,
-    /// The caller asked for it.
-    Interrupted,
 }
 
 /// What was generated, and at what cost.
@@ -77,13 +61,13 @@ impl Generation {
 ///
 /// - Errors: no tokens, or more than the context holds; a compression that cannot be met or did nothing
 pub fn prefill(
-    model: &Model,
+    pass: &mut Pass<'_>,
     prompt: &[u32],
     cache: &mut RaggedCache,
     chunk_tokens: usize,
 ) -> Result<Vec<f32>, RuntimeError> {
     // Known before any chunk runs, so that a long prompt does not cost a context's worth of work first.
-    let (n_tokens, max_positions) = (cache.n_seen() + prompt.len(), model.config().max_positions);
+    let (n_tokens, max_positions) = (cache.n_seen() + prompt.len(), pass.model().config().max_positions);
     if prompt.is_empty() {
         return Err(ModelError::Empty.into());
     }
@@ -97,33 +81,11 @@ pub fn prefill(
         let most = if chunk_tokens == 0 { rest.len() } else { chunk_tokens.min(rest.len()) };
         let (chunk, later) = rest.split_at(cache.part_left().map_or(most, |left| most.min(left)));
         let rows = if later.is_empty() { LogitRows::Last } else { LogitRows::None };
-        logits = forward(model, chunk, cache.n_seen(), cache, rows)?;
+        logits = pass.forward(chunk, cache.n_seen(), cache, rows)?;
         rest = later;
     }
     cache.end_prompt()?;
     Ok(logits)
-}
-
-/// A forward pass whose store errors come back as what they are, and whose logits are numbers.
-pub(crate) fn forward(
-    model: &Model,
-    tokens: &[u32],
-    position: usize,
-    cache: &mut RaggedCache,
-    rows: LogitRows,
-) -> Result<Vec<f32>, RuntimeError> {
-    let logits = model.forward(tokens, position, cache, rows).map_err(|error| match error {
-        ModelError::Store(inner) => match inner.downcast::<RuntimeError>() {
-            Ok(own) => *own,
-            Err(inner) => ModelError::Store(inner).into(),
-        },
-        other => RuntimeError::from(other),
-    })?;
-    if first_not_below(&logits, f32::INFINITY).is_none() {
-        Ok(logits)
-    } else {
-        Err(RuntimeError::LogitsNotFinite { position })
-    }
 }
 
 /// Generates after `prompt`, behind what `cache` has seen; `on_token` sees every new token and may end it.
@@ -139,7 +101,8 @@ pub fn generate(
 ) -> Result<Generation, RuntimeError> {
     options.sampling.check()?;
     let (started, compressed_before) = (Instant::now(), cache.compress_time());
-    let mut logits = prefill(model, prompt, cache, options.chunk_tokens)?;
+    let mut pass = Pass::new(model);
+    let logits = prefill(&mut pass, prompt, cache, options.chunk_tokens)?;
     let mut generation = Generation {
         tokens: Vec::new(),
         stop: StopReason::MaxNewTokens,
@@ -153,8 +116,10 @@ pub fn generate(
     let mut processor = options.sampling.processor();
     let mut text = prompt.to_vec();
     let started = Instant::now();
+    let position = cache.n_seen();
+    let mut decoding = Decoding::new(&mut pass, cache, position, logits);
     while generation.tokens.len() < options.max_new_tokens {
-        let token = options.sampling.draw(&mut processor, logits, &text)?;
+        let token = options.sampling.draw(&mut processor, std::mem::take(decoding.logits()), &text)?;
         if options.stop_tokens.contains(&token) {
             generation.stop = StopReason::StopToken;
             break;
@@ -168,12 +133,11 @@ pub fn generate(
         if generation.tokens.len() == options.max_new_tokens {
             break;
         }
-        let position = cache.n_seen();
-        if position >= model.config().max_positions {
+        if decoding.is_full() {
             generation.stop = StopReason::ContextFull;
             break;
         }
-        logits = forward(model, &[token], position, cache, LogitRows::Last)?;
+        decoding.feed(token)?;
         generation.decode_steps += 1;
     }
     generation.decode = started.elapsed();

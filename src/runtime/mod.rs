@@ -16,14 +16,12 @@ mod stop;
 mod threads;
 
 pub use cache::RaggedCache;
-pub use compare::Comparison;
+pub use compare::Difference;
 pub use compare::compare;
 pub use compression::Budget;
 pub use compression::Compression;
 pub use generate::GenerateOptions;
 pub use generate::Generation;
-pub use generate::StopReason;
-pub(crate) use generate::forward;
 pub use generate::generate;
 pub use generate::prefill;
 pub use memory::release_freed_memory;
@@ -43,6 +41,7 @@ pub use threads::start_threads;
 use crate::hint::Hint;
 use crate::merge::MergeError;
 use crate::merge::PlanFault;
+use crate::model::ForwardError;
 use crate::model::ModelError;
 
 /// What can go wrong while generating.
@@ -162,12 +161,6 @@ pub enum RuntimeError {
         /// The largest number of that type.
         most: f32,
     },
-    /// The model predicts nothing.
-    #[error("the model's logits behind position {position} are not finite numbers")]
-    LogitsNotFinite {
-        /// Position of the first token that passed.
-        position: usize,
-    },
     /// Values cannot be refitted.
     #[error("layer {layer}, KV head {kv_head}: values cannot be refitted, the states are not finite")]
     Refit {
@@ -194,6 +187,15 @@ pub enum RuntimeError {
     },
 }
 
+impl From<ForwardError<RuntimeError>> for RuntimeError {
+    fn from(error: ForwardError<RuntimeError>) -> Self {
+        match error {
+            ForwardError::Model(error) => error.into(),
+            ForwardError::Store(error) => error,
+        }
+    }
+}
+
 impl Hint for RuntimeError {
     fn hint(&self) -> Option<String> {
         match self {
@@ -209,7 +211,7 @@ impl Hint for RuntimeError {
             Self::NoSlots => Some("keep at least one slot".into()),
             Self::HoldsAll { .. } => Some("give fewer slots, or use --policy full if nothing should be compressed".into()),
             Self::Overflow { .. } => Some("use --cache-dtype f32, or bf16 in place of f16".into()),
-            Self::NotFinite { .. } | Self::LogitsNotFinite { .. } => Some(
+            Self::NotFinite { .. } => Some(
                 "the weights or the computation are at fault: get the model again; with --compute-dtype f16, try bf16 or f32"
                     .into(),
             ),

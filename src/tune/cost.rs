@@ -2,6 +2,8 @@
 
 use crate::tune::curves::Curves;
 use crate::tune::measure::Measured;
+use crate::tune::trial::ByTrial;
+use crate::tune::trial::TrialKey;
 
 /// What a squared change of a head's attention output is divided by, so that heads compare.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,8 +54,17 @@ pub(super) struct CostSums {
     measure: Measure,
     n_kv_heads: usize,
     n_samples: usize,
-    /// By head and trial; not finite where a trial failed on some sample.
-    totals: Vec<Vec<f64>>,
+    /// By head; `None` where a trial failed on some sample.
+    totals: Vec<ByTrial<Total>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Total(Option<f64>);
+
+impl Default for Total {
+    fn default() -> Self {
+        Self(Some(0.0))
+    }
 }
 
 impl CostSums {
@@ -63,27 +74,29 @@ impl CostSums {
 
     pub fn add(&mut self, sample: &Measured) {
         self.n_samples += 1;
-        self.totals.resize(sample.squares.len(), Vec::new());
+        self.totals.resize(sample.heads.len(), ByTrial::default());
         let factors = self.measure.factors(&sample.energy, self.n_kv_heads);
-        for ((totals, squares), factor) in self.totals.iter_mut().zip(&sample.squares).zip(factors) {
-            totals.resize(squares.len(), 0.0);
-            totals.iter_mut().zip(squares).for_each(|(total, square)| *total += f64::from(*square) * factor);
+        for ((totals, head), factor) in self.totals.iter_mut().zip(&sample.heads).zip(factors) {
+            totals.update(head, |total, outcome| {
+                total.0 = total.0.zip(outcome.square).map(|(sum, square)| sum + f64::from(square) * factor);
+            });
         }
     }
 }
 
-/// Costs of trials that are sizes x settings, setting running faster: means over the samples of all parts.
+/// Costs at every size under every setting: means over the samples of all parts.
 pub(super) fn curves(parts: &[&CostSums], sizes: &[usize], n_settings: usize) -> Curves {
+    let parts: Vec<&&CostSums> = parts.iter().filter(|part| part.n_samples > 0).collect();
     let n_samples: usize = parts.iter().map(|part| part.n_samples).sum();
     let n_heads = parts.first().map_or(0, |part| part.totals.len());
-    let cost = |head: usize, trial: usize| -> Option<f64> {
-        let total: f64 = parts.iter().filter(|part| part.n_samples > 0).map(|part| part.totals[head][trial]).sum();
-        // One sample that a setting fails on is enough to leave the setting out.
-        total.is_finite().then(|| total / n_samples as f64)
+    // One sample that a setting fails on is enough to leave the setting out.
+    let cost = |head: usize, key: TrialKey| -> Option<f64> {
+        let total: Option<f64> = parts.iter().map(|part| part.totals[head].get(key)?.0).sum();
+        total.filter(|total| total.is_finite()).map(|total| total / n_samples as f64)
     };
     let costs = (0..n_heads)
         .map(|head| {
-            let row = |size: usize| (0..n_settings).map(|s| cost(head, size * n_settings + s)).collect();
+            let row = |size| (0..n_settings).map(|setting| cost(head, TrialKey::Grid { size, setting })).collect();
             (0..sizes.len()).map(row).collect()
         })
         .collect();
@@ -93,40 +106,46 @@ pub(super) fn curves(parts: &[&CostSums], sizes: &[usize], n_settings: usize) ->
 /// Means of the lowest similarities that trials joined, over samples where they joined any.
 #[derive(Clone, Debug, Default)]
 pub(super) struct EpsMeans {
-    /// Sum and count by head and trial.
-    sums: Vec<Vec<(f64, usize)>>,
+    /// Sum and count by head.
+    sums: Vec<ByTrial<(f64, usize)>>,
 }
 
 impl EpsMeans {
     pub fn add(&mut self, sample: &Measured) {
-        self.sums.resize(sample.eps.len(), Vec::new());
-        for (sums, eps) in self.sums.iter_mut().zip(&sample.eps) {
-            sums.resize(eps.len(), (0.0, 0));
-            for (sum, eps) in sums.iter_mut().zip(eps).filter(|(_, eps)| !eps.is_nan()) {
-                *sum = (sum.0 + f64::from(*eps), sum.1 + 1);
-            }
+        self.sums.resize(sample.heads.len(), ByTrial::default());
+        for (sums, head) in self.sums.iter_mut().zip(&sample.heads) {
+            sums.update(head, |(sum, n), outcome| {
+                if let Some(eps) = outcome.eps {
+                    (*sum, *n) = (*sum + f64::from(eps), *n + 1);
+                }
+            });
         }
     }
 
-    pub fn mean(&self, head: usize, trial: usize) -> Option<f32> {
-        let (sum, n) = *self.sums.get(head)?.get(trial)?;
+    pub fn mean(&self, head: usize, key: TrialKey) -> Option<f32> {
+        let (sum, n) = *self.sums.get(head)?.get(key)?;
         (n > 0).then(|| (sum / n as f64) as f32)
     }
 }
 
-/// What is kept of a sample when chosen trials are checked on it.
-#[derive(Clone, Debug)]
+/// What is kept of a sample when a chosen trial is checked on it.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Checked {
-    /// [`layer_error`] by trial.
-    pub errors: Vec<Option<f64>>,
-    /// Slots kept per token, over all heads, by trial.
-    pub kept: Vec<f64>,
+    /// [`layer_error`].
+    pub error: Option<f64>,
+    /// Slots kept per token, over all heads.
+    pub kept: f64,
 }
 
 impl Checked {
-    pub fn of(sample: Measured, n_kv_heads: usize) -> Self {
-        let errors = (0..sample.kept.len()).map(|trial| layer_error(&sample, trial, n_kv_heads)).collect();
-        Self { errors, kept: sample.kept }
+    /// Of every trial of a sample.
+    pub fn all(sample: &Measured, n_kv_heads: usize) -> ByTrial<Self> {
+        let n_slots = (sample.heads.len() * sample.n_tokens) as f64;
+        let kept =
+            |key| sample.heads.iter().filter_map(|head| head.get(key)).map(|outcome| outcome.kept).sum::<usize>();
+        let keys = sample.heads.first().into_iter().flat_map(ByTrial::iter).map(|(key, _)| key);
+        keys.map(|key| (key, Self { error: layer_error(sample, key, n_kv_heads), kept: kept(key) as f64 / n_slots }))
+            .collect()
     }
 }
 
@@ -134,34 +153,36 @@ impl Checked {
 /// where some head cannot reach its size.
 ///
 /// - Unit: relative error
-fn layer_error(sample: &Measured, trial: usize, n_kv_heads: usize) -> Option<f64> {
-    let layers: Vec<f64> = sample
-        .energy
-        .chunks(n_kv_heads)
-        .zip(sample.squares.chunks(n_kv_heads))
-        .filter_map(|(energy, squares)| {
-            let energy: f64 = energy.iter().sum();
-            let squares: f64 = squares.iter().map(|head| f64::from(head[trial])).sum();
-            (energy > 0.0).then(|| (squares / energy).sqrt())
-        })
-        .collect();
+fn layer_error(sample: &Measured, trial: TrialKey, n_kv_heads: usize) -> Option<f64> {
+    let mut layers = Vec::new();
+    for (energy, heads) in sample.energy.chunks(n_kv_heads).zip(sample.heads.chunks(n_kv_heads)) {
+        let energy: f64 = energy.iter().sum();
+        let squares: f64 = heads.iter().map(|head| head.get(trial)?.square.map(f64::from)).sum::<Option<f64>>()?;
+        if energy > 0.0 {
+            layers.push((squares / energy).sqrt());
+        }
+    }
     crate::math::mean(&layers).filter(|mean| mean.is_finite())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tune::measure::Outcome;
 
     #[test]
     fn costs_and_errors_of_an_uneven_case_by_hand() {
-        let sample = |energy: [f64; 4], squares: [[f32; 2]; 4]| Measured {
+        let key = |setting| TrialKey::Grid { size: 0, setting };
+        let sample = |energy: [f64; 4], squares: [[Option<f32>; 2]; 4]| Measured {
             energy: energy.to_vec(),
-            squares: squares.map(|row| row.to_vec()).to_vec(),
-            eps: Vec::new(),
-            kept: Vec::new(),
+            heads: squares
+                .map(|row| (0..2).map(|i| (key(i), Outcome { square: row[i], ..Outcome::default() })).collect())
+                .to_vec(),
+            n_tokens: 1,
         };
-        let a = sample([3.0, 1.0, 0.0, 4.0], [[1.0, 2.0], [0.0, 1.0], [0.0, 0.0], [4.0, f32::NAN]]);
-        let b = sample([1.0, 1.0, 2.0, 2.0], [[1.0, 0.0], [1.0, 0.0], [1.0, 1.0], [1.0, 1.0]]);
+        let both = |a: f32, b: f32| [Some(a), Some(b)];
+        let a = sample([3.0, 1.0, 0.0, 4.0], [both(1.0, 2.0), both(0.0, 1.0), both(0.0, 0.0), [Some(4.0), None]]);
+        let b = sample([1.0, 1.0, 2.0, 2.0], [both(1.0, 0.0), both(1.0, 0.0), both(1.0, 1.0), both(1.0, 1.0)]);
         let sums = |measure, samples: &[&Measured]| {
             let mut sums = CostSums::new(measure, 2);
             samples.iter().for_each(|sample| sums.add(sample));
@@ -178,21 +199,23 @@ mod tests {
         assert_eq!(first(Measure::Absolute), [1.0, 0.5, 0.5, 2.5]);
         assert_eq!(costs(Measure::Layer)[3][0][1], None);
         // √(1/4) and √(4/4).
-        assert_eq!(layer_error(&a, 0, 2), Some(0.75));
-        assert_eq!(layer_error(&a, 1, 2), None);
+        assert_eq!(layer_error(&a, key(0), 2), Some(0.75));
+        assert_eq!(layer_error(&a, key(1), 2), None);
         assert!(Measure::ALL.iter().all(|measure| Measure::from_name(measure.name()) == Some(*measure)));
     }
 
     #[test]
     fn similarities_are_averaged_where_something_was_joined() {
-        let sample = |eps: [f32; 2]| Measured {
+        let (first, second) = (TrialKey::Equal { budget: 0, setting: 0 }, TrialKey::Equal { budget: 0, setting: 1 });
+        let sample = |eps: Option<f32>| Measured {
             energy: vec![1.0],
-            squares: vec![vec![0.0; 2]],
-            eps: vec![eps.to_vec()],
-            kept: Vec::new(),
+            heads: vec![
+                [(first, Outcome { eps, ..Outcome::default() }), (second, Outcome::default())].into_iter().collect(),
+            ],
+            n_tokens: 1,
         };
         let mut means = EpsMeans::default();
-        [[0.5, f32::NAN], [0.75, f32::NAN], [f32::NAN; 2]].into_iter().for_each(|eps| means.add(&sample(eps)));
-        assert_eq!((means.mean(0, 0), means.mean(0, 1), means.mean(1, 0)), (Some(0.625), None, None));
+        [Some(0.5), Some(0.75), None].into_iter().for_each(|eps| means.add(&sample(eps)));
+        assert_eq!((means.mean(0, first), means.mean(0, second), means.mean(1, first)), (Some(0.625), None, None));
     }
 }

@@ -11,26 +11,33 @@ use crate::math::Rows;
 use crate::merge::HeadStates;
 use crate::merge::OutputProbe;
 use crate::policy::HeadView;
-use crate::policy::Policy;
 use crate::tune::TuneError;
+use crate::tune::trial::ByTrial;
+use crate::tune::trial::Trial;
 
 /// Share of a sample's tokens that stand for the following text, at most, unless more are asked for.
 const MOST_LATE: f64 = 1.0 / 8.0;
-
-/// A policy and the share of the slots that it may keep.
-pub(super) type Trial<'a> = (&'a dyn Policy, f64);
 
 /// What trials did to the heads of one sample.
 #[derive(Clone, Debug)]
 pub(super) struct Measured {
     /// ‖O_full‖² of every head.
     pub energy: Vec<f64>,
-    /// ‖O_full - O‖² by head and trial; NaN where a trial cannot reach its size.
-    pub squares: Vec<Vec<f32>>,
-    /// Lowest similarity that was joined, by head and trial; NaN where nothing was.
-    pub eps: Vec<Vec<f32>>,
-    /// Slots kept per token, over all heads, by trial.
-    pub kept: Vec<f64>,
+    /// What became of every head, by trial.
+    pub heads: Vec<ByTrial<Outcome>>,
+    /// Tokens of the compressed part.
+    pub n_tokens: usize,
+}
+
+/// What a trial did to a head.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Outcome {
+    /// ‖O_full - O‖²; `None` where the trial cannot reach its size.
+    pub square: Option<f32>,
+    /// Lowest similarity that was joined; `None` where nothing was.
+    pub eps: Option<f32>,
+    /// Slots kept.
+    pub kept: usize,
 }
 
 /// Where a sample's prompt ends for tuning: its first part is compressed, the queries of the rest tell what that costs.
@@ -64,34 +71,22 @@ pub(super) fn measure<'t>(
 ) -> Result<Measured, DumpError> {
     let model = &dump.manifest().model;
     let n_heads = model.n_layers * model.n_kv_heads;
-    let heads: Vec<HeadMeasured> = (0..n_heads)
+    let heads: Vec<(f64, ByTrial<Outcome>)> = (0..n_heads)
         .into_par_iter()
         .map(|head| measure_head(sample, model, head, prompt_end, &trials(head)))
         .collect::<Result<_, DumpError>>()?;
-    let n_trials = heads.first().map_or(0, |head| head.kept.len());
-    let kept = |trial: usize| heads.iter().map(|head| head.kept[trial]).sum::<usize>() as f64;
-    Ok(Measured {
-        kept: (0..n_trials).map(|trial| kept(trial) / (n_heads * prompt_end) as f64).collect(),
-        energy: heads.iter().map(|head| head.energy).collect(),
-        eps: heads.iter().map(|head| head.eps.clone()).collect(),
-        squares: heads.into_iter().map(|head| head.squares).collect(),
-    })
+    let (energy, heads) = heads.into_iter().unzip();
+    Ok(Measured { energy, heads, n_tokens: prompt_end })
 }
 
-struct HeadMeasured {
-    energy: f64,
-    squares: Vec<f32>,
-    eps: Vec<f32>,
-    kept: Vec<usize>,
-}
-
+/// ‖O_full‖² of a head, and what became of it by trial.
 fn measure_head(
     sample: &Sample<'_>,
     model: &ModelIdentity,
     head: usize,
     prompt_end: usize,
     trials: &[Trial<'_>],
-) -> Result<HeadMeasured, DumpError> {
+) -> Result<(f64, ByTrial<Outcome>), DumpError> {
     let (layer, kv_head, head_dim) = (head / model.n_kv_heads, head % model.n_kv_heads, model.head_dim);
     let keys = sample.vectors(layer, State::K, kv_head)?;
     let values = sample.vectors(layer, State::V, kv_head)?;
@@ -103,7 +98,6 @@ fn measure_head(
         (0..group).map(|g| sample.vectors(layer, State::Q, kv_head * group + g)).collect::<Result<Vec<_>, _>>()?;
     let states =
         HeadStates { head_dim, keys: &keys, values: &values, queries: &queries, query_positions: &query_positions };
-    let mut measured = HeadMeasured { energy: 0.0, squares: Vec::new(), eps: Vec::new(), kept: Vec::new() };
     let probe = OutputProbe::new(states, prompt_end);
     if let (Some(probe), true) = (&probe, prompt_end < sample.entry().n_prompt_tokens) {
         let late = probe.attn_mass();
@@ -119,22 +113,18 @@ fn measure_head(
         mass_window: &mass_window,
         ..HeadView::new(Rows::new(&keys, head_dim).first(prompt_end))
     };
-    for (policy, share) in trials {
+    let outcome = |Trial { policy, share, .. }: &Trial<'_>| {
         let budget = ((prompt_end as f64 * share).round() as usize).clamp(1, prompt_end);
-        // A head whose outputs are all zero loses nothing, whatever becomes of it.
-        let (square, eps, kept) = match policy.plan(&view, budget) {
-            Ok(plan) => {
-                let (eps, kept) = (plan.lowest_joined.unwrap_or(f32::NAN), plan.slots.len());
-                let plan = plan.followed_by(prompt_end..keys.len() / head_dim);
-                (probe.as_ref().map_or(0.0, |probe| probe.squared_change(&plan)) as f32, eps, kept)
-            }
-            // A size that a setting cannot reach is a finding, not a failure.
-            Err(_) => (f32::NAN, f32::NAN, prompt_end),
+        // A size that a setting cannot reach is a finding, not a failure.
+        let Ok(plan) = policy.plan(&view, budget) else {
+            return Outcome { square: None, eps: None, kept: prompt_end };
         };
-        measured.squares.push(square);
-        measured.eps.push(eps);
-        measured.kept.push(kept);
-    }
-    measured.energy = probe.map_or(0.0, |probe| probe.energy());
-    Ok(measured)
+        let (eps, kept) = (plan.lowest_joined, plan.slots.len());
+        let plan = plan.followed_by(prompt_end..keys.len() / head_dim);
+        // A head whose outputs are all zero loses nothing, whatever becomes of it.
+        let square = probe.as_ref().map_or(0.0, |probe| probe.squared_change(&plan)) as f32;
+        Outcome { square: Some(square), eps, kept }
+    };
+    let outcomes = trials.iter().map(|trial| (trial.key, outcome(trial))).collect();
+    Ok((probe.as_ref().map_or(0.0, |probe| probe.energy()), outcomes))
 }

@@ -25,7 +25,9 @@ use crate::tune::cost::EpsMeans;
 use crate::tune::curves::Choice;
 use crate::tune::curves::Curves;
 use crate::tune::curves::UNITS;
-use crate::tune::run::Solution;
+use crate::tune::solve::Solution;
+use crate::tune::trial::ByTrial;
+use crate::tune::trial::TrialKey;
 use crate::tune::words;
 
 /// Resamples of every bootstrap interval.
@@ -43,8 +45,8 @@ pub(super) struct Evidence<'a> {
     pub calibration: Vec<usize>,
     /// The others.
     pub held_out: Vec<usize>,
-    /// Of all samples, for every budget: each solution and its control, then every setting at equal sizes.
-    pub checked: Vec<Checked>,
+    /// Of all samples: every solution and its control, and every setting at equal sizes.
+    pub checked: Vec<ByTrial<Checked>>,
     /// Sizes x settings on the calibration samples.
     pub eps_of_grid: EpsMeans,
     /// What was checked, on the calibration samples.
@@ -56,46 +58,36 @@ pub(super) struct Evidence<'a> {
 impl Evidence<'_> {
     /// The profiles of every budget.
     pub fn profiles(&self, curves: &Curves, solved: &[Vec<Solution>]) -> Vec<Tuned> {
-        let mut first_trial = 0;
-        self.options
-            .budgets
-            .iter()
-            .zip(solved)
-            .map(|(budget, solutions)| {
-                let equal = first_trial + 2 * solutions.len();
-                let candidates = (0..solutions.len())
-                    .map(|i| self.profile(*budget, curves, solutions, i, first_trial + 2 * i, equal))
-                    .collect();
-                first_trial = equal + self.options.settings.len();
-                Tuned { budget: *budget, candidates, chosen: chosen(solutions) }
+        let budgets = self.options.budgets.iter().zip(solved).enumerate();
+        budgets
+            .map(|(place, (budget, solutions))| Tuned {
+                budget: *budget,
+                candidates: (0..solutions.len()).map(|which| self.profile(place, curves, solutions, which)).collect(),
+                chosen: chosen(solutions),
             })
             .collect()
     }
 
-    fn profile(
-        &self,
-        budget: f64,
-        curves: &Curves,
-        solutions: &[Solution],
-        which: usize,
-        trial: usize,
-        equal: usize,
-    ) -> Profile {
+    fn profile(&self, budget: usize, curves: &Curves, solutions: &[Solution], which: usize) -> Profile {
         let Self { options, model, .. } = self;
         let solution = &solutions[which];
+        let (tuned, control) =
+            (TrialKey::Tuned { budget, solution: which }, TrialKey::Control { budget, solution: which });
         let merges = solution.choices.iter().any(|choice| self.merging[choice.setting]);
-        let rules = std::iter::once((TUNED.to_string(), trial))
-            .chain(merges.then(|| (CONTROL.to_string(), trial + 1)))
-            .chain(options.settings.iter().enumerate().map(|(i, setting)| (setting.clone(), equal + i)));
+        let equal = |(i, setting): (usize, &String)| (setting.clone(), TrialKey::Equal { budget, setting: i });
+        let rules = std::iter::once((TUNED.to_string(), tuned))
+            .chain(merges.then(|| (CONTROL.to_string(), control)))
+            .chain(options.settings.iter().enumerate().map(equal));
         let quality: Vec<Quality> = rules
             .filter_map(|(rule, trial)| {
                 let held_out = self.interval(&self.errors(&self.held_out, trial)?);
                 Some(Quality { rule, calibration: self.interval(&self.errors(&self.calibration, trial)?)?, held_out })
             })
             .collect();
-        let kept = |samples: &[usize]| -> Vec<f64> { samples.iter().map(|s| self.checked[*s].kept[trial]).collect() };
+        let kept =
+            |samples: &[usize]| -> Vec<f64> { samples.iter().filter_map(|s| self.kept_fraction(*s, tuned)).collect() };
         let judged_on = if self.held_out.is_empty() { &self.calibration } else { &self.held_out };
-        let gain = merges.then(|| self.difference(judged_on, trial, trial + 1)).flatten();
+        let gain = merges.then(|| self.difference(judged_on, tuned, control)).flatten();
         let mut profile = Profile {
             schema: Profile::schema_id(),
             provenance: self.provenance(),
@@ -106,7 +98,7 @@ impl Evidence<'_> {
             search: solution.entry.name.into(),
             min_share: options.min_share,
             tried: tried(solutions, options.refit.is_some()),
-            target_kept_fraction: budget,
+            target_kept_fraction: options.budgets[budget],
             budget_unit: options.unit.name().into(),
             calibration_kept_fraction: self
                 .interval(&kept(&self.calibration))
@@ -115,9 +107,9 @@ impl Evidence<'_> {
             quality,
             held_out_kl: Vec::new(),
             verdict: String::new(),
-            calibration: self.used(&self.calibration, trial),
-            held_out: self.used(&self.held_out, trial),
-            heads: self.heads(curves, solution, trial),
+            calibration: self.used(&self.calibration, tuned),
+            held_out: self.used(&self.held_out, tuned),
+            heads: self.heads(curves, solution, tuned),
         };
         profile.verdict = words::verdict(&profile, gain);
         profile
@@ -128,31 +120,34 @@ impl Evidence<'_> {
     }
 
     /// Errors of a trial on samples; `None` when one of them has none.
-    fn errors(&self, samples: &[usize], trial: usize) -> Option<Vec<f64>> {
-        samples.iter().map(|s| self.checked[*s].errors[trial]).collect()
+    fn errors(&self, samples: &[usize], trial: TrialKey) -> Option<Vec<f64>> {
+        samples.iter().map(|s| self.checked[*s].get(trial)?.error).collect()
+    }
+
+    fn kept_fraction(&self, sample: usize, trial: TrialKey) -> Option<f64> {
+        self.checked[sample].get(trial).map(|checked| checked.kept)
     }
 
     /// Error of one trial less another's, over samples.
-    fn difference(&self, samples: &[usize], a: usize, b: usize) -> Option<Interval> {
+    fn difference(&self, samples: &[usize], a: TrialKey, b: TrialKey) -> Option<Interval> {
         let (a, b) = (self.errors(samples, a)?, self.errors(samples, b)?);
         self.interval(&a.iter().zip(&b).map(|(a, b)| a - b).collect::<Vec<_>>())
     }
 
-    fn used(&self, samples: &[usize], trial: usize) -> Vec<UsedSample> {
+    fn used(&self, samples: &[usize], trial: TrialKey) -> Vec<UsedSample> {
         let used = |s: &usize| {
             let entry = self.entries[*s];
             UsedSample {
                 dataset: entry.dataset.clone(),
                 id: entry.id.clone(),
                 sha256: entry.sha256.clone(),
-                kept_fraction: Some(self.checked[*s].kept[trial]),
+                kept_fraction: self.kept_fraction(*s, trial),
             }
         };
         samples.iter().map(used).collect()
     }
 
-    fn heads(&self, curves: &Curves, solution: &Solution, trial: usize) -> Vec<HeadProfile> {
-        let n_settings = self.options.settings.len();
+    fn heads(&self, curves: &Curves, solution: &Solution, trial: TrialKey) -> Vec<HeadProfile> {
         let choices = solution.choices.iter().enumerate();
         choices
             .map(|(head, choice)| HeadProfile {
@@ -168,7 +163,7 @@ impl Evidence<'_> {
                     .map(|(i, size)| CurvePoint {
                         kept_fraction: *size as f64 / UNITS as f64,
                         errors: curves.costs[head][i].iter().map(|cost| cost.map(|cost| cost as f32)).collect(),
-                        eps: self.eps_of_grid.mean(head, i * n_settings + choice.setting),
+                        eps: self.eps_of_grid.mean(head, TrialKey::Grid { size: i, setting: choice.setting }),
                     })
                     .collect(),
             })

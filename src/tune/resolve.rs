@@ -13,13 +13,13 @@ use crate::tune::TuneError;
 use crate::tune::TuneOptions;
 use crate::tune::Tuned;
 use crate::tune::curves::Curves;
+use crate::tune::options::check_options;
 use crate::tune::profiles::mean_share;
 use crate::tune::profiles::point;
 use crate::tune::profiles::tried;
-use crate::tune::run::check_options;
 use crate::tune::run::parse_settings;
-use crate::tune::run::solutions;
-use crate::tune::run::target;
+use crate::tune::solve::solutions;
+use crate::tune::solve::target;
 use crate::tune::words;
 
 /// Solves the budgets of `options` on a profile's curves, with its settings and its search unless another is named; the

@@ -7,111 +7,35 @@ use crate::format::dump::Dump;
 use crate::format::dump::DumpError;
 use crate::format::dump::Sample;
 use crate::format::dump::SampleEntry;
-use crate::format::profile::Profile;
-use crate::merge::Refit;
 use crate::policy;
 use crate::policy::Policy;
 use crate::policy::Scope;
-use crate::tune::Measure;
 use crate::tune::SEARCHES;
 use crate::tune::TuneError;
+use crate::tune::TuneOptions;
+use crate::tune::Tuned;
 use crate::tune::cost::Checked;
 use crate::tune::cost::CostSums;
 use crate::tune::cost::EpsMeans;
 use crate::tune::cost::curves;
-use crate::tune::curves::Choice;
-use crate::tune::curves::Curves;
 use crate::tune::curves::UNITS;
-use crate::tune::measure::Trial;
 use crate::tune::measure::measure;
 use crate::tune::measure::prompt_end;
+use crate::tune::options::check_options;
 use crate::tune::profiles::Evidence;
 use crate::tune::search::SearchEntry;
-use crate::tune::search::Target;
+use crate::tune::solve::Solution;
+use crate::tune::solve::solutions;
+use crate::tune::solve::target;
 use crate::tune::split::split;
-use crate::tune::unit::BudgetUnit;
-use crate::tune::unit::Weights;
-
-/// Policies that heads choose among unless others are named. Of the merges those that bridge, so that protected tokens do
-/// not cut chains: others cannot reach small sizes.
-pub const DEFAULT_SETTINGS: &[&str] = &[
-    "h2o",
-    "h2o:recent=0.25",
-    "h2o:recent=0.1",
-    "evict:bridge=true",
-    "kvmerger:bridge=true",
-    "kvmerger:bridge=true,variant=convex",
-    "kvmerger:bridge=true,variant=log-count",
-    "kvmerger:bridge=true,variant=mass,kernel=key-fixed",
-    "kvmerger:bridge=true,variant=convex,recent=0.08,heavy=0.16",
-    "kvmerger:bridge=true,variant=log-count,recent=0.08,heavy=0.16",
-    "evict:bridge=true,recent=0.08,heavy=0.16",
-];
+use crate::tune::trial::ByTrial;
+use crate::tune::trial::Trial;
+use crate::tune::trial::TrialKey;
 
 /// Sizes at which heads are measured, beside the budgets.
 const SIZES: [f64; 8] = [0.06, 0.12, 0.18, 0.25, 0.35, 0.5, 0.65, 0.8];
 /// Calibration samples from which on searches can be compared by cross-validation.
 const FEWEST_TO_VALIDATE: usize = 4;
-
-/// What to tune.
-#[derive(Clone, Debug)]
-pub struct TuneOptions {
-    /// Share of a full cache to keep, for each profile.
-    pub budgets: Vec<f64>,
-    /// What budgets are a share of.
-    pub unit: BudgetUnit,
-    /// Policies that heads choose among, as typed.
-    pub settings: Vec<String>,
-    /// Line of [`SEARCHES`]; `None` for the one that does best in cross-validation.
-    pub search: Option<String>,
-    /// What is minimised.
-    pub measure: Measure,
-    /// Least size of a head over the budget.
-    pub min_share: f64,
-    /// Last tokens of a sample that stand for the text to come; `None` for what the dump allows.
-    pub n_late: Option<usize>,
-    /// Refit that the profile asks for; it has no part in the choice.
-    pub refit: Option<Refit>,
-    /// Share of each data set's samples that are only measured.
-    pub hold_out: f64,
-    /// Seed of the split and the intervals.
-    pub seed: u64,
-}
-
-impl Default for TuneOptions {
-    fn default() -> Self {
-        Self {
-            budgets: vec![0.5],
-            unit: BudgetUnit::default(),
-            settings: DEFAULT_SETTINGS.iter().map(|setting| setting.to_string()).collect(),
-            search: None,
-            measure: Measure::default(),
-            min_share: 0.25,
-            n_late: None,
-            refit: None,
-            hold_out: 0.34,
-            seed: 0,
-        }
-    }
-}
-
-/// What came of one budget.
-#[derive(Clone, Debug)]
-pub struct Tuned {
-    /// The budget.
-    pub budget: f64,
-    /// One profile for each search that meets it, in the order of [`SEARCHES`]; none when no setting does.
-    pub candidates: Vec<Profile>,
-    /// The chosen one's place.
-    pub chosen: usize,
-}
-
-impl Tuned {
-    /// The chosen profile; `None` when no setting meets the budget.
-    pub fn profile(&self) -> Option<&Profile> {
-        self.candidates.get(self.chosen)
-    }
-}
 
 /// Where a sample is. Opened when it is read, so that a run of many has few files open.
 #[derive(Clone, Copy, Debug)]
@@ -128,15 +52,6 @@ impl<'a> Place<'a> {
     fn entry(&self) -> &'a SampleEntry {
         &self.dump.manifest().samples[self.index]
     }
-}
-
-/// A search's solution.
-#[derive(Clone, Debug)]
-pub(super) struct Solution {
-    pub entry: &'static SearchEntry,
-    pub choices: Vec<Choice>,
-    /// See [`crate::format::profile::Tried`].
-    pub cross_validated: Option<f64>,
 }
 
 /// Chooses sizes and settings for every budget.
@@ -175,7 +90,14 @@ pub fn tune(
     let sizes = sizes(&options.budgets);
     let grid: Vec<Trial<'_>> = sizes
         .iter()
-        .flat_map(|size| settings.iter().map(move |policy| (policy.as_ref(), *size as f64 / UNITS as f64)))
+        .enumerate()
+        .flat_map(|(size, units)| {
+            let share = *units as f64 / UNITS as f64;
+            settings.iter().enumerate().map(move |(setting, policy)| {
+                let key = TrialKey::Grid { size, setting };
+                Trial { key, policy: policy.as_ref(), share }
+            })
+        })
         .collect();
     // Every other sample, so that a search can be solved on one half and paid for on the other.
     let mut halves = [(); 2].map(|()| CostSums::new(options.measure, model.n_kv_heads));
@@ -209,18 +131,21 @@ pub fn tune(
         .collect::<Result<_, TuneError>>()?;
     let checks = |head: usize| -> Vec<Trial<'_>> {
         let mut trials = Vec::new();
-        for (budget, solutions) in options.budgets.iter().zip(&solved) {
-            for solution in solutions {
-                let choice = solution.choices[head];
+        for (budget, (share, solutions)) in options.budgets.iter().zip(&solved).enumerate() {
+            for (solution, Solution { choices, .. }) in solutions.iter().enumerate() {
+                let (choice, share) = (choices[head], choices[head].share());
                 let policy = settings[choice.setting].as_ref();
                 let control = controls[choice.setting].as_ref().map_or(policy, AsRef::as_ref);
-                trials.extend([(policy, choice.share()), (control, choice.share())]);
+                trials.push(Trial { key: TrialKey::Tuned { budget, solution }, policy, share });
+                trials.push(Trial { key: TrialKey::Control { budget, solution }, policy: control, share });
             }
-            trials.extend(settings.iter().map(|policy| (policy.as_ref(), *budget)));
+            for (setting, policy) in settings.iter().enumerate() {
+                trials.push(Trial { key: TrialKey::Equal { budget, setting }, policy: policy.as_ref(), share: *share });
+            }
         }
         trials
     };
-    let mut checked: Vec<Checked> = Vec::with_capacity(samples.len());
+    let mut checked: Vec<ByTrial<Checked>> = Vec::with_capacity(samples.len());
     let mut eps_of_checks = EpsMeans::default();
     for (i, place) in samples.iter().enumerate() {
         let sample = place.open()?;
@@ -233,7 +158,7 @@ pub fn tune(
         } else {
             sample.verified(work)?
         };
-        checked.push(Checked::of(measured, model.n_kv_heads));
+        checked.push(Checked::all(&measured, model.n_kv_heads));
         progress(calibration.len() + i + 1, n_steps);
     }
     let entries = samples.iter().map(Place::entry).collect();
@@ -251,54 +176,6 @@ pub fn tune(
         merging,
     };
     Ok(evidence.profiles(&whole, &solved))
-}
-
-/// The target of a budget.
-pub(super) fn target(budget: f64, min_share: f64) -> Target {
-    let units = (budget * UNITS as f64).round() as usize;
-    Target { units, min_units: ((units as f64 * min_share) as usize).max(1) }
-}
-
-/// What every search makes of the curves, those that meet the target.
-///
-/// With two halves of the samples, each search is solved on one and paid for on the other.
-pub(super) fn solutions(
-    searches: &[&'static SearchEntry],
-    whole: &Curves,
-    folds: Option<&[Curves; 2]>,
-    target: Target,
-    weights: &Weights,
-) -> Vec<Solution> {
-    let crossed = |entry: &SearchEntry| -> Option<f64> {
-        let [a, b] = folds?;
-        Some(b.total(&within(entry, a, target, weights)?)? + a.total(&within(entry, b, target, weights)?)?)
-    };
-    let plainest = SEARCHES.first().and_then(&crossed).filter(|cost| *cost > 0.0);
-    searches
-        .iter()
-        .filter_map(|entry| {
-            let choices = within(entry, whole, target, weights)?;
-            let cross_validated = crossed(entry).zip(plainest).map(|(cost, plainest)| cost / plainest);
-            Some(Solution { entry, choices, cross_validated })
-        })
-        .collect()
-}
-
-/// The search's solution at the target, or at the largest size below it that it finds whose slots weigh no more than the
-/// target's share of a full cache.
-fn within(entry: &SearchEntry, curves: &Curves, mut target: Target, weights: &Weights) -> Option<Vec<Choice>> {
-    let most = target.units * curves.n_heads() * weights.full;
-    let heaviest = weights.slots.iter().copied().max()?;
-    while target.units > 0 {
-        let choices = (entry.solve)(curves, target)?;
-        let weight: usize = choices.iter().map(|choice| choice.units * weights.slots[choice.setting]).sum();
-        if weight <= most {
-            return Some(choices);
-        }
-        // Not less than what would do if all heads had the heaviest slots.
-        target.units -= ((weight - most) / (curves.n_heads() * heaviest)).max(1).min(target.units);
-    }
-    None
 }
 
 fn sizes(budgets: &[f64]) -> Vec<usize> {
@@ -356,40 +233,4 @@ fn check(dumps: &[Dump], options: &TuneOptions) -> Result<ModelIdentity, TuneErr
         }
     }
     Ok(first.model.clone())
-}
-
-pub(super) fn check_options(options: &TuneOptions) -> Result<(), TuneError> {
-    if let Some(budget) = options.budgets.iter().find(|budget| !(**budget > 0.0 && **budget < 1.0)) {
-        return Err(TuneError::BadBudget(*budget));
-    }
-    for (name, value) in [("the share of held-out samples", options.hold_out), ("the least share", options.min_share)] {
-        if !(0.0..1.0).contains(&value) {
-            return Err(TuneError::BadShare { name, value });
-        }
-    }
-    match &options.search {
-        Some(name) if SEARCHES.iter().all(|entry| entry.name != name) => Err(TuneError::UnknownSearch(name.clone())),
-        _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn heavier_slots_leave_room_for_fewer_by_hand() {
-        // Two heads; setting 1 costs less in both and its slots weigh 26 instead of 25.
-        let head = vec![vec![Some(9.0), Some(8.0)], vec![Some(2.0), Some(1.0)]];
-        let curves = Curves { sizes: vec![2000, 6000], costs: vec![head.clone(), head] };
-        let target = Target { units: 5000, min_units: 1000 };
-        let units = |weights: Weights| -> Vec<(usize, usize)> {
-            let choices = within(&SEARCHES[0], &curves, target, &weights).unwrap();
-            choices.iter().map(|choice| (choice.setting, choice.units)).collect()
-        };
-        assert_eq!(units(Weights { full: 1, slots: vec![1, 1] }), [(1, 5000); 2]);
-        // 2 · 5,000 · 25 = 250,000: 4,807 slots of 26 are 249,964, and 4,808 would be 250,016.
-        assert_eq!(units(Weights { full: 25, slots: vec![25, 26] }), [(1, 4807); 2]);
-        assert!(within(&SEARCHES[0], &curves, target, &Weights { full: 1, slots: vec![9, 9] }).is_none());
-    }
 }

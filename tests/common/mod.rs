@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every test binary uses its own part")]
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -21,7 +22,6 @@ use kvscope::model::Matmul;
 use kvscope::model::Model;
 use kvscope::model::RopeScaling;
 use kvscope::model::SlotVectors;
-use kvscope::model::StoreError;
 use kvscope::model::StoreNeeds;
 use kvscope::runtime::CacheType;
 use kvscope::runtime::RaggedCache;
@@ -163,11 +163,13 @@ impl Recorder {
 }
 
 impl KvStore for Recorder {
+    type Error = Infallible;
+
     fn needs(&self) -> StoreNeeds {
         self.needs
     }
 
-    fn append(&mut self, chunk: &ChunkStates<'_>) -> Result<(), StoreError> {
+    fn append(&mut self, chunk: &ChunkStates<'_>) -> Result<(), Infallible> {
         let layer = &mut self.layers[chunk.layer];
         for token in 0..chunk.n_tokens {
             for head in 0..self.n_kv_heads {
@@ -196,7 +198,7 @@ impl KvStore for Recorder {
             .collect()
     }
 
-    fn attended(&mut self, chunk: &ChunkStates<'_>, mass: AttnMass) -> Result<(), StoreError> {
+    fn attended(&mut self, chunk: &ChunkStates<'_>, mass: AttnMass) -> Result<(), Infallible> {
         let layer = &mut self.layers[chunk.layer];
         for (sums, new) in [(&mut layer.mass, &mass.all), (&mut layer.mass_window, &mass.window)] {
             assert_eq!(new.len(), self.n_kv_heads);

@@ -12,7 +12,7 @@ use kvscope::format::dump::Manifest;
 use kvscope::format::dump::SampleEntry;
 use kvscope::format::dump::SampleWriter;
 use kvscope::format::dump::State;
-use kvscope::format::dump::TensorSpec;
+use kvscope::format::dump::Tensor;
 
 pub const LAYERS: [usize; 2] = [1, 3];
 pub const KV_HEADS: usize = 2;
@@ -34,73 +34,10 @@ pub struct Planted<'a> {
     pub vectors: Vectors<'a>,
 }
 
-fn heads_of(state: State) -> usize {
-    if state == State::Q { GROUP * KV_HEADS } else { KV_HEADS }
-}
-
 /// Writes a dump in f32 and opens it.
 pub fn write_dump(dir: &Path, fingerprint: &str, states: &[State], samples: &[Planted<'_>]) -> Dump {
     std::fs::create_dir_all(dir).unwrap();
-    let mut entries = Vec::new();
-    for (number, sample) in samples.iter().enumerate() {
-        let n_tokens = sample.n_tokens;
-        let spec = |name: String, element, shape: Vec<usize>| TensorSpec { name, element, shape };
-        let mut specs = vec![spec("token_ids".into(), ElementType::I64, vec![n_tokens])];
-        if states.contains(&State::Q) {
-            let positions = |layer| spec(format!("layers.{layer}.q_positions"), ElementType::I64, vec![n_tokens]);
-            specs.extend(LAYERS.map(positions));
-        }
-        for layer in LAYERS {
-            for state in states {
-                let name = Manifest::tensor_name(layer, *state);
-                if *state == State::Mass {
-                    specs.push(spec(name.clone(), ElementType::F32, vec![KV_HEADS, n_tokens]));
-                    specs.push(spec(format!("{name}_window"), ElementType::F32, vec![KV_HEADS, n_tokens]));
-                } else {
-                    specs.push(spec(name, ElementType::F32, vec![heads_of(*state), n_tokens, DIM]));
-                }
-            }
-        }
-        let file = format!("{number}.safetensors");
-        let mut writer = SampleWriter::create(&dir.join(&file), specs, &[]).unwrap();
-        writer.write_i64("token_ids", (0..n_tokens).map(|i| i as i64)).unwrap();
-        if states.contains(&State::Q) {
-            for layer in LAYERS {
-                writer.write_i64(&format!("layers.{layer}.q_positions"), (0..n_tokens).map(|i| i as i64)).unwrap();
-            }
-        }
-        for layer in LAYERS {
-            for state in states {
-                let name = Manifest::tensor_name(layer, *state);
-                if *state == State::Mass {
-                    let mass: Vec<f32> = (0..KV_HEADS * n_tokens)
-                        .map(|i| if Some(i % n_tokens) == sample.heavy { 9.0 } else { 0.1 })
-                        .collect();
-                    writer.write_f32(&name, &mass).unwrap();
-                    writer.write_f32(&format!("{name}_window"), &mass).unwrap();
-                } else {
-                    let rows: Vec<f32> = (0..heads_of(*state))
-                        .flat_map(|head| (0..n_tokens).map(move |token| (head, token)))
-                        .flat_map(|(head, token)| (sample.vectors)(*state, layer, head, token))
-                        .collect();
-                    writer.write_f32(&name, &rows).unwrap();
-                }
-            }
-        }
-        let (sha256, bytes) = writer.finish().unwrap();
-        entries.push(SampleEntry {
-            index: number,
-            dataset: sample.dataset.into(),
-            id: sample.id.into(),
-            n_tokens,
-            n_prompt_tokens: n_tokens,
-            n_tokens_full: n_tokens,
-            file,
-            bytes,
-            sha256,
-        });
-    }
-    let manifest = Manifest {
+    let mut manifest = Manifest {
         schema: Manifest::schema_id(),
         provenance: Provenance::new("capture", 0, serde_json::json!({}), vec![]),
         model: ModelIdentity {
@@ -123,8 +60,43 @@ pub fn write_dump(dir: &Path, fingerprint: &str, states: &[State], samples: &[Pl
         token_classes: Some(CLASSES.into()),
         shard: None,
         planned_samples: samples.len() + 1,
-        samples: entries,
+        samples: Vec::new(),
     };
+    for (number, sample) in samples.iter().enumerate() {
+        let n_tokens = sample.n_tokens;
+        let file = format!("{number}.safetensors");
+        let specs = manifest.tensor_specs(n_tokens, n_tokens);
+        let mut writer = SampleWriter::create(&dir.join(&file), specs, &[]).unwrap();
+        for tensor in manifest.tensors() {
+            let values: Vec<f32> = match tensor {
+                Tensor::TokenIds | Tensor::QueryPositions(_) => {
+                    writer.write_i64(&tensor.name(), (0..n_tokens).map(|i| i as i64)).unwrap();
+                    continue;
+                }
+                Tensor::State(_, State::Mass) | Tensor::MassWindow(_) => (0..KV_HEADS * n_tokens)
+                    .map(|i| if Some(i % n_tokens) == sample.heavy { 9.0 } else { 0.1 })
+                    .collect(),
+                Tensor::State(layer, state) => manifest
+                    .held_heads(state)
+                    .flat_map(|head| (0..n_tokens).map(move |token| (head, token)))
+                    .flat_map(|(head, token)| (sample.vectors)(state, layer, head, token))
+                    .collect(),
+            };
+            writer.write_f32(&tensor.name(), &values).unwrap();
+        }
+        let (sha256, bytes) = writer.finish().unwrap();
+        manifest.samples.push(SampleEntry {
+            index: number,
+            dataset: sample.dataset.into(),
+            id: sample.id.into(),
+            n_tokens,
+            n_prompt_tokens: n_tokens,
+            n_tokens_full: n_tokens,
+            file,
+            bytes,
+            sha256,
+        });
+    }
     write_json(&dir.join("manifest.json"), &manifest).unwrap();
     Dump::open(dir).unwrap()
 }

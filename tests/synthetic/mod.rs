@@ -3,28 +3,30 @@
 use std::path::Path;
 
 use half::f16;
-use kvscope::analyze::Agreement;
-use kvscope::analyze::Analysis;
-use kvscope::analyze::DatasetAnalysis;
-use kvscope::analyze::Evidence;
-use kvscope::analyze::HeadPersistence;
-use kvscope::analyze::HeadQueries;
-use kvscope::analyze::HeadSimilarity;
-use kvscope::analyze::HeadSparsity;
-use kvscope::analyze::MapEntry;
-use kvscope::analyze::Neighbours;
-use kvscope::analyze::Persistence;
-use kvscope::analyze::Placed;
-use kvscope::analyze::QueryAware;
-use kvscope::analyze::RuleError;
-use kvscope::analyze::SetOverlap;
-use kvscope::analyze::SetPlaces;
-use kvscope::analyze::StateSimilarity;
 use kvscope::files::Document;
 use kvscope::files::InputHash;
 use kvscope::files::ModelIdentity;
 use kvscope::files::Provenance;
+use kvscope::format::analysis::Agreement;
+use kvscope::format::analysis::Analysis;
+use kvscope::format::analysis::DatasetAnalysis;
+use kvscope::format::analysis::Evidence;
+use kvscope::format::analysis::HeadPersistence;
+use kvscope::format::analysis::HeadQueries;
+use kvscope::format::analysis::HeadSimilarity;
+use kvscope::format::analysis::HeadSparsity;
+use kvscope::format::analysis::Neighbours;
+use kvscope::format::analysis::Persistence;
+use kvscope::format::analysis::Placed;
+use kvscope::format::analysis::QueryAware;
+use kvscope::format::analysis::RuleError;
+use kvscope::format::analysis::SetOverlap;
+use kvscope::format::analysis::SetPlaces;
+use kvscope::format::analysis::StateSimilarity;
 use kvscope::format::dump::State;
+use kvscope::format::generation::Generated;
+use kvscope::format::generation::StopReason;
+use kvscope::format::map::MapEntry;
 use kvscope::format::profile::CurvePoint;
 use kvscope::format::profile::HeadProfile;
 use kvscope::format::profile::Profile;
@@ -402,14 +404,36 @@ pub fn input(n_layers: usize, n_heads: usize, names: &[&str], dir: &Path) -> Rep
     let mut analysis = analysis(n_layers, n_heads, names);
     add_map(&mut analysis, dir, 301, (n_layers - 1, n_heads - 1), State::K);
     add_map(&mut analysis, dir, 150, (0, 0), State::KPreRope);
+    let generation = Generated {
+        schema: Generated::schema_id(),
+        model: analysis.model.clone(),
+        policy: "toy".into(),
+        params: None,
+        text: "ignored".into(),
+        stop: StopReason::MaxNewTokens,
+        prompt_tokens: 200,
+        new_tokens: 20,
+        seen_tokens: 219,
+        cache_bytes: 11_534_336,
+        full_cache_bytes: 23_068_672,
+        kept_fraction: Some(0.5),
+        prompt_cache_bytes: 11_534_336,
+        prompt_kept_fraction: Some(0.5),
+        counters: None,
+        counters_by_layer: None,
+        prefill_secs: 1.0,
+        prompt_compress_secs: 0.1,
+        compress_secs: 0.1,
+        decode_secs: 1.1,
+        decode_tokens_per_sec: Some(17.25),
+        process_bytes_grown: None,
+        compared: None,
+    };
     ReportInput {
         analysis,
         analysis_dir: dir.into(),
         profile: Some(profile(n_layers, n_heads)),
-        generation: Some(serde_json::json!({
-            "cache_bytes": 11_534_336u64, "full_cache_bytes": 23_068_672u64, "kept_fraction": 0.5,
-            "decode_tokens_per_sec": 17.25, "text": "ignored"
-        })),
+        generation: Some(generation),
     }
 }
 

@@ -1,7 +1,5 @@
 //! Two analyses head by head: two models of one shape, two quantisations of one model, two lengths of text.
 
-mod read;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -10,21 +8,23 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::iter::IntoParallelRefIterator;
 use rayon::iter::ParallelIterator;
-use serde::Deserialize;
-use serde::Serialize;
 
-use crate::analyze::Analysis;
 use crate::analyze::AnalyzeError;
-use crate::analyze::compare::read::FigureKey;
-use crate::analyze::compare::read::SampleKey;
-use crate::analyze::compare::read::Stats;
-use crate::analyze::compare::read::read_stats;
 use crate::files::Document;
 use crate::files::InputHash;
-use crate::files::ModelIdentity;
 use crate::files::Provenance;
 use crate::files::read_json;
 use crate::files::sha256_file;
+use crate::format::analysis::Analysis;
+use crate::format::analysis::FILE;
+use crate::format::comparison::ComparedRun;
+use crate::format::comparison::Comparison;
+use crate::format::comparison::FigureDifference;
+use crate::format::comparison::HeadDifference;
+use crate::format::stats::FigureKey;
+use crate::format::stats::SampleKey;
+use crate::format::stats::Stats;
+use crate::format::stats::read_stats;
 use crate::math::Interval;
 use crate::math::centred_interval;
 use crate::math::mean;
@@ -32,85 +32,6 @@ use crate::math::spearman;
 
 /// Draws of every interval.
 const RESAMPLES: usize = 1000;
-
-/// One side of a comparison.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ComparedRun {
-    /// Whose states were analysed.
-    pub model: ModelIdentity,
-    /// Data sets.
-    pub datasets: Vec<String>,
-    /// Samples of all of them.
-    pub n_samples: usize,
-    /// Tokens of all of them.
-    pub n_tokens: usize,
-}
-
-/// One head's figure in both runs.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct HeadDifference {
-    /// Layer.
-    pub layer: usize,
-    /// KV head within the layer.
-    pub kv_head: usize,
-    /// Mean over A's samples.
-    pub a: f64,
-    /// Mean over B's samples.
-    pub b: f64,
-    /// B less A, with its interval over samples.
-    pub difference: Interval,
-    /// Whether the interval leaves out 0, as by chance 5 % of them do.
-    pub differs: bool,
-}
-
-/// One figure in both runs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct FigureDifference {
-    /// Column `metric` of the runs' tables.
-    pub metric: String,
-    /// Column `state`.
-    pub state: String,
-    /// Columns `eps`, `budget` and `rule`, where they apply.
-    pub eps: Option<f64>,
-    /// See `eps`.
-    pub budget: Option<f64>,
-    /// See `eps`.
-    pub rule: Option<String>,
-    /// Mean over A's samples and heads.
-    pub a: f64,
-    /// Mean over B's.
-    pub b: f64,
-    /// B less A, with its interval over samples.
-    pub difference: Interval,
-    /// Spearman's rho of the heads' means in A and in B: 1 when both order the heads alike.
-    pub rank_agreement: Option<Interval>,
-    /// Heads whose interval leaves out 0.
-    pub n_differ: usize,
-    /// Every head that both runs have the figure of, by layer and head.
-    pub heads: Vec<HeadDifference>,
-}
-
-/// Two runs compared.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Comparison {
-    /// `kvscope.comparison/1`.
-    pub schema: String,
-    /// How it was made.
-    pub provenance: Provenance,
-    /// The first run.
-    pub a: ComparedRun,
-    /// The second.
-    pub b: ComparedRun,
-    /// Whether both are of the same samples, which are then drawn together.
-    pub paired: bool,
-    /// Figures that both have.
-    pub figures: Vec<FigureDifference>,
-}
-
-impl Document for Comparison {
-    const NAME: &'static str = "kvscope.comparison";
-    const VERSION: u32 = 1;
-}
 
 /// Compares the analyses in two folders that [`crate::analyze::analyze`] wrote.
 ///
@@ -121,8 +42,7 @@ impl Document for Comparison {
 ///   unreadable files, no figure in common
 /// - Cost: O(figures · heads · samples · resamples)
 pub fn compare(a: &Path, b: &Path, seed: u64) -> Result<Comparison, AnalyzeError> {
-    let (first, second): (Analysis, Analysis) =
-        (read_json(&a.join("analysis.json"))?, read_json(&b.join("analysis.json"))?);
+    let (first, second): (Analysis, Analysis) = (read_json(&a.join(FILE))?, read_json(&b.join(FILE))?);
     check(&first, &second)?;
     let eps = first.eps_grid.get(first.reference_eps).map(f32::to_string);
     let wanted = |key: &FigureKey| {
@@ -139,7 +59,7 @@ pub fn compare(a: &Path, b: &Path, seed: u64) -> Result<Comparison, AnalyzeError
         return Err(AnalyzeError::NothingToCompare);
     }
     let input = |dir: &Path, name: &str| -> Result<InputHash, AnalyzeError> {
-        Ok(InputHash { name: format!("{name}/analysis.json"), sha256: sha256_file(&dir.join("analysis.json"))? })
+        Ok(InputHash { name: format!("{name}/{FILE}"), sha256: sha256_file(&dir.join(FILE))? })
     };
     let inputs = vec![input(a, "a")?, input(b, "b")?];
     Ok(Comparison {

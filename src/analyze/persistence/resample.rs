@@ -7,12 +7,12 @@ use rand_chacha::ChaCha8Rng;
 use rayon::iter::IntoParallelIterator;
 use rayon::iter::ParallelIterator;
 
-use crate::analyze::persistence::DatasetTest;
 use crate::analyze::persistence::PERMUTATIONS;
-use crate::analyze::persistence::RankNull;
 use crate::analyze::persistence::Table;
-use crate::analyze::persistence::VarianceShares;
 use crate::analyze::persistence::agreement;
+use crate::format::analysis::DatasetTest;
+use crate::format::analysis::RankNull;
+use crate::format::analysis::VarianceShares;
 use crate::math::Interval;
 use crate::math::centred_interval;
 use crate::math::covariate_fit;

@@ -1,7 +1,7 @@
 //! Persistence in words.
 
-use crate::analyze::persistence::Evidence;
 use crate::analyze::persistence::FALSE_DISCOVERY_RATE;
+use crate::format::analysis::Evidence;
 use crate::math::Interval;
 
 /// Heads named; more are counted.

@@ -9,6 +9,7 @@ use crate::format::dump::ElementType;
 use crate::format::dump::Manifest;
 use crate::format::dump::State;
 use crate::format::dump::TokenClass;
+use crate::format::run::Run;
 
 /// More heads or dimensions than any model has: what a stranger claims must not make a loop endless.
 const MAX_COUNT: usize = 1 << 16;
@@ -70,7 +71,7 @@ pub fn manifest_faults(manifest: &Manifest) -> Vec<String> {
         let is_plain = Path::new(&entry.file).components().count() == 1
             && Path::new(&entry.file).file_name().is_some_and(|name| name == entry.file.as_str())
             && !entry.file.starts_with('.')
-            && entry.file != "manifest.json";
+            && entry.file != Manifest::FILE;
         if !is_plain || !names.insert(&entry.file) {
             faults.push(format!("sample file name {:?} is not a plain, unique name", entry.file));
         }
@@ -85,7 +86,15 @@ pub fn manifest_faults(manifest: &Manifest) -> Vec<String> {
     faults
 }
 
-/// Faults of sample `index`, each in words; empty when there is none.
+/// Faults of the dump in a folder, each in words that name the file; empty when there is none.
+pub fn faults(dir: &Path) -> Vec<String> {
+    match Dump::open(dir) {
+        Ok(dump) => (0..dump.manifest().samples.len()).flat_map(|index| sample_faults(&dump, index)).collect(),
+        Err(error) => vec![error.to_string()],
+    }
+}
+
+/// Faults of sample `index`, each in words that name its file; empty when there is none.
 ///
 /// Checks its digest, names, types and shapes, that numbers are finite, token ids and query positions possible, and the
 /// masses those of attention. Readers refuse the same faults, but stop at the first.
@@ -93,12 +102,7 @@ pub fn manifest_faults(manifest: &Manifest) -> Vec<String> {
 /// - Memory: one head at a time
 pub fn sample_faults(dump: &Dump, index: usize) -> Vec<String> {
     let mut faults = Vec::new();
-    let mut add = |result: Result<(), DumpError>| match result {
-        Ok(()) => {}
-        // The file's name stands before every fault.
-        Err(DumpError::Inconsistent { what, .. }) => faults.push(what),
-        Err(error) => faults.push(error.to_string()),
-    };
+    let mut add = |result: Result<(), DumpError>| faults.extend(result.err().map(|error| error.to_string()));
     let sample = match dump.sample(index) {
         Ok(sample) => sample,
         Err(error) => {

@@ -7,6 +7,8 @@ use crate::files::Document;
 use crate::files::ModelIdentity;
 use crate::files::Provenance;
 use crate::format::dump::ElementType;
+use crate::format::run::Run;
+use crate::format::run::Shard;
 
 /// A captured quantity. Key states are `[kv_heads, T, D]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -44,32 +46,6 @@ impl State {
     /// The state of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.name() == name)
-    }
-}
-
-/// Which part of a run's samples a dump holds: every `count`-th, starting at `number - 1`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shard {
-    /// This shard, counted from 1.
-    pub number: usize,
-    /// Shards of the run.
-    pub count: usize,
-    /// Samples of the whole run.
-    pub total_samples: usize,
-}
-
-impl Shard {
-    /// Whether the sample of that index within the whole run belongs here.
-    pub fn holds(&self, index: usize) -> bool {
-        index < self.total_samples && self.count > 0 && index % self.count + 1 == self.number
-    }
-
-    /// Samples that belong here.
-    pub fn n_samples(&self) -> usize {
-        match self.number.checked_sub(1) {
-            Some(before) => self.total_samples.saturating_sub(before).div_ceil(self.count.max(1)),
-            None => 0,
-        }
     }
 }
 
@@ -133,6 +109,35 @@ impl Document for Manifest {
     const VERSION: u32 = 1;
 }
 
+impl Run for Manifest {
+    const FILE: &'static str = "manifest.json";
+    const WHAT: &'static str = "a dump";
+    const UNITS: &'static str = "samples";
+
+    fn provenance(&self) -> &Provenance {
+        &self.provenance
+    }
+
+    fn model(&self) -> &ModelIdentity {
+        &self.model
+    }
+
+    fn shard(&self) -> Option<Shard> {
+        self.shard
+    }
+
+    fn progress(&self) -> (usize, usize) {
+        (self.samples.len(), self.planned_samples)
+    }
+
+    fn planned(&self, shard: Option<Shard>) -> Self {
+        // Only a shard's manifest may plan for another number of samples than it has.
+        let whole = self.shard.map_or(self.planned_samples, |own| own.total_samples);
+        let planned_samples = shard.map_or(whole, |shard| shard.n_samples());
+        Self { shard, planned_samples, samples: Vec::new(), ..self.clone() }
+    }
+}
+
 impl Manifest {
     /// Whether every planned sample is there.
     pub fn is_complete(&self) -> bool {
@@ -178,47 +183,5 @@ impl Manifest {
             }
         }
         names
-    }
-
-    /// Name of a tensor within a sample's file.
-    pub fn tensor_name(layer: usize, state: State) -> String {
-        match state {
-            State::Mass => format!("layers.{layer}.attn_mass"),
-            _ => format!("layers.{layer}.{}", state.name()),
-        }
-    }
-
-    /// Name of the tensor of masses over the last window of queries.
-    pub fn mass_window_name(layer: usize) -> String {
-        format!("layers.{layer}.attn_mass_window")
-    }
-
-    /// Name of the tensor of the sampled queries' positions.
-    pub fn query_positions_name(layer: usize) -> String {
-        format!("layers.{layer}.q_positions")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shards_part_the_samples() {
-        for total_samples in [0, 1, 2, 7, 9] {
-            for count in 1..5 {
-                let shards: Vec<Shard> = (1..=count).map(|number| Shard { number, count, total_samples }).collect();
-                for index in 0..total_samples {
-                    assert_eq!(shards.iter().filter(|shard| shard.holds(index)).count(), 1, "{index}");
-                }
-                for shard in shards {
-                    let held = (0..total_samples + 3).filter(|index| shard.holds(*index)).count();
-                    assert_eq!(shard.n_samples(), held, "{shard:?}");
-                }
-            }
-        }
-        // What a stranger's manifest may claim.
-        let odd = Shard { number: 0, count: 0, total_samples: 3 };
-        assert!(!odd.holds(0) && odd.n_samples() == 0);
     }
 }

@@ -1,24 +1,27 @@
 //! The dump: a folder with `manifest.json` and one plain safetensors file per sample, so that other tools open it too.
 //!
-//! A leaf: knows the file format and nothing of models or analyses. Layout in `docs/FORMATS.md`.
+//! Knows nothing of how states are made or analysed. Layout in `docs/FORMATS.md`.
 
 mod check;
+mod join;
+mod layout;
 mod manifest;
-mod merge;
 mod reader;
 mod sample;
+mod statistics;
 mod token_class;
 mod writer;
 
+pub use check::faults;
 pub use check::sample_faults;
+pub use join::join;
+pub use layout::Tensor;
 pub use manifest::Manifest;
 pub use manifest::SampleEntry;
-pub use manifest::Shard;
 pub use manifest::State;
-pub use merge::MergeError;
-pub use merge::merge;
 pub use reader::Dump;
 pub use sample::Sample;
+pub use statistics::Statistics;
 pub use token_class::TokenClass;
 pub use writer::ElementType;
 pub use writer::SampleWriter;

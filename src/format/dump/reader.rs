@@ -8,6 +8,7 @@ use crate::format::dump::DumpError;
 use crate::format::dump::Manifest;
 use crate::format::dump::Sample;
 use crate::format::dump::check::manifest_faults;
+use crate::format::run::Run;
 
 /// An opened dump.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ pub struct Dump {
 impl Dump {
     /// Reads the manifest and checks that it does not contradict itself; sample files are opened later.
     pub fn open(dir: &Path) -> Result<Self, DumpError> {
-        let path = dir.join("manifest.json");
+        let path = dir.join(Manifest::FILE);
         if dir.is_dir() && path.symlink_metadata().is_err() {
             return Err(DumpError::NotADump { path: dir.into() });
         }
@@ -63,24 +64,7 @@ mod tests {
     use crate::format::dump::TensorSpec;
 
     fn write_dump(dir: &Path, dtype: ElementType) -> Manifest {
-        let spec =
-            |name: &str, element, shape: &[usize]| TensorSpec { name: name.into(), element, shape: shape.to_vec() };
-        let specs = vec![
-            spec("token_ids", ElementType::I64, &[3]),
-            spec("layers.1.k", dtype, &[2, 3, 2]),
-            spec("layers.1.attn_mass", ElementType::F32, &[2, 3]),
-            spec("layers.1.attn_mass_window", ElementType::F32, &[2, 3]),
-        ];
-        let mut writer = SampleWriter::create(&dir.join("a.safetensors"), specs, &[("format", "pt".into())]).unwrap();
-        writer.write_i64("token_ids", [7i64, 8, 9].into_iter()).unwrap();
-        let keys: Vec<f32> = (0..12).map(|i| i as f32 * 0.5).collect();
-        writer.write_f32("layers.1.k", &keys).unwrap();
-        // A group of two query heads: 6 over three queries, of which token t is seen by 3 - t.
-        let mass = [4.0, 1.5, 0.5, 3.0, 2.0, 1.0];
-        writer.write_f32("layers.1.attn_mass", &mass).unwrap();
-        writer.write_f32("layers.1.attn_mass_window", &mass).unwrap();
-        let (sha256, bytes) = writer.finish().unwrap();
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             schema: Manifest::schema_id(),
             provenance: Provenance::new("capture", 0, serde_json::json!({}), vec![]),
             model: ModelIdentity {
@@ -103,18 +87,29 @@ mod tests {
             token_classes: None,
             shard: None,
             planned_samples: 1,
-            samples: vec![SampleEntry {
-                index: 0,
-                dataset: "d".into(),
-                id: "0".into(),
-                n_tokens: 3,
-                n_prompt_tokens: 3,
-                n_tokens_full: 5,
-                file: "a.safetensors".into(),
-                bytes,
-                sha256,
-            }],
+            samples: Vec::new(),
         };
+        let specs = manifest.tensor_specs(3, 0);
+        let mut writer = SampleWriter::create(&dir.join("a.safetensors"), specs, &[("format", "pt".into())]).unwrap();
+        writer.write_i64("token_ids", [7i64, 8, 9].into_iter()).unwrap();
+        let keys: Vec<f32> = (0..12).map(|i| i as f32 * 0.5).collect();
+        writer.write_f32("layers.1.k", &keys).unwrap();
+        // A group of two query heads: 6 over three queries, of which token t is seen by 3 - t.
+        let mass = [4.0, 1.5, 0.5, 3.0, 2.0, 1.0];
+        writer.write_f32("layers.1.attn_mass", &mass).unwrap();
+        writer.write_f32("layers.1.attn_mass_window", &mass).unwrap();
+        let (sha256, bytes) = writer.finish().unwrap();
+        manifest.samples.push(SampleEntry {
+            index: 0,
+            dataset: "d".into(),
+            id: "0".into(),
+            n_tokens: 3,
+            n_prompt_tokens: 3,
+            n_tokens_full: 5,
+            file: "a.safetensors".into(),
+            bytes,
+            sha256,
+        });
         write_json(&dir.join("manifest.json"), &manifest).unwrap();
         manifest
     }

@@ -21,6 +21,8 @@ use crate::format::dump::ElementType;
 use crate::format::dump::Manifest;
 use crate::format::dump::SampleEntry;
 use crate::format::dump::State;
+use crate::format::dump::Tensor;
+use crate::format::dump::TensorSpec;
 use crate::format::dump::TokenClass;
 use crate::math::first_not_below;
 use crate::math::widen_f16;
@@ -61,6 +63,10 @@ impl<'a> Sample<'a> {
         let sample = Self { manifest, entry, path, file, tensors };
         sample.check()?;
         Ok(sample)
+    }
+
+    pub(super) fn manifest(&self) -> &'a Manifest {
+        self.manifest
     }
 
     /// The manifest's line about it.
@@ -111,7 +117,7 @@ impl<'a> Sample<'a> {
 
     /// The same into `out`, whose room is used again.
     pub fn vectors_into(&self, layer: usize, state: State, head: usize, out: &mut Vec<f32>) -> Result<(), DumpError> {
-        let name = Manifest::tensor_name(layer, state);
+        let name = Tensor::State(layer, state).name();
         self.head_into(&name, state, head, out)?;
         let Some(at) = first_not_below(out, f32::INFINITY) else { return Ok(()) };
         let row = at / self.manifest.model.head_dim;
@@ -125,23 +131,24 @@ impl<'a> Sample<'a> {
     ///
     /// - Errors: masses that no attention gives
     pub fn mass(&self, layer: usize, kv_head: usize) -> Result<Vec<f32>, DumpError> {
-        self.mass_of(&Manifest::tensor_name(layer, State::Mass), kv_head, self.entry.n_tokens)
+        self.mass_of(Tensor::State(layer, State::Mass), kv_head, self.entry.n_tokens)
     }
 
     /// Attention mass `[T]` over the last window of queries, which gives group · min(window, T) in all.
     ///
     /// - Errors: masses that no attention gives
     pub fn mass_window(&self, layer: usize, kv_head: usize) -> Result<Vec<f32>, DumpError> {
-        self.mass_of(&Manifest::mass_window_name(layer), kv_head, self.queries_in_window())
+        self.mass_of(Tensor::MassWindow(layer), kv_head, self.queries_in_window())
     }
 
     /// Whether both masses of a head are those of all their queries, no less.
     pub(super) fn check_whole_mass(&self, layer: usize, head: usize) -> Result<(), DumpError> {
-        let all = (Manifest::tensor_name(layer, State::Mass), self.entry.n_tokens);
-        for (name, n_queries) in [all, (Manifest::mass_window_name(layer), self.queries_in_window())] {
-            let sum: f64 = self.mass_of(&name, head, n_queries)?.iter().map(|m| f64::from(*m)).sum();
+        let all = (Tensor::State(layer, State::Mass), self.entry.n_tokens);
+        for (tensor, n_queries) in [all, (Tensor::MassWindow(layer), self.queries_in_window())] {
+            let sum: f64 = self.mass_of(tensor, head, n_queries)?.iter().map(|m| f64::from(*m)).sum();
             let due = (self.manifest.model.group() * n_queries) as f64;
             if sum < due * (1.0 - self.mass_tolerance()) {
+                let name = tensor.name();
                 let what = format!("{name} of head {head} sums to {sum:.4}, not to {due}: group x queries");
                 return Err(DumpError::inconsistent(&self.path, what));
             }
@@ -158,9 +165,9 @@ impl<'a> Sample<'a> {
         if self.manifest.dtype == ElementType::Bf16 { 1e-2 } else { 2e-3 }
     }
 
-    fn mass_of(&self, name: &str, head: usize, n_queries: usize) -> Result<Vec<f32>, DumpError> {
-        let mut mass = Vec::new();
-        self.head_into(name, State::Mass, head, &mut mass)?;
+    fn mass_of(&self, tensor: Tensor, head: usize, n_queries: usize) -> Result<Vec<f32>, DumpError> {
+        let (name, mut mass) = (tensor.name(), Vec::new());
+        self.head_into(&name, State::Mass, head, &mut mass)?;
         let fault = |what: String| Err(DumpError::inconsistent(&self.path, format!("{name} {what}")));
         if let Some(t) = mass.iter().position(|m| !(m.is_finite() && *m >= 0.0)) {
             return fault(format!("has {} at token {t} of head {head}", mass[t]));
@@ -179,7 +186,7 @@ impl<'a> Sample<'a> {
 
     /// Positions of the sampled queries of a layer, rising.
     pub fn query_positions(&self, layer: usize) -> Result<Vec<usize>, DumpError> {
-        let name = Manifest::query_positions_name(layer);
+        let name = Tensor::QueryPositions(layer).name();
         let n_tokens = self.entry.n_tokens;
         let fault = |what: String| DumpError::inconsistent(&self.path, what);
         let position = |p: i64| {
@@ -192,7 +199,7 @@ impl<'a> Sample<'a> {
 
     /// The sample's tokens.
     pub fn token_ids(&self) -> Result<Vec<u32>, DumpError> {
-        self.integers("token_ids")?
+        self.integers(&Tensor::TokenIds.name())?
             .into_iter()
             .map(|id| u32::try_from(id).map_err(|_| DumpError::inconsistent(&self.path, format!("token id {id}"))))
             .collect()
@@ -207,44 +214,36 @@ impl<'a> Sample<'a> {
 
     /// Checks that every tensor the manifest promises is there with its type and shape, and queries with their positions.
     fn check(&self) -> Result<(), DumpError> {
-        let model = &self.manifest.model;
-        let n_tokens = self.entry.n_tokens;
         let fault = |what: String| Err(DumpError::inconsistent(&self.path, what));
-        let expect = |name: &str, element: ElementType, shape: &[usize]| {
-            let Place { dtype, shape: found, .. } = self.place(name)?;
+        for tensor in self.manifest.tensors() {
+            let n_queries = match tensor {
+                Tensor::QueryPositions(layer) | Tensor::State(layer, State::Q) => self.n_queries(layer)?,
+                _ => 0,
+            };
+            let TensorSpec { name, element, shape } = self.manifest.spec(tensor, self.entry.n_tokens, n_queries);
+            let Place { dtype, shape: found, .. } = self.place(&name)?;
             if format!("{dtype:?}") != element.safetensors_name() {
                 return fault(format!("{name} is {dtype:?} where {} is due", element.safetensors_name()));
             }
-            if found != shape {
+            if *found != shape {
                 return fault(format!("{name} has shape {found:?} where the manifest needs {shape:?}"));
             }
-            Ok(())
-        };
-        expect("token_ids", ElementType::I64, &[n_tokens])?;
-        for layer in &self.manifest.layers {
-            for state in &self.manifest.states {
-                let name = Manifest::tensor_name(*layer, *state);
-                let n_heads = self.manifest.n_held_heads(*state);
-                match state {
-                    State::Q => {
-                        let positions = Manifest::query_positions_name(*layer);
-                        let found = &self.place(&positions)?.shape;
-                        let [n_queries] = found[..] else {
-                            return fault(format!("{positions} has shape {found:?}, not that of a list"));
-                        };
-                        expect(&positions, ElementType::I64, &[n_queries])?;
-                        expect(&name, self.manifest.dtype, &[n_heads, n_queries, model.head_dim])?;
-                        self.query_positions(*layer)?;
-                    }
-                    State::Mass => {
-                        expect(&name, ElementType::F32, &[n_heads, n_tokens])?;
-                        expect(&Manifest::mass_window_name(*layer), ElementType::F32, &[n_heads, n_tokens])?;
-                    }
-                    _ => expect(&name, self.manifest.dtype, &[n_heads, n_tokens, model.head_dim])?,
-                }
+            if let Tensor::QueryPositions(layer) = tensor {
+                self.query_positions(layer)?;
             }
         }
         Ok(())
+    }
+
+    /// Sampled queries of a layer, whose number only the file tells.
+    fn n_queries(&self, layer: usize) -> Result<usize, DumpError> {
+        let name = Tensor::QueryPositions(layer).name();
+        let found = &self.place(&name)?.shape;
+        let [n_queries] = found[..] else {
+            let what = format!("{name} has shape {found:?}, not that of a list");
+            return Err(DumpError::inconsistent(&self.path, what));
+        };
+        Ok(n_queries)
     }
 
     fn place(&self, name: &str) -> Result<&Place, DumpError> {

@@ -13,8 +13,8 @@ use crate::math::scale;
 use crate::model::attention::Geometry;
 use crate::model::matrix::bf16_rows;
 use crate::model::matrix::f16_rows;
-use crate::model::store::HeadSlots;
-use crate::model::store::SlotVectors;
+use crate::model::slots::HeadSlots;
+use crate::model::slots::SlotVectors;
 
 /// Slots of one piece.
 const PIECE_SLOTS: usize = 512;

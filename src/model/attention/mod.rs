@@ -13,9 +13,9 @@ use half::slice::HalfFloatSliceExt;
 
 use crate::model::attention::decode::decode;
 use crate::model::attention::prefill::prefill;
-use crate::model::store::AttnMass;
-use crate::model::store::HeadSlots;
-use crate::model::store::SlotVectors;
+use crate::model::slots::AttnMass;
+use crate::model::slots::HeadSlots;
+use crate::model::slots::SlotVectors;
 use crate::model::store::StoreNeeds;
 
 /// Head counts and reach of a layer's attention.

@@ -12,8 +12,8 @@ use crate::math::product;
 use crate::math::scale;
 use crate::model::attention::Geometry;
 use crate::model::attention::widen;
-use crate::model::store::AttnMass;
-use crate::model::store::HeadSlots;
+use crate::model::slots::AttnMass;
+use crate::model::slots::HeadSlots;
 use crate::model::store::StoreNeeds;
 
 /// Query tokens of one block. With a group of 3 this makes 192 rows, enough for a full-speed product.

@@ -5,8 +5,8 @@ use candle_core::Tensor;
 
 use crate::model::attention::Geometry;
 use crate::model::device::mirror::LayerMirror;
-use crate::model::store::AttnMass;
-use crate::model::store::HeadSlots;
+use crate::model::slots::AttnMass;
+use crate::model::slots::HeadSlots;
 use crate::model::store::StoreNeeds;
 
 /// Scores held at a time: a block of queries is as large as this allows. 16 M scores are 64 MB.

@@ -7,12 +7,12 @@ use candle_core::Device;
 use candle_core::Tensor;
 
 use crate::model::attention::widen;
-use crate::model::store::HeadSlots;
+use crate::model::slots::HeadSlots;
 
 /// Slots that a longer mirror is rounded up to.
 const STEP_SLOTS: usize = 64;
 
-/// What a device holds of a store, by layer. A store keeps it and never looks inside.
+/// What a device holds of a store, by layer. The pass keeps it; no store knows of it.
 #[derive(Debug, Default)]
 pub struct Mirror {
     layers: Vec<Option<LayerMirror>>,

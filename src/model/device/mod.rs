@@ -14,21 +14,22 @@ use candle_core::Tensor;
 
 pub use crate::model::device::compute::Compute;
 pub use crate::model::device::compute::Matmul;
-pub use crate::model::device::mirror::Mirror;
+pub(crate) use crate::model::device::mirror::Mirror;
 
 use crate::math::first_not_below;
 use crate::model::ModelError;
 use crate::model::attention::Geometry;
 use crate::model::config::Config;
-use crate::model::decoder::Layer;
-use crate::model::decoder::LogitRows;
 use crate::model::device::attention::attend;
 use crate::model::device::mirror::Target;
+use crate::model::layer::Layer;
 use crate::model::layers::Linear;
 use crate::model::matrix::Matrix;
 use crate::model::rope::Rope;
 use crate::model::store::ChunkStates;
+use crate::model::store::ForwardError;
 use crate::model::store::KvStore;
+use crate::model::store::LogitRows;
 
 /// y = W x + b on the device: the product in the weights' type, the rest in f32.
 #[derive(Debug)]
@@ -167,16 +168,21 @@ impl DeviceDecoder {
         Ok(())
     }
 
-    /// As [`crate::model::Model::forward_by_layer`], for tokens and positions that were checked.
-    pub(super) fn forward_by_layer(
+    /// Bytes of the embedding.
+    pub(super) fn embedding_bytes(&self) -> u64 {
+        (self.embedding.elem_count() * self.place.dtype.size_in_bytes()) as u64
+    }
+
+    /// As [`crate::model::Pass::forward_by_layer`], for tokens and positions that were checked.
+    pub(super) fn forward<S: KvStore + ?Sized>(
         &self,
         (config, rope): (&Config, &Rope),
         tokens: &[u32],
         first_position: usize,
         chunk_tokens: usize,
-        store: &mut dyn KvStore,
+        (store, mirror): (&mut S, &mut Mirror),
         rows: LogitRows,
-    ) -> Result<Vec<f32>, ModelError> {
+    ) -> Result<Vec<f32>, ForwardError<S::Error>> {
         let device = &self.place.device;
         let ids = Tensor::from_slice(tokens, tokens.len(), device)?;
         let x = self.embedding.index_select(&ids, 0)?.to_dtype(DType::F32)?;
@@ -195,7 +201,7 @@ impl DeviceDecoder {
         }
         for (index, layer) in self.layers.iter().enumerate() {
             for chunk in &mut chunks {
-                let x = self.attention_block(config, index, layer, chunk, store)?;
+                let x = self.attention_block(config, index, layer, chunk, store, mirror)?;
                 let h = rms_norm(&x, &layer.ffn_norm, config.rms_norm_eps)?;
                 let inner = (layer.gate.forward(&h)?.silu()? * layer.up.forward(&h)?)?;
                 chunk.x = (x + layer.down.forward(&inner)?)?;
@@ -237,14 +243,15 @@ impl DeviceDecoder {
     }
 
     /// The residual stream after attention.
-    fn attention_block(
+    fn attention_block<S: KvStore + ?Sized>(
         &self,
         config: &Config,
         index: usize,
         layer: &DeviceLayer,
         chunk: &Chunk,
-        store: &mut dyn KvStore,
-    ) -> Result<Tensor, ModelError> {
+        store: &mut S,
+        mirror: &mut Mirror,
+    ) -> Result<Tensor, ForwardError<S::Error>> {
         let Config { n_q_heads, n_kv_heads, head_dim, rms_norm_eps, .. } = *config;
         let sliding_window = config.windows[index];
         let Chunk { x, turn, first_position, n_tokens } = chunk;
@@ -272,19 +279,17 @@ impl DeviceDecoder {
             k_pre_rope: &k_pre_rope,
             v: &on_host_v,
         };
-        store.append(&states).map_err(ModelError::Store)?;
+        store.append(&states).map_err(ForwardError::Store)?;
         let Place { device, dtype } = &self.place;
         let target = Target { device, dtype: *dtype, head_dim, has_positions: sliding_window.is_some() };
         let geometry = Geometry { n_q_heads, n_kv_heads, head_dim, sliding_window };
-        // Taken out while the slots are borrowed; a store without a place for it has everything uploaded each time.
-        let mut mirror = store.mirror().map(std::mem::take).unwrap_or_default();
         let slots = store.heads(index);
         let layer_mirror = mirror.sync(index, &slots, store.rewrites(index), target)?;
         let (attended, mass) = attend(&q, layer_mirror, &slots, geometry, *first_position, needs)?;
-        if let Some(place) = store.mirror() {
-            *place = mirror;
+        store.attended(&states, mass).map_err(ForwardError::Store)?;
+        if store.heads(index).iter().all(|head| head.positions.is_empty()) {
+            mirror.forget(index);
         }
-        store.attended(&states, mass).map_err(ModelError::Store)?;
         Ok((x + layer.o.forward(&attended)?)?)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::analyze::Analysis;
+use crate::format::analysis::Analysis;
 use crate::format::dump::State;
 use crate::report::Drawing;
 use crate::report::FigureEntry;

@@ -19,7 +19,7 @@ mod similarity_map;
 mod sparsity_eps;
 mod sparsity_layers;
 
-use crate::eval::Evaluation;
+use crate::format::evaluation::Evaluation;
 use crate::report::Drawing;
 use crate::report::ReportError;
 use crate::report::ReportInput;

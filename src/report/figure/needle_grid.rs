@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::eval::Evaluation;
-use crate::eval::NeedleCell;
-use crate::eval::NeedleMap;
+use crate::format::evaluation::Evaluation;
+use crate::format::evaluation::NeedleCell;
+use crate::format::evaluation::NeedleMap;
 use crate::report::Drawing;
 use crate::report::FigureEntry;
 use crate::report::ReportError;

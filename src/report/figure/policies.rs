@@ -1,8 +1,8 @@
 //! What every policy costs at every budget: divergence from the full cache, and scores of tasks.
 
-use crate::eval::Evaluation;
-use crate::eval::SummaryEntry;
-use crate::eval::headline;
+use crate::format::evaluation::Evaluation;
+use crate::format::evaluation::SummaryEntry;
+use crate::format::evaluation::headline;
 use crate::report::Drawing;
 use crate::report::FigureEntry;
 use crate::report::ReportError;
@@ -57,7 +57,7 @@ fn of_task(evaluation: &Evaluation, task: &str, index: usize) -> Option<Drawing>
     let mut budgets: Vec<Option<f64>> = Vec::new();
     for entry in &entries {
         // The full cache diverges by nothing from itself.
-        let is_reference = less_is_better && entry.policy == crate::eval::FULL;
+        let is_reference = less_is_better && entry.policy == crate::format::evaluation::FULL;
         if !budgets.contains(&entry.budget) && !is_reference {
             budgets.push(entry.budget);
         }
@@ -67,7 +67,9 @@ fn of_task(evaluation: &Evaluation, task: &str, index: usize) -> Option<Drawing>
         .map(|budget| {
             let mut rows: Vec<(String, crate::math::Interval)> = entries
                 .iter()
-                .filter(|entry| entry.budget == *budget && !(less_is_better && entry.policy == crate::eval::FULL))
+                .filter(|entry| {
+                    entry.budget == *budget && !(less_is_better && entry.policy == crate::format::evaluation::FULL)
+                })
                 .filter_map(|entry| {
                     let known = pool::known_interval(entry.metrics.get(metric).copied())?;
                     Some((entry.policy.clone(), known))

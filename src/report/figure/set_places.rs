@@ -1,7 +1,7 @@
 //! Where merging sets lie: along the prompt, and among what kinds of token.
 
-use crate::analyze::Placed;
-use crate::analyze::SetPlaces;
+use crate::format::analysis::Placed;
+use crate::format::analysis::SetPlaces;
 use crate::format::dump::TokenClass;
 use crate::report::Drawing;
 use crate::report::FigureEntry;

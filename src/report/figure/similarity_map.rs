@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use plotters::style::RGBAColor;
 
-use crate::analyze::MapEntry;
+use crate::format::map;
+use crate::format::map::Level;
+use crate::format::map::MapEntry;
 use crate::report::Drawing;
 use crate::report::FigureEntry;
 use crate::report::RASTER_SIDE;
@@ -19,7 +21,6 @@ use crate::report::canvas::fit;
 use crate::report::canvas::text_width;
 use crate::report::drawing::MapScale;
 use crate::report::heat::color_bar;
-use crate::report::map_file;
 use crate::report::pool;
 use crate::report::raster::NO_DATA;
 use crate::report::raster::NO_DATA_RGB;
@@ -59,7 +60,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     if entries.is_empty() {
         return Ok(Vec::new());
     }
-    let read = |entry| map_file::read(&input.analysis_dir, entry, RASTER_SIDE);
+    let read = |entry| map::read(&input.analysis_dir, entry, RASTER_SIDE);
     // Twice, for the common scale and for the cells: all levels at once could fill the memory.
     let mut sampled: Vec<f64> = Vec::new();
     for entry in entries {
@@ -89,7 +90,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     Ok(drawings)
 }
 
-fn map(entry: &MapEntry, level: map_file::Level, range: (f64, f64)) -> Map {
+fn map(entry: &MapEntry, level: Level, range: (f64, f64)) -> Map {
     let cells = level.values.iter().map(|v| index_of(f64::from(*v), range)).collect();
     Map {
         raster: Raster { width: level.side, height: level.side, cells },

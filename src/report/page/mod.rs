@@ -5,8 +5,8 @@ mod tables;
 
 use base64::Engine;
 
-use crate::eval::Evaluation;
 use crate::files::sha256_bytes;
+use crate::format::evaluation::Evaluation;
 use crate::format::profile::Profile;
 use crate::report::Drawing;
 use crate::report::Drawn;
@@ -41,7 +41,7 @@ pub(super) fn render(
     if let Some(profile) = &input.profile {
         sections.push(("profile", "Profile", profile_section(input, profile)));
     }
-    if let Some(table) = input.generation.as_ref().and_then(tables::generation) {
+    if let Some(table) = input.generation.as_ref().map(tables::generation) {
         sections.push(("generation", "Generation with the compressed cache", table));
     }
     sections.push(("provenance", "How it was made", provenance(input)));

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::analyze::Analysis;
-use crate::analyze::HeadQueries;
-use crate::eval::Evaluation;
-use crate::eval::headline;
 use crate::files::ModelIdentity;
 use crate::files::Provenance;
+use crate::format::analysis::Analysis;
+use crate::format::analysis::HeadQueries;
 use crate::format::dump::State;
+use crate::format::evaluation::Evaluation;
+use crate::format::evaluation::headline;
+use crate::format::generation::Generated;
 use crate::format::profile::CONTROL;
 use crate::format::profile::Profile;
 use crate::format::profile::TUNED;
@@ -296,17 +297,17 @@ pub(super) fn provenance(title: &str, provenance: &Provenance, schema: &str, mod
     html + "</ul></details>\n"
 }
 
-/// A generation with the compressed cache; `None` when it says nothing that is shown here.
-pub(super) fn generation(generation: &serde_json::Value) -> Option<String> {
-    let get = |name: &str| generation.get(name).and_then(serde_json::Value::as_f64).filter(|v| v.is_finite());
-    let mib = |v: f64| format!("{} MiB", number(v / f64::from(1 << 20), 2));
-    let mut rows: Vec<(&str, String)> = Vec::new();
-    rows.extend(get("cache_bytes").map(|v| ("Cache", mib(v))));
-    rows.extend(get("full_cache_bytes").map(|v| ("Cache without compression", mib(v))));
-    if let (Some(a), Some(b)) = (get("cache_bytes").filter(|a| *a > 0.0), get("full_cache_bytes")) {
-        rows.push(("Size ratio", format!("{}x", number(b / a, 1))));
+/// A generation with the compressed cache.
+pub(super) fn generation(generation: &Generated) -> String {
+    let mib = |bytes: u64| format!("{} MiB", number(bytes as f64 / f64::from(1 << 20), 2));
+    let Generated { cache_bytes, full_cache_bytes, .. } = *generation;
+    let mut rows: Vec<(&str, String)> =
+        vec![("Cache", mib(cache_bytes)), ("Cache without compression", mib(full_cache_bytes))];
+    if cache_bytes > 0 {
+        rows.push(("Size ratio", format!("{}x", number(full_cache_bytes as f64 / cache_bytes as f64, 1))));
     }
-    rows.extend(get("kept_fraction").map(|v| ("Slots kept", percent(v))));
-    rows.extend(get("decode_tokens_per_sec").map(|v| ("Decoding", format!("{} tokens per second", number(v, 1)))));
-    (!rows.is_empty()).then(|| facts(&rows))
+    rows.extend(generation.kept_fraction.map(|x| ("Slots kept", percent(x))));
+    let speed = |x| ("Decoding", format!("{} tokens per second", number(x, 1)));
+    rows.extend(generation.decode_tokens_per_sec.map(speed));
+    facts(&rows)
 }

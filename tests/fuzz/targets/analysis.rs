@@ -1,7 +1,7 @@
 //! An analysis, or one of its maps where the bytes are no JSON: checked, and drawn.
 #![no_main]
 
-use kvscope::analyze::Analysis;
+use kvscope::format::analysis::Analysis;
 use kvscope::files::read_json;
 use kvscope_fuzz::folder;
 use kvscope_fuzz::made;
@@ -22,5 +22,5 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
             std::fs::write(dir.join(&map.file), bytes).unwrap();
         }
     }
-    kvscope::analyze::faults(&analysis, dir);
+    kvscope::format::analysis::faults(&path);
 });

@@ -11,5 +11,5 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let (name, other) = if is_document { ("eval.json", "rows.jsonl") } else { ("rows.jsonl", "eval.json") };
     kvscope_fuzz::restore(&good.join(other), &dir.join(other));
     std::fs::write(dir.join(name), bytes).unwrap();
-    kvscope::eval::faults(dir);
+    kvscope::format::evaluation::faults(dir);
 });

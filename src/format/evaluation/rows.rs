@@ -10,15 +10,12 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::eval::EvalError;
-use crate::eval::document::Evaluation;
-use crate::eval::document::FILE;
 use crate::files::FileError;
 use crate::files::append_own;
-use crate::files::read_json;
 use crate::files::read_own;
 use crate::files::sha256_bytes;
 use crate::files::write_atomic;
+use crate::format::FormatError;
 use crate::merge::Counters;
 
 /// Name of the rows' file within a run's folder.
@@ -87,7 +84,7 @@ const DIGEST_DIGITS: usize = 16;
 
 /// The rows of a folder, open for more.
 #[derive(Debug)]
-pub struct RowFile {
+pub(crate) struct RowFile {
     path: PathBuf,
     file: File,
 }
@@ -96,7 +93,7 @@ impl RowFile {
     /// Opens or makes the file and reads what is there; a line that a killed run left unfinished is cut off.
     ///
     /// - Errors: a line that is no row or was changed, a row that is there twice, a link in the file's place
-    pub fn open(dir: &Path) -> Result<(Self, Vec<Row>), EvalError> {
+    pub(crate) fn open(dir: &Path) -> Result<(Self, Vec<Row>), FormatError> {
         let path = dir.join(ROWS_FILE);
         let text = if path.symlink_metadata().is_ok() { read_text(&path)? } else { Vec::new() };
         let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
@@ -109,27 +106,24 @@ impl RowFile {
     }
 
     /// Writes a row and waits until the disk has it.
-    pub fn append(&mut self, row: &Row) -> Result<(), EvalError> {
+    pub(crate) fn append(&mut self, row: &Row) -> Result<(), FormatError> {
         let io = |e| FileError::io("write", &self.path, e);
-        self.file.write_all(&line(row)?).map_err(io)?;
+        self.file.write_all(&line(row, &self.path)?).map_err(io)?;
         Ok(self.file.sync_data().map_err(io)?)
-    }
-
-    /// Writes all rows anew, in this order.
-    pub fn replace(self, rows: &[Row]) -> Result<(), EvalError> {
-        write_all(&self.path, rows)
     }
 }
 
-/// Writes a file of rows in one step.
-pub(super) fn write_all(path: &Path, rows: &[Row]) -> Result<(), EvalError> {
-    let text = rows.iter().map(line).collect::<Result<Vec<_>, _>>()?.concat();
-    Ok(write_atomic(path, &text)?)
+/// Writes the file of rows of a folder in one step.
+pub(crate) fn write_rows(dir: &Path, rows: &[Row]) -> Result<(), FormatError> {
+    let path = dir.join(ROWS_FILE);
+    let text = rows.iter().map(|row| line(row, &path)).collect::<Result<Vec<_>, _>>()?.concat();
+    Ok(write_atomic(&path, &text)?)
 }
 
 /// A row as its file has it: the row, the digest of its text, a line break.
-fn line(row: &Row) -> Result<Vec<u8>, EvalError> {
-    let mut line = serde_json::to_vec(row).map_err(|e| EvalError::Damaged(format!("a row cannot be written: {e}")))?;
+fn line(row: &Row, path: &Path) -> Result<Vec<u8>, FormatError> {
+    let damaged = |e| FormatError::damaged(path, format!("a row cannot be written: {e}"));
+    let mut line = serde_json::to_vec(row).map_err(damaged)?;
     // Of the closing brace.
     line.pop();
     let seal = seal(&line);
@@ -150,36 +144,17 @@ fn is_sealed(line: &[u8]) -> bool {
 }
 
 /// Rows of a folder that is not being written.
-pub(super) fn read(dir: &Path) -> Result<Vec<Row>, EvalError> {
+pub(crate) fn read_rows(dir: &Path) -> Result<Vec<Row>, FormatError> {
     let path = dir.join(ROWS_FILE);
     parse(&read_text(&path)?, &path)
 }
 
-/// Faults of an evaluation's folder, each in words; empty when there is none: rows that were changed, that are there twice or
-/// are not of the run, and a document that says another number of them.
-pub fn faults(dir: &Path) -> Vec<String> {
-    let found = || -> Result<Option<String>, EvalError> {
-        let evaluation: Evaluation = read_json(&dir.join(FILE))?;
-        let rows = read(dir)?;
-        let planned: HashSet<_> = evaluation.planned_keys().into_iter().collect();
-        if let Some(row) = rows.iter().find(|row| !planned.contains(&row.key())) {
-            return Ok(Some(format!("the row {} of {} for {} is not of this run", row.id, row.dataset, row.policy)));
-        }
-        let (told, found) = (evaluation.rows, rows.len());
-        // 0 where a run was killed before it summed up.
-        Ok((told != found && told != 0)
-            .then(|| format!("the summary stands on {told} rows, of which {found} are there")))
-    };
-    found().unwrap_or_else(|error| Some(error.to_string())).into_iter().collect()
-}
-
-fn read_text(path: &Path) -> Result<Vec<u8>, EvalError> {
+fn read_text(path: &Path) -> Result<Vec<u8>, FormatError> {
     Ok(read_own(path, "rows of an evaluation", MAX_BYTES)?)
 }
 
-fn parse(text: &[u8], path: &Path) -> Result<Vec<Row>, EvalError> {
-    let damaged =
-        |line: usize, what: String| EvalError::Damaged(format!("{}, line {}: {what}", path.display(), line + 1));
+fn parse(text: &[u8], path: &Path) -> Result<Vec<Row>, FormatError> {
+    let damaged = |line: usize, what: String| FormatError::damaged(path, format!("line {}: {what}", line + 1));
     let (mut rows, mut keys) = (Vec::<Row>::new(), HashSet::new());
     for (i, line) in text.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
         let row: Row = serde_json::from_slice(line).map_err(|e| damaged(i, e.to_string()))?;
@@ -196,11 +171,11 @@ fn parse(text: &[u8], path: &Path) -> Result<Vec<Row>, EvalError> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A row with one measurement.
-    pub(in crate::eval) fn row(dataset: &str, id: &str, policy: &str, budget: Option<f64>, metric: (&str, f64)) -> Row {
+    pub(crate) fn row(dataset: &str, id: &str, policy: &str, budget: Option<f64>, metric: (&str, f64)) -> Row {
         Row {
             task: "kl".into(),
             dataset: dataset.into(),
@@ -239,7 +214,7 @@ pub(super) mod tests {
         file.append(&b).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), text);
         file.append(&b).unwrap();
-        assert!(matches!(RowFile::open(dir.path()), Err(EvalError::Damaged(_))));
+        assert!(matches!(RowFile::open(dir.path()), Err(FormatError::Damaged { .. })));
     }
 
     #[test]
@@ -249,10 +224,10 @@ pub(super) mod tests {
         file.append(&row("d", "1", "h2o", Some(0.5), ("kl", 0.25))).unwrap();
         let path = dir.path().join(ROWS_FILE);
         let text = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(read(dir.path()).unwrap().len(), 1);
+        assert_eq!(read_rows(dir.path()).unwrap().len(), 1);
         for (from, to) in [("0.25", "0.125"), ("\"digest\"", "\"digests\""), ("\"h2o\"", "\"snapkv\"")] {
             std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
-            let error = read(dir.path()).unwrap_err().to_string();
+            let error = read_rows(dir.path()).unwrap_err().to_string();
             assert!(error.contains("line 1") && error.contains("was changed"), "{error}");
         }
     }

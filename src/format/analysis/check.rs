@@ -2,21 +2,26 @@
 
 use std::path::Path;
 
-use crate::analyze::Analysis;
-use crate::analyze::MapEntry;
 use crate::files::InputHash;
 use crate::files::is_inside;
-use crate::files::read_own;
-use crate::files::sha256_bytes;
+use crate::files::read_json;
 use crate::files::sha256_own;
+use crate::format::analysis::Analysis;
+use crate::format::map;
 
-/// Largest map file that is read.
-const MAX_MAP_BYTES: u64 = 1 << 31;
+/// Faults of an analysis and of the files that it names, each in words that name the file; empty when there is none.
+pub fn faults(path: &Path) -> Vec<String> {
+    match read_json(path) {
+        Ok(analysis) => {
+            let found = faults_of(&analysis, path.parent().unwrap_or(Path::new("")));
+            found.into_iter().map(|what| format!("{}: {what}", path.display())).collect()
+        }
+        Err(error) => vec![error.to_string()],
+    }
+}
 
-/// Faults of an analysis and of the files beside it in `dir`, each in words; empty when there is none.
-///
 /// Checks that its figures fit each other, that shares and cosines are in range, and the digests of its table and maps.
-pub fn faults(analysis: &Analysis, dir: &Path) -> Vec<String> {
+fn faults_of(analysis: &Analysis, dir: &Path) -> Vec<String> {
     let mut faults = Vec::new();
     let model = &analysis.model;
     let n_datasets = analysis.datasets.len();
@@ -79,7 +84,7 @@ pub fn faults(analysis: &Analysis, dir: &Path) -> Vec<String> {
         }
     }
     faults.extend(analysis.table.iter().filter_map(|table| table_fault(table, dir)));
-    faults.extend(analysis.maps.iter().filter_map(|map| map_fault(map, dir)));
+    faults.extend(analysis.maps.iter().filter_map(|entry| map::fault(dir, entry)));
     faults
 }
 
@@ -94,32 +99,4 @@ fn table_fault(table: &InputHash, dir: &Path) -> Option<String> {
         Ok((got, _)) => fault(format!("has SHA-256 {got:.12}… where the analysis says {:.12}…", table.sha256)),
         Err(error) => fault(error.to_string()),
     }
-}
-
-fn map_fault(map: &MapEntry, dir: &Path) -> Option<String> {
-    let fault = |what: String| Some(format!("the map {}: {what}", map.file));
-    if !is_inside(&map.file) {
-        return fault("its name leads out of the folder".into());
-    }
-    let bytes = match read_own(&dir.join(&map.file), "map", MAX_MAP_BYTES) {
-        Ok(bytes) => bytes,
-        Err(error) => return fault(error.to_string()),
-    };
-    let got = sha256_bytes(&bytes);
-    if let Some(expected) = map.sha256.as_ref().filter(|expected| **expected != got) {
-        return fault(format!("has SHA-256 {got:.12}… where the analysis says {expected:.12}…"));
-    }
-    let tensors = match safetensors::SafeTensors::deserialize(&bytes) {
-        Ok(tensors) => tensors,
-        Err(error) => return fault(format!("is damaged: {error}")),
-    };
-    let mut side = map.n_tokens;
-    for level in 0..map.n_levels {
-        let name = format!("level.{level}");
-        if !tensors.tensor(&name).is_ok_and(|view| view.shape() == [side, side]) {
-            return fault(format!("has no {name} of {side} x {side} values"));
-        }
-        side = side.div_ceil(2);
-    }
-    None
 }

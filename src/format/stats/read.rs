@@ -10,28 +10,28 @@ use parquet::file::serialized_reader::SerializedFileReader;
 use parquet::record::Field;
 use parquet::record::Row;
 
-use crate::analyze::AnalyzeError;
 use crate::files::FileError;
+use crate::format::FormatError;
 
 /// What a figure is of: metric, state, and eps, budget and rule where they apply, as text that sorts and compares.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct FigureKey {
-    pub(super) metric: String,
-    pub(super) state: String,
-    pub(super) eps: Option<String>,
-    pub(super) budget: Option<String>,
-    pub(super) rule: Option<String>,
+pub(crate) struct FigureKey {
+    pub(crate) metric: String,
+    pub(crate) state: String,
+    pub(crate) eps: Option<String>,
+    pub(crate) budget: Option<String>,
+    pub(crate) rule: Option<String>,
 }
 
 /// Data set and row id.
-pub(super) type SampleKey = (String, String);
+pub(crate) type SampleKey = (String, String);
 
 /// Values by figure, then sample, then head (layer, KV head).
-pub(super) type Stats = BTreeMap<FigureKey, BTreeMap<SampleKey, BTreeMap<(usize, usize), f64>>>;
+pub(crate) type Stats = BTreeMap<FigureKey, BTreeMap<SampleKey, BTreeMap<(usize, usize), f64>>>;
 
 /// Figures for which `wanted` holds; unknown values are left out.
-pub(super) fn read_stats(path: &Path, wanted: &dyn Fn(&FigureKey) -> bool) -> Result<Stats, AnalyzeError> {
-    let fault = |source| AnalyzeError::Table { path: path.into(), source };
+pub(crate) fn read_stats(path: &Path, wanted: &dyn Fn(&FigureKey) -> bool) -> Result<Stats, FormatError> {
+    let fault = |source| FormatError::Table { path: path.into(), source };
     let file = File::open(path).map_err(|e| FileError::io("open", path, e))?;
     let reader = SerializedFileReader::new(file).map_err(fault)?;
     let mut stats = Stats::new();

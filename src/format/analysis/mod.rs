@@ -1,16 +1,33 @@
-//! `analysis.json`: what `analyze` found, for `report`, `tune` and people.
+//! `analysis.json`: what `analyze` found, for `report` and people.
+
+mod check;
+mod persistence;
+
+pub use check::faults;
+pub use persistence::DatasetTest;
+pub use persistence::EpsPersistence;
+pub use persistence::Evidence;
+pub use persistence::HeadPersistence;
+pub use persistence::HeadTest;
+pub use persistence::LengthDependence;
+pub use persistence::Persistence;
+pub use persistence::RankNull;
+pub use persistence::VarianceShares;
 
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::analyze::Persistence;
 use crate::files::Document;
 use crate::files::InputHash;
 use crate::files::ModelIdentity;
 use crate::files::Provenance;
 use crate::format::dump::State;
+use crate::format::map::MapEntry;
 use crate::math::Interval;
 use crate::merge::Shares;
+
+/// Name of the document within the analysis' folder.
+pub const FILE: &str = "analysis.json";
 
 /// Distribution of a head's neighbour cosines cos(x_{i-1}, x_i) over all tokens of a data set's samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -194,30 +211,6 @@ pub struct Agreement {
     pub b: String,
     /// Spearman's rho of the heads' set ratios at the reference eps; `None` when one of them does not vary.
     pub spearman: Option<f64>,
-}
-
-/// A similarity map that was written.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct MapEntry {
-    /// File below the analysis' folder: safetensors with `level.0` `[T, T]`, `level.1` `[⌈T/2⌉, ⌈T/2⌉]`, … in f16.
-    pub file: String,
-    /// Data set of the sample.
-    pub dataset: String,
-    /// Its row id.
-    pub id: String,
-    /// State.
-    pub state: State,
-    /// Layer.
-    pub layer: usize,
-    /// KV head within the layer.
-    pub kv_head: usize,
-    /// Tokens T.
-    pub n_tokens: usize,
-    /// Levels, each half as wide as the one before, values averaged over 2 x 2.
-    pub n_levels: usize,
-    /// SHA-256 of the file; `None` in files of earlier versions.
-    #[serde(default)]
-    pub sha256: Option<String>,
 }
 
 /// The whole analysis.

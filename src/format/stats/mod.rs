@@ -1,5 +1,12 @@
 //! `stats.parquet`: one row per sample, head, state and figure.
 
+mod read;
+
+pub(crate) use read::FigureKey;
+pub(crate) use read::SampleKey;
+pub(crate) use read::Stats;
+pub(crate) use read::read_stats;
+
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,11 +26,11 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::file::writer::SerializedRowGroupWriter;
 use parquet::schema::parser::parse_message_type;
 
-use crate::analyze::AnalyzeError;
 use crate::files::AtomicFile;
 use crate::files::HashingWriter;
 use crate::files::ModelIdentity;
 use crate::files::TOOL_VERSION;
+use crate::format::FormatError;
 use crate::format::dump::SampleEntry;
 use crate::format::dump::State;
 
@@ -90,8 +97,8 @@ pub(crate) struct StatsTable {
 }
 
 impl StatsTable {
-    pub(crate) fn create(path: &Path, model: &ModelIdentity) -> Result<Self, AnalyzeError> {
-        let fault = |source| AnalyzeError::Table { path: path.into(), source };
+    pub(crate) fn create(path: &Path, model: &ModelIdentity) -> Result<Self, FormatError> {
+        let fault = |source| FormatError::Table { path: path.into(), source };
         let note = |key: &str, text: &str| KeyValue::new(key.into(), text.to_string());
         let notes = vec![
             note("schema", "kvscope.stats/1"),
@@ -109,7 +116,7 @@ impl StatsTable {
         Ok(Self { path: path.into(), writer, columns: Columns::default() })
     }
 
-    pub(crate) fn push(&mut self, row: &StatsRow<'_>) -> Result<(), AnalyzeError> {
+    pub(crate) fn push(&mut self, row: &StatsRow<'_>) -> Result<(), FormatError> {
         self.columns.push(row);
         if self.columns.layer.len() < GROUP_ROWS {
             return Ok(());
@@ -118,21 +125,21 @@ impl StatsTable {
     }
 
     /// Puts the table under its name; its digest.
-    pub(crate) fn finish(mut self) -> Result<String, AnalyzeError> {
+    pub(crate) fn finish(mut self) -> Result<String, FormatError> {
         self.flush()?;
         let path = self.path;
-        let file = self.writer.into_inner().map_err(|source| AnalyzeError::Table { path, source })?;
+        let file = self.writer.into_inner().map_err(|source| FormatError::Table { path, source })?;
         let (file, sha256, _) = file.finish();
         file.commit()?;
         Ok(sha256)
     }
 
-    fn flush(&mut self) -> Result<(), AnalyzeError> {
+    fn flush(&mut self) -> Result<(), FormatError> {
         let columns = std::mem::take(&mut self.columns);
         if columns.layer.is_empty() {
             return Ok(());
         }
-        columns.write(&mut self.writer).map_err(|source| AnalyzeError::Table { path: self.path.clone(), source })
+        columns.write(&mut self.writer).map_err(|source| FormatError::Table { path: self.path.clone(), source })
     }
 }
 

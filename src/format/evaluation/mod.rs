@@ -1,84 +1,60 @@
-//! `eval.json`: what was compared on what, what came out, and what it means.
+//! An evaluation's folder: `eval.json`, what was compared on what, and `rows.jsonl`, what was measured.
 
+mod rows;
+
+pub use rows::ROWS_FILE;
+pub use rows::Row;
+pub(crate) use rows::RowFile;
+pub use rows::RowKey;
+pub(crate) use rows::read_rows;
+pub(crate) use rows::write_rows;
+
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde::Deserialize;
 use serde::Serialize;
 use serde_json::Value;
-use serde_json::json;
 
-use crate::eval::EvalError;
-use crate::eval::arm::Arm;
-use crate::eval::arm::Role;
-use crate::eval::item::Item;
-use crate::eval::item::Settings;
-use crate::eval::item::Skipped;
-use crate::eval::row::Row;
-use crate::eval::row::RowKey;
-use crate::eval::summary;
-use crate::eval::verdict;
 use crate::files::Document;
-use crate::files::InputHash;
 use crate::files::ModelIdentity;
 use crate::files::Provenance;
-use crate::format::dump::Shard;
+use crate::files::read_own_json;
+use crate::format::FormatError;
+use crate::format::run::Run;
+use crate::format::run::Shard;
 use crate::math::Interval;
 use crate::math::Paired;
 use crate::merge::Counters;
-use crate::runtime::CacheType;
 
-/// Name of the document within a run's folder.
-pub const FILE: &str = "eval.json";
+/// Name of the full cache's arm.
+pub const FULL: &str = "full";
 
-/// What the numbers are numbers of; the same in every document.
-const EVALUATED: &str = "Each prompt is run once, whole, and compressed once, at its end, for every policy and budget from \
-    the same states; what follows (a given continuation or an answer) stays uncompressed behind it. A policy that would \
-    also compress while it decodes (H2O, CaM) is therefore shown by what it keeps of the prompt. The question stands in \
-    the prompt, so that selections may depend on it. Caches of one budget have equally many slots.";
-
-/// What a run compares, before anything is measured.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    pub(super) cache_type: CacheType,
-    document: Evaluation,
+/// The measurement that a task family's policies are compared by, and whether less of it is better.
+pub fn headline(task: &str) -> (&'static str, bool) {
+    if task == "kl" { ("kl", true) } else { ("score", false) }
 }
 
-impl Plan {
-    /// The plan of `arms` on `items`.
-    pub fn new(
-        model: &ModelIdentity,
-        items: &[Item],
-        skipped: Skipped,
-        arms: &[Arm],
-        settings: &Settings,
-        inputs: Vec<InputHash>,
-    ) -> Self {
-        let options = json!({
-            "context_tokens": settings.context_tokens,
-            "continuation_tokens": settings.continuation_tokens,
-            "max_prompt_tokens": settings.max_prompt_tokens,
-            "raw": settings.raw,
-            "cache_dtype": settings.cache_type,
-        });
-        let document = Evaluation {
-            schema: Evaluation::schema_id(),
-            provenance: Provenance::new("eval", settings.seed, options, inputs),
-            model: model.clone(),
-            shard: None,
-            evaluated: EVALUATED.into(),
-            arms: arms.iter().map(ArmEntry::new).collect(),
-            texts: items.iter().map(TextEntry::new).collect(),
-            skipped,
-            planned_rows: items.len() * arms.len(),
-            rows: 0,
-            summary: Vec::new(),
-            comparisons: Vec::new(),
-            needle: Vec::new(),
-            verdict: Vec::new(),
-        };
-        Self { cache_type: settings.cache_type, document }
-    }
+/// What an arm is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The full cache, which all others are measured against.
+    Reference,
+    /// A way that is not published as it stands: other settings, other policies, refits.
+    Candidate,
+    /// KVMerger as published; a baseline too.
+    Paper,
+    /// Eviction of what a merge folds.
+    Control,
+    /// Another published way.
+    Baseline,
+    /// Random tokens.
+    Chance,
+    /// A tuned profile.
+    Profile,
 }
 
 /// One arm as the document has it.
@@ -96,13 +72,6 @@ pub struct ArmEntry {
     pub params: Value,
 }
 
-impl ArmEntry {
-    fn new(arm: &Arm) -> Self {
-        let Arm { policy, budget, role, control, compression } = arm.clone();
-        Self { policy, budget, role, control, params: compression.policy.params() }
-    }
-}
-
 /// One text as the document has it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TextEntry {
@@ -115,17 +84,6 @@ pub struct TextEntry {
     pub id: String,
     /// Tokens of the prompt.
     pub n_prompt_tokens: usize,
-}
-
-impl TextEntry {
-    fn new(item: &Item) -> Self {
-        Self {
-            task: item.task.into(),
-            dataset: item.dataset.clone(),
-            id: item.id.clone(),
-            n_prompt_tokens: item.prompt.len(),
-        }
-    }
 }
 
 /// One policy at one budget over the texts of a family or of one of its data sets.
@@ -172,6 +130,14 @@ pub struct ComparisonEntry {
     pub budget: Option<f64>,
     /// a against b.
     pub result: Paired,
+}
+
+impl ComparisonEntry {
+    /// Whether a is better than b; `None` where interval and sign test do not both show it.
+    pub fn better(&self) -> Option<bool> {
+        let (_, less_is_better) = headline(&self.task);
+        self.result.direction().map(|direction| (direction == Ordering::Less) == less_is_better)
+    }
 }
 
 /// What a comparison answers.
@@ -234,7 +200,7 @@ pub struct Evaluation {
     /// Texts of the whole run.
     pub texts: Vec<TextEntry>,
     /// Texts that were too short or too long, by family and data set.
-    pub skipped: Skipped,
+    pub skipped: BTreeMap<String, usize>,
     /// Rows that the run, or its shard, will have.
     pub planned_rows: usize,
     /// Rows that the summary stands on.
@@ -255,67 +221,21 @@ impl Document for Evaluation {
 }
 
 impl Evaluation {
-    pub(super) fn new(plan: Plan, shard: Option<(usize, usize)>) -> Result<Self, EvalError> {
-        let mut document = plan.document;
-        if let Some((number, count)) = shard {
-            if number == 0 || number > count {
-                return Err(EvalError::Shard { number, count });
-            }
-            let shard = Shard { number, count, total_samples: document.texts.len() };
-            document.shard = Some(shard);
-            document.planned_rows = shard.n_samples() * document.arms.len();
-        }
-        Ok(document)
-    }
-
     /// Whether the run, or its shard, holds the text of that index.
     pub fn holds(&self, text: usize) -> bool {
         self.shard.is_none_or(|shard| shard.holds(text))
     }
 
-    /// The same run before anything was measured.
-    fn unmeasured(&self) -> Self {
-        Self {
-            rows: 0,
-            summary: Vec::new(),
-            comparisons: Vec::new(),
-            needle: Vec::new(),
-            verdict: Vec::new(),
-            ..self.clone()
-        }
-    }
-
-    pub(super) fn check_same_run(&self, old: &Self, dir: &Path) -> Result<(), EvalError> {
-        let other = |what| Err(EvalError::OtherRun { dir: dir.into(), what });
-        if old.provenance.tool != self.provenance.tool {
-            return other("version of kvscope");
-        }
-        if old.model != self.model {
-            return other("model");
-        }
-        if old.provenance.inputs != self.provenance.inputs || old.texts != self.texts {
-            return other("set of texts");
-        }
-        if old.arms != self.arms {
-            return other("set of policies or budgets");
-        }
-        if old.shard != self.shard {
-            return other("shard");
-        }
-        if old.unmeasured() != self.unmeasured() {
-            return other("set of options");
-        }
-        Ok(())
-    }
-
-    /// The same run without a shard.
-    pub(super) fn whole(&self) -> Self {
-        let planned_rows = self.texts.len() * self.arms.len();
-        Self { shard: None, planned_rows, ..self.unmeasured() }
+    /// Refuses rows that the run, or its shard, does not plan.
+    pub(crate) fn check_rows(&self, rows: &[Row], dir: &Path) -> Result<(), FormatError> {
+        let planned: HashSet<_> = self.planned_keys().into_iter().collect();
+        let Some(row) = rows.iter().find(|row| !planned.contains(&row.key())) else { return Ok(()) };
+        let what = format!("the row {} of {} for {} is not of this run", row.id, row.dataset, row.policy);
+        Err(FormatError::damaged(&dir.join(ROWS_FILE), what))
     }
 
     /// Keys of the planned rows, in the order in which a run writes them.
-    pub(super) fn planned_keys(&self) -> Vec<RowKey> {
+    pub fn planned_keys(&self) -> Vec<RowKey> {
         let texts = self.texts.iter().enumerate().filter(|(i, _)| self.holds(*i));
         texts
             .flat_map(|(_, text)| {
@@ -326,13 +246,66 @@ impl Evaluation {
             })
             .collect()
     }
+}
 
-    /// Fills in everything that follows from the rows.
-    pub(super) fn summarise(&mut self, rows: &[Row]) {
-        self.rows = rows.len();
-        self.summary = summary::entries(self, rows);
-        self.comparisons = summary::comparisons(self, rows);
-        self.needle = summary::needle_maps(self, rows);
-        self.verdict = verdict::in_words(self);
+impl Run for Evaluation {
+    const FILE: &'static str = "eval.json";
+    const WHAT: &'static str = "an evaluation";
+    const UNITS: &'static str = "rows";
+
+    fn provenance(&self) -> &Provenance {
+        &self.provenance
     }
+
+    fn model(&self) -> &ModelIdentity {
+        &self.model
+    }
+
+    fn shard(&self) -> Option<Shard> {
+        self.shard
+    }
+
+    fn progress(&self) -> (usize, usize) {
+        (self.rows, self.planned_rows)
+    }
+
+    fn planned(&self, shard: Option<Shard>) -> Self {
+        let n_texts = shard.map_or(self.texts.len(), |shard| shard.n_samples());
+        Self {
+            shard,
+            planned_rows: n_texts * self.arms.len(),
+            rows: 0,
+            summary: Vec::new(),
+            comparisons: Vec::new(),
+            needle: Vec::new(),
+            verdict: Vec::new(),
+            ..self.clone()
+        }
+    }
+
+    fn own_difference(&self, other: &Self) -> Option<&'static str> {
+        if self.texts != other.texts {
+            Some("set of prompts")
+        } else {
+            (self.arms != other.arms).then_some("set of policies or budgets")
+        }
+    }
+}
+
+/// Faults of an evaluation's folder, each in words that name the file; empty when there is none: rows that were changed, that
+/// are there twice or are not of the run, and a document that says another number of them.
+pub fn faults(dir: &Path) -> Vec<String> {
+    let check = || {
+        let evaluation: Evaluation = read_own_json(&dir.join(Evaluation::FILE))?;
+        let rows = read_rows(dir)?;
+        evaluation.check_rows(&rows, dir)?;
+        let (told, found) = (evaluation.rows, rows.len());
+        // 0 where a run was killed before it summed up.
+        if told == found || told == 0 {
+            return Ok(());
+        }
+        let what = format!("the summary stands on {told} rows, of which {found} are there");
+        Err(FormatError::damaged(&dir.join(Evaluation::FILE), what))
+    };
+    check().err().map(|error| error.to_string()).into_iter().collect()
 }

@@ -1,0 +1,123 @@
+//! A run of `kvscope generate`: the text, and what the cache took.
+
+use serde::Deserialize;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::files::Document;
+use crate::files::ModelIdentity;
+use crate::merge::Counters;
+
+/// Why generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// A stop token came.
+    StopToken,
+    /// A stop string came.
+    StopString,
+    /// The wanted number of tokens is there.
+    MaxNewTokens,
+    /// The model's context is full.
+    ContextFull,
+    /// The caller asked for it.
+    Interrupted,
+}
+
+/// How far the next-token distributions lie apart, over a continuation that both caches are given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Divergence {
+    /// Next-token distributions compared.
+    pub n_tokens: usize,
+    /// Mean of KL(full ‖ compressed), in nats.
+    pub mean_kl: Option<f64>,
+    /// 95th percentile of the same.
+    pub p95_kl: Option<f64>,
+    /// Share of distributions whose most likely token is the same.
+    pub top1_agreement: Option<f64>,
+    /// KL of every token, in nats.
+    pub kl: Vec<f64>,
+}
+
+/// The full cache beside the compressed one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Compared {
+    /// What the full cache generates.
+    pub full: FullCache,
+    /// Tokens that both texts share at their beginning; `None` where the texts are the same.
+    pub tokens_until_first_difference: Option<usize>,
+    /// Both on the full cache's text.
+    pub comparison: Divergence,
+}
+
+/// A run with the full cache.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FullCache {
+    /// Its text.
+    pub text: String,
+    /// Tokens of the text.
+    pub new_tokens: usize,
+    /// Seconds of the prompt.
+    pub prefill_secs: f64,
+    /// Seconds of all new tokens but the first.
+    pub decode_secs: f64,
+    /// Decode speed; `None` without a decode step.
+    pub decode_tokens_per_sec: Option<f64>,
+}
+
+/// A run, or a turn of a talk.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Generated {
+    /// `kvscope.generate/1`.
+    pub schema: String,
+    /// The model.
+    pub model: ModelIdentity,
+    /// Policy as typed, or the profile's name.
+    pub policy: String,
+    /// Checked parameters; `None` with the full cache.
+    pub params: Option<Value>,
+    /// What was generated.
+    pub text: String,
+    /// Why it ended.
+    pub stop: StopReason,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens of the text.
+    pub new_tokens: usize,
+    /// Tokens that the cache has seen.
+    pub seen_tokens: usize,
+    /// Bytes allocated for the cache.
+    pub cache_bytes: u64,
+    /// Bytes that the same tokens take uncompressed.
+    pub full_cache_bytes: u64,
+    /// Share of the slots that are kept; `None` before any token.
+    pub kept_fraction: Option<f64>,
+    /// Bytes of the cache when the prompt was compressed.
+    pub prompt_cache_bytes: u64,
+    /// Share of the slots that were kept then.
+    pub prompt_kept_fraction: Option<f64>,
+    /// What compression did; `None` with the full cache.
+    pub counters: Option<Counters>,
+    /// The same by layer.
+    pub counters_by_layer: Option<Vec<Counters>>,
+    /// Seconds of the prompt, compression included.
+    pub prefill_secs: f64,
+    /// Seconds of compression while the prompt passed.
+    pub prompt_compress_secs: f64,
+    /// Seconds of all compression.
+    pub compress_secs: f64,
+    /// Seconds of all new tokens but the first.
+    pub decode_secs: f64,
+    /// Decode speed; `None` without a decode step.
+    pub decode_tokens_per_sec: Option<f64>,
+    /// Resident memory that the run added; `None` where the system does not tell.
+    pub process_bytes_grown: Option<u64>,
+    /// The full cache, where it was asked for.
+    #[serde(flatten)]
+    pub compared: Option<Compared>,
+}
+
+impl Document for Generated {
+    const NAME: &'static str = "kvscope.generate";
+    const VERSION: u32 = 1;
+}

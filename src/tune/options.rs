@@ -1,0 +1,99 @@
+//! What to tune, and what comes of it.
+
+use crate::format::profile::Profile;
+use crate::merge::Refit;
+use crate::tune::Measure;
+use crate::tune::SEARCHES;
+use crate::tune::TuneError;
+use crate::tune::unit::BudgetUnit;
+
+/// Policies that heads choose among unless others are named. Of the merges those that bridge, so that protected tokens do
+/// not cut chains: others cannot reach small sizes.
+pub const DEFAULT_SETTINGS: &[&str] = &[
+    "h2o",
+    "h2o:recent=0.25",
+    "h2o:recent=0.1",
+    "evict:bridge=true",
+    "kvmerger:bridge=true",
+    "kvmerger:bridge=true,variant=convex",
+    "kvmerger:bridge=true,variant=log-count",
+    "kvmerger:bridge=true,variant=mass,kernel=key-fixed",
+    "kvmerger:bridge=true,variant=convex,recent=0.08,heavy=0.16",
+    "kvmerger:bridge=true,variant=log-count,recent=0.08,heavy=0.16",
+    "evict:bridge=true,recent=0.08,heavy=0.16",
+];
+
+/// What to tune.
+#[derive(Clone, Debug)]
+pub struct TuneOptions {
+    /// Share of a full cache to keep, for each profile.
+    pub budgets: Vec<f64>,
+    /// What budgets are a share of.
+    pub unit: BudgetUnit,
+    /// Policies that heads choose among, as typed.
+    pub settings: Vec<String>,
+    /// Line of [`SEARCHES`]; `None` for the one that does best in cross-validation.
+    pub search: Option<String>,
+    /// What is minimised.
+    pub measure: Measure,
+    /// Least size of a head over the budget.
+    pub min_share: f64,
+    /// Last tokens of a sample that stand for the text to come; `None` for what the dump allows.
+    pub n_late: Option<usize>,
+    /// Refit that the profile asks for; it has no part in the choice.
+    pub refit: Option<Refit>,
+    /// Share of each data set's samples that are only measured.
+    pub hold_out: f64,
+    /// Seed of the split and the intervals.
+    pub seed: u64,
+}
+
+impl Default for TuneOptions {
+    fn default() -> Self {
+        Self {
+            budgets: vec![0.5],
+            unit: BudgetUnit::default(),
+            settings: DEFAULT_SETTINGS.iter().map(|setting| setting.to_string()).collect(),
+            search: None,
+            measure: Measure::default(),
+            min_share: 0.25,
+            n_late: None,
+            refit: None,
+            hold_out: 0.34,
+            seed: 0,
+        }
+    }
+}
+
+/// What came of one budget.
+#[derive(Clone, Debug)]
+pub struct Tuned {
+    /// The budget.
+    pub budget: f64,
+    /// One profile for each search that meets it, in the order of [`SEARCHES`]; none when no setting does.
+    pub candidates: Vec<Profile>,
+    /// The chosen one's place.
+    pub chosen: usize,
+}
+
+impl Tuned {
+    /// The chosen profile; `None` when no setting meets the budget.
+    pub fn profile(&self) -> Option<&Profile> {
+        self.candidates.get(self.chosen)
+    }
+}
+
+pub(super) fn check_options(options: &TuneOptions) -> Result<(), TuneError> {
+    if let Some(budget) = options.budgets.iter().find(|budget| !(**budget > 0.0 && **budget < 1.0)) {
+        return Err(TuneError::BadBudget(*budget));
+    }
+    for (name, value) in [("the share of held-out samples", options.hold_out), ("the least share", options.min_share)] {
+        if !(0.0..1.0).contains(&value) {
+            return Err(TuneError::BadShare { name, value });
+        }
+    }
+    match &options.search {
+        Some(name) if SEARCHES.iter().all(|entry| entry.name != name) => Err(TuneError::UnknownSearch(name.clone())),
+        _ => Ok(()),
+    }
+}
