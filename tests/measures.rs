@@ -9,8 +9,6 @@ use kvscope::analyze::AnalyzeError;
 use kvscope::analyze::AnalyzeOptions;
 use kvscope::analyze::analyze;
 use kvscope::analyze::compare;
-use kvscope::analyze::comparison_table;
-use kvscope::analyze::summary_table;
 use kvscope::format::analysis::Analysis;
 use kvscope::format::analysis::Placed;
 use kvscope::format::comparison::Comparison;
