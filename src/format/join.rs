@@ -116,8 +116,8 @@ pub fn whole_run<R: Run>(parts: &[(&Path, &R)], out: &Path) -> Result<R, JoinErr
     for part in parts {
         let (dir, shard) = (part.0, shard_of(part)?);
         let counts_differ = (shard.count, shard.total_samples) != (whole.count, whole.total_samples);
-        let what = difference(*first, part.1).or_else(|| counts_differ.then_some("number of shards or samples"));
-        if let Some(what) = what {
+        let shards = counts_differ.then_some("number of shards or samples");
+        if let Some(what) = difference(*first, part.1, shards) {
             return Err(JoinError::OtherRun { path: dir.into(), first: (*first_dir).into(), what });
         }
         if let Some(earlier) = by_number.insert(shard.number, dir) {

@@ -101,8 +101,8 @@ pub trait Run: Document + Clone + PartialEq {
     }
 }
 
-/// What keeps two documents from being of one run, in words; the shard aside.
-pub(super) fn difference<R: Run>(a: &R, b: &R) -> Option<&'static str> {
+/// What keeps two documents from being of one run, in words; `shards` is what the caller finds wrong with their shards.
+pub(super) fn difference<R: Run>(a: &R, b: &R, shards: Option<&'static str>) -> Option<&'static str> {
     let (of_a, of_b) = (a.provenance(), b.provenance());
     if of_a.tool != of_b.tool {
         Some("version of kvscope")
@@ -111,7 +111,8 @@ pub(super) fn difference<R: Run>(a: &R, b: &R) -> Option<&'static str> {
     } else if of_a.inputs != of_b.inputs {
         Some("set of prompts")
     } else {
-        a.own_difference(b).or_else(|| (a.planned(None) != b.planned(None)).then_some("set of options"))
+        let options = || (a.planned(None) != b.planned(None)).then_some("set of options");
+        a.own_difference(b).or(shards).or_else(options)
     }
 }
 
@@ -155,7 +156,8 @@ impl<'a> Target<'a> {
             return Err(RunError::Exists { dir: self.dir.into(), what: R::WHAT });
         }
         let old: R = read_own_json(&path)?;
-        match difference(&old, new).or_else(|| (old.shard() != new.shard()).then_some("shard")) {
+        let shards = (old.shard() != new.shard()).then_some("shard");
+        match difference(&old, new, shards) {
             Some(what) => Err(RunError::OtherRun { dir: self.dir.into(), what }),
             None => Ok(Some(old)),
         }

@@ -131,7 +131,7 @@ impl Run for Manifest {
     }
 
     fn planned(&self, shard: Option<Shard>) -> Self {
-        // Only a shard's manifest may plan for another number of samples than it has.
+        // Of a shard, `planned_samples` are its own.
         let whole = self.shard.map_or(self.planned_samples, |own| own.total_samples);
         let planned_samples = shard.map_or(whole, |shard| shard.n_samples());
         Self { shard, planned_samples, samples: Vec::new(), ..self.clone() }
