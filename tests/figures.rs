@@ -9,7 +9,9 @@ use base64::Engine;
 use kvscope::format::dump::State;
 use kvscope::hint::Hint;
 use kvscope::math::Interval;
+use kvscope::report::Build;
 use kvscope::report::FIGURES;
+use kvscope::report::FigureEntry;
 use kvscope::report::ReportError;
 use kvscope::report::ReportInput;
 use kvscope::report::Written;
@@ -32,13 +34,29 @@ fn svg(dir: &Path, name: &str) -> String {
     std::fs::read_to_string(dir.join(format!("figures/{name}.svg"))).unwrap()
 }
 
+/// The figures on the page of an analysis.
+fn of_analysis() -> impl Iterator<Item = &'static FigureEntry> {
+    FIGURES.iter().filter(|figure| !matches!(figure.build, Build::Evaluation(_)))
+}
+
 /// Width, height and number of different colours of a PNG.
 fn png(path: &Path) -> (u32, u32, usize) {
-    let mut reader = png::Decoder::new(std::fs::File::open(path).unwrap()).read_info().unwrap();
-    let mut pixels = vec![0; reader.output_buffer_size()];
+    let file = std::io::BufReader::new(std::fs::File::open(path).unwrap());
+    let mut reader = png::Decoder::new(file).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
     let info = reader.next_frame(&mut pixels).unwrap();
     let colors: HashSet<&[u8]> = pixels.chunks_exact(3).collect();
     (info.width, info.height, colors.len())
+}
+
+/// Width and RGB pixels by row of a PNG, with or without a palette.
+fn pixels(bytes: &[u8]) -> (usize, Vec<[u8; 3]>) {
+    let mut decoder = png::Decoder::new(std::io::Cursor::new(bytes));
+    decoder.set_transformations(png::Transformations::EXPAND);
+    let mut reader = decoder.read_info().unwrap();
+    let mut data = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut data).unwrap();
+    (info.width as usize, data.as_chunks().0.to_vec())
 }
 
 /// Numbers of points of the polylines of one colour.
@@ -69,7 +87,7 @@ fn every_figure_is_drawn_as_png_and_svg() {
     let dir = tempfile::tempdir().unwrap();
     let written = report(&input(5, 2, &["news", "code"], dir.path()), dir.path(), None).unwrap();
     assert!(written.skipped.is_empty());
-    for figure in FIGURES {
+    for figure in of_analysis() {
         let path = dir.path().join(format!("figures/{}.png", figure.name));
         assert!(written.files.iter().any(|f| f.path == path && !f.shows.is_empty()), "{}", figure.name);
         let (width, height, colors) = png(&path);
@@ -116,6 +134,36 @@ fn svgs_hold_the_series_and_the_labels() {
     assert_eq!(map.matches("<image").count(), 1);
     assert!(map.contains("301 tokens") && map.contains("news, sample 17") && map.contains("Token position"));
     assert_eq!(svg(dir.path(), "similarity-map").matches("<image").count(), 2);
+}
+
+/// Every pixel of a map has the colour of the one cell that it lies in: nothing is smoothed.
+#[test]
+fn maps_keep_the_colours_of_their_cells() {
+    let dir = tempfile::tempdir().unwrap();
+    report(&input(5, 2, &["news", "code"], dir.path()), dir.path(), Some(&["similarity-map"])).unwrap();
+    for name in ["similarity-map-1-layer-4-head-1-k", "similarity-map"] {
+        let svg = svg(dir.path(), name);
+        let (width, drawn) = pixels(&std::fs::read(dir.path().join(format!("figures/{name}.png"))).unwrap());
+        for image in svg.split("<image ").skip(1) {
+            let text =
+                |attribute: &str| image.split(&format!("{attribute}=\"")).nth(1).unwrap().split('"').next().unwrap();
+            // A pixel is two SVG units wide.
+            let [x, y, w, h] =
+                ["x", "y", "width", "height"].map(|name| text(name).parse::<usize>().unwrap() as f64 / 2.0);
+            let data = text("href").strip_prefix("data:image/png;base64,").unwrap();
+            let (side, cells) = pixels(&base64::engine::general_purpose::STANDARD.decode(data).unwrap());
+            assert!(side > 100 && cells.len() == side * side && w > 200.0);
+            // The frame covers the outermost pixels.
+            for row in (y as usize + 3)..(y + h) as usize - 3 {
+                for column in (x as usize + 3)..(x + w) as usize - 3 {
+                    let cell =
+                        |at: usize, from: f64, length: f64| ((at as f64 + 0.5 - from) / length * side as f64) as usize;
+                    let expected = cells[cell(row, y, h) * side + cell(column, x, w)];
+                    assert_eq!(drawn[row * width + column], expected, "{name}: pixel {column}, {row}");
+                }
+            }
+        }
+    }
 }
 
 #[test]
@@ -267,7 +315,7 @@ fn an_analysis_that_holds_nothing_gives_a_page_that_says_so() {
     input.profile = None;
     input.generation = None;
     let written = report(&input, dir.path(), None).unwrap();
-    assert_eq!((written.files.len(), written.skipped.len()), (1, FIGURES.len()));
+    assert_eq!((written.files.len(), written.skipped.len()), (1, of_analysis().count()));
     let html = std::fs::read_to_string(dir.path().join("report.html")).unwrap();
     assert!(
         html.contains("nothing can be said") && html.contains("needs a profile") && !html.contains("id=\"generation\"")
@@ -316,8 +364,10 @@ fn figures_can_be_chosen_by_name() {
     let error = error.to_string();
     assert!(error.contains("localty") && FIGURES.iter().all(|f| error.contains(f.name)), "{error}");
     input.profile = None;
-    let error = report(&input, dir.path(), Some(&["profile-quality"])).unwrap_err().to_string();
-    assert!(error.contains("profile-quality") && error.contains("needs a profile"), "{error}");
+    for (name, needs) in [("profile-quality", "needs a profile"), ("needle-grid", "needs an evaluation")] {
+        let error = report(&input, dir.path(), Some(&[name])).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains(needs), "{error}");
+    }
 }
 
 #[test]

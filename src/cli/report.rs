@@ -25,6 +25,9 @@ use crate::format::evaluation::Evaluation;
 use crate::format::profile::Profile;
 use crate::format::run::Run;
 use crate::report;
+use crate::report::Build;
+use crate::report::Document;
+use crate::report::FIGURES;
 use crate::report::ReportInput;
 use crate::report::Written;
 
@@ -51,16 +54,23 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let dir = &args.analysis;
     let figures = out_dir(args.out.as_ref(), "figures", &run_name(dir));
-    let only = (!args.figure.is_empty()).then_some(args.figure.as_slice());
-    let is_of = |name: &String| report::EVAL_FIGURES.iter().any(|figure| figure.name == *name);
-    let (of_eval, of_analysis): (Vec<String>, Vec<String>) = args.figure.iter().cloned().partition(is_of);
     let has_evaluation = dir.join(Evaluation::FILE).exists();
+    let has_analysis = !has_evaluation || dir.join(FILE).exists();
+    // What nothing is known of goes to the analysis, which says so.
+    let of_evaluation = |name: &String| {
+        has_evaluation
+            && FIGURES.iter().any(|figure| figure.name == *name && matches!(figure.build, Build::Evaluation(_)))
+    };
+    let (of_eval, of_analysis): (Vec<String>, Vec<String>) = args.figure.iter().cloned().partition(of_evaluation);
+    let named = !args.figure.is_empty();
     let mut files = Vec::new();
-    if has_evaluation && (only.is_none() || !of_eval.is_empty()) {
-        files.extend(evaluation_into(dir, &figures, only.map(|_| of_eval.as_slice()), common)?.files);
+    if has_evaluation && (!named || !of_eval.is_empty()) {
+        let evaluation: Evaluation = read_json(&dir.join(Evaluation::FILE))?;
+        let only = named.then_some(of_eval.as_slice());
+        files.extend(draw(&evaluation, &figures, &dir.join("eval.html"), only, common)?.files);
     }
-    if !has_evaluation || dir.join(FILE).exists() && (only.is_none() || !of_analysis.is_empty()) {
-        files.extend(analysis_into(args, &figures, only.map(|_| of_analysis.as_slice()), common)?.files);
+    if has_analysis && !named || !of_analysis.is_empty() {
+        files.extend(analysis_into(args, &figures, named.then_some(of_analysis.as_slice()), common)?.files);
     }
     if common.json {
         let files: Vec<Value> = files.iter().map(|file| json!({ "path": file.path, "shows": file.shows })).collect();
@@ -77,18 +87,6 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Draws an evaluation with a bar.
-fn evaluation_into(dir: &Path, figures: &Path, only: Option<&[String]>, common: &Common) -> Result<Written> {
-    let evaluation: Evaluation = read_json(&dir.join(Evaluation::FILE))?;
-    let bar = bar(common, report::EVAL_FIGURES.len() as u64, "figures");
-    let written = report::write_evaluation(&evaluation, figures, &dir.join("eval.html"), only, &mut |what| {
-        bar.set_message(what.to_string());
-        bar.inc(1);
-    })?;
-    bar.finish_and_clear();
-    Ok(written)
-}
-
 fn analysis_into(args: &Args, figures: &Path, only: Option<&[String]>, common: &Common) -> Result<Written> {
     let dir = &args.analysis;
     let profile = match &args.profile {
@@ -99,7 +97,7 @@ fn analysis_into(args: &Args, figures: &Path, only: Option<&[String]>, common: &
     report_into(dir, profile.as_deref(), generation.as_deref(), figures, only, common)
 }
 
-/// Draws with a bar; shared with the demo.
+/// Draws an analysis; shared with the demo.
 pub(crate) fn report_into(
     dir: &Path,
     profile: Option<&Path>,
@@ -117,8 +115,19 @@ pub(crate) fn report_into(
     if let Some(profile) = &input.profile {
         profile.check_model(&input.analysis.model)?;
     }
-    let bar = bar(common, report::FIGURES.len() as u64, "figures");
-    let written = report::write(&input, figures, &dir.join("report.html"), only, &mut |what| {
+    draw(&input, figures, &dir.join("report.html"), only, common)
+}
+
+/// Draws a document with a bar.
+fn draw<'a>(
+    document: impl Into<Document<'a>>,
+    figures: &Path,
+    page: &Path,
+    only: Option<&[String]>,
+    common: &Common,
+) -> Result<Written> {
+    let bar = bar(common, FIGURES.len() as u64, "figures");
+    let written = report::write(document, figures, page, only, &mut |what| {
         bar.set_message(what.to_string());
         bar.inc(1);
     })?;

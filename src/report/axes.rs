@@ -1,15 +1,14 @@
 //! Axes with ticks that people would choose, and the frame that holds them.
 
-use crate::report::ReportError;
 use crate::report::canvas::Area;
 use crate::report::canvas::Canvas;
-use crate::report::canvas::Type;
-use crate::report::canvas::text_width;
+use crate::report::text::Type;
+use crate::report::text::text_width;
 use crate::report::theme;
 use crate::report::theme::number;
 
 /// One axis: its ends, its scale and its ticks.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Axis {
     pub low: f64,
     pub high: f64,
@@ -79,6 +78,11 @@ impl Axis {
         Self { low, high, log: false, ticks, title: title.into() }
     }
 
+    /// A linear axis from zero to a round number over the highest value, which is never above `most`.
+    pub fn from_zero(highest: f64, most: f64, title: &str) -> Self {
+        Self::linear((0.0, rounded(Some((0.0, highest)), (0.0, most), 6).1), 6, title)
+    }
+
     /// A linear axis over whole numbers, with half a unit of room at both ends.
     pub fn whole(low: usize, high: usize, n: usize, title: &str) -> Self {
         let step = step((high - low).max(1) as f64, n).max(1.0);
@@ -94,6 +98,26 @@ impl Axis {
         Self { low: low / 1.06, high: high * 1.06, log: true, ticks, title: title.into() }
     }
 
+    /// A logarithmic axis over values of any size, with ticks at 1, 2 and 5 times powers of ten.
+    pub fn powers(low: f64, high: f64, title: &str) -> Self {
+        let (first, last) = (low.log10().floor() as i32, high.log10().ceil() as i32);
+        let all = (first..=last).flat_map(|power| [1.0, 2.0, 5.0].map(|lead| lead * 10f64.powi(power)));
+        let (low, high) = (low / 1.3, high * 1.6);
+        let ticks: Vec<f64> = all.filter(|v| (low..=high).contains(v)).collect();
+        // Where the range is wide, powers of ten are enough.
+        let is_power = |v: f64| (v.log10() - v.log10().round()).abs() < 1e-9;
+        let few = ticks.len() > 9;
+        let ticks = ticks.into_iter().filter(|v| !few || is_power(*v)).map(|v| (v, format!("{v}"))).collect();
+        Self { low, high, log: true, ticks, title: title.into() }
+    }
+
+    /// An axis over named places 0, 1, 2, ….
+    pub fn named(labels: Vec<String>, title: &str) -> Self {
+        let high = labels.len() as f64 - 0.5;
+        let ticks = labels.into_iter().enumerate().map(|(i, label)| (i as f64, label)).collect();
+        Self { low: -0.5, high, log: false, ticks, title: title.into() }
+    }
+
     /// Where a value lies between the ends, in [0, 1].
     pub fn part(&self, value: f64) -> f64 {
         let part = if self.log {
@@ -103,17 +127,44 @@ impl Axis {
         };
         if part.is_finite() { part.clamp(0.0, 1.0) } else { 0.0 }
     }
+
+    /// A value of the axis in words: a tick's label, or digits enough to tell a hundredth of the axis.
+    pub fn text(&self, value: f64) -> String {
+        match self.ticks.iter().find(|tick| tick.0 == value) {
+            Some((_, label)) => label.clone(),
+            None => number(value, decimals((self.high - self.low) / 100.0)),
+        }
+    }
+
+    /// Draws the axis along the foot of `area`: upright grid lines, ticks with their labels, and the title.
+    pub fn draw(&self, canvas: &mut Canvas<'_>, area: Area) {
+        let mut taken = f64::NEG_INFINITY;
+        for (value, label) in &self.ticks {
+            let x = area.x0 + self.part(*value) * area.width();
+            let half = text_width(label, theme::TICK, false) / 2.0;
+            if x - half < taken + 6.0 {
+                continue;
+            }
+            taken = x + half;
+            canvas.line((x, area.y0), (x, area.y1), theme::GRID, 1.0);
+            canvas.line((x, area.y1), (x, area.y1 + 4.0), theme::EDGE, 1.0);
+            canvas.text((x, area.y1 + 18.0), label, Type::new(theme::TICK, theme::SOFT_INK).center());
+        }
+        canvas.line((area.x0, area.y1), (area.x1, area.y1), theme::EDGE, 1.2);
+        let title = Type::new(theme::LABEL, theme::INK).center();
+        canvas.text((area.middle().0, area.y1 + 40.0), &self.title, title);
+    }
 }
 
 /// A plotting area with its two axes.
 #[derive(Clone, Debug)]
-pub(super) struct Frame {
+pub(super) struct Frame<'a> {
     pub area: Area,
-    pub x: Axis,
-    pub y: Axis,
+    pub x: &'a Axis,
+    pub y: &'a Axis,
 }
 
-impl Frame {
+impl Frame<'_> {
     pub fn at(&self, x: f64, y: f64) -> (f64, f64) {
         (self.px(x), self.py(y))
     }
@@ -126,39 +177,25 @@ impl Frame {
         self.area.y1 - self.y.part(y) * self.area.height()
     }
 
-    /// Grid, ticks, labels and titles; to be drawn before the data.
-    pub fn draw(&self, canvas: &mut Canvas<'_>) -> Result<(), ReportError> {
+    /// Grid, ticks, labels and titles, those of the y axis where it is the `first` of a row; to be drawn before the data.
+    pub fn draw(&self, canvas: &mut Canvas<'_>, first: bool) {
         let Area { x0, y0, x1, y1 } = self.area;
-        let tick = Type::new(theme::TICK, theme::SOFT_INK);
         let mut widest: f64 = 0.0;
         for (value, label) in &self.y.ticks {
             let y = self.py(*value);
-            canvas.line((x0, y), (x1, y), theme::GRID, 1.0)?;
-            canvas.text((x0 - 7.0, y + 0.36 * theme::TICK), label, tick.right())?;
-            widest = widest.max(text_width(label, theme::TICK, false));
-        }
-        let mut taken = f64::NEG_INFINITY;
-        for (value, label) in &self.x.ticks {
-            let x = self.px(*value);
-            let half = text_width(label, theme::TICK, false) / 2.0;
-            if x - half < taken + 6.0 {
-                continue;
+            canvas.line((x0, y), (x1, y), theme::GRID, 1.0);
+            if first {
+                let tick = Type::new(theme::TICK, theme::SOFT_INK).right();
+                canvas.text((x0 - 7.0, y + 0.36 * theme::TICK), label, tick);
+                widest = widest.max(text_width(label, theme::TICK, false));
             }
-            taken = x + half;
-            canvas.line((x, y0), (x, y1), theme::GRID, 1.0)?;
-            canvas.line((x, y1), (x, y1 + 4.0), theme::EDGE, 1.0)?;
-            canvas.text((x, y1 + 18.0), label, tick.center())?;
         }
-        canvas.line((x0, y1), (x1, y1), theme::EDGE, 1.2)?;
-        canvas.line((x0, y0), (x0, y1), theme::EDGE, 1.2)?;
-        let title = Type::new(theme::LABEL, theme::INK).center();
-        if !self.x.title.is_empty() {
-            canvas.text(((x0 + x1) / 2.0, y1 + 40.0), &self.x.title, title)?;
+        self.x.draw(canvas, self.area);
+        canvas.line((x0, y0), (x0, y1), theme::EDGE, 1.2);
+        if first {
+            let title = Type::new(theme::LABEL, theme::INK).center().upward();
+            canvas.text((x0 - widest - 16.0, self.area.middle().1), &self.y.title, title);
         }
-        if !self.y.title.is_empty() {
-            canvas.text((x0 - widest - 16.0, (y0 + y1) / 2.0), &self.y.title, title.upward())?;
-        }
-        Ok(())
     }
 }
 
@@ -177,6 +214,13 @@ mod tests {
         assert!(low < high && high == 1.0, "{low} {high}");
         assert_eq!(Axis::whole(3, 3, 8, "").ticks, [(3.0, "3".to_string())]);
         assert_eq!(Axis::whole(0, 79, 8, "").ticks[1].0, 10.0);
+    }
+
+    #[test]
+    fn powers_of_ten_between_the_ends() {
+        let ticks = |low, high| Axis::powers(low, high, "").ticks.into_iter().map(|tick| tick.1).collect::<Vec<_>>();
+        assert_eq!(ticks(0.012, 0.06), ["0.01", "0.02", "0.05"]);
+        assert_eq!(ticks(0.0011, 1.2), ["0.001", "0.01", "0.1", "1"]);
     }
 
     #[test]

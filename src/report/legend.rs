@@ -2,12 +2,11 @@
 
 use plotters::style::RGBAColor;
 
-use crate::report::ReportError;
 use crate::report::canvas::Area;
 use crate::report::canvas::Canvas;
-use crate::report::canvas::Type;
-use crate::report::canvas::fit;
-use crate::report::canvas::text_width;
+use crate::report::text::Type;
+use crate::report::text::fit;
+use crate::report::text::text_width;
 use crate::report::theme;
 use crate::report::theme::Look;
 
@@ -66,26 +65,25 @@ impl Legend {
     }
 
     /// Draws the legend downwards from `at`.
-    pub fn draw(&self, canvas: &mut Canvas<'_>, at: (f64, f64)) -> Result<(), ReportError> {
+    pub fn draw(&self, canvas: &mut Canvas<'_>, at: (f64, f64)) {
         for (i, row) in self.rows.iter().enumerate() {
             let (mut x, y) = (at.0, at.1 + i as f64 * ROW + 4.0);
             for (key, text, size) in row {
-                draw_key(canvas, *key, (x, y))?;
-                canvas.text((x + KEY + 7.0, y + 0.36 * theme::TICK), text, Type::new(theme::TICK, theme::INK))?;
+                draw_key(canvas, *key, (x, y));
+                canvas.text((x + KEY + 7.0, y + 0.36 * theme::TICK), text, Type::new(theme::TICK, theme::INK));
                 x += size;
             }
         }
-        Ok(())
     }
 }
 
-fn draw_key(canvas: &mut Canvas<'_>, key: Key, (x, y): (f64, f64)) -> Result<(), ReportError> {
+fn draw_key(canvas: &mut Canvas<'_>, key: Key, (x, y): (f64, f64)) {
     let box_ = Area::new(x + 4.0, y - 6.0, x + KEY, y + 6.0);
     let ends = ((x, y), (x + KEY, y));
     match key {
         Key::Line(look) => {
-            canvas.line(ends.0, ends.1, look.color, 2.0)?;
-            theme::mark(canvas, (x + KEY / 2.0, y), look, 4.0, true)
+            canvas.line(ends.0, ends.1, look.color, 2.0);
+            theme::mark(canvas, (x + KEY / 2.0, y), look, 4.0, true);
         }
         Key::Point(look, filled) => theme::mark(canvas, (x + KEY - 8.0, y), look, 4.5, filled),
         Key::Dashes(color) => canvas.dashed(ends.0, ends.1, color, 1.5),

@@ -1,30 +1,33 @@
 //! Figures (PNG and SVG) and one offline HTML file, from saved files only: nothing is measured here.
 //!
-//! A new figure is one file in `figure/` and one line in [`FIGURES`], or in [`EVAL_FIGURES`] if an evaluation is what it shows.
+//! A new figure is one file in `figure/` and one line in [`FIGURES`]: it says what it shows and leaves the drawing to a layout,
+//! `heat`, `curves` or `dots`. A figure is drawn once, as SVG; its PNG is made from that.
 
 mod axes;
 mod canvas;
+mod curves;
+mod dots;
 mod drawing;
 mod figure;
-mod glyphs;
 mod heat;
 mod legend;
-mod lines;
 mod page;
-mod plot;
 mod pool;
 mod raster;
-mod rows;
+mod text;
 mod theme;
 
 pub use drawing::Drawing;
-pub use figure::EVAL_FIGURES;
+pub use figure::Build;
 pub use figure::FIGURES;
 pub use figure::FigureEntry;
 
 use std::collections::HashSet;
 use std::path::Path;
 use std::path::PathBuf;
+
+use page::Figures;
+use rayon::prelude::*;
 
 use crate::files::FileError;
 use crate::files::FolderLock;
@@ -74,6 +77,9 @@ pub enum ReportError {
     /// The drawing library refused.
     #[error("drawing failed: {0}")]
     Draw(String),
+    /// The page's template refused what it was given.
+    #[error("the page cannot be made: {0}")]
+    Page(String),
 }
 
 impl Hint for ReportError {
@@ -84,7 +90,7 @@ impl Hint for ReportError {
             Self::NothingToDraw { .. } => Some("leave --figure out to draw what the files do hold".into()),
             Self::Format(error) => error.hint(),
             Self::Damaged(_) => Some("make the file again with the same command".into()),
-            Self::Draw(_) => None,
+            Self::Draw(_) | Self::Page(_) => None,
         }
     }
 }
@@ -121,46 +127,100 @@ pub struct Written {
 }
 
 /// A figure and its drawings.
-pub(crate) type Drawn<I = ReportInput> = (&'static FigureEntry<I>, Vec<Drawing>);
+pub(crate) type Drawn = (&'static FigureEntry, Vec<Drawing>);
 
-/// Draws the figures into `figures_dir` and writes the HTML file.
+/// What gets a page of its own.
+#[derive(Clone, Copy, Debug)]
+pub enum Document<'a> {
+    /// An analysis, with what stands beside it.
+    Analysis(&'a ReportInput),
+    /// An evaluation.
+    Evaluation(&'a Evaluation),
+}
+
+impl<'a> From<&'a ReportInput> for Document<'a> {
+    fn from(input: &'a ReportInput) -> Self {
+        Self::Analysis(input)
+    }
+}
+
+impl<'a> From<&'a Evaluation> for Document<'a> {
+    fn from(evaluation: &'a Evaluation) -> Self {
+        Self::Evaluation(evaluation)
+    }
+}
+
+/// Draws a document's figures into `figures_dir` and writes its page.
 ///
-/// `only` names the figures to draw, in both places; all that the files hold data for when `None`. Equal inputs give
+/// `only` names the figures to draw, in both places; all that the document holds data for when `None`. Equal inputs give
 /// equal bytes.
 ///
 /// - Errors: an unknown name in `only`, a named figure without data, unreadable maps, files that cannot be written
-pub fn write(
-    input: &ReportInput,
+pub fn write<'a>(
+    document: impl Into<Document<'a>>,
     figures_dir: &Path,
     html_path: &Path,
     only: Option<&[String]>,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Written, ReportError> {
-    check(input)?;
+    let document = document.into();
+    if let Document::Analysis(input) = document {
+        check(input)?;
+    }
+    let chosen = choose(only)?;
     let _locks = locks(figures_dir, html_path)?;
-    let (drawn, mut written) = draw(choose(FIGURES, only)?, input, figures_dir, only.is_some(), progress)?;
+    let (mut drawn, mut skipped): (Vec<Drawn>, _) = (Vec::new(), Vec::new());
+    for entry in chosen {
+        let drawings = match draw(document, entry) {
+            None if only.is_none() => continue,
+            drawings => drawings.unwrap_or(Ok(Vec::new()))?,
+        };
+        if !drawings.is_empty() {
+            progress(entry.name);
+            drawn.push((entry, drawings));
+        } else if only.is_none() {
+            progress(&format!("{}: left out, it needs {}", entry.name, entry.needs));
+            skipped.push((entry.name, entry.needs));
+        } else {
+            return Err(ReportError::NothingToDraw { name: entry.name, needs: entry.needs });
+        }
+    }
+    let all: Vec<&Drawing> = drawn.iter().flat_map(|(_, drawings)| drawings).collect();
+    let files = all.par_iter().map(|drawing| save(drawing, figures_dir)).collect::<Result<Vec<_>, _>>()?;
     progress("report");
-    let html = page::render(input, &drawn, &written.skipped)?;
-    let shows = format!("Report on {}, with all figures", input.analysis.model.name);
-    write_page(&mut written, html_path, &html, shows)?;
-    Ok(written)
+    let figures = Figures::new(&drawn, &skipped)?;
+    let (page, shows) = match document {
+        Document::Analysis(input) => {
+            (page::of_analysis(input, figures), format!("Report on {}", input.analysis.model.name))
+        }
+        Document::Evaluation(e) => (page::of_evaluation(e, figures), format!("Evaluation of {}", e.model.name)),
+    };
+    write_atomic(html_path, page::render(&page)?.as_bytes())?;
+    let page = WrittenFile { path: html_path.into(), shows: format!("{shows}, with all figures") };
+    Ok(Written { files: files.into_iter().flatten().chain([page]).collect(), skipped })
 }
 
-/// Draws the figures of an evaluation and writes an HTML file of its own, as [`write()`] does for an analysis.
-pub fn write_evaluation(
-    evaluation: &Evaluation,
-    figures_dir: &Path,
-    html_path: &Path,
-    only: Option<&[String]>,
-    progress: &mut dyn FnMut(&str),
-) -> Result<Written, ReportError> {
-    let _locks = locks(figures_dir, html_path)?;
-    let (drawn, mut written) = draw(choose(EVAL_FIGURES, only)?, evaluation, figures_dir, only.is_some(), progress)?;
-    progress("report");
-    let html = page::render_evaluation(evaluation, &drawn, &written.skipped)?;
-    let shows = format!("Evaluation of {}, with all figures", evaluation.model.name);
-    write_page(&mut written, html_path, &html, shows)?;
-    Ok(written)
+/// A figure's drawings; `None` for a figure of another document.
+fn draw(document: Document<'_>, entry: &FigureEntry) -> Option<Result<Vec<Drawing>, ReportError>> {
+    match (entry.build, document) {
+        (Build::Analysis(build), Document::Analysis(input)) => Some(build(input)),
+        (Build::Profile(build), Document::Analysis(input)) => {
+            Some(input.profile.as_ref().map_or(Ok(Vec::new()), build))
+        }
+        (Build::Evaluation(build), Document::Evaluation(evaluation)) => Some(build(evaluation)),
+        _ => None,
+    }
+}
+
+/// Writes a drawing as PNG and SVG.
+fn save(drawing: &Drawing, dir: &Path) -> Result<[WrittenFile; 2], ReportError> {
+    let svg = drawing.svg(RASTER_SIDE)?;
+    let write = |extension: &str, bytes: &[u8]| {
+        let path = dir.join(format!("{}.{extension}", drawing.name));
+        write_atomic(&path, bytes)?;
+        Ok::<_, ReportError>(WrittenFile { path, shows: drawing.title.clone() })
+    };
+    Ok([write("png", &raster::png(&svg)?)?, write("svg", svg.as_bytes())?])
 }
 
 /// The right to write into the figures' folder and into the page's, which may be the same.
@@ -175,57 +235,14 @@ fn locks(figures_dir: &Path, html_path: &Path) -> Result<Vec<FolderLock>, Report
     Ok(dirs.iter().map(|dir| FolderLock::take(dir)).collect::<Result<_, _>>()?)
 }
 
-fn write_page(written: &mut Written, path: &Path, html: &str, shows: String) -> Result<(), ReportError> {
-    write_atomic(path, html.as_bytes())?;
-    written.files.push(WrittenFile { path: path.into(), shows });
-    Ok(())
-}
-
-/// Draws figures into a folder.
-fn draw<I>(
-    chosen: Vec<&'static FigureEntry<I>>,
-    input: &I,
-    figures_dir: &Path,
-    must_draw: bool,
-    progress: &mut dyn FnMut(&str),
-) -> Result<(Vec<Drawn<I>>, Written), ReportError> {
-    let mut written = Written::default();
-    let mut drawn: Vec<Drawn<I>> = Vec::new();
-    for entry in chosen {
-        let drawings = (entry.build)(input)?;
-        if drawings.is_empty() {
-            if must_draw {
-                return Err(ReportError::NothingToDraw { name: entry.name, needs: entry.needs });
-            }
-            progress(&format!("{}: left out, it needs {}", entry.name, entry.needs));
-            written.skipped.push((entry.name, entry.needs));
-            continue;
-        }
-        for drawing in &drawings {
-            progress(&drawing.name);
-            let (png, svg) = rayon::join(|| drawing.png(), || drawing.svg(RASTER_SIDE));
-            for (extension, bytes) in [("png", png?), ("svg", svg?.into_bytes())] {
-                let path = figures_dir.join(format!("{}.{extension}", drawing.name));
-                write_atomic(&path, &bytes)?;
-                written.files.push(WrittenFile { path, shows: drawing.title.clone() });
-            }
-        }
-        drawn.push((entry, drawings));
-    }
-    Ok((drawn, written))
-}
-
-/// The entries that `only` names, in the table's order.
-fn choose<I>(
-    table: &'static [FigureEntry<I>],
-    only: Option<&[String]>,
-) -> Result<Vec<&'static FigureEntry<I>>, ReportError> {
-    let Some(names) = only else { return Ok(table.iter().collect()) };
-    if let Some(name) = names.iter().find(|name| !table.iter().any(|f| f.name == name.as_str())) {
-        let known: Vec<&str> = table.iter().map(|f| f.name).collect();
+/// The entries that `only` names, in the table's order; all without names.
+fn choose(only: Option<&[String]>) -> Result<Vec<&'static FigureEntry>, ReportError> {
+    let Some(names) = only else { return Ok(FIGURES.iter().collect()) };
+    if let Some(name) = names.iter().find(|name| !FIGURES.iter().any(|f| f.name == name.as_str())) {
+        let known: Vec<&str> = FIGURES.iter().map(|f| f.name).collect();
         return Err(ReportError::UnknownFigure { name: name.clone(), known: known.join(", ") });
     }
-    Ok(table.iter().filter(|f| names.iter().any(|name| name == f.name)).collect())
+    Ok(FIGURES.iter().filter(|f| names.iter().any(|name| name == f.name)).collect())
 }
 
 /// Refuses sizes that no figure can show, before anything is allocated for them.

@@ -32,6 +32,12 @@ pub(super) fn quantile(values: impl IntoIterator<Item = f64>, q: f64) -> Option<
     quantile_sorted(&values, q)
 }
 
+/// Ends of the middle 80 % of the values that are numbers.
+pub(super) fn middle(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+    let values: Vec<f64> = values.collect();
+    quantile(values.iter().copied(), 0.1).zip(quantile(values, 0.9))
+}
+
 /// The interval if its estimate is a number, without ends that are none.
 pub(super) fn known_interval(interval: Option<Interval>) -> Option<Interval> {
     let interval = interval.filter(|i| i.estimate.is_finite())?;

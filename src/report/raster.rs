@@ -1,8 +1,16 @@
-//! Images of 256 colours: one index per cell, with one index set aside for "no data".
+//! Pixels: rasters of 256 colours, one of them set aside for "no data", and pictures from SVG.
 
 use colorous::VIRIDIS;
+use resvg::tiny_skia::Pixmap;
+use resvg::tiny_skia::Transform;
+use resvg::usvg::Options;
+use resvg::usvg::Tree;
 
 use crate::report::ReportError;
+use crate::report::text::fonts;
+
+/// Pixels of a PNG per unit of its SVG, in each direction.
+const PIXELS: f32 = 2.0;
 
 /// Index of cells without a value.
 pub(super) const NO_DATA: u8 = 255;
@@ -38,21 +46,6 @@ pub(super) struct Raster {
 }
 
 impl Raster {
-    /// RGB pixels at another size, each from its nearest cell.
-    pub fn stretched(&self, (width, height): (u32, u32)) -> Vec<u8> {
-        let palette = palette();
-        let columns: Vec<usize> = (0..width as usize).map(|x| x * self.width / width.max(1) as usize).collect();
-        let mut rgb = Vec::with_capacity(3 * width as usize * height as usize);
-        for y in 0..height as usize {
-            let row = y * self.height / height.max(1) as usize * self.width;
-            for x in &columns {
-                let index = self.cells.get(row + x).copied().unwrap_or(NO_DATA);
-                rgb.extend_from_slice(&palette[usize::from(index)]);
-            }
-        }
-        rgb
-    }
-
     /// Halved, by the mean of those of each 2 x 2 cells that hold a value, until no side is longer than `side`.
     pub fn at_most(&self, side: usize) -> Self {
         let mut raster = self.clone();
@@ -87,32 +80,41 @@ impl Raster {
 }
 
 /// A PNG of RGB pixels, or of indices into a palette.
-pub(super) fn encode(
-    width: usize,
-    height: usize,
-    data: &[u8],
-    palette: Option<Vec<u8>>,
-) -> Result<Vec<u8>, ReportError> {
+fn encode(width: usize, height: usize, data: &[u8], palette: Option<Vec<u8>>) -> Result<Vec<u8>, ReportError> {
     let fault = |e: png::EncodingError| ReportError::Draw(format!("PNG of {width} x {height}: {e}"));
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);
-    encoder.set_depth(png::BitDepth::Eight);
-    encoder.set_compression(png::Compression::Default);
     match palette {
         Some(palette) => {
             encoder.set_color(png::ColorType::Indexed);
             encoder.set_palette(palette);
-            encoder.set_filter(png::FilterType::NoFilter);
+            encoder.set_filter(png::Filter::NoFilter);
         }
         None => {
             encoder.set_color(png::ColorType::Rgb);
-            encoder.set_filter(png::FilterType::Up);
+            encoder.set_filter(png::Filter::Up);
         }
     }
     let mut writer = encoder.write_header().map_err(fault)?;
     writer.write_image_data(data).map_err(fault)?;
     writer.finish().map_err(fault)?;
     Ok(bytes)
+}
+
+/// An opaque SVG document as PNG, with [`PIXELS`] in one of its units.
+pub(super) fn png(svg: &str) -> Result<Vec<u8>, ReportError> {
+    let fault = |what: String| ReportError::Draw(format!("the SVG as PNG: {what}"));
+    let mut options = Options { fontdb: fonts(), ..Options::default() };
+    // Pictures stand in the file; nothing else is opened.
+    options.image_href_resolver.resolve_string = Box::new(|_, _| None);
+    let tree = Tree::from_str(svg, &options).map_err(|e| fault(e.to_string()))?;
+    let size = tree.size().to_int_size().scale_by(PIXELS);
+    let Some(mut pixels) = size.and_then(|size| Pixmap::new(size.width(), size.height())) else {
+        return Err(fault(format!("no room for {:?}", tree.size())));
+    };
+    resvg::render(&tree, Transform::from_scale(PIXELS, PIXELS), &mut pixels.as_mut());
+    let rgb: Vec<u8> = pixels.pixels().iter().flat_map(|p| [p.red(), p.green(), p.blue()]).collect();
+    encode(pixels.width() as usize, pixels.height() as usize, &rgb, None)
 }
 
 #[cfg(test)]

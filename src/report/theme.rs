@@ -3,7 +3,6 @@
 use plotters::style::RGBAColor;
 
 use crate::format::dump::State;
-use crate::report::ReportError;
 use crate::report::canvas::Area;
 use crate::report::canvas::Canvas;
 
@@ -70,6 +69,11 @@ pub(super) fn state_look(state: State) -> Look {
     })
 }
 
+/// Name of a state as a title.
+pub(super) fn state_title(state: State) -> String {
+    capitalised(state_label(state))
+}
+
 /// Name of a state for readers.
 pub(super) fn state_label(state: State) -> &'static str {
     match state {
@@ -93,52 +97,42 @@ pub(super) fn faint(color: RGBAColor, alpha: f64) -> RGBAColor {
 }
 
 /// Draws a data point: filled, or as an outline on white.
-pub(super) fn mark(
-    canvas: &mut Canvas<'_>,
-    at: (f64, f64),
-    look: Look,
-    r: f64,
-    filled: bool,
-) -> Result<(), ReportError> {
-    solid(canvas, at, look, r)?;
-    if filled { Ok(()) } else { solid(canvas, at, Look { color: WHITE, ..look }, r - 1.8) }
-}
-
-fn solid(canvas: &mut Canvas<'_>, (x, y): (f64, f64), look: Look, r: f64) -> Result<(), ReportError> {
-    match look.mark {
-        Mark::Disc => canvas.disc((x, y), r, look.color),
-        Mark::Square => canvas.rect(Area::new(x - 0.88 * r, y - 0.88 * r, x + 0.88 * r, y + 0.88 * r), look.color),
-        Mark::Triangle => {
-            canvas.polygon(&[(x, y - 1.2 * r), (x + 1.1 * r, y + 0.8 * r), (x - 1.1 * r, y + 0.8 * r)], look.color)
-        }
-        Mark::Down => {
-            canvas.polygon(&[(x, y + 1.2 * r), (x + 1.1 * r, y - 0.8 * r), (x - 1.1 * r, y - 0.8 * r)], look.color)
-        }
-        Mark::Diamond => {
-            let r = 1.25 * r;
-            canvas.polygon(&[(x, y - r), (x + r, y), (x, y + r), (x - r, y)], look.color)
-        }
+pub(super) fn mark(canvas: &mut Canvas<'_>, at: (f64, f64), look: Look, r: f64, filled: bool) {
+    solid(canvas, at, look, r);
+    if !filled {
+        solid(canvas, at, Look { color: WHITE, ..look }, r - 1.8);
     }
 }
 
+fn solid(canvas: &mut Canvas<'_>, (x, y): (f64, f64), look: Look, r: f64) {
+    let corners: &[(f64, f64)] = match look.mark {
+        Mark::Disc => return canvas.disc((x, y), r, look.color),
+        Mark::Square => &[(-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)],
+        Mark::Triangle => &[(0.0, -1.2), (1.1, 0.8), (-1.1, 0.8)],
+        Mark::Down => &[(0.0, 1.2), (1.1, -0.8), (-1.1, -0.8)],
+        Mark::Diamond => &[(0.0, -1.25), (1.25, 0.0), (0.0, 1.25), (-1.25, 0.0)],
+    };
+    let corners: Vec<(f64, f64)> = corners.iter().map(|(dx, dy)| (x + dx * r, y + dy * r)).collect();
+    canvas.polygon(&corners, look.color);
+}
+
 /// Grey with diagonal strokes: no data here.
-pub(super) fn hatch(canvas: &mut Canvas<'_>, area: Area) -> Result<(), ReportError> {
-    canvas.rect(area, NO_DATA)?;
+pub(super) fn hatch(canvas: &mut Canvas<'_>, area: Area) {
+    canvas.rect(area, NO_DATA);
     let mut c = area.x0 + area.y0 + 3.0;
     while c < area.x1 + area.y1 {
         // The line x + y = c within the area.
         let from_x = (c - area.y1).max(area.x0);
         let to_x = (c - area.y0).min(area.x1);
-        canvas.line((from_x, c - from_x), (to_x, c - to_x), HATCH, 0.75)?;
+        canvas.line((from_x, c - from_x), (to_x, c - to_x), HATCH, 0.75);
         c += 6.0;
     }
-    Ok(())
 }
 
 /// A cross at `at`: this series has no value here.
-pub(super) fn cross(canvas: &mut Canvas<'_>, (x, y): (f64, f64), color: RGBAColor) -> Result<(), ReportError> {
-    canvas.line((x - 3.5, y - 3.5), (x + 3.5, y + 3.5), color, 1.5)?;
-    canvas.line((x - 3.5, y + 3.5), (x + 3.5, y - 3.5), color, 1.5)
+pub(super) fn cross(canvas: &mut Canvas<'_>, (x, y): (f64, f64), color: RGBAColor) {
+    canvas.line((x - 3.5, y - 3.5), (x + 3.5, y + 3.5), color, 1.5);
+    canvas.line((x - 3.5, y + 3.5), (x + 3.5, y - 3.5), color, 1.5);
 }
 
 /// A number with a fixed number of decimals and a true minus sign; never "-0".

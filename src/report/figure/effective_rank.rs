@@ -4,10 +4,10 @@ use crate::report::Drawing;
 use crate::report::FigureEntry;
 use crate::report::ReportError;
 use crate::report::ReportInput;
-use crate::report::axes::extent;
-use crate::report::axes::rounded;
-use crate::report::heat::by_state;
-use crate::report::heat::panels;
+use crate::report::figure::Build;
+use crate::report::heat::Grid;
+use crate::report::heat::Panels;
+use crate::report::heat::one_range;
 use crate::report::pool;
 use crate::report::theme;
 
@@ -19,26 +19,21 @@ pub(super) const ENTRY: FigureEntry = FigureEntry {
               dimension (alike in all directions), of its vectors less their mean. Low ranks of keys with high cosines mean that \
               similarity comes from a shared direction and not from tokens that are alike.",
     needs: "effective ranks in the analysis",
-    build,
+    build: Build::Analysis(build),
 };
 
 fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     let analysis = &input.analysis;
     let (layers, heads) = pool::layers_and_heads(analysis);
-    let states = pool::states(analysis);
-    let values: Vec<Vec<Option<f64>>> =
-        states.iter().map(|state| pool::grid(&pool::effective_ranks(analysis, *state), &layers, &heads)).collect();
-    if values.iter().flatten().all(Option::is_none) {
+    let grid = |state| {
+        let values = pool::grid(&pool::effective_ranks(analysis, state), &layers, &heads);
+        Grid::new(theme::state_title(state), (&layers, &heads), values, (1.0, 1e6), 1)
+    };
+    let mut grids: Vec<Grid> = pool::states(analysis).into_iter().map(grid).collect();
+    if grids.iter().all(Grid::is_empty) {
         return Ok(Vec::new());
     }
-    let range = rounded(extent(values.iter().flatten().flatten().copied()), (1.0, 1e6), 6);
-    let grids = by_state(&states, (&layers, &heads), values, range, 1);
-    let alt = format!(
-        "Heat maps of {} by {}: effective rank about the mean, colours from {:.1} to {:.1}.",
-        theme::count(layers.len(), "layer"),
-        theme::count(heads.len(), "KV head"),
-        range.0,
-        range.1
-    );
-    Ok(vec![panels(ENTRY.name, ENTRY.title, pool::subtitle(analysis), grids, "Effective rank").alt(alt)])
+    one_range(&mut grids, (1.0, 1e6));
+    let panels = Panels { grids, axes: ("Layer", "KV head"), bar: Some("Effective rank"), gaps: "no data" };
+    Ok(vec![panels.drawing(ENTRY.name, ENTRY.title, pool::subtitle(analysis))?])
 }

@@ -20,13 +20,14 @@ mod sparsity_eps;
 mod sparsity_layers;
 
 use crate::format::evaluation::Evaluation;
+use crate::format::profile::Profile;
 use crate::report::Drawing;
 use crate::report::ReportError;
 use crate::report::ReportInput;
 
 /// A figure that can be drawn.
 #[derive(Debug)]
-pub struct FigureEntry<I = ReportInput> {
+pub struct FigureEntry {
     /// Name on the command line, in kebab case; its file in `figure/` has `_` for `-`.
     pub name: &'static str,
     /// What it shows.
@@ -38,10 +39,21 @@ pub struct FigureEntry<I = ReportInput> {
     /// What the files must hold for it.
     pub needs: &'static str,
     /// Makes its drawings, the first under the figure's own name; none when the files do not hold what it needs.
-    pub build: fn(&I) -> Result<Vec<Drawing>, ReportError>,
+    pub build: Build,
 }
 
-/// All figures, in the order of the report.
+/// The document that a figure shows, and how it is drawn from that.
+#[derive(Clone, Copy, Debug)]
+pub enum Build {
+    /// An analysis.
+    Analysis(fn(&ReportInput) -> Result<Vec<Drawing>, ReportError>),
+    /// A profile, on the page of its analysis.
+    Profile(fn(&Profile) -> Result<Vec<Drawing>, ReportError>),
+    /// An evaluation.
+    Evaluation(fn(&Evaluation) -> Result<Vec<Drawing>, ReportError>),
+}
+
+/// All figures, in the order of the pages.
 pub const FIGURES: &[FigureEntry] = &[
     similarity_heads::ENTRY,
     similarity_map::ENTRY,
@@ -59,7 +71,6 @@ pub const FIGURES: &[FigureEntry] = &[
     persistence::ENTRY,
     profile_thresholds::ENTRY,
     profile_quality::ENTRY,
+    policies::ENTRY,
+    needle_grid::ENTRY,
 ];
-
-/// Figures of an evaluation, in the order of its page.
-pub const EVAL_FIGURES: &[FigureEntry<Evaluation>] = &[policies::ENTRY, needle_grid::ENTRY];

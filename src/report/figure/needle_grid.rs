@@ -1,18 +1,18 @@
 //! Needles found by length and depth: the full cache, and what every policy loses against it.
 
-use std::collections::BTreeSet;
-
 use crate::format::evaluation::Evaluation;
 use crate::format::evaluation::NeedleCell;
 use crate::format::evaluation::NeedleMap;
 use crate::report::Drawing;
 use crate::report::FigureEntry;
 use crate::report::ReportError;
+use crate::report::figure::Build;
 use crate::report::heat::Grid;
-use crate::report::heat::panels;
+use crate::report::heat::Panels;
 use crate::report::theme;
+use std::collections::BTreeSet;
 
-pub(super) const ENTRY: FigureEntry<Evaluation> = FigureEntry {
+pub(super) const ENTRY: FigureEntry = FigureEntry {
     name: "needle-grid",
     title: "Needles found, by length and depth",
     question: "Where in a long prompt does compression lose a fact?",
@@ -20,7 +20,7 @@ pub(super) const ENTRY: FigureEntry<Evaluation> = FigureEntry {
               every needle that the full cache finds, and less than 0 finds more. Rows: depth of the needle, percent of the \
               text before it; columns: tokens of the prompt.",
     needs: "an evaluation with needle prompts",
-    build,
+    build: Build::Evaluation(build),
 };
 
 /// Policies in one drawing, beside the full cache.
@@ -28,39 +28,28 @@ const PANELS: usize = 3;
 
 fn build(evaluation: &Evaluation) -> Result<Vec<Drawing>, ReportError> {
     let maps: Vec<&NeedleMap> = evaluation.needle.iter().filter(|map| !map.cells.is_empty()).collect();
-    let drawings = maps.chunks(PANELS).enumerate().map(|(i, maps)| {
-        let cells = || maps.iter().flat_map(|map| &map.cells);
-        let lengths: Vec<usize> = cells().map(|cell| cell.length_tokens).collect::<BTreeSet<_>>().into_iter().collect();
-        let depths: Vec<usize> =
-            cells().map(|cell| cell.depth_percent as usize).collect::<BTreeSet<_>>().into_iter().collect();
-        let grid = |title: String, map: &NeedleMap, value: fn(&NeedleCell) -> f64| Grid {
-            title,
-            values: depths
-                .iter()
-                .flat_map(|depth| lengths.iter().map(move |length| (*length, *depth)))
-                .map(|(length, depth)| {
-                    let found =
-                        map.cells.iter().find(|c| (c.length_tokens, c.depth_percent as usize) == (length, depth));
-                    found.map(value).filter(|v| v.is_finite())
-                })
-                .collect(),
-            layers: depths.clone(),
-            heads: lengths.clone(),
-            range: (-1.0, 1.0),
-            decimals: 2,
-            columns: "Tokens of the prompt",
-            rows: "Depth of the needle, %",
-        };
-        let mut grids = vec![grid("full cache".into(), maps[0], |cell| cell.reference)];
-        grids.extend(maps.iter().map(|map| grid(label(map), map, |cell| cell.reference - cell.candidate)));
-        let n: usize = maps[0].cells.iter().map(|cell| cell.n).sum();
-        let subtitle =
-            format!("{} · {} · full cache, and full cache less policy", evaluation.model.name, theme::count(n, "text"));
-        let alt = maps.iter().map(|map| in_words(map)).collect::<Vec<_>>().join(" ");
-        let name = if i == 0 { ENTRY.name.to_string() } else { format!("{}-{}", ENTRY.name, i + 1) };
-        panels(&name, ENTRY.title, subtitle, grids, "Score, or difference of scores").alt(alt)
-    });
-    Ok(drawings.collect())
+    maps.chunks(PANELS).enumerate().map(|(i, maps)| drawing(evaluation, maps, i)).collect()
+}
+
+fn drawing(evaluation: &Evaluation, maps: &[&NeedleMap], index: usize) -> Result<Drawing, ReportError> {
+    let place = |cell: &NeedleCell| (cell.depth_percent as usize, cell.length_tokens);
+    let places = || maps.iter().flat_map(|map| &map.cells).map(place);
+    let depths: Vec<usize> = places().map(|place| place.0).collect::<BTreeSet<_>>().into_iter().collect();
+    let lengths: Vec<usize> = places().map(|place| place.1).collect::<BTreeSet<_>>().into_iter().collect();
+    let grid = |title: String, map: &NeedleMap, value: fn(&NeedleCell) -> f64| {
+        let at = |at| map.cells.iter().find(|cell| place(cell) == at).map(value).filter(|v| v.is_finite());
+        let values = depths.iter().flat_map(|depth| lengths.iter().map(move |length| (*depth, *length))).map(at);
+        Grid { range: (-1.0, 1.0), ..Grid::new(title, (&depths, &lengths), values.collect(), (-1.0, 1.0), 2) }
+    };
+    let mut grids = vec![grid("full cache".into(), maps[0], |cell| cell.reference)];
+    grids.extend(maps.iter().map(|map| grid(label(map), map, |cell| cell.reference - cell.candidate)));
+    let n: usize = maps[0].cells.iter().map(|cell| cell.n).sum();
+    let texts = theme::count(n, "text");
+    let subtitle = format!("{} · {texts} · full cache, and full cache less policy", evaluation.model.name);
+    let name = if index == 0 { ENTRY.name.to_string() } else { format!("{}-{}", ENTRY.name, index + 1) };
+    let axes = ("Depth of the needle, %", "Tokens of the prompt");
+    let panels = Panels { grids, axes, bar: Some("Score, or difference of scores"), gaps: "no data" };
+    panels.drawing(&name, ENTRY.title, subtitle)
 }
 
 /// A policy's name and budget.
@@ -68,9 +57,4 @@ fn label(map: &NeedleMap) -> String {
     let name = map.policy.strip_prefix("profile ").unwrap_or(&map.policy);
     let name = name.strip_suffix(".profile.json").unwrap_or(name);
     map.budget.map_or(name.into(), |budget| format!("{name}, {:.0} %", 100.0 * budget))
-}
-
-fn in_words(map: &NeedleMap) -> String {
-    let mean = |value: fn(&NeedleCell) -> f64| map.cells.iter().map(value).sum::<f64>() / map.cells.len() as f64;
-    format!("{}: {:.3}, full cache {:.3}.", label(map), mean(|cell| cell.candidate), mean(|cell| cell.reference))
 }

@@ -1,5 +1,6 @@
 //! Where merging sets lie: along the prompt, and among what kinds of token.
 
+use crate::format::analysis::DatasetAnalysis;
 use crate::format::analysis::Placed;
 use crate::format::analysis::SetPlaces;
 use crate::format::dump::TokenClass;
@@ -8,11 +9,11 @@ use crate::report::FigureEntry;
 use crate::report::ReportError;
 use crate::report::ReportInput;
 use crate::report::axes::Axis;
-use crate::report::axes::extent;
 use crate::report::axes::rounded;
-use crate::report::lines::Curve;
-use crate::report::plot::Plot;
-use crate::report::plot::named;
+use crate::report::curves::Curve;
+use crate::report::curves::Curves;
+use crate::report::curves::ends;
+use crate::report::figure::Build;
 use crate::report::pool;
 use crate::report::theme;
 
@@ -24,56 +25,41 @@ pub(super) const ENTRY: FigureEntry = FigureEntry {
               tenth of the prompt, and, where the dump tells the tokens' classes, by kind of token in the second drawing. \
               The last tokens are protected, so that the last tenths may have no data.",
     needs: "merging sets in the analysis, for which keys and attention masses must have been captured",
-    build,
+    build: Build::Analysis(build),
 };
 
 fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
-    let tenths = (1..=10).map(|tenth| tenth.to_string()).collect();
-    let kinds = TokenClass::ALL.map(|class| class.name().to_string()).to_vec();
-    let by_position = drawing(input, ENTRY.name, "by tenth of the prompt", (tenths, "Tenth of the prompt"), |places| {
-        &places.positions
-    });
+    let tenths = Axis::named((1..=10).map(|tenth| tenth.to_string()).collect(), "Tenth of the prompt");
+    let kinds = Axis::named(TokenClass::ALL.map(|class| class.name().to_string()).to_vec(), "Kind of token");
+    let by_position = drawing(input, ENTRY.name, "by tenth of the prompt", tenths, |places| &places.positions);
     let name = format!("{}-by-class", ENTRY.name);
-    let by_class = drawing(input, &name, "by kind of token", (kinds, "Kind of token"), |places| &places.classes);
-    Ok(by_position.into_iter().chain(by_class).collect())
+    let by_class = drawing(input, &name, "by kind of token", kinds, |places| &places.classes);
+    by_position.into_iter().chain(by_class).collect()
 }
 
 fn drawing(
     input: &ReportInput,
     name: &str,
     what: &str,
-    (labels, x_title): (Vec<String>, &str),
+    x: Axis,
     of: fn(&SetPlaces) -> &Vec<Placed>,
-) -> Option<Drawing> {
+) -> Option<Result<Drawing, ReportError>> {
     let analysis = &input.analysis;
-    let mut curves = Vec::new();
-    for (index, dataset) in analysis.datasets.iter().enumerate() {
-        let places = dataset.places.as_ref().map(of).filter(|placed| placed.len() == labels.len());
-        if let Some(places) = places {
-            let share = |(at, placed): (usize, &Placed)| (at as f64, placed.share().map(|share| 100.0 * share));
-            let points = places.iter().enumerate().map(share).collect();
-            curves.push(Curve { name: dataset.dataset.clone(), look: theme::look(index), points });
-        }
-    }
-    let ends = extent(curves.iter().flat_map(|curve| &curve.points).filter_map(|point| point.1))?;
+    let curve = |(index, dataset): (usize, &DatasetAnalysis)| {
+        let places = dataset.places.as_ref().map(of).filter(|placed| placed.len() == x.ticks.len())?;
+        let share = |(at, placed): (usize, &Placed)| (at as f64, placed.share().map(|share| 100.0 * share));
+        let points = places.iter().enumerate().map(share).collect();
+        Some(Curve::new(&dataset.dataset, theme::look(index), points))
+    };
+    let curves: Vec<Curve> = analysis.datasets.iter().enumerate().filter_map(curve).collect();
+    let ends = ends(&curves)?;
     let eps = pool::reference_eps(analysis)?;
-    let alt = curves.iter().map(|curve| in_words(curve, &labels)).collect::<Vec<_>>().join(" ");
-    let plot = Plot {
-        x: named(labels, x_title),
+    let figure = Curves {
+        x,
         y: Axis::linear(rounded(Some(ends), (0.0, 100.0), 6), 6, "Unprotected tokens merged, %"),
-        curves,
-        bands: Vec::new(),
-        more: Vec::new(),
-        upright: Vec::new(),
+        panels: vec![(String::new(), curves)],
+        ..Curves::default()
     };
     let title = format!("{} {what}, at threshold {}", ENTRY.title, theme::threshold(eps));
-    Some(plot.drawing(name, &title, pool::subtitle(analysis), alt))
-}
-
-fn in_words(curve: &Curve, labels: &[String]) -> String {
-    let one = |((_, share), label): (&(f64, Option<f64>), &String)| {
-        format!("{label} {}", share.map_or_else(|| "no data".into(), |share| format!("{share:.0} %")))
-    };
-    let all: Vec<String> = curve.points.iter().zip(labels).map(one).collect();
-    format!("{}: {}.", curve.name, all.join(", "))
+    Some(figure.drawing(name, &title, pool::subtitle(analysis)))
 }

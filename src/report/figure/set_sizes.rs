@@ -5,11 +5,10 @@ use crate::report::FigureEntry;
 use crate::report::ReportError;
 use crate::report::ReportInput;
 use crate::report::axes::Axis;
-use crate::report::axes::extent;
-use crate::report::axes::rounded;
-use crate::report::lines::Curve;
-use crate::report::plot::Plot;
-use crate::report::plot::named;
+use crate::report::curves::Curve;
+use crate::report::curves::Curves;
+use crate::report::curves::ends;
+use crate::report::figure::Build;
 use crate::report::pool;
 use crate::report::theme;
 
@@ -20,7 +19,7 @@ pub(super) const ENTRY: FigureEntry = FigureEntry {
     reading: "Share of all sets of a data set, over all heads, by the number of tokens in a set. Sets of one token are \
               tokens that stay as they are.",
     needs: "merging sets in the analysis, for which keys and attention masses must have been captured",
-    build,
+    build: Build::Analysis(build),
 };
 
 fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
@@ -35,14 +34,10 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
         let total: f64 = sums.iter().sum();
         if total > 0.0 {
             let points = sums.iter().enumerate().map(|(bin, n)| (bin as f64, Some(100.0 * n / total))).collect();
-            curves.push(Curve { name: dataset.dataset.clone(), look: theme::look(index), points });
+            curves.push(Curve::new(&dataset.dataset, theme::look(index), points));
         }
     }
-    let (Some(eps), Some(ends), true) = (
-        pool::reference_eps(analysis),
-        extent(curves.iter().flat_map(|curve| &curve.points).filter_map(|point| point.1)),
-        bins.len() < 100,
-    ) else {
+    let (Some(eps), Some((_, highest)), true) = (pool::reference_eps(analysis), ends(&curves), bins.len() < 100) else {
         return Ok(Vec::new());
     };
     let label = |(bin, first): (usize, &usize)| match bins.get(bin + 1) {
@@ -50,20 +45,12 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
         Some(next) => format!("{first}–{}", next.saturating_sub(1)),
         None => format!("≥ {first}"),
     };
-    let alt = curves.iter().map(in_words).collect::<Vec<_>>().join(" ");
-    let plot = Plot {
-        x: named(bins.iter().enumerate().map(label).collect(), "Tokens in a set"),
-        y: Axis::linear((0.0, rounded(Some((0.0, ends.1)), (0.0, 100.0), 6).1), 6, "Share of the sets, %"),
-        curves,
-        bands: Vec::new(),
-        more: Vec::new(),
-        upright: Vec::new(),
+    let figure = Curves {
+        x: Axis::named(bins.iter().enumerate().map(label).collect(), "Tokens in a set"),
+        y: Axis::from_zero(highest, 100.0, "Share of the sets, %"),
+        panels: vec![(String::new(), curves)],
+        ..Curves::default()
     };
     let title = format!("{}, at threshold {}", ENTRY.title, theme::threshold(eps));
-    Ok(vec![plot.drawing(ENTRY.name, &title, pool::subtitle(analysis), alt)])
-}
-
-fn in_words(curve: &Curve) -> String {
-    let alone = curve.points.first().and_then(|point| point.1).unwrap_or_default();
-    format!("{}: {alone:.1} % of the sets are of one token.", curve.name)
+    Ok(vec![figure.drawing(ENTRY.name, &title, pool::subtitle(analysis))?])
 }

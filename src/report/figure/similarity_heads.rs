@@ -4,10 +4,10 @@ use crate::report::Drawing;
 use crate::report::FigureEntry;
 use crate::report::ReportError;
 use crate::report::ReportInput;
-use crate::report::axes::extent;
-use crate::report::axes::rounded;
-use crate::report::heat::by_state;
-use crate::report::heat::panels;
+use crate::report::figure::Build;
+use crate::report::heat::Grid;
+use crate::report::heat::Panels;
+use crate::report::heat::one_range;
 use crate::report::pool;
 use crate::report::theme;
 
@@ -18,26 +18,21 @@ pub(super) const ENTRY: FigureEntry = FigureEntry {
     reading: "Each cell is one KV head: the mean cosine between the vectors of a token and of the one before it, over \
               all data sets, each weighing as many pairs as it has. Bright heads hold much that can be merged.",
     needs: "keys or values in the analysis",
-    build,
+    build: Build::Analysis(build),
 };
 
 fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     let analysis = &input.analysis;
     let (layers, heads) = pool::layers_and_heads(analysis);
-    let states = pool::states(analysis);
-    if states.is_empty() || layers.is_empty() || heads.is_empty() {
+    let grid = |state| {
+        let values = pool::grid(&pool::neighbour_means(analysis, state), &layers, &heads);
+        Grid::new(theme::state_title(state), (&layers, &heads), values, (-1.0, 1.0), 2)
+    };
+    let mut grids: Vec<Grid> = pool::states(analysis).into_iter().map(grid).collect();
+    if grids.is_empty() || layers.is_empty() || heads.is_empty() {
         return Ok(Vec::new());
     }
-    let values: Vec<Vec<Option<f64>>> =
-        states.iter().map(|s| pool::grid(&pool::neighbour_means(analysis, *s), &layers, &heads)).collect();
-    let range = rounded(extent(values.iter().flatten().flatten().copied()), (-1.0, 1.0), 6);
-    let grids = by_state(&states, (&layers, &heads), values, range, 2);
-    let alt = format!(
-        "Heat maps of {} by {}: mean cosine of neighbouring tokens, colours from {:.2} to {:.2}. The numbers are in the table of heads.",
-        theme::count(layers.len(), "layer"),
-        theme::count(heads.len(), "KV head"),
-        range.0,
-        range.1
-    );
-    Ok(vec![panels(ENTRY.name, ENTRY.title, pool::subtitle(analysis), grids, "Mean cosine").alt(alt)])
+    one_range(&mut grids, (-1.0, 1.0));
+    let panels = Panels { grids, axes: ("Layer", "KV head"), bar: Some("Mean cosine"), gaps: "no data" };
+    Ok(vec![panels.drawing(ENTRY.name, ENTRY.title, pool::subtitle(analysis))?])
 }

@@ -1,7 +1,5 @@
 //! Cosine of every token with every other, for the heads that maps were asked for.
 
-use std::sync::Arc;
-
 use plotters::style::RGBAColor;
 
 use crate::format::map;
@@ -16,16 +14,17 @@ use crate::report::axes::Axis;
 use crate::report::axes::rounded;
 use crate::report::canvas::Area;
 use crate::report::canvas::Canvas;
-use crate::report::canvas::Type;
-use crate::report::canvas::fit;
-use crate::report::canvas::text_width;
 use crate::report::drawing::MapScale;
+use crate::report::figure::Build;
 use crate::report::heat::color_bar;
 use crate::report::pool;
 use crate::report::raster::NO_DATA;
 use crate::report::raster::NO_DATA_RGB;
 use crate::report::raster::Raster;
 use crate::report::raster::index_of;
+use crate::report::text::Type;
+use crate::report::text::fit;
+use crate::report::text::text_width;
 use crate::report::theme;
 use crate::report::theme::count;
 use crate::report::theme::state_label;
@@ -38,7 +37,7 @@ pub(super) const ENTRY: FigureEntry = FigureEntry {
               are alike; bright blocks are stretches of text whose vectors hardly differ; stripes are single tokens \
               that resemble none or all. All maps share one scale.",
     needs: "similarity maps, which kvscope analyze writes when asked for them",
-    build,
+    build: Build::Analysis(build),
 };
 
 /// Most panels in the overview.
@@ -70,13 +69,11 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     // From the first percentile: single outliers would dim everything else.
     let ends = pool::quantile(sampled.iter().copied(), 0.01).zip(pool::quantile(sampled.iter().copied(), 0.999));
     let range = rounded(ends, (-1.0, 1.0), 6);
-    let maps: Vec<Arc<Map>> = entries
-        .iter()
-        .map(|entry| Ok(Arc::new(map(entry, read(entry)?, range))))
-        .collect::<Result<_, ReportError>>()?;
+    let maps: Vec<Map> =
+        entries.iter().map(|entry| Ok(map(entry, read(entry)?, range))).collect::<Result<_, ReportError>>()?;
     let mut drawings = Vec::with_capacity(maps.len() + 1);
     if maps.len() > 1 {
-        drawings.push(overview(&input.analysis.model.name, &maps, range));
+        drawings.push(overview(&input.analysis.model.name, &maps, range)?);
     }
     for (i, (entry, map)) in entries.iter().zip(&maps).enumerate() {
         let name = if maps.len() == 1 {
@@ -85,7 +82,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
             let state = entry.state.name().replace('_', "-");
             format!("{}-{}-layer-{}-head-{}-{state}", ENTRY.name, i + 1, entry.layer, entry.kv_head)
         };
-        drawings.push(single(name, &input.analysis.model.name, Arc::clone(map), range));
+        drawings.push(single(name, &input.analysis.model.name, map, range)?);
     }
     Ok(drawings)
 }
@@ -101,7 +98,7 @@ fn map(entry: &MapEntry, level: Level, range: (f64, f64)) -> Map {
     }
 }
 
-fn single(name: String, model: &str, map: Arc<Map>, range: (f64, f64)) -> Drawing {
+fn single(name: String, model: &str, map: &Map, range: (f64, f64)) -> Result<Drawing, ReportError> {
     const SIDE: f64 = 760.0;
     let title = format!("{}: {}", ENTRY.title, map.head);
     let subtitle = format!("{model} · {} · {}", map.sample, count(map.n_tokens, "token"));
@@ -113,22 +110,20 @@ fn single(name: String, model: &str, map: Arc<Map>, range: (f64, f64)) -> Drawin
         n = map.n_tokens
     );
     let scale = MapScale { tokens: map.tokens, range };
-    Drawing::new(name, title, subtitle, SIDE + 62.0, move |canvas, area| {
+    let drawing = Drawing::new(name, title, subtitle, alt, SIDE + 62.0, |canvas, area| {
         let x = area.x0 + 62.0;
         let place = Area::new(x, area.y0 + 4.0, x + SIDE, area.y0 + 4.0 + SIDE);
-        draw(canvas, place, &map, 8, true)?;
+        draw(canvas, place, map, 8, true);
         let bar = Area::new(place.x1 + 22.0, place.y0, place.x1 + 38.0, place.y0 + 420.0);
-        color_bar(canvas, bar, range, "Cosine")?;
+        color_bar(canvas, bar, range, "Cosine");
         if map.raster.cells.contains(&NO_DATA) {
-            no_data(canvas, (bar.x0, bar.y1))?;
+            no_data(canvas, (bar.x0, bar.y1));
         }
-        Ok(())
-    })
-    .alt(alt)
-    .map(scale)
+    });
+    Ok(drawing?.map(scale))
 }
 
-fn overview(model: &str, maps: &[Arc<Map>], range: (f64, f64)) -> Drawing {
+fn overview(model: &str, maps: &[Map], range: (f64, f64)) -> Result<Drawing, ReportError> {
     let shown = maps.len().min(MAX_PANELS);
     let columns = if shown <= 4 { 2 } else { 3 };
     let rows = shown.div_ceil(columns);
@@ -143,60 +138,57 @@ fn overview(model: &str, maps: &[Arc<Map>], range: (f64, f64)) -> Drawing {
         range.1,
         maps[..shown].iter().map(|m| format!("{} ({})", m.head, m.sample)).collect::<Vec<_>>().join("; ")
     );
-    let maps = maps[..shown].to_vec();
+    let maps = &maps[..shown];
     let body = rows as f64 * (head + side + foot);
-    Drawing::new(ENTRY.name, ENTRY.title, format!("{model}{more}"), body, move |canvas, area| {
+    Drawing::new(ENTRY.name, ENTRY.title, format!("{model}{more}"), alt, body, |canvas, area| {
         for (i, map) in maps.iter().enumerate() {
             let x = area.x0 + left + (i % columns) as f64 * (side + gap);
             let y = area.y0 + (i / columns) as f64 * (head + side + foot) + head;
             let width = side + gap - 14.0;
             let title = Type::new(theme::TICK, theme::INK).bold();
-            canvas.text((x, y - 25.0), &fit(&theme::capitalised(&map.head), theme::TICK, true, width), title)?;
+            canvas.text((x, y - 25.0), &fit(&theme::capitalised(&map.head), theme::TICK, true, width), title);
             let sample = fit(&map.sample, theme::TICK, false, width);
-            canvas.text((x, y - 9.0), &sample, Type::new(theme::TICK, theme::SOFT_INK))?;
-            draw(canvas, Area::new(x, y, x + side, y + side), map, 4, i % columns == 0)?;
+            canvas.text((x, y - 9.0), &sample, Type::new(theme::TICK, theme::SOFT_INK));
+            draw(canvas, Area::new(x, y, x + side, y + side), map, 4, i % columns == 0);
         }
         let x = area.x1 - right + 22.0;
         let y = area.y0 + head;
-        color_bar(canvas, Area::new(x, y, x + 16.0, y + side.min(420.0)), range, "Cosine")?;
+        color_bar(canvas, Area::new(x, y, x + 16.0, y + side.min(420.0)), range, "Cosine");
         if maps.iter().any(|m| m.raster.cells.contains(&NO_DATA)) {
-            no_data(canvas, (x, y + side.min(420.0)))?;
+            no_data(canvas, (x, y + side.min(420.0)));
         }
-        Ok(())
     })
-    .alt(alt)
 }
 
 /// The key of grey cells, below the colour bar.
-fn no_data(canvas: &mut Canvas<'_>, (x, y): (f64, f64)) -> Result<(), ReportError> {
+fn no_data(canvas: &mut Canvas<'_>, (x, y): (f64, f64)) {
     let [r, g, b] = NO_DATA_RGB;
     let swatch = Area::new(x, y + 22.0, x + 16.0, y + 38.0);
-    canvas.rect(swatch, RGBAColor(r, g, b, 1.0))?;
-    canvas.frame(swatch, theme::EDGE, 1.0)?;
-    canvas.text((x + 23.0, y + 34.5), "no data", Type::new(theme::TICK, theme::SOFT_INK))
+    canvas.rect(swatch, RGBAColor(r, g, b, 1.0));
+    canvas.frame(swatch, theme::EDGE, 1.0);
+    canvas.text((x + 23.0, y + 34.5), "no data", Type::new(theme::TICK, theme::SOFT_INK));
 }
 
 /// The raster, with token positions along both sides.
-fn draw(canvas: &mut Canvas<'_>, area: Area, map: &Map, n_ticks: usize, titled: bool) -> Result<(), ReportError> {
-    canvas.image(area, &map.raster)?;
-    canvas.frame(area, theme::EDGE, 1.0)?;
+fn draw(canvas: &mut Canvas<'_>, area: Area, map: &Map, n_ticks: usize, titled: bool) {
+    canvas.image(area, map.raster.clone());
+    canvas.frame(area, theme::EDGE, 1.0);
     let axis = Axis::linear((0.0, map.tokens), n_ticks, "");
     let tick = Type::new(theme::TICK, theme::SOFT_INK);
     let mut widest: f64 = 0.0;
     for (value, label) in axis.ticks.iter().filter(|t| t.0.fract() == 0.0) {
         let part = axis.part(*value);
         let (x, y) = (area.x0 + part * area.width(), area.y0 + part * area.height());
-        canvas.line((x, area.y1), (x, area.y1 + 4.0), theme::EDGE, 1.0)?;
-        canvas.text((x, area.y1 + 18.0), label, tick.center())?;
-        canvas.line((area.x0 - 4.0, y), (area.x0, y), theme::EDGE, 1.0)?;
-        canvas.text((area.x0 - 8.0, y + 0.36 * theme::TICK), label, tick.right())?;
+        canvas.line((x, area.y1), (x, area.y1 + 4.0), theme::EDGE, 1.0);
+        canvas.text((x, area.y1 + 18.0), label, tick.center());
+        canvas.line((area.x0 - 4.0, y), (area.x0, y), theme::EDGE, 1.0);
+        canvas.text((area.x0 - 8.0, y + 0.36 * theme::TICK), label, tick.right());
         widest = widest.max(text_width(label, theme::TICK, false));
     }
     let title = Type::new(theme::LABEL, theme::INK).center();
-    canvas.text(((area.x0 + area.x1) / 2.0, area.y1 + 39.0), "Token position", title)?;
+    canvas.text((area.middle().0, area.y1 + 39.0), "Token position", title);
     if titled {
-        let at = (area.x0 - widest - 17.0, (area.y0 + area.y1) / 2.0);
-        canvas.text(at, "Token position", title.upward())?;
+        let at = (area.x0 - widest - 17.0, area.middle().1);
+        canvas.text(at, "Token position", title.upward());
     }
-    Ok(())
 }

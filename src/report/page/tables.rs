@@ -1,10 +1,10 @@
 //! Tables of the HTML file.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+
+use serde::Serialize;
 
 use crate::files::ModelIdentity;
-use crate::files::Provenance;
 use crate::format::analysis::Analysis;
 use crate::format::analysis::HeadQueries;
 use crate::format::dump::State;
@@ -16,108 +16,107 @@ use crate::format::profile::Profile;
 use crate::format::profile::TUNED;
 use crate::math::Interval;
 use crate::report::ReportInput;
-use crate::report::drawing::escape;
+use crate::report::page::Facts;
 use crate::report::page::summary::percent;
 use crate::report::page::summary::percent_interval;
 use crate::report::pool;
 use crate::report::pool::Head;
 use crate::report::pool::Measure;
 use crate::report::theme::number;
+use crate::report::theme::state_label;
 use crate::report::theme::thousands;
 use crate::report::theme::threshold;
 
-/// A cell: text, or a number with what to sort by; "–" stands for no data.
-enum Cell {
-    Text(String),
-    Number(f64, String),
-    Unknown,
+/// A table that can be sorted by its columns.
+#[derive(Serialize)]
+pub(in crate::report) struct Table {
+    id: &'static str,
+    caption: &'static str,
+    columns: Vec<String>,
+    rows: Vec<Vec<Cell>>,
+}
+
+/// A cell: text, and what to sort by if it is a number; no text where there is no data.
+#[derive(Default, Serialize)]
+struct Cell {
+    text: Option<String>,
+    value: Option<f64>,
+}
+
+fn text(text: &str) -> Cell {
+    Cell { text: Some(text.into()), value: None }
 }
 
 fn numeric(value: Option<f64>, decimals: usize) -> Cell {
-    pool::known(value).map_or(Cell::Unknown, |v| Cell::Number(v, number(v, decimals)))
+    let value = pool::known(value);
+    Cell { text: value.map(|v| number(v, decimals)), value }
 }
 
 fn whole(value: usize) -> Cell {
-    Cell::Number(value as f64, thousands(value as u64))
+    Cell { text: Some(thousands(value as u64)), value: Some(value as f64) }
 }
 
-fn table(caption: &str, id: &str, columns: &[&str], rows: impl Iterator<Item = Vec<Cell>>) -> String {
-    let mut html = format!(
-        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-labelledby=\"{id}\">\n<table class=\"sortable\">\n\
-         <caption id=\"{id}\">{}</caption>\n<thead><tr>",
-        escape(caption)
-    );
-    for column in columns {
-        html += &format!("<th scope=\"col\">{}</th>", escape(column));
-    }
-    html += "</tr></thead>\n<tbody>\n";
-    for row in rows {
-        html += "<tr>";
-        for (i, cell) in row.into_iter().enumerate() {
-            let (tag, scope) = if i == 0 { ("th", " scope=\"row\"") } else { ("td", "") };
-            html += &match cell {
-                Cell::Text(text) => format!("<{tag}{scope}>{}</{tag}>", escape(&text)),
-                Cell::Number(value, text) => {
-                    format!("<{tag}{scope} class=\"n\" data-v=\"{value}\">{}</{tag}>", escape(&text))
-                }
-                Cell::Unknown => format!("<{tag}{scope} class=\"n none\"><abbr title=\"no data\">–</abbr></{tag}>"),
-            };
-        }
-        html += "</tr>\n";
-    }
-    html += "</tbody>\n</table>\n</div>\n";
-    html
+/// An estimate with the ends of its interval.
+fn interval(interval: Option<Interval>, decimals: usize) -> Cell {
+    let Some(i) = pool::known_interval(interval) else { return Cell::default() };
+    let text = |value| number(value, decimals);
+    let ends = i.low.zip(i.high).map(|(low, high)| format!(" ({} to {})", text(low), text(high)));
+    Cell { text: Some(text(i.estimate) + &ends.unwrap_or_default()), value: Some(i.estimate) }
+}
+
+fn columns(titles: &[&str]) -> Vec<String> {
+    titles.iter().map(|title| title.to_string()).collect()
 }
 
 /// Every KV head.
-pub(super) fn heads(input: &ReportInput) -> String {
+pub(super) fn heads(input: &ReportInput) -> Table {
     let analysis = &input.analysis;
     let (layers, heads) = pool::layers_and_heads(analysis);
     let states = pool::states(analysis);
-    let cosines: Vec<BTreeMap<Head, Option<f64>>> =
-        states.iter().map(|s| pool::neighbour_means(analysis, *s)).collect();
-    let ratios = pool::pooled_at_eps(analysis, Measure::SetRatio, analysis.reference_eps);
-    let kept = pool::pooled_at_eps(analysis, Measure::Kept, analysis.reference_eps);
+    let at = pool::reference_eps(analysis).map_or_else(|| "the reference threshold".into(), threshold);
+    // Title, decimals and every head's value of each column of numbers.
+    let mut numbers: Vec<Column> = Vec::new();
+    for state in &states {
+        let title = format!("Mean cosine, {}", state_label(*state));
+        numbers.push((title, 3, pool::neighbour_means(analysis, *state)));
+    }
+    for state in &states {
+        let title = format!("Effective rank, {}", state_label(*state));
+        numbers.push((title, 1, pool::effective_ranks(analysis, *state)));
+    }
+    numbers.extend(query_aware(analysis));
+    let pooled = |measure| pool::pooled_at_eps(analysis, measure, analysis.reference_eps);
+    let percent = |values: Values| values.into_iter().map(|(head, v)| (head, v.map(|v| 100.0 * v))).collect();
+    numbers.push((format!("Set ratio at {at}"), 3, pooled(Measure::SetRatio)));
+    numbers.push((format!("Kept at {at}, %"), 1, percent(pooled(Measure::Kept))));
+    let mut titles = columns(&["Layer", "KV head"]);
+    titles.extend(numbers.iter().map(|column| column.0.clone()));
     let chosen = input.profile.as_ref().map(|profile| {
+        titles.extend(columns(&["Profile's policy", "Profile's threshold", "Profile keeps, %"]));
         let heads = profile.heads.iter().map(|head| ((head.layer, head.kv_head), (profile.setting_of(head), head)));
         heads.collect::<BTreeMap<Head, _>>()
     });
-    let at = pool::reference_eps(analysis).map_or_else(|| "the reference threshold".into(), threshold);
-    let titles: Vec<String> =
-        states.iter().map(|s| format!("Mean cosine, {}", crate::report::theme::state_label(*s))).collect();
-    let ranks: Vec<BTreeMap<Head, Option<f64>>> = states.iter().map(|s| pool::effective_ranks(analysis, *s)).collect();
-    let rank_titles: Vec<String> =
-        states.iter().map(|s| format!("Effective rank, {}", crate::report::theme::state_label(*s))).collect();
-    let query_aware = query_aware(analysis);
-    let mut columns = vec!["Layer", "KV head"];
-    columns.extend(titles.iter().chain(&rank_titles).map(String::as_str));
-    columns.extend(query_aware.iter().map(|(title, ..)| title.as_str()));
-    let (ratio_title, kept_title) = (format!("Set ratio at {at}"), format!("Kept at {at}, %"));
-    columns.extend([ratio_title.as_str(), kept_title.as_str()]);
-    if chosen.is_some() {
-        columns.extend(["Profile's policy", "Profile's threshold", "Profile keeps, %"]);
-    }
-    let get = |map: &BTreeMap<Head, Option<f64>>, head: Head| map.get(&head).copied().flatten();
     let rows = layers.iter().flat_map(|layer| heads.iter().map(move |head| (*layer, *head))).map(|head| {
         let mut row = vec![whole(head.0), whole(head.1)];
-        row.extend(cosines.iter().map(|c| numeric(get(c, head), 3)));
-        row.extend(ranks.iter().map(|r| numeric(get(r, head), 1)));
-        row.extend(query_aware.iter().map(|(_, decimals, values)| numeric(get(values, head), *decimals)));
-        row.push(numeric(get(&ratios, head), 3));
-        row.push(numeric(get(&kept, head).map(|k| 100.0 * k), 1));
+        row.extend(numbers.iter().map(|(_, decimals, of)| numeric(of.get(&head).copied().flatten(), *decimals)));
         if let Some(chosen) = &chosen {
             let of_head = chosen.get(&head);
-            row.push(of_head.map_or(Cell::Unknown, |c| Cell::Text(c.0.into())));
+            row.push(of_head.map_or_else(Cell::default, |c| text(c.0)));
             row.push(numeric(of_head.and_then(|c| c.1.eps).map(f64::from), 3));
             row.push(numeric(of_head.map(|c| 100.0 * c.1.kept_fraction), 1));
         }
         row
     });
-    table("Every KV head, over all data sets", "heads-caption", &columns, rows)
+    Table { id: "heads-caption", caption: "Every KV head, over all data sets", rows: rows.collect(), columns: titles }
 }
 
-/// Title, decimals and every head's value of what was measured with real queries; nothing when there were none.
-fn query_aware(analysis: &Analysis) -> Vec<(String, usize, BTreeMap<Head, Option<f64>>)> {
+/// A value of every head.
+type Values = BTreeMap<Head, Option<f64>>;
+/// Title, decimals and values.
+type Column = (String, usize, Values);
+
+/// What was measured with real queries; nothing when there were none.
+fn query_aware(analysis: &Analysis) -> Vec<Column> {
     let Some(queries) = &analysis.queries else { return Vec::new() };
     let mut columns = vec![
         ("Logit gap, nats".to_string(), 2, pool::of_queries(analysis, |head| head.gap)),
@@ -146,7 +145,7 @@ fn query_aware(analysis: &Analysis) -> Vec<(String, usize, BTreeMap<Head, Option
 }
 
 /// Every data set.
-pub(super) fn datasets(input: &ReportInput) -> String {
+pub(super) fn datasets(input: &ReportInput) -> Table {
     let analysis = &input.analysis;
     let eps = analysis.reference_eps;
     let rows = analysis.datasets.iter().enumerate().map(|(i, dataset)| {
@@ -154,112 +153,93 @@ pub(super) fn datasets(input: &ReportInput) -> String {
             let heads = pool::of_state(dataset, state).map(|s| s.heads.iter().map(|h| h.neighbours.mean));
             numeric(heads.and_then(pool::mean), 3)
         };
-        let interval = analysis.kept_fraction.get(i).copied().flatten();
-        let kept = match (pool::known_interval(interval), percent_interval(interval)) {
-            (Some(known), Some(text)) => Cell::Number(known.estimate, text),
-            _ => Cell::Unknown,
-        };
+        let interval = pool::known_interval(analysis.kept_fraction.get(i).copied().flatten());
+        let kept = Cell { text: percent_interval(interval), value: interval.map(|kept| kept.estimate) };
         let largest = dataset.sparsity.iter().filter_map(|h| h.largest_set.get(eps)).max();
         vec![
-            Cell::Text(dataset.dataset.clone()),
+            text(&dataset.dataset),
             whole(dataset.n_samples),
             whole(dataset.n_tokens),
             kept,
             numeric(pool::mean(pool::at_eps(dataset, Measure::SetRatio, eps).into_values()), 3),
-            largest.map_or(Cell::Unknown, |n| whole(*n)),
+            largest.map_or_else(Cell::default, |n| whole(*n)),
             cosine(State::K),
             cosine(State::KPreRope),
             cosine(State::V),
         ]
     });
-    let columns = [
-        "Data set",
-        "Samples",
-        "Tokens",
-        "Slots kept, with 95 % interval",
-        "Set ratio",
-        "Largest set, tokens",
-        "Cosine, keys after RoPE",
-        "Cosine, keys before RoPE",
-        "Cosine, values",
-    ];
-    table(
-        "Every data set, at the reference threshold; cosines are of neighbouring tokens",
-        "datasets-caption",
-        &columns,
-        rows,
-    )
+    Table {
+        id: "datasets-caption",
+        caption: "Every data set, at the reference threshold; cosines are of neighbouring tokens",
+        rows: rows.collect(),
+        columns: columns(&[
+            "Data set",
+            "Samples",
+            "Tokens",
+            "Slots kept, with 95 % interval",
+            "Set ratio",
+            "Largest set, tokens",
+            "Cosine, keys after RoPE",
+            "Cosine, keys before RoPE",
+            "Cosine, values",
+        ]),
+    }
 }
 
 /// Error of every rule.
-pub(super) fn quality(profile: &Profile) -> String {
+pub(super) fn quality(profile: &Profile) -> Table {
     let rows = profile.quality.iter().map(|q| {
-        let cell = |interval| match pool::known_interval(interval) {
-            None => Cell::Unknown,
-            Some(i) => {
-                let ends = i.low.zip(i.high).map(|(l, h)| format!(" ({} to {})", number(l, 3), number(h, 3)));
-                Cell::Number(i.estimate, format!("{}{}", number(i.estimate, 3), ends.unwrap_or_default()))
-            }
+        let role = match q.rule.as_str() {
+            CONTROL => "control: the same slots, nothing merged",
+            TUNED => "the profile",
+            _ => "one policy, equal sizes",
         };
-        let role = match () {
-            () if q.rule == CONTROL => "control: the same slots, nothing merged",
-            () if q.rule == TUNED => "the profile",
-            () => "one policy, equal sizes",
-        };
-        vec![Cell::Text(q.rule.clone()), Cell::Text(role.into()), cell(Some(q.calibration)), cell(q.held_out)]
+        vec![text(&q.rule), text(role), interval(Some(q.calibration), 3), interval(q.held_out, 3)]
     });
-    let columns = ["Policy", "Role", "Error on calibration samples", "Error on held-out samples"];
-    table("Relative error of the attention output, with 95 % intervals", "quality-caption", &columns, rows)
+    Table {
+        id: "quality-caption",
+        caption: "Relative error of the attention output, with 95 % intervals",
+        rows: rows.collect(),
+        columns: columns(&["Policy", "Role", "Error on calibration samples", "Error on held-out samples"]),
+    }
 }
 
 /// Every policy at every budget, over all data sets of a family and by data set.
-pub(super) fn policies(evaluation: &Evaluation) -> String {
+pub(super) fn policies(evaluation: &Evaluation) -> Table {
     let rows = evaluation.summary.iter().map(|entry| {
-        let metric = headline(&entry.task).0;
-        let interval = |interval: Option<Interval>, digits: usize| match pool::known_interval(interval) {
-            None => Cell::Unknown,
-            Some(i) => {
-                let ends = i.low.zip(i.high).map(|(l, h)| format!(" ({} to {})", number(l, digits), number(h, digits)));
-                Cell::Number(i.estimate, format!("{}{}", number(i.estimate, digits), ends.unwrap_or_default()))
-            }
-        };
+        let metric = |name: &str| entry.metrics.get(name).copied();
         vec![
-            Cell::Text(entry.task.clone()),
-            Cell::Text(entry.dataset.clone().unwrap_or_else(|| "all".into())),
-            Cell::Text(entry.policy.clone()),
+            text(&entry.task),
+            text(entry.dataset.as_deref().unwrap_or("all")),
+            text(&entry.policy),
             numeric(entry.budget.map(|budget| 100.0 * budget), 0),
             numeric(entry.kept_fraction.map(|kept| 100.0 * kept.estimate), 2),
             whole(entry.n),
-            interval(entry.metrics.get(metric).copied(), 5),
-            numeric(entry.metrics.get("top1_agreement").map(|i| i.estimate), 4),
-            numeric(entry.metrics.get("perplexity_ratio").map(|i| i.estimate), 4),
+            interval(metric(headline(&entry.task).0), 5),
+            numeric(metric("top1_agreement").map(|i| i.estimate), 4),
+            numeric(metric("perplexity_ratio").map(|i| i.estimate), 4),
         ]
     });
-    let columns = [
-        "Task",
-        "Data set",
-        "Policy",
-        "Budget, %",
-        "Kept, %",
-        "Texts",
-        "KL in nats, or score, with 95 % interval",
-        "Top-1 agreement",
-        "Perplexity ratio",
-    ];
-    table("Every policy at every budget; a score is in [0, 1]", "policies-caption", &columns, rows)
-}
-
-/// A list of names and values.
-pub(super) fn facts(facts: &[(&str, String)]) -> String {
-    let mut html = String::from("<dl class=\"facts\">\n");
-    for (name, value) in facts {
-        let _ = writeln!(html, "<div><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(value));
+    Table {
+        id: "policies-caption",
+        caption: "Every policy at every budget; a score is in [0, 1]",
+        rows: rows.collect(),
+        columns: columns(&[
+            "Task",
+            "Data set",
+            "Policy",
+            "Budget, %",
+            "Kept, %",
+            "Texts",
+            "KL in nats, or score, with 95 % interval",
+            "Top-1 agreement",
+            "Perplexity ratio",
+        ]),
     }
-    html + "</dl>\n"
 }
 
 /// What a model is.
-pub(super) fn model(model: &ModelIdentity) -> Vec<(&'static str, String)> {
+pub(super) fn model(model: &ModelIdentity) -> Facts {
     vec![
         ("Model", model.name.clone()),
         ("Architecture", model.architecture.clone()),
@@ -270,44 +250,16 @@ pub(super) fn model(model: &ModelIdentity) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// How a file was made.
-pub(super) fn provenance(title: &str, provenance: &Provenance, schema: &str, model: &ModelIdentity) -> String {
-    let mut html = format!("<h3>{}</h3>\n", escape(title));
-    html += &facts(&[
-        ("Made by", format!("{}, subcommand {}", provenance.tool, provenance.command)),
-        ("Format", schema.into()),
-        ("Seed", provenance.seed.to_string()),
-        ("Model fingerprint", model.fingerprint.clone()),
-        ("Tokenizer SHA-256", model.tokenizer_sha256.clone().unwrap_or_else(|| "no data".into())),
-    ]);
-    let options = serde_json::to_string_pretty(&provenance.options).unwrap_or_default();
-    // Line breaks are wanted here, so that each line is escaped on its own.
-    let options: Vec<String> = options.lines().map(escape).collect();
-    html += &format!("<p>Options:</p>\n<pre tabindex=\"0\">{}</pre>\n", options.join("\n"));
-    if provenance.inputs.is_empty() {
-        return html;
-    }
-    html += &format!(
-        "<details><summary>{} that it was made from</summary>\n<ul class=\"hashes\">\n",
-        crate::report::theme::count(provenance.inputs.len(), "file")
-    );
-    for input in &provenance.inputs {
-        html += &format!("<li>{} <code>{}</code></li>\n", escape(&input.name), escape(&input.sha256));
-    }
-    html + "</ul></details>\n"
-}
-
 /// A generation with the compressed cache.
-pub(super) fn generation(generation: &Generated) -> String {
+pub(super) fn generation(generation: &Generated) -> Facts {
     let mib = |bytes: u64| format!("{} MiB", number(bytes as f64 / f64::from(1 << 20), 2));
     let Generated { cache_bytes, full_cache_bytes, .. } = *generation;
-    let mut rows: Vec<(&str, String)> =
-        vec![("Cache", mib(cache_bytes)), ("Cache without compression", mib(full_cache_bytes))];
+    let mut facts = vec![("Cache", mib(cache_bytes)), ("Cache without compression", mib(full_cache_bytes))];
     if cache_bytes > 0 {
-        rows.push(("Size ratio", format!("{}x", number(full_cache_bytes as f64 / cache_bytes as f64, 1))));
+        facts.push(("Size ratio", format!("{}x", number(full_cache_bytes as f64 / cache_bytes as f64, 1))));
     }
-    rows.extend(generation.kept_fraction.map(|x| ("Slots kept", percent(x))));
+    facts.extend(generation.kept_fraction.map(|x| ("Slots kept", percent(x))));
     let speed = |x| ("Decoding", format!("{} tokens per second", number(x, 1)));
-    rows.extend(generation.decode_tokens_per_sec.map(speed));
-    facts(&rows)
+    facts.extend(generation.decode_tokens_per_sec.map(speed));
+    facts
 }

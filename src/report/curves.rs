@@ -1,0 +1,238 @@
+//! The layout of curves: panels over common axes beneath one legend, with gaps where there is no value.
+
+use plotters::style::RGBAColor;
+
+use crate::report::Drawing;
+use crate::report::ReportError;
+use crate::report::axes::Axis;
+use crate::report::axes::Frame;
+use crate::report::axes::extent;
+use crate::report::canvas::Area;
+use crate::report::canvas::Canvas;
+use crate::report::legend::Key;
+use crate::report::legend::Legend;
+use crate::report::text::Type;
+use crate::report::theme;
+use crate::report::theme::Look;
+
+/// Room for the labels of the y axis.
+const LEFT: f64 = 56.0;
+/// Between two panels.
+const GAP: f64 = 48.0;
+/// Colour of bands that belong to no one curve.
+const SHADE: RGBAColor = RGBAColor(0x57, 0x60, 0x6a, 0.16);
+
+/// Lower and upper ends at each x.
+pub(super) type Band = Vec<(f64, Option<(f64, f64)>)>;
+
+/// Where a curve has marks.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) enum Marks {
+    /// On its points, as far as they have room.
+    #[default]
+    Spaced,
+    /// At its highest point.
+    Peak,
+    /// On its points, of this size and without a line.
+    Only(f64),
+}
+
+/// A named curve.
+#[derive(Clone, Debug)]
+pub(super) struct Curve {
+    pub name: String,
+    pub look: Look,
+    /// x, and y where it is known; none at all where there is no data.
+    pub points: Vec<(f64, Option<f64>)>,
+    pub band: Band,
+    pub marks: Marks,
+}
+
+impl Curve {
+    pub fn new(name: &str, look: Look, points: Vec<(f64, Option<f64>)>) -> Self {
+        Self { name: name.into(), look, points, band: Band::new(), marks: Marks::default() }
+    }
+
+    /// The points that have a value.
+    pub fn known(&self) -> impl DoubleEndedIterator<Item = (f64, f64)> + '_ {
+        self.points.iter().filter_map(|(x, y)| Some((*x, (*y)?)))
+    }
+}
+
+/// Lowest and highest value of curves and their bands.
+pub(super) fn ends<'a>(curves: impl IntoIterator<Item = &'a Curve>) -> Option<(f64, f64)> {
+    extent(curves.into_iter().flat_map(|curve| curve.known().map(|p| p.1).chain(values(&curve.band))))
+}
+
+/// Both ends of a band at all its places.
+pub(super) fn values(band: &Band) -> impl Iterator<Item = f64> + '_ {
+    band.iter().filter_map(|b| b.1).flat_map(|(low, high)| [low, high])
+}
+
+/// Curves over common axes, in one panel or several.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Curves {
+    /// The panels' titles and curves; the same names in the same order in each.
+    pub panels: Vec<(String, Vec<Curve>)>,
+    pub x: Axis,
+    pub y: Axis,
+    /// A band behind all curves.
+    pub band: Band,
+    /// What bands are, for the legend.
+    pub band_name: String,
+    /// Broken upright line at the reference threshold.
+    pub threshold: Option<f32>,
+}
+
+impl Curves {
+    pub fn drawing(self, name: &str, title: &str, subtitle: String) -> Result<Drawing, ReportError> {
+        let alt = format!("{} by {}. {}", self.y.title, self.x.title, self.in_words().join(" "));
+        let legend = Legend::new(self.keys(), theme::WIDTH - 2.0 * theme::MARGIN - LEFT);
+        let (head, height) = if self.panels.len() > 1 { (26.0, 280.0) } else { (0.0, 390.0) };
+        let body = legend.height() + head + height + 56.0;
+        Drawing::new(name, title, subtitle, alt, body, |canvas, area| {
+            legend.draw(canvas, (area.x0 + LEFT, area.y0));
+            let n = self.panels.len() as f64;
+            let width = (area.width() - LEFT - 8.0 - GAP * (n - 1.0)) / n;
+            let top = area.y0 + legend.height() + head;
+            for (i, (title, curves)) in self.panels.iter().enumerate() {
+                let x0 = area.x0 + LEFT + i as f64 * (width + GAP);
+                let panel = Area::new(x0, top, x0 + width, top + height);
+                let bold = Type::new(theme::LABEL, theme::INK).bold().center();
+                canvas.text((panel.middle().0, top - 9.0), title, bold);
+                let frame = Frame { area: panel, x: &self.x, y: &self.y };
+                frame.draw(canvas, i == 0);
+                self.panel(canvas, &frame, curves);
+            }
+        })
+    }
+
+    /// A sentence a curve: its ends, its lowest and its highest point.
+    fn in_words(&self) -> Vec<String> {
+        let point = |(x, y): (f64, f64)| format!("{} at {}", self.y.text(y), self.x.text(x));
+        let words = |panel: &str, curve: &Curve| {
+            let name = if panel.is_empty() { curve.name.clone() } else { format!("{panel}, {}", curve.name) };
+            let low = curve.known().reduce(|low, p| if p.1 < low.1 { p } else { low });
+            let high = curve.known().reduce(|high, p| if p.1 > high.1 { p } else { high });
+            let ends = curve.known().next().zip(curve.known().next_back());
+            let Some(((first, last), (low, high))) = ends.zip(low.zip(high)) else {
+                return format!("{name}: no data.");
+            };
+            let [first, last, low, high] = [first, last, low, high].map(point);
+            format!("{name}: from {first} to {last}, lowest {low}, highest {high}.")
+        };
+        self.panels.iter().flat_map(|(panel, curves)| curves.iter().map(move |curve| words(panel, curve))).collect()
+    }
+
+    /// The legend: every curve once, and what else is to be seen.
+    fn keys(&self) -> Vec<(Key, String)> {
+        let all = || self.panels.iter().flat_map(|panel| &panel.1);
+        let key = |curve: &Curve| match curve.marks {
+            _ if !all().any(|other| other.name == curve.name && !other.points.is_empty()) => {
+                (Key::NoData, format!("{}: no data", curve.name))
+            }
+            Marks::Only(_) => (Key::Point(curve.look, true), curve.name.clone()),
+            _ => (Key::Line(curve.look), curve.name.clone()),
+        };
+        let mut keys: Vec<(Key, String)> = self.panels.iter().take(1).flat_map(|panel| &panel.1).map(key).collect();
+        if !self.band_name.is_empty() {
+            keys.push((Key::Band(SHADE), self.band_name.clone()));
+        }
+        if let Some(eps) = self.threshold {
+            keys.push((Key::Dashes(theme::INK), format!("reference threshold {}", theme::threshold(eps))));
+        }
+        if all().any(|curve| curve.points.iter().any(|p| p.1.is_none())) {
+            keys.push((Key::Cross, "no data".into()));
+        }
+        keys
+    }
+
+    fn panel(&self, canvas: &mut Canvas<'_>, frame: &Frame<'_>, curves: &[Curve]) {
+        band(canvas, frame, &self.band, SHADE);
+        for curve in curves {
+            band(canvas, frame, &curve.band, theme::faint(curve.look.color, 0.14));
+        }
+        if let Some(eps) = self.threshold {
+            let x = frame.px(f64::from(eps));
+            canvas.dashed((x, frame.area.y0), (x, frame.area.y1), theme::INK, 1.5);
+        }
+        // The crosses of each curve stand on a line of their own.
+        let mut y = frame.area.y1 - 7.0;
+        for curve in curves.iter().filter(|curve| curve.points.iter().any(|p| p.1.is_none())) {
+            for (x, _) in curve.points.iter().filter(|p| p.1.is_none()) {
+                theme::cross(canvas, (frame.px(*x), y), curve.look.color);
+            }
+            y = if y < frame.area.y1 - 45.0 { frame.area.y1 - 7.0 } else { y - 9.0 };
+        }
+        for one in curves {
+            curve(canvas, frame, one);
+        }
+        let missing = curves.iter().filter(|curve| curve.points.is_empty()).count();
+        if missing > 0 && self.panels.len() > 1 {
+            let at = (frame.area.x0 + 8.0, frame.area.y0 + 16.0);
+            let text = format!("no data: {missing} of {}", curves.len());
+            canvas.text(at, &text, Type::new(theme::TICK, theme::SOFT_INK));
+        }
+    }
+}
+
+/// Runs of neighbouring points that have a value.
+fn runs<T: Copy>(points: &[(f64, Option<T>)]) -> Vec<Vec<(f64, T)>> {
+    let mut runs = vec![Vec::new()];
+    for (x, y) in points {
+        match (y, runs.last_mut()) {
+            (Some(y), Some(run)) => run.push((*x, *y)),
+            _ => runs.push(Vec::new()),
+        }
+    }
+    runs.retain(|run| !run.is_empty());
+    runs
+}
+
+/// Draws a band; a lone point of it becomes a bar.
+fn band(canvas: &mut Canvas<'_>, frame: &Frame<'_>, band: &Band, color: RGBAColor) {
+    for run in runs(band) {
+        if let [(x, (low, high))] = run[..] {
+            canvas.line(frame.at(x, low), frame.at(x, high), color, 9.0);
+            continue;
+        }
+        let upper = run.iter().map(|(x, (_, high))| frame.at(*x, *high));
+        let lower = run.iter().rev().map(|(x, (low, _))| frame.at(*x, *low));
+        canvas.polygon(&upper.chain(lower).collect::<Vec<_>>(), color);
+    }
+}
+
+/// Line and marks.
+fn curve(canvas: &mut Canvas<'_>, frame: &Frame<'_>, curve: &Curve) {
+    let room = frame.area.width() / curve.points.len().max(1) as f64;
+    let every = (20.0 / room.max(0.1)).ceil().max(1.0) as usize;
+    let mark = |canvas: &mut Canvas<'_>, at, r| theme::mark(canvas, at, curve.look, r, true);
+    for run in runs(&curve.points) {
+        let points: Vec<(f64, f64)> = run.iter().map(|(x, y)| frame.at(*x, *y)).collect();
+        match curve.marks {
+            Marks::Only(r) => points.iter().for_each(|point| mark(canvas, *point, r)),
+            Marks::Peak => canvas.path(&points, curve.look.color, 2.0),
+            Marks::Spaced => {
+                canvas.path(&points, curve.look.color, 2.0);
+                let r = if room > 16.0 { 3.8 } else { 2.8 };
+                points.iter().step_by(every).for_each(|point| mark(canvas, *point, r));
+            }
+        }
+    }
+    let peak = curve.known().reduce(|peak, point| if point.1 > peak.1 { point } else { peak });
+    if let (Marks::Peak, Some((x, y))) = (curve.marks, peak) {
+        mark(canvas, frame.at(x, y), 3.6);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_splits_a_curve() {
+        let points = [(1.0, None), (2.0, Some(5.0)), (3.0, Some(6.0)), (4.0, None), (5.0, Some(7.0))];
+        assert_eq!(runs(&points), [vec![(2.0, 5.0), (3.0, 6.0)], vec![(5.0, 7.0)]]);
+        assert!(runs::<f64>(&[(1.0, None)]).is_empty());
+    }
+}

@@ -1,0 +1,173 @@
+//! The layout of estimates: a row for each thing that is compared, with its means and their intervals over one axis.
+
+use crate::math::Interval;
+use crate::report::Drawing;
+use crate::report::ReportError;
+use crate::report::axes::Axis;
+use crate::report::axes::extent;
+use crate::report::canvas::Area;
+use crate::report::canvas::Canvas;
+use crate::report::legend::Key;
+use crate::report::legend::Legend;
+use crate::report::text::Type;
+use crate::report::text::fit;
+use crate::report::text::text_width;
+use crate::report::theme;
+use crate::report::theme::Look;
+use crate::report::theme::number;
+
+/// Height of one estimate, and of a heading.
+const LINE: f64 = 27.0;
+const HEADING: f64 = 34.0;
+/// Room for the axis beneath the rows.
+pub(super) const FOOT: f64 = 62.0;
+/// Labels longer than this are shortened in their middle.
+const LONGEST: f64 = 380.0;
+
+/// A mean with its interval, if it is known.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Dot {
+    pub look: Look,
+    pub filled: bool,
+    pub value: Option<Interval>,
+}
+
+/// What is compared.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    pub label: String,
+    /// Set off from the others.
+    pub strong: bool,
+    pub dots: Vec<Dot>,
+}
+
+/// Rows over a common axis, in groups with headings.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Dots {
+    pub groups: Vec<(String, Vec<Row>)>,
+    pub axis: Axis,
+    /// Decimals of the numbers beside the dots.
+    pub decimals: usize,
+    pub keys: Vec<(Key, String)>,
+    /// Where a broken upright line stands.
+    pub upright: Option<f64>,
+}
+
+/// Lowest and highest of the known values and ends of intervals.
+pub(super) fn ends<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Option<(f64, f64)> {
+    let known = rows.into_iter().flat_map(|row| &row.dots).filter_map(|dot| dot.value);
+    extent(known.flat_map(|i| [Some(i.estimate), i.low, i.high]).flatten())
+}
+
+/// The interval in another unit.
+pub(super) fn times(interval: Interval, factor: f64) -> Interval {
+    let Interval { estimate, low, high, .. } = interval;
+    Interval { estimate: estimate * factor, low: low.map(|v| v * factor), high: high.map(|v| v * factor), ..interval }
+}
+
+impl Dots {
+    pub fn drawing(self, name: &str, title: &str, subtitle: String) -> Result<Drawing, ReportError> {
+        let alt = self.in_words();
+        let legend = Legend::new(self.keys.clone(), theme::WIDTH - 2.0 * theme::MARGIN);
+        let body = legend.height() + self.height() + FOOT;
+        Drawing::new(name, title, subtitle, alt, body, |canvas, area| {
+            legend.draw(canvas, (area.x0, area.y0));
+            self.draw(canvas, Area { y0: area.y0 + legend.height(), x1: area.x1 - 12.0, ..area });
+        })
+    }
+
+    /// Every row with its numbers, below the title of its group.
+    pub fn in_words(&self) -> String {
+        let dot = |(i, dot): (usize, &Dot)| {
+            let text = |value| number(value, self.decimals);
+            let value = dot.value.map_or("no data".into(), |value| match value.low.zip(value.high) {
+                Some((low, high)) => format!("{} ({} to {})", text(value.estimate), text(low), text(high)),
+                None => text(value.estimate),
+            });
+            self.keys.get(i).map_or(value.clone(), |key| format!("{} {value}", key.1))
+        };
+        let row = |row: &Row| {
+            let dots: Vec<String> = row.dots.iter().enumerate().map(dot).collect();
+            format!("{}: {}.", row.label, dots.join(", "))
+        };
+        let groups = self.groups.iter().map(|(title, rows)| {
+            let rows: Vec<String> = rows.iter().map(row).collect();
+            format!("{title}{} {}", if title.is_empty() { "" } else { ":" }, rows.join(" "))
+        });
+        format!("{}.{}", self.axis.title, groups.collect::<Vec<_>>().join(" "))
+    }
+
+    /// Height without the axis' labels.
+    pub fn height(&self) -> f64 {
+        let group = |(title, rows): &(String, Vec<Row>)| {
+            let lines: usize = rows.iter().map(|row| row.dots.len()).sum();
+            lines as f64 * LINE + if title.is_empty() { 0.0 } else { HEADING }
+        };
+        self.groups.iter().map(group).sum()
+    }
+
+    /// Draws labels, axis and rows from the top of `area`.
+    pub fn draw(&self, canvas: &mut Canvas<'_>, area: Area) {
+        let font = |row: &Row| Type { bold: row.strong, ..Type::new(theme::LABEL, theme::INK) };
+        let label = |row: &Row| fit(&row.label, theme::LABEL, row.strong, LONGEST.min(area.width() / 2.0));
+        let all = || self.groups.iter().flat_map(|group| &group.1);
+        let labels = all().map(|row| text_width(&label(row), theme::LABEL, row.strong));
+        let titles = self.groups.iter().map(|group| text_width(&group.0, theme::LABEL, true));
+        let widest = labels.chain(titles).fold(0.0, f64::max);
+        let plot = Area::new(area.x0 + widest + 18.0, area.y0, area.x1, area.y0 + self.height());
+        self.axis.draw(canvas, plot);
+        if let Some(x) = self.upright {
+            let x = plot.x0 + self.axis.part(x) * plot.width();
+            canvas.dashed((x, plot.y0), (x, plot.y1), theme::INK, 1.3);
+        }
+        let mut y = plot.y0;
+        for (title, rows) in &self.groups {
+            if !title.is_empty() {
+                canvas.text((area.x0, y + 22.0), title, Type::new(theme::LABEL, theme::INK).bold());
+                y += HEADING;
+            }
+            for row in rows {
+                let height = row.dots.len() as f64 * LINE;
+                if row.strong {
+                    let shade = theme::faint(theme::SOFT_INK, 0.09);
+                    canvas.rect(Area::new(area.x0 - 8.0, y, plot.x1, y + height), shade);
+                }
+                canvas.text((area.x0, y + height / 2.0 + 0.36 * theme::LABEL), &label(row), font(row));
+                for (i, dot) in row.dots.iter().enumerate() {
+                    // Nearer to each other than to those of other rows.
+                    let from_middle = 0.8 * (i as f64 - (row.dots.len() - 1) as f64 / 2.0);
+                    self.dot(canvas, plot, *dot, y + height / 2.0 + from_middle * LINE);
+                }
+                y += height;
+            }
+        }
+    }
+
+    /// A mean with its interval at height `y`, and its number beside it.
+    fn dot(&self, canvas: &mut Canvas<'_>, plot: Area, dot: Dot, y: f64) {
+        let Dot { look, filled, value } = dot;
+        let Some(interval) = value else {
+            theme::hatch(canvas, Area::new(plot.x0 + 4.0, y - 7.0, plot.x0 + 64.0, y + 7.0));
+            let soft = Type::new(theme::TICK, theme::SOFT_INK);
+            return canvas.text((plot.x0 + 72.0, y + 4.5), "no data", soft);
+        };
+        let px = |v: f64| plot.x0 + self.axis.part(v) * plot.width();
+        let at = px(interval.estimate);
+        let (mut left, mut right) = (at - 7.0, at + 7.0);
+        if let (Some(low), Some(high)) = (interval.low, interval.high) {
+            canvas.line((px(low), y), (px(high), y), look.color, 2.2);
+            for end in [low, high] {
+                canvas.line((px(end), y - 4.0), (px(end), y + 4.0), look.color, 2.0);
+            }
+            (left, right) = (left.min(px(low)), right.max(px(high)));
+        }
+        theme::mark(canvas, (at, y), look, 5.0, filled);
+        let text = number(interval.estimate, self.decimals);
+        let width = text_width(&text, theme::TICK, false);
+        // At the left of the interval where there is no room at its right.
+        let x = if right + 7.0 + width > plot.x1 { left - 9.0 - width } else { right + 7.0 };
+        // A plate, so that no line runs through the number.
+        canvas.rect(Area::new(x - 3.0, y - 7.0, x + width + 3.0, y + 7.0), theme::faint(theme::WHITE, 0.85));
+        canvas.text((x, y + 4.3), &text, Type::new(theme::TICK, theme::INK));
+    }
+}
