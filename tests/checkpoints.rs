@@ -12,6 +12,7 @@ use common::Recorder;
 use common::fixtures;
 use kvscope::hint::Hint;
 use kvscope::model::Compute;
+use kvscope::model::ForwardError;
 use kvscope::model::LogitRows;
 use kvscope::model::Matmul;
 use kvscope::model::Model;
@@ -97,7 +98,10 @@ fn told(error: &ModelError) -> String {
 
 fn logits(model: &Model) -> Result<Vec<f32>, ModelError> {
     let mut store = Recorder::new(model.config(), 0);
-    model.forward(&TOKENS, 0, &mut store, LogitRows::Last)
+    model.forward(&TOKENS, 0, &mut store, LogitRows::Last).map_err(|error| match error {
+        ForwardError::Model(error) => error,
+        ForwardError::Store(never) => match never {},
+    })
 }
 
 fn embedding(tensors: &Tensors) -> (Vec<usize>, Vec<f32>) {

@@ -41,6 +41,7 @@ use kvscope::runtime::Compression;
 use kvscope::runtime::GenerateOptions;
 use kvscope::runtime::RaggedCache;
 use kvscope::runtime::generate;
+use kvscope::runtime::prefill;
 
 /// Bound on max |a - b| / max |b| in f32.
 const TOLERANCE: f64 = 1e-5;
@@ -320,15 +321,22 @@ fn the_runtimes_cache_generates_the_same_on_both() {
                     ..Compression::parse(spec, Budget::KeptFraction(0.6)).unwrap()
                 };
                 let compression = (spec != "full").then_some(compression);
-                let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression);
+                let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression.clone());
                 let options = GenerateOptions { max_new_tokens: 24, chunk_tokens: 20, ..GenerateOptions::default() };
                 let made = generate(model, &prompt, &mut cache, &options, &mut |_| ControlFlow::Continue(())).unwrap();
-                (made.tokens, cache)
+                // The same again, to see what a device is sent.
+                let (mut pass, mut again) =
+                    (Pass::new(model), RaggedCache::new(model.config(), CacheType::F32, compression));
+                prefill(&mut pass, &prompt, &mut again, 20).unwrap();
+                for token in &made.tokens[..23] {
+                    let position = again.n_seen();
+                    pass.forward(&[*token], position, &mut again, LogitRows::None).unwrap();
+                }
+                (made.tokens, cache, pass.uploaded_slots())
             };
-            let ((a, mut a_cache), (b, b_cache)) = (run(&candle), run(&kernels));
+            let ((a, a_cache, uploaded), (b, b_cache, _)) = (run(&candle), run(&kernels));
             assert_eq!(a, b, "{}, {spec}", path.display());
             assert_eq!(a_cache.n_slots(), b_cache.n_slots());
-            let uploaded = a_cache.mirror().unwrap().uploaded_slots();
             // Every token's slots once, and with compression those that a rewriting left.
             let once = a_cache.n_seen() * n_heads;
             assert!(if spec == "full" { uploaded == once } else { uploaded > once }, "{spec}: {uploaded}, {once}");

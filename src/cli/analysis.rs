@@ -1,7 +1,7 @@
 //! An analysis and a comparison of two as tables.
 
 use crate::analyze::summary;
-use crate::cli::options::Common;
+use crate::cli::common::Common;
 use crate::cli::output::printable;
 use crate::cli::table::Table;
 use crate::cli::table::bounds;

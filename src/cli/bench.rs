@@ -3,10 +3,10 @@
 use serde_json::json;
 
 use crate::cli::Outcome;
+use crate::cli::common::Common;
 use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
 use crate::cli::numbers;
-use crate::cli::options::Common;
 use crate::cli::options::DeviceArg;
 use crate::cli::options::Dtype;
 use crate::cli::options::load_model;

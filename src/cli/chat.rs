@@ -3,14 +3,14 @@
 use std::io::BufRead;
 use std::io::IsTerminal;
 
+use crate::cli::common::Common;
 use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
-use crate::cli::generate::Job;
-use crate::cli::generate::Session;
-use crate::cli::generate::encode_prompt;
-use crate::cli::options::Common;
 use crate::cli::output::emit_json_line;
 use crate::cli::output::say_raw;
+use crate::cli::session::Job;
+use crate::cli::session::Session;
+use crate::cli::session::encode_prompt;
 use crate::model::Model;
 use crate::model::tokenizer::Message;
 

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use crate::cli::Outcome;
+use crate::cli::common::Common;
 use crate::cli::compression::read_profile;
 use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
@@ -11,7 +12,6 @@ use crate::cli::inputs::Inputs;
 use crate::cli::names::names;
 use crate::cli::names::one_of;
 use crate::cli::numbers;
-use crate::cli::options::Common;
 use crate::cli::options::DeviceArg;
 use crate::cli::options::Dtype;
 use crate::cli::options::load_model;

@@ -3,14 +3,7 @@
 use std::error::Error;
 use std::fmt::Debug;
 use std::fmt::Display;
-use std::io::ErrorKind;
-use std::io::Write;
-use std::process::ExitCode;
 
-use crate::cli::output::Color;
-use crate::cli::output::NobodyReads;
-use crate::cli::output::Paint;
-use crate::cli::output::say;
 use crate::hint::Hint;
 
 /// What a command returns.
@@ -43,8 +36,13 @@ impl Failure {
         self.cause.downcast_ref()
     }
 
+    /// What was tried, the widest last.
+    pub(super) fn tried(&self) -> &[String] {
+        &self.tried
+    }
+
     /// The error itself and what caused it.
-    fn causes(&self) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    pub(super) fn causes(&self) -> impl Iterator<Item = &(dyn Error + 'static)> {
         let mut next: Option<&(dyn Error + 'static)> = Some(self.cause.as_ref());
         std::iter::from_fn(move || {
             let error = next?;
@@ -54,7 +52,7 @@ impl Failure {
     }
 
     /// What the error says to do. Libraries wrap I/O errors in their own, and a full disk is a full disk.
-    fn hint(&self) -> Option<String> {
+    pub(super) fn hint(&self) -> Option<String> {
         let io = |error: &(dyn Error + 'static)| error.downcast_ref::<std::io::Error>()?.hint();
         self.hint.clone().or_else(|| self.causes().find_map(io))
     }
@@ -109,50 +107,5 @@ impl Usage {
 impl Hint for Usage {
     fn hint(&self) -> Option<String> {
         Some(self.hint.clone())
-    }
-}
-
-/// Prints the error, its causes and a hint; exit code 2, or 0 when the reader of stdout has gone away.
-pub(crate) fn report(failure: &Failure, color: Color) -> ExitCode {
-    if failure.cause::<NobodyReads>().is_some() {
-        return ExitCode::SUCCESS;
-    }
-    let paint = Paint::new(color);
-    // A message that already says what its cause says is not said twice.
-    let mut kept: Vec<String> = Vec::new();
-    for line in failure.tried.iter().rev().cloned().chain(failure.causes().map(without_backtrace)) {
-        if !kept.iter().any(|earlier| earlier.contains(&line)) {
-            kept.push(line);
-        }
-    }
-    for (i, line) in kept.iter().enumerate() {
-        let label = if i == 0 { paint.red("error:") } else { paint.red("caused by:") };
-        // One line each: no name in it can pass for an error of its own.
-        say(&label, &line.replace('\n', "\\n"));
-    }
-    if let Some(hint) = failure.hint() {
-        say(&paint.cyan("hint:"), &hint);
-    }
-    ExitCode::from(2)
-}
-
-/// An error's message. Libraries append their backtrace under `RUST_BACKTRACE=1`.
-fn without_backtrace(error: &(dyn Error + 'static)) -> String {
-    let text = error.to_string();
-    text.split("\n   0: ").next().unwrap_or_default().into()
-}
-
-/// Prints help or the version on stdout, or what is wrong with the arguments on stderr: exit code 0, or 2.
-pub(crate) fn of_arguments(error: &clap::Error) -> ExitCode {
-    if error.use_stderr() {
-        let text = error.render().to_string().replace("For more information, try", "hint: for more information, try");
-        let (label, text) = text.split_once(' ').filter(|(label, _)| *label == "error:").unwrap_or(("", &text));
-        say(&Paint::new(Color::Auto).red(label), text.trim_end());
-        return ExitCode::from(2);
-    }
-    match error.print().and_then(|()| std::io::stdout().flush()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => report(&Failure::from(error).when("cannot write to standard output"), Color::Auto),
     }
 }

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use crate::capture::CaptureError;
+use crate::cli::common::Common;
 use crate::cli::failure::Context;
 use crate::cli::failure::Failure;
 use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
 use crate::cli::numbers;
-use crate::cli::options::Common;
 use crate::cli::options::run_name;
 use crate::cli::options::slug;
 use crate::cli::output::note;

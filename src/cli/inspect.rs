@@ -9,10 +9,10 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::cli::Outcome;
+use crate::cli::common::Common;
 use crate::cli::failure::Context;
 use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
-use crate::cli::options::Common;
 use crate::cli::output::emit;
 use crate::cli::output::emit_json;
 use crate::cli::output::printable;

@@ -5,10 +5,12 @@ mod analyze;
 mod bench;
 mod capture;
 mod chat;
+mod common;
 mod completions;
 mod compression;
 mod demo;
 mod eval;
+mod exit;
 mod failure;
 mod generate;
 mod inputs;
@@ -20,6 +22,7 @@ mod options;
 mod output;
 mod pull;
 mod report;
+mod session;
 mod table;
 mod tune;
 mod verify;
@@ -31,7 +34,7 @@ use clap::FromArgMatches;
 use clap::Parser;
 use clap::Subcommand;
 
-use crate::cli::options::Common;
+use crate::cli::common::Common;
 
 /// Measure how compressible a language model's KV cache is, and compress it.
 #[derive(Debug, Parser)]
@@ -89,11 +92,11 @@ fn parse() -> Result<Cli, clap::Error> {
 pub fn main() -> ExitCode {
     let cli = match parse() {
         Ok(cli) => cli,
-        Err(error) => return failure::of_arguments(&error),
+        Err(error) => return exit::of_arguments(&error),
     };
     let common = &cli.common;
-    if let Err(error) = common.set_up() {
-        return failure::report(&error, common.color);
+    if let Err(error) = options::set_up(common) {
+        return exit::report(&error, common.color);
     }
     let result = match &cli.command {
         Command::Demo(args) => demo::run(args, common),
@@ -114,6 +117,6 @@ pub fn main() -> ExitCode {
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::GateNotMet) => ExitCode::from(1),
-        Err(error) => failure::report(&error, common.color),
+        Err(error) => exit::report(&error, common.color),
     }
 }

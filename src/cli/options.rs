@@ -10,11 +10,10 @@ use std::sync::atomic::Ordering;
 use clap::Args;
 use clap::ValueEnum;
 
+use crate::cli::common::Common;
 use crate::cli::failure::Context;
 use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
-use crate::cli::numbers;
-use crate::cli::output::Color;
 use crate::cli::output::LogLines;
 use crate::cli::output::LogStream;
 use crate::cli::output::note;
@@ -28,45 +27,23 @@ use crate::model::Model;
 use crate::runtime::CacheType;
 use crate::runtime::start_threads;
 
-/// Options of all commands.
-#[derive(Debug, Args)]
-pub(crate) struct Common {
-    /// Print the result as JSON
-    #[arg(long, global = true, display_order = 900)]
-    pub json: bool,
-    /// Print results and errors only
-    #[arg(long, short, global = true, display_order = 901)]
-    pub quiet: bool,
-    /// Print whole verdicts and more of what happens (-vv: everything)
-    #[arg(long, short, global = true, action = clap::ArgAction::Count, display_order = 902)]
-    pub verbose: u8,
-    /// Colour messages
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN", display_order = 903)]
-    pub color: Color,
-    /// Threads to compute with [default: one per core]
-    #[arg(long, global = true, value_name = "N", value_parser = numbers::threads, display_order = 904)]
-    pub threads: Option<usize>,
-}
-
-impl Common {
-    /// Starts the thread pool and the log.
-    pub(crate) fn set_up(&self) -> Result<()> {
-        let level = match (self.quiet, self.verbose) {
-            (true, _) => "error",
-            (_, 0) => "warn",
-            (_, 1) => "kvscope=info",
-            _ => "kvscope=debug",
-        };
-        let filter = tracing_subscriber::EnvFilter::new(level);
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            // Colours and escapes are those of all other lines on stderr.
-            .with_ansi(false)
-            .event_format(LogLines(self.color))
-            .with_writer(|| LogStream)
-            .init();
-        start_threads(self.threads).context("cannot start threads")
-    }
+/// Starts the thread pool and the log.
+pub(crate) fn set_up(common: &Common) -> Result<()> {
+    let level = match (common.quiet, common.verbose) {
+        (true, _) => "error",
+        (_, 0) => "warn",
+        (_, 1) => "kvscope=info",
+        _ => "kvscope=debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::new(level);
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        // Colours and escapes are those of all other lines on stderr.
+        .with_ansi(false)
+        .event_format(LogLines(common.color))
+        .with_writer(|| LogStream)
+        .init();
+    start_threads(common.threads).context("cannot start threads")
 }
 
 /// Where to compute.

@@ -10,7 +10,6 @@ use anstream::AutoStream;
 use anstream::ColorChoice;
 use anstyle::AnsiColor;
 use anstyle::Style;
-use clap::ValueEnum;
 use indicatif::DecimalBytes;
 use indicatif::ProgressBar;
 use indicatif::ProgressDrawTarget;
@@ -24,25 +23,14 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::registry::LookupSpan;
 use unicode_width::UnicodeWidthChar;
 
+use crate::cli::common::Color;
+use crate::cli::common::Common;
 use crate::cli::failure::Failure;
 use crate::cli::failure::Result;
-use crate::cli::options::Common;
 use crate::hint::Hint;
 
 /// Longest line of a message, in characters.
 const MESSAGE_CHARS: usize = 1000;
-
-/// When to colour.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Color {
-    /// On a terminal, unless NO_COLOR is set.
-    #[default]
-    Auto,
-    /// Always.
-    Always,
-    /// Never.
-    Never,
-}
 
 /// Colours of stderr, which is all that is ever coloured.
 #[derive(Clone, Copy, Debug)]

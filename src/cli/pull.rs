@@ -4,8 +4,8 @@ use indicatif::ProgressBar;
 use serde_json::json;
 
 use crate::cli::Outcome;
+use crate::cli::common::Common;
 use crate::cli::failure::Result;
-use crate::cli::options::Common;
 use crate::cli::output::bar;
 use crate::cli::output::emit;
 use crate::cli::output::emit_json;

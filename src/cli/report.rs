@@ -7,10 +7,10 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::cli::Outcome;
+use crate::cli::common::Common;
 use crate::cli::failure::Context;
 use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
-use crate::cli::options::Common;
 use crate::cli::options::out_dir;
 use crate::cli::options::run_name;
 use crate::cli::output::bar;

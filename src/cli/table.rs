@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::cli::options::Common;
+use crate::cli::common::Common;
 use crate::cli::output::columns;
 use crate::cli::output::printable;
 use crate::math::Interval;

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::cli::Outcome;
+use crate::cli::common::Common;
 use crate::cli::failure::Result;
 use crate::cli::failure::Usage;
-use crate::cli::options::Common;
 use crate::cli::output::emit_json;
 use crate::cli::output::emit_line;
 use crate::cli::output::note;

@@ -165,7 +165,7 @@ impl Model {
             }
         };
         config.tied_output = tied_output;
-        let rope = Rope::new(&config);
+        let rope = config.rope();
         let fingerprint = weights.finish(&config)?;
         let compute = compute.clone();
         Ok(Self { name, config, fingerprint, identity: OnceLock::new(), tokenizer, compute, decoder, rope })

@@ -2,8 +2,30 @@
 
 use rayon::prelude::*;
 
-use crate::model::config::Config;
-use crate::model::config::RopeScaling;
+/// How rotary frequencies are stretched for long contexts.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// As trained.
+    None,
+    /// All frequencies divided by one factor.
+    Linear {
+        /// The factor.
+        factor: f64,
+    },
+    /// Llama 3: low frequencies divided, high ones kept, a ramp between.
+    Llama3 {
+        /// Divisor of low frequencies.
+        factor: f64,
+        /// Wavelengths above `original_max_positions / low_freq_factor` are divided.
+        low_freq_factor: f64,
+        /// Wavelengths below `original_max_positions / high_freq_factor` are kept.
+        high_freq_factor: f64,
+        /// Context length of the first training.
+        original_max_positions: f64,
+    },
+    /// One divisor per frequency, as GGUF stores Llama 3's.
+    Factors(Vec<f32>),
+}
 
 /// The D/2 angular frequencies of a model.
 ///
@@ -14,12 +36,12 @@ pub struct Rope {
 }
 
 impl Rope {
-    /// Frequencies theta^(-2i/D), scaled as the configuration says.
-    pub fn new(config: &Config) -> Self {
-        let frequencies = (0..config.head_dim / 2)
+    /// Frequencies theta^(-2i/D), scaled.
+    pub fn new(head_dim: usize, theta: f64, scaling: &RopeScaling) -> Self {
+        let frequencies = (0..head_dim / 2)
             .map(|i| {
-                let plain = config.rope_theta.powf(-2.0 * i as f64 / config.head_dim as f64);
-                let scaled = match &config.rope_scaling {
+                let plain = theta.powf(-2.0 * i as f64 / head_dim as f64);
+                let scaled = match scaling {
                     RopeScaling::None => plain,
                     RopeScaling::Linear { factor } => plain / factor,
                     RopeScaling::Factors(factors) => plain / f64::from(factors[i]),

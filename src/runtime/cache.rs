@@ -86,7 +86,7 @@ impl RaggedCache {
             heads: (0..n_heads).map(|_| Head::new(kind)).collect(),
             compression,
             group: config.n_q_heads / config.n_kv_heads,
-            rope: Rope::new(config),
+            rope: config.rope(),
             needs,
             refit,
             sample: QuerySample::default(),

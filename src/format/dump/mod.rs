@@ -3,6 +3,7 @@
 //! Knows nothing of how states are made or analysed. Layout in `docs/FORMATS.md`.
 
 mod check;
+mod contradictions;
 mod join;
 mod layout;
 mod manifest;

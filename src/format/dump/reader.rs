@@ -7,7 +7,7 @@ use crate::files::read_own_json;
 use crate::format::dump::DumpError;
 use crate::format::dump::Manifest;
 use crate::format::dump::Sample;
-use crate::format::dump::check::manifest_faults;
+use crate::format::dump::contradictions::manifest_faults;
 use crate::format::run::Run;
 
 /// An opened dump.

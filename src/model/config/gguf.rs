@@ -6,9 +6,9 @@ use crate::model::config::ARCHITECTURES;
 use crate::model::config::Bias;
 use crate::model::config::Config;
 use crate::model::config::MAX_LAYERS;
-use crate::model::config::RopeScaling;
 use crate::model::config::foreign::refuse_in_gguf;
 use crate::model::gguf::Gguf;
+use crate::model::rope::RopeScaling;
 
 /// Divisors of the rotary frequencies, one for each.
 pub(in crate::model) const ROPE_FREQS: &str = "rope_freqs.weight";

@@ -9,11 +9,11 @@ use crate::model::config::Architecture;
 use crate::model::config::Bias;
 use crate::model::config::Config;
 use crate::model::config::MAX_LAYERS;
-use crate::model::config::RopeScaling;
 use crate::model::config::Windows;
 use crate::model::config::foreign::refuse_in_json;
 use crate::model::config::settings::Settings;
 use crate::model::config::settings::shown;
+use crate::model::rope::RopeScaling;
 
 /// Sliding window of Mistral, Qwen2 and Qwen3 where none is stated.
 const DEFAULT_WINDOW: usize = 4096;

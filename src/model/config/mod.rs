@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::model::ModelError;
 use crate::model::gguf::Gguf;
 use crate::model::rope::Rope;
+use crate::model::rope::RopeScaling;
 
 /// A line of the architecture table: what tells one Llama-family member from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,31 +113,6 @@ pub const ARCHITECTURES: &[Architecture] = &[
         ..QWEN2
     },
 ];
-
-/// How rotary frequencies are stretched for long contexts.
-#[derive(Clone, Debug, PartialEq)]
-pub enum RopeScaling {
-    /// As trained.
-    None,
-    /// All frequencies divided by one factor.
-    Linear {
-        /// The factor.
-        factor: f64,
-    },
-    /// Llama 3: low frequencies divided, high ones kept, a ramp between.
-    Llama3 {
-        /// Divisor of low frequencies.
-        factor: f64,
-        /// Wavelengths above `original_max_positions / low_freq_factor` are divided.
-        low_freq_factor: f64,
-        /// Wavelengths below `original_max_positions / high_freq_factor` are kept.
-        high_freq_factor: f64,
-        /// Context length of the first training.
-        original_max_positions: f64,
-    },
-    /// One divisor per frequency, as GGUF stores Llama 3's.
-    Factors(Vec<f32>),
-}
 
 /// A decoder of the Llama family.
 #[derive(Clone, Debug, PartialEq)]
@@ -242,6 +218,11 @@ impl Config {
     }
 
     /// Refuses a rotary embedding whose angles are no numbers.
+    /// The rotary embedding.
+    pub(crate) fn rope(&self) -> Rope {
+        Rope::new(self.head_dim, self.rope_theta, &self.rope_scaling)
+    }
+
     fn check_rope(&self) -> Result<(), ModelError> {
         let positive = |key: &str, value: f64| match value.is_finite() && value > 0.0 {
             true => Ok(()),
@@ -270,7 +251,7 @@ impl Config {
                 factors.iter().try_for_each(|factor| positive(ROPE_FREQS, f64::from(*factor)))?;
             }
         }
-        if !Rope::new(self).is_finite_up_to(self.max_positions) {
+        if !self.rope().is_finite_up_to(self.max_positions) {
             let what = format!("is {}, with which the largest angle is no number", self.rope_theta);
             return Err(ModelError::config("rope_theta", what));
         }
