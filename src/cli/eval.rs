@@ -36,12 +36,11 @@ use crate::eval::Plan;
 use crate::eval::Settings;
 use crate::eval::task::TASKS;
 use crate::eval::task::TaskEntry;
-use crate::format::evaluation::ComparisonEntry;
 use crate::format::evaluation::Evaluation;
 use crate::format::evaluation::FULL;
+use crate::format::evaluation::Headline;
 use crate::format::evaluation::Role;
 use crate::format::evaluation::SummaryEntry;
-use crate::format::evaluation::headline;
 use crate::format::run::Part;
 use crate::format::run::Run;
 use crate::format::run::Target;
@@ -203,41 +202,50 @@ fn tables(evaluation: &Evaluation) -> String {
     let mut groups: Vec<(&str, Option<&str>)> = Vec::new();
     for entry in &evaluation.summary {
         let group = (entry.task.as_str(), entry.dataset.as_deref());
-        if !groups.contains(&group) && (entry.task != "kl" || entry.dataset.is_none()) {
+        if !groups.contains(&group)
+            && (evaluation.headline(&entry.task).is_none_or(|headline| headline.beside.is_empty())
+                || entry.dataset.is_none())
+        {
             groups.push(group);
         }
     }
     for (task, dataset) in groups {
         let entries = evaluation.summary.iter().filter(|e| e.task == task && e.dataset.as_deref() == dataset);
         let head = dataset.map_or_else(|| format!("{task}, all data sets"), |dataset| format!("{task}/{dataset}"));
-        text += &format!("\n{}", summary_table(&head, task, entries));
+        text += &format!("\n{}", summary_table(&head, evaluation.headline(task), entries));
     }
     if !evaluation.comparisons.is_empty() {
-        text += &format!("\n{}", comparison_table(&evaluation.comparisons));
+        text += &format!("\n{}", comparison_table(evaluation));
     }
     text
 }
 
-fn summary_table<'a>(head: &str, task: &str, entries: impl Iterator<Item = &'a SummaryEntry>) -> Table {
-    let is_kl = task == "kl";
-    let columns = if is_kl { ["KL, nats", "top-1", "perplexity"] } else { ["score", "of 100", ""] };
+/// Scores are of a hundred, too, where nothing else stands beside them.
+fn summary_table<'a>(
+    head: &str,
+    headline: Option<&Headline>,
+    entries: impl Iterator<Item = &'a SummaryEntry>,
+) -> Table {
+    let beside = headline.map_or(&[][..], |headline| &headline.beside);
+    let shown = |place: usize| beside.get(place).map(|name| name.replace('_', " "));
     let mut table = Table::new([
         name(head),
         number("kept %"),
         number("texts"),
         number("unmet"),
-        number(columns[0]),
+        number(headline.map_or("", |headline| &headline.title)),
         number("95 % interval"),
-        number(columns[1]),
-        number(columns[2]),
+        number(shown(0).as_deref().unwrap_or("of 100")),
+        number(shown(1).as_deref().unwrap_or("")),
     ]);
     for entry in entries {
         let metric = |name: &str| entry.metrics.get(name).copied();
-        let main = metric(headline(task).0);
-        let (second, third) = if is_kl {
-            (estimate(metric("top1_agreement"), 4), estimate(metric("perplexity_ratio"), 4))
-        } else {
-            (digits(entry.score_percent, 2), String::new())
+        let main = headline.and_then(|headline| metric(&headline.metric));
+        let (second, third) = match beside {
+            [] => (digits(entry.score_percent, 2), String::new()),
+            [first, rest @ ..] => {
+                (estimate(metric(first), 4), rest.first().map_or_else(String::new, |name| estimate(metric(name), 4)))
+            }
         };
         table.row([
             entry.policy.clone(),
@@ -254,11 +262,11 @@ fn summary_table<'a>(head: &str, task: &str, entries: impl Iterator<Item = &'a S
 }
 
 /// What is compared, by how much both differ, and which is shown to be better.
-fn comparison_table(comparisons: &[ComparisonEntry]) -> Table {
+fn comparison_table(evaluation: &Evaluation) -> Table {
     let columns = [name("A"), name("B"), number("kept %"), number("A / B"), number("A - B"), number("95 % interval")];
     let mut table =
         Table::new(std::iter::once(name("task")).chain(columns).chain([name("better")]).collect::<Vec<_>>());
-    for entry in comparisons {
+    for entry in &evaluation.comparisons {
         let result = &entry.result;
         // Of the ratio where there is one.
         let shown = result.ratio.unwrap_or(result.difference);
@@ -270,7 +278,7 @@ fn comparison_table(comparisons: &[ComparisonEntry]) -> Table {
             estimate(result.ratio, 3),
             estimate(Some(result.difference), 4),
             bounds(Some(shown), 3),
-            match entry.better() {
+            match evaluation.headline(&entry.task).and_then(|headline| entry.better(headline)) {
                 Some(true) => "A".into(),
                 Some(false) => "B".into(),
                 None => missing(),

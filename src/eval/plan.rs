@@ -6,6 +6,7 @@ use crate::eval::arm::Arm;
 use crate::eval::item::Item;
 use crate::eval::item::Settings;
 use crate::eval::item::Skipped;
+use crate::eval::task::task;
 use crate::files::Document;
 use crate::files::InputHash;
 use crate::files::ModelIdentity;
@@ -55,6 +56,10 @@ impl Plan {
             evaluated: EVALUATED.into(),
             arms: arms.iter().map(arm_entry).collect(),
             texts: items.iter().map(text_entry).collect(),
+            headlines: items
+                .iter()
+                .filter_map(|item| Some((item.task.to_string(), task(item.task)?.headline.into())))
+                .collect(),
             skipped,
             planned_rows: items.len() * arms.len(),
             rows: 0,

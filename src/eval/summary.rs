@@ -11,13 +11,13 @@ use crate::eval::verdict;
 use crate::format::evaluation::ArmEntry;
 use crate::format::evaluation::ComparisonEntry;
 use crate::format::evaluation::Evaluation;
+use crate::format::evaluation::Headline;
 use crate::format::evaluation::NeedleCell;
 use crate::format::evaluation::NeedleMap;
 use crate::format::evaluation::Question;
 use crate::format::evaluation::Role;
 use crate::format::evaluation::Row;
 use crate::format::evaluation::SummaryEntry;
-use crate::format::evaluation::headline;
 use crate::math::bootstrap_mean;
 use crate::math::mean;
 use crate::math::paired;
@@ -110,7 +110,7 @@ fn score_percent(family: &str, dataset: &str, rows: &[&Row]) -> Option<f64> {
 fn comparisons(evaluation: &Evaluation, rows: &[Row]) -> Vec<ComparisonEntry> {
     let mut found = Vec::new();
     for task in tasks(evaluation) {
-        let (metric, less_is_better) = headline(task);
+        let Some(Headline { metric, less_is_better, .. }) = evaluation.headline(task) else { continue };
         let values = |arm: &ArmEntry| -> BTreeMap<(&str, &str), f64> {
             let of_arm = rows.iter().filter(|row| row.task == task && is_of(row, arm));
             of_arm
@@ -124,7 +124,7 @@ fn comparisons(evaluation: &Evaluation, rows: &[Row]) -> Vec<ComparisonEntry> {
             if let Some(result) = paired(&x, &y, RESAMPLES, evaluation.provenance.seed) {
                 found.push(ComparisonEntry {
                     task: task.into(),
-                    metric: metric.into(),
+                    metric: metric.clone(),
                     question,
                     a: a.policy.clone(),
                     b: b.policy.clone(),
@@ -162,7 +162,7 @@ fn comparisons(evaluation: &Evaluation, rows: &[Row]) -> Vec<ComparisonEntry> {
                 .filter(|arm| matches!(arm.role, Role::Baseline | Role::Paper))
                 .filter_map(|arm| Some((mean(&values(arm).into_values().collect::<Vec<_>>())?, *arm)))
                 .collect();
-            ranked.sort_by(|a, b| if less_is_better { a.0.total_cmp(&b.0) } else { b.0.total_cmp(&a.0) });
+            ranked.sort_by(|a, b| if *less_is_better { a.0.total_cmp(&b.0) } else { b.0.total_cmp(&a.0) });
             let Some((_, best)) = ranked.first() else { continue };
             if let Some((_, next)) = ranked.get(1) {
                 compare(Question::BestBaselineOrNext, best, next);
@@ -176,7 +176,7 @@ fn comparisons(evaluation: &Evaluation, rows: &[Row]) -> Vec<ComparisonEntry> {
 }
 
 fn needle_maps(evaluation: &Evaluation, rows: &[Row]) -> Vec<NeedleMap> {
-    let scored = |row: &Row| row.depth_percent.zip(row.metrics.get(headline(&row.task).0).copied());
+    let scored = |row: &Row| row.depth_percent.zip(row.metrics.get(&evaluation.headline(&row.task)?.metric).copied());
     let reference: BTreeMap<(&str, &str), f64> = evaluation
         .arms
         .iter()

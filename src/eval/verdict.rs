@@ -2,13 +2,18 @@
 
 use crate::format::evaluation::ComparisonEntry;
 use crate::format::evaluation::Evaluation;
+use crate::format::evaluation::Headline;
 use crate::format::evaluation::Question;
 use crate::math::Interval;
 use crate::math::sign_test_needs;
 
 /// One sentence for each comparison, and one on what the texts can resolve.
 pub(super) fn in_words(evaluation: &Evaluation) -> Vec<String> {
-    let mut verdict: Vec<String> = evaluation.comparisons.iter().map(sentence).collect();
+    let mut verdict: Vec<String> = evaluation
+        .comparisons
+        .iter()
+        .filter_map(|entry| Some(sentence(entry, evaluation.headline(&entry.task)?)))
+        .collect();
     let budgets = |entry: &&ComparisonEntry| entry.budget.map(f64::to_bits);
     let mut stated = Vec::new();
     for entry in &evaluation.comparisons {
@@ -35,7 +40,7 @@ pub(super) fn in_words(evaluation: &Evaluation) -> Vec<String> {
             format!(
                 "; a difference of {} in {} between the policies compared here is found in 4 of 5 repetitions",
                 number(largest),
-                measure(&entry.task),
+                evaluation.headline(&entry.task).map_or("", |headline| &headline.title),
             )
         });
         verdict.push(format!("{}: {sign}{size}.", place(entry)));
@@ -50,10 +55,6 @@ fn place(entry: &ComparisonEntry) -> String {
     )
 }
 
-fn measure(task: &str) -> &'static str {
-    if task == "kl" { "mean KL (nats)" } else { "score" }
-}
-
 fn number(x: f64) -> String {
     format!("{x:.4}")
 }
@@ -65,9 +66,9 @@ fn bounds(interval: Interval) -> String {
     }
 }
 
-fn sentence(entry: &ComparisonEntry) -> String {
+fn sentence(entry: &ComparisonEntry, headline: &Headline) -> String {
     let ComparisonEntry { a, b, result, .. } = entry;
-    let better = entry.better();
+    let better = entry.better(headline);
     let says = match (entry.question, better) {
         (Question::MergeOrEvict, Some(true)) => format!("merging ({a}) beats evicting the same tokens ({b})"),
         (Question::MergeOrEvict, Some(false)) => {
@@ -91,10 +92,10 @@ fn sentence(entry: &ComparisonEntry) -> String {
         (Question::OrBestBaseline, _) => format!("no difference is shown between {a} and the best baseline ({b})"),
     };
     let by = match result.ratio {
-        Some(ratio) => format!("ratio of {} {:.3} ({})", measure(&entry.task), ratio.estimate, bounds(ratio)),
+        Some(ratio) => format!("ratio of {} {:.3} ({})", headline.title, ratio.estimate, bounds(ratio)),
         None => format!(
             "difference in {} {:.3} ({})",
-            measure(&entry.task),
+            headline.title,
             result.difference.estimate,
             bounds(result.difference)
         ),

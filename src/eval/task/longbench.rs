@@ -2,6 +2,7 @@
 
 use crate::eval::task::AnswerJob;
 use crate::eval::task::Job;
+use crate::eval::task::SCORE;
 use crate::eval::task::Take;
 use crate::eval::task::TaskEntry;
 
@@ -9,6 +10,7 @@ pub(super) const ENTRY: TaskEntry = TaskEntry {
     name: "longbench",
     summary: "LongBench v1, English and code tasks, with its lengths, post-processing and metrics",
     source: "Bai et al. 2023, arXiv 2308.14508. Differs: a prompt is cut at tokens, without decoding the halves first",
+    headline: SCORE,
     take,
 };
 

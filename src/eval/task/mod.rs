@@ -10,6 +10,8 @@ mod zeroscrolls;
 
 pub use longbench::ENGLISH_AND_CODE;
 
+use crate::format::evaluation::Headline;
+
 /// A line of the task table.
 #[derive(Clone, Copy, Debug)]
 pub struct TaskEntry {
@@ -19,8 +21,34 @@ pub struct TaskEntry {
     pub summary: &'static str,
     /// Where it comes from.
     pub source: &'static str,
+    /// What its policies are compared by.
+    pub headline: TaskHeadline,
     /// Whether it takes a data set, by its name.
     pub take: fn(&str) -> Take,
+}
+
+/// What a family's policies are compared by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskHeadline {
+    /// Name of the metric.
+    pub metric: &'static str,
+    /// What it is, with its unit, in words.
+    pub title: &'static str,
+    /// Whether less of it is better.
+    pub less_is_better: bool,
+    /// Metrics to be shown beside it.
+    pub beside: &'static [&'static str],
+}
+
+/// What scored answers are compared by.
+const SCORE: TaskHeadline = TaskHeadline { metric: "score", title: "score", less_is_better: false, beside: &[] };
+
+impl From<TaskHeadline> for Headline {
+    fn from(headline: TaskHeadline) -> Self {
+        let TaskHeadline { metric, title, less_is_better, beside } = headline;
+        let beside = beside.iter().map(|name| name.to_string()).collect();
+        Self { metric: metric.into(), title: title.into(), less_is_better, beside }
+    }
 }
 
 /// Whether a family takes a data set.

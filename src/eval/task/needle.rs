@@ -2,6 +2,7 @@
 
 use crate::eval::task::AnswerJob;
 use crate::eval::task::Job;
+use crate::eval::task::SCORE;
 use crate::eval::task::Take;
 use crate::eval::task::TaskEntry;
 
@@ -9,6 +10,7 @@ pub(super) const ENTRY: TaskEntry = TaskEntry {
     name: "needle",
     summary: "a sentence planted in a long text, by length and depth: share of its words in the answer",
     source: "Kamradt 2023, needle in a haystack; data sets named needle or needle_NAME",
+    headline: SCORE,
     take: |dataset| match dataset.strip_prefix("needle") {
         Some(rest) if rest.is_empty() || rest.starts_with('_') => {
             Take::Yes(Job::Answer(AnswerJob { by_depth: true, ..AnswerJob::new("word_recall", 48) }))

@@ -2,6 +2,7 @@
 
 use crate::eval::task::AnswerJob;
 use crate::eval::task::Job;
+use crate::eval::task::SCORE;
 use crate::eval::task::Take;
 use crate::eval::task::TaskEntry;
 
@@ -9,6 +10,7 @@ pub(super) const ENTRY: TaskEntry = TaskEntry {
     name: "ruler",
     summary: "RULER's needle, variable and word families: share of the answers found",
     source: "Hsieh et al. 2024, arXiv 2404.06654, with its generation lengths",
+    headline: SCORE,
     take: |dataset| {
         let Some(family) = dataset.strip_prefix("ruler_") else { return Take::No };
         let max_new_tokens = match family {

@@ -3,6 +3,7 @@
 use crate::eval::task::AnswerJob;
 use crate::eval::task::Job;
 use crate::eval::task::Predictions;
+use crate::eval::task::SCORE;
 use crate::eval::task::Take;
 use crate::eval::task::TaskEntry;
 
@@ -12,6 +13,7 @@ pub(super) const ENTRY: TaskEntry = TaskEntry {
     source: "Shaham et al. 2023, arXiv 2305.14196. Differs: prompts are made from LongBench-style records by their \
              template, and too long ones lose their middle, where ZeroSCROLLS cuts the end of the document; at most 512 \
              tokens are generated, not 1,024",
+    headline: SCORE,
     take: |dataset| {
         let job = match dataset {
             "gov_report" | "summ_screen_fd" | "qmsum" | "squality" => AnswerJob::new("rouge_geometric", 512),

@@ -32,9 +32,17 @@ use crate::merge::Counters;
 /// Name of the full cache's arm.
 pub const FULL: &str = "full";
 
-/// The measurement that a task family's policies are compared by, and whether less of it is better.
-pub fn headline(task: &str) -> (&'static str, bool) {
-    if task == "kl" { ("kl", true) } else { ("score", false) }
+/// The measurement that a task family's policies are compared by.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Headline {
+    /// Its name among a row's metrics.
+    pub metric: String,
+    /// What it is, with its unit, in words.
+    pub title: String,
+    /// Whether less of it is better.
+    pub less_is_better: bool,
+    /// Names of the metrics to be shown beside it.
+    pub beside: Vec<String>,
 }
 
 /// What an arm is there for.
@@ -133,10 +141,9 @@ pub struct ComparisonEntry {
 }
 
 impl ComparisonEntry {
-    /// Whether a is better than b; `None` where interval and sign test do not both show it.
-    pub fn better(&self) -> Option<bool> {
-        let (_, less_is_better) = headline(&self.task);
-        self.result.direction().map(|direction| (direction == Ordering::Less) == less_is_better)
+    /// Whether a is better than b by that headline; `None` where interval and sign test do not both show it.
+    pub fn better(&self, headline: &Headline) -> Option<bool> {
+        self.result.direction().map(|direction| (direction == Ordering::Less) == headline.less_is_better)
     }
 }
 
@@ -185,7 +192,7 @@ pub struct NeedleCell {
 /// The document.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// `kvscope.eval/1`.
+    /// `kvscope.eval/2`.
     pub schema: String,
     /// How it was made.
     pub provenance: Provenance,
@@ -199,6 +206,8 @@ pub struct Evaluation {
     pub arms: Vec<ArmEntry>,
     /// Texts of the whole run.
     pub texts: Vec<TextEntry>,
+    /// What each family's policies are compared by.
+    pub headlines: BTreeMap<String, Headline>,
     /// Texts that were too short or too long, by family and data set.
     pub skipped: BTreeMap<String, usize>,
     /// Rows that the run, or its shard, will have.
@@ -217,10 +226,15 @@ pub struct Evaluation {
 
 impl Document for Evaluation {
     const NAME: &'static str = "kvscope.eval";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 }
 
 impl Evaluation {
+    /// What a family's policies are compared by; `None` of a family without texts.
+    pub fn headline(&self, task: &str) -> Option<&Headline> {
+        self.headlines.get(task)
+    }
+
     /// Whether the run, or its shard, holds the text of that index.
     pub fn holds(&self, text: usize) -> bool {
         self.shard.is_none_or(|shard| shard.holds(text))

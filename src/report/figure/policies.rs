@@ -2,8 +2,8 @@
 
 use crate::format::evaluation::Evaluation;
 use crate::format::evaluation::FULL;
+use crate::format::evaluation::Headline;
 use crate::format::evaluation::SummaryEntry;
-use crate::format::evaluation::headline;
 use crate::report::Drawing;
 use crate::report::FigureEntry;
 use crate::report::ReportError;
@@ -43,7 +43,8 @@ fn build(evaluation: &Evaluation) -> Result<Vec<Drawing>, ReportError> {
 }
 
 fn of_task(evaluation: &Evaluation, task: &str, index: usize) -> Option<Result<Drawing, ReportError>> {
-    let (metric, less_is_better) = headline(task);
+    let Headline { metric, less_is_better, .. } = evaluation.headline(task)?;
+    let less_is_better = *less_is_better;
     // The full cache diverges by nothing from itself.
     let is_of = |entry: &&SummaryEntry| {
         entry.task == task && entry.dataset.is_none() && !(less_is_better && entry.policy == FULL)

@@ -9,7 +9,6 @@ use crate::format::analysis::Analysis;
 use crate::format::analysis::HeadQueries;
 use crate::format::dump::State;
 use crate::format::evaluation::Evaluation;
-use crate::format::evaluation::headline;
 use crate::format::generation::Generated;
 use crate::format::profile::CONTROL;
 use crate::format::profile::Profile;
@@ -215,7 +214,7 @@ pub(super) fn policies(evaluation: &Evaluation) -> Table {
             numeric(entry.budget.map(|budget| 100.0 * budget), 0),
             numeric(entry.kept_fraction.map(|kept| 100.0 * kept.estimate), 2),
             whole(entry.n),
-            interval(metric(headline(&entry.task).0), 5),
+            interval(evaluation.headline(&entry.task).and_then(|headline| metric(&headline.metric)), 5),
             numeric(metric("top1_agreement").map(|i| i.estimate), 4),
             numeric(metric("perplexity_ratio").map(|i| i.estimate), 4),
         ]
