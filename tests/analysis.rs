@@ -1,10 +1,18 @@
 //! Analysis of small dumps whose figures are known by hand.
 
-mod planted;
+mod kit {
+    pub mod dump;
+    pub mod identity;
+    pub mod planted;
+}
 
 use std::path::Path;
 use std::path::PathBuf;
 
+use kit::planted::DIM;
+use kit::planted::Planted;
+use kit::planted::Vectors;
+use kit::planted::plant;
 use kvscope::analyze::AnalyzeError;
 use kvscope::analyze::AnalyzeOptions;
 use kvscope::analyze::MapRequest;
@@ -23,10 +31,6 @@ use kvscope::merge::Shares;
 use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::SerializedFileReader;
 use parquet::record::Field;
-use planted::DIM;
-use planted::Planted;
-use planted::Vectors;
-use planted::write_dump;
 
 const NONE_PROTECTED: Shares = Shares { recent: 0.0, heavy: 0.0 };
 
@@ -59,7 +63,7 @@ fn planted_runs_give_their_sets_and_a_zero_key_joins_nothing() {
     let pattern = [Some(0), Some(0), Some(0), Some(1), Some(2), Some(1), Some(1), None, Some(3), Some(3)];
     let vectors = |_: State, _: usize, _: usize, token: usize| axis(pattern[token], 1.0 + token as f32);
     let sample = Planted { dataset: "d", id: "7", n_tokens: 10, heavy: Some(4), vectors: &vectors };
-    let dump = write_dump(&dir.path().join("run"), "f", &[State::K, State::Mass], &[sample]);
+    let dump = plant(&dir.path().join("run"), "f", &[State::K, State::Mass], &[sample]);
     let options = AnalyzeOptions {
         shares: Shares { recent: 0.2, heavy: 0.1 },
         lags: vec![1, 2, 9, 10],
@@ -108,7 +112,7 @@ fn lags_of_turning_vectors_and_samples_of_uneven_length() {
         Planted { dataset: "d", id: "0", n_tokens: 10, heavy: None, vectors: &first },
         Planted { dataset: "d", id: "1", n_tokens: 6, heavy: None, vectors: &second },
     ];
-    let dump = write_dump(&dir.path().join("run"), "f", &[State::V, State::KPreRope], &samples);
+    let dump = plant(&dir.path().join("run"), "f", &[State::V, State::KPreRope], &samples);
     let options = AnalyzeOptions { lags: vec![1, 3, 8], ..AnalyzeOptions::default() };
     let analysis = run(&[dump], &options, &dir.path().join("out")).unwrap();
     let cos = |degrees: f64| degrees.to_radians().cos();
@@ -148,7 +152,7 @@ fn four_datasets(dir: &Path) -> Dump {
         .zip(&runs)
         .map(|(dataset, vectors)| Planted { dataset, id: "0", n_tokens: 8, heavy: None, vectors })
         .collect();
-    write_dump(dir, "f", &[State::K, State::Mass], &samples)
+    plant(dir, "f", &[State::K, State::Mass], &samples)
 }
 
 #[test]
@@ -185,7 +189,7 @@ fn a_data_set_may_come_in_parts_and_its_interval_is_over_samples() {
     let (two, five) = (keys(2), keys(5));
     let part = |name: &str, id, vectors: Vectors<'_>| {
         let sample = Planted { dataset: "d", id, n_tokens: 10, heavy: None, vectors };
-        write_dump(&dir.path().join(name), "f", &[State::K, State::Mass], &[sample])
+        plant(&dir.path().join(name), "f", &[State::K, State::Mass], &[sample])
     };
     let dumps = [part("part-0", "0", &two), part("part-1", "1", &five)];
     let options = AnalyzeOptions { shares: NONE_PROTECTED, ..AnalyzeOptions::default() };
@@ -321,7 +325,7 @@ fn uneven_dump(dir: &Path) -> Dump {
         heavy: Some(2),
         vectors: &vectors,
     });
-    write_dump(dir, "f", &[State::K, State::V, State::Mass], &samples)
+    plant(dir, "f", &[State::K, State::V, State::Mass], &samples)
 }
 
 #[test]
@@ -330,7 +334,7 @@ fn dumps_that_do_not_belong_together_are_refused() {
     let vectors = |_: State, _: usize, _: usize, token: usize| run_of(2, token);
     let dump = |name: &str, fingerprint: &str, states: &[State]| {
         let sample = Planted { dataset: "d", id: name, n_tokens: 5, heavy: None, vectors: &vectors };
-        write_dump(&dir.path().join(name), fingerprint, states, &[sample])
+        plant(&dir.path().join(name), fingerprint, states, &[sample])
     };
     let (options, out) = (AnalyzeOptions::default(), dir.path().join("out"));
     let error = run(&[dump("a", "f", &[State::K]), dump("b", "g", &[State::K])], &options, &out).unwrap_err();

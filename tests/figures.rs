@@ -1,11 +1,17 @@
 //! Figures and the HTML file from a made-up analysis: present, correct, repeatable, and safe against hostile names.
 
-mod synthetic;
+mod kit {
+    pub mod identity;
+    pub mod synthetic;
+}
 
 use std::collections::HashSet;
 use std::path::Path;
 
 use base64::Engine;
+use kit::synthetic::add_map;
+use kit::synthetic::input;
+use kit::synthetic::with_gaps;
 use kvscope::format::dump::State;
 use kvscope::hint::Hint;
 use kvscope::math::Interval;
@@ -16,9 +22,6 @@ use kvscope::report::ReportError;
 use kvscope::report::ReportInput;
 use kvscope::report::Written;
 use kvscope::report::write;
-use synthetic::add_map;
-use synthetic::input;
-use synthetic::with_gaps;
 
 fn report(input: &ReportInput, dir: &Path, only: Option<&[&str]>) -> Result<Written, ReportError> {
     let only: Option<Vec<String>> = only.map(|names| names.iter().map(|n| n.to_string()).collect());

@@ -1,10 +1,17 @@
 //! Query-aware measures, places and overlap of sets, comparison of runs, and other programs' readers, on planted dumps.
 
-mod planted;
+mod kit {
+    pub mod dump;
+    pub mod identity;
+    pub mod planted;
+}
 
 use std::path::Path;
 use std::process::Command;
 
+use kit::planted::DIM;
+use kit::planted::Planted;
+use kit::planted::plant;
 use kvscope::analyze::AnalyzeError;
 use kvscope::analyze::AnalyzeOptions;
 use kvscope::analyze::analyze;
@@ -15,9 +22,6 @@ use kvscope::format::comparison::Comparison;
 use kvscope::format::dump::State;
 use kvscope::hint::Hint;
 use kvscope::merge::Shares;
-use planted::DIM;
-use planted::Planted;
-use planted::write_dump;
 
 const ALL: [State; 4] = [State::K, State::V, State::Q, State::Mass];
 const NONE_PROTECTED: Shares = Shares { recent: 0.0, heavy: 0.0 };
@@ -33,7 +37,7 @@ fn noise(seed: [usize; 5]) -> f32 {
 }
 
 fn run(dir: &Path, name: &str, samples: &[Planted<'_>], options: &AnalyzeOptions) -> Analysis {
-    let dump = write_dump(&dir.join(format!("{name}-dump")), "f", &ALL, samples);
+    let dump = plant(&dir.join(format!("{name}-dump")), "f", &ALL, samples);
     analyze(&[dump], options, &dir.join(name), &mut |_, _| {}).unwrap()
 }
 
@@ -43,7 +47,7 @@ fn queries_tell_which_similarity_matters() {
     // KV head 0: keys turn in a plane by uneven steps, and queries read that plane: the gap follows the angle.
     // KV head 1: the same turning, but queries read a third component alone, which is random from token to token.
     let vectors = |state: State, layer: usize, head: usize, token: usize| match state {
-        State::Q if head < planted::GROUP => {
+        State::Q if head < kit::planted::GROUP => {
             [3.0 * noise([layer, head, token, 1, 0]), 3.0 * noise([layer, head, token, 2, 0]), 0.0, 0.0]
         }
         State::Q => [0.0, 0.0, 3.0 + noise([layer, head, token, 3, 0]), 0.0],

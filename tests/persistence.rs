@@ -1,21 +1,19 @@
 //! Statistics of persistence: against references, and on dumps in which the truth was planted.
 
-use std::path::Path;
+mod kit {
+    pub mod dump;
+    pub mod identity;
+}
 
+use kit::dump::Sample;
+use kit::dump::manifest;
+use kit::dump::write_dump;
+use kit::identity::identity;
 use kvscope::analyze::AnalyzeOptions;
 use kvscope::analyze::analyze;
-use kvscope::files::Document;
-use kvscope::files::ModelIdentity;
-use kvscope::files::Provenance;
-use kvscope::files::write_json;
 use kvscope::format::analysis::Analysis;
 use kvscope::format::analysis::Evidence;
 use kvscope::format::analysis::Persistence;
-use kvscope::format::dump::Dump;
-use kvscope::format::dump::ElementType;
-use kvscope::format::dump::Manifest;
-use kvscope::format::dump::SampleEntry;
-use kvscope::format::dump::SampleWriter;
 use kvscope::format::dump::State;
 use kvscope::format::dump::Tensor;
 use kvscope::math::benjamini_hochberg;
@@ -149,66 +147,26 @@ fn keys(n_tokens: usize, ratio: f64) -> Vec<f32> {
     keys
 }
 
-fn write_dump(dir: &Path, samples: &[Planted]) -> Dump {
-    let mut manifest = Manifest {
-        schema: Manifest::schema_id(),
-        provenance: Provenance::new("capture", 0, serde_json::json!({}), vec![]),
-        model: ModelIdentity {
-            name: "toy".into(),
-            architecture: "LlamaForCausalLM".into(),
-            fingerprint: "f".repeat(64),
-            tokenizer_sha256: None,
-            n_layers: LAYERS,
-            n_q_heads: KV_HEADS,
-            n_kv_heads: KV_HEADS,
-            head_dim: DIM,
-            rope_theta: 1e4,
-            max_positions: 1024,
-        },
-        states: vec![State::K, State::Mass],
-        layers: (0..LAYERS).collect(),
-        kv_heads: None,
-        dtype: ElementType::F32,
-        window_tokens: 32,
-        token_classes: None,
-        shard: None,
-        planned_samples: samples.len(),
-        samples: Vec::new(),
-    };
-    for (number, sample) in samples.iter().enumerate() {
-        let n_tokens = sample.n_tokens;
-        let file = format!("{number}.safetensors");
-        let specs = manifest.tensor_specs(n_tokens, 0);
-        let mut writer = SampleWriter::create(&dir.join(&file), specs, &[]).unwrap();
-        writer.write_i64(&Tensor::TokenIds.name(), (0..n_tokens).map(|i| i as i64)).unwrap();
-        for (layer, ratios) in sample.ratios.chunks(KV_HEADS).enumerate() {
-            let rows: Vec<f32> = ratios.iter().flat_map(|ratio| keys(n_tokens, *ratio)).collect();
-            writer.write_f32(&Tensor::State(layer, State::K).name(), &rows).unwrap();
-            for mass in [Tensor::State(layer, State::Mass), Tensor::MassWindow(layer)] {
-                writer.write_f32(&mass.name(), &vec![0.1; KV_HEADS * n_tokens]).unwrap();
-            }
-        }
-        let (sha256, bytes) = writer.finish().unwrap();
-        let (dataset, id) = (format!("set {}", sample.dataset), number.to_string());
-        manifest.samples.push(SampleEntry {
-            index: number,
-            dataset,
-            id,
-            n_tokens,
-            n_prompt_tokens: n_tokens,
-            n_tokens_full: n_tokens,
-            file,
-            bytes,
-            sha256,
-        });
-    }
-    write_json(&dir.join("manifest.json"), &manifest).unwrap();
-    Dump::open(dir).unwrap()
-}
-
 fn analysis_of(samples: &[Planted]) -> Analysis {
     let dir = tempfile::tempdir().unwrap();
-    let dump = write_dump(dir.path(), samples);
+    let manifest = manifest(identity(LAYERS, KV_HEADS, KV_HEADS, DIM), &[State::K, State::Mass]);
+    let shapes: Vec<Sample> = samples
+        .iter()
+        .enumerate()
+        .map(|(number, sample)| Sample {
+            dataset: format!("set {}", sample.dataset),
+            id: number.to_string(),
+            n_tokens: sample.n_tokens,
+            n_queries: 0,
+        })
+        .collect();
+    let dump = write_dump(dir.path(), manifest, &shapes, &|index, tensor, shape| match tensor {
+        Tensor::State(layer, State::K) => {
+            let ratios = &samples[index].ratios[layer * KV_HEADS..][..KV_HEADS];
+            ratios.iter().flat_map(|ratio| keys(shape[1], *ratio)).collect()
+        }
+        _ => vec![0.1; shape.iter().product()],
+    });
     let options = AnalyzeOptions { shares: Shares { recent: 0.0, heavy: 0.0 }, ..AnalyzeOptions::default() };
     analyze(&[dump], &options, &dir.path().join("out"), &mut |_, _| {}).unwrap()
 }

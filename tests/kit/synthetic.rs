@@ -38,6 +38,8 @@ use kvscope::merge::Refit;
 use kvscope::merge::Shares;
 use kvscope::report::ReportInput;
 
+use super::identity::identity;
+
 /// A number in [0, 1) that looks random and is always the same.
 pub fn noise(seed: &[usize]) -> f64 {
     let mut x: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -48,18 +50,11 @@ pub fn noise(seed: &[usize]) -> f64 {
     (x >> 11) as f64 / (1u64 << 53) as f64
 }
 
-pub fn model(name: &str, n_layers: usize, n_kv_heads: usize) -> ModelIdentity {
+fn smollm2(n_layers: usize, n_heads: usize) -> ModelIdentity {
     ModelIdentity {
-        name: name.into(),
-        architecture: "LlamaForCausalLM".into(),
-        fingerprint: "5e4f".repeat(16),
+        name: "SmolLM2-135M".into(),
         tokenizer_sha256: Some("a1b2".repeat(16)),
-        n_layers,
-        n_q_heads: 3 * n_kv_heads,
-        n_kv_heads,
-        head_dim: 64,
-        rope_theta: 10000.0,
-        max_positions: 8192,
+        ..identity(n_layers, 3 * n_heads, n_heads, 64)
     }
 }
 
@@ -262,7 +257,7 @@ pub fn analysis(n_layers: usize, n_heads: usize, names: &[&str]) -> Analysis {
         table: None,
         schema: Analysis::schema_id(),
         provenance: provenance("analyze"),
-        model: model("SmolLM2-135M", n_layers, n_heads),
+        model: smollm2(n_layers, n_heads),
         layers: (0..n_layers).collect(),
         lags,
         eps_grid,
@@ -306,7 +301,7 @@ pub fn profile(n_layers: usize, n_heads: usize) -> Profile {
     Profile {
         schema: Profile::schema_id(),
         provenance: provenance("tune"),
-        model: model("SmolLM2-135M", n_layers, n_heads),
+        model: smollm2(n_layers, n_heads),
         settings: ["h2o", "kvmerger:variant=log-count", "kvmerger:variant=mass"].map(String::from).to_vec(),
         refit: Some(Refit::default()),
         measure: "layer".into(),
