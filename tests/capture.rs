@@ -1,15 +1,29 @@
 //! Captures that are cut short, split, chunked or damaged, with real processes on a tiny model.
 
-use std::collections::BTreeMap;
+mod kit {
+    pub mod cli;
+    pub mod files;
+    pub mod json;
+    pub mod tiny;
+}
+
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
-use std::process::Output;
 use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
+use kit::cli::command;
+use kit::cli::done;
+use kit::cli::ends;
+use kit::cli::kvscope;
+use kit::files::contents;
+use kit::json;
+use kit::tiny::MODEL;
+use kit::tiny::texts;
+use kit::tiny::write_prompts;
 use kvscope::format::dump::Dump;
 use kvscope::format::dump::State;
 use kvscope::hint::Hint;
@@ -17,73 +31,18 @@ use serde_json::Value;
 
 const SAMPLES: usize = 6;
 
-fn model() -> String {
-    format!("{}/tests/fixtures/models/llama-gqa", env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Prompts that the tiny tokenizer can spell; below 128 tokens, with room for a few more.
-fn write_prompts(dir: &Path, n_samples: usize) {
-    let words = ["the ring", " and then", " in a stone", " on the shore", " another thing", " reeds", ", again."];
-    let text = |seed: usize| -> String { (0..14).map(|i| words[(i * seed + i / 3) % words.len()]).collect() };
-    let rows: Vec<String> = (0..n_samples)
-        .map(|i| {
-            let dataset = if i % 2 == 0 { "even" } else { "odd" };
-            serde_json::json!({ "input": "", "context": text(i + 2), "dataset": dataset, "_id": format!("row{i}") })
-                .to_string()
-        })
-        .collect();
-    std::fs::write(dir.join("prompts.jsonl"), rows.join("\n")).unwrap();
-}
-
-fn command(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kvscope"));
-    command.args(args).current_dir(dir).env("KVSCOPE_CACHE", dir.join("cache"));
-    command
-}
-
-fn capture_args<'a>(model: &'a str, out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    let mut args = vec!["capture", "--model", model, "--prompts", "prompts.jsonl", "--max-tokens", "100", "--out", out];
+fn capture_args<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let mut args = vec!["capture", "--model", MODEL, "--prompts", "prompts.jsonl", "--max-tokens", "100", "--out", out];
     args.extend(more);
     args
 }
 
-fn run(dir: &Path, args: &[&str]) -> Output {
-    command(dir, args).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn done(output: Output) -> String {
-    assert_eq!(output.status.code(), Some(0), "{}{}", text(&output.stdout), text(&output.stderr));
-    text(&output.stdout)
-}
-
 fn capture(dir: &Path, out: &str, more: &[&str]) {
-    done(run(dir, &capture_args(&model(), out, more)));
-}
-
-/// Exit 2 with every word on stderr.
-fn refuses(output: &Output, words: &[&str]) {
-    let message = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{message}");
-    for word in words.iter().chain(&["error:", "hint:"]) {
-        assert!(message.contains(word), "{word:?} is missing in: {message}");
-    }
-}
-
-/// Every file of a folder, hidden ones included.
-fn content(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    std::fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap())
-        .map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap()))
-        .collect()
+    done(kvscope(dir, &capture_args(out, more)));
 }
 
 fn same_content(a: &Path, b: &Path) {
-    let (a, b) = (content(a), content(b));
+    let (a, b) = (contents(a), contents(b));
     assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
     assert!(a.len() > 1);
     for (name, bytes) in &a {
@@ -93,8 +52,7 @@ fn same_content(a: &Path, b: &Path) {
 
 /// Starts a capture and waits until the manifest names `n_samples` finished samples, or the child has ended.
 fn start_until(dir: &Path, out: &str, n_samples: usize) -> Child {
-    let model = model();
-    let args = capture_args(&model, out, &["--threads", "1"]);
+    let args = capture_args(out, &["--threads", "1"]);
     let mut child = command(dir, &args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let manifest = dir.join(out).join("manifest.json");
     let start = Instant::now();
@@ -114,7 +72,7 @@ fn start_until(dir: &Path, out: &str, n_samples: usize) -> Child {
 fn a_killed_capture_resumes_to_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    write_prompts(dir, 60);
+    write_prompts(dir, &texts(60));
     capture(dir, "whole", &["--threads", "1"]);
     let mut cut_short = 0;
     for (moment, n_samples) in [0, 1, 17, 40, 55].into_iter().enumerate() {
@@ -124,7 +82,7 @@ fn a_killed_capture_resumes_to_the_same_bytes() {
         child.wait().unwrap();
         let left = Dump::open(&dir.join(&out)).unwrap();
         cut_short += usize::from(!left.manifest().is_complete());
-        done(run(dir, &["verify", &out]));
+        done(kvscope(dir, &["verify", &out]));
         capture(dir, &out, &["--threads", "1", "--resume"]);
         same_content(&dir.join("whole"), &dir.join(&out));
     }
@@ -135,7 +93,7 @@ fn a_killed_capture_resumes_to_the_same_bytes() {
 fn a_kill_inside_a_sample_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    write_prompts(dir, SAMPLES);
+    write_prompts(dir, &texts(SAMPLES));
     capture(dir, "whole", &[]);
     capture(dir, "cut", &[]);
     // As a kill leaves it between two writes: half a sample under its temporary name, a finished one unlisted.
@@ -148,10 +106,10 @@ fn a_kill_inside_a_sample_leaves_nothing_behind() {
     std::fs::write(dir.join("cut/.00099-gone.safetensors.tmp"), half).unwrap();
     std::fs::write(dir.join("cut/.manifest.json.tmp"), "{").unwrap();
     std::fs::write(&path, serde_json::to_vec(&manifest).unwrap()).unwrap();
-    refuses(&run(dir, &capture_args(&model(), "cut", &[])), &["holds a dump already", "--resume"]);
+    ends(&kvscope(dir, &capture_args("cut", &[])), 2, &["holds a dump already", "--resume"]);
     capture(dir, "cut", &["--resume"]);
     same_content(&dir.join("whole"), &dir.join("cut"));
-    refuses(&run(dir, &capture_args(&model(), "cut", &["--resume", "--queries", "3"])), &["another set of options"]);
+    ends(&kvscope(dir, &capture_args("cut", &["--resume", "--queries", "3"])), 2, &["another set of options"]);
 }
 
 #[cfg(unix)]
@@ -161,17 +119,17 @@ fn an_interrupt_leaves_a_valid_dump_and_a_command_that_resumes_it() {
     // A name that a shell would take apart.
     let dir = dir.path().join("it's $HOME here");
     std::fs::create_dir(&dir).unwrap();
-    write_prompts(&dir, 60);
+    write_prompts(&dir, &texts(60));
     capture(&dir, "whole", &["--threads", "1"]);
     let child = start_until(&dir, "a dump", 2);
     done(Command::new("kill").args(["-INT", &child.id().to_string()]).output().unwrap());
     let output = child.wait_with_output().unwrap();
-    refuses(&output, &["interrupted after", "of 60 samples", "--resume"]);
+    ends(&output, 2, &["interrupted after", "of 60 samples", "--resume"]);
     let dump = Dump::open(&dir.join("a dump")).unwrap();
     assert!(!dump.manifest().is_complete());
-    assert!(!content(dump.dir()).keys().any(|name| name.starts_with('.')));
-    done(run(&dir, &["verify", "a dump"]));
-    let message = text(&output.stderr);
+    assert!(!contents(dump.dir()).keys().any(|name| name.starts_with('.')));
+    done(kvscope(&dir, &["verify", "a dump"]));
+    let message = String::from_utf8_lossy(&output.stderr);
     let hint = message.lines().find(|line| line.contains("--resume")).unwrap();
     done(Command::new("sh").args(["-c", hint]).current_dir(&dir).output().unwrap());
     same_content(&dir.join("whole"), &dir.join("a dump"));
@@ -181,38 +139,38 @@ fn an_interrupt_leaves_a_valid_dump_and_a_command_that_resumes_it() {
 fn joined_shards_are_one_run() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    write_prompts(dir, 7);
+    write_prompts(dir, &texts(7));
     capture(dir, "whole", &[]);
     for (shard, out) in [("1/3", "a"), ("2/3", "b"), ("3/3", "c")] {
         capture(dir, out, &["--shard", shard]);
-        done(run(dir, &["verify", out]));
+        done(kvscope(dir, &["verify", out]));
     }
-    assert_eq!(done(run(dir, &["join", "c", "a", "b", "--out", "new/one"])), "new/one\n");
+    assert_eq!(done(kvscope(dir, &["join", "c", "a", "b", "--out", "new/one"])), "new/one\n");
     same_content(&dir.join("whole"), &dir.join("new/one"));
-    done(run(dir, &["verify", "new/one"]));
+    done(kvscope(dir, &["verify", "new/one"]));
 
-    refuses(&run(dir, &["join", "a", "b", "c", "--out", "new/one"]), &["new/one exists already"]);
-    refuses(&run(dir, &["join", "a", "c", "--out", "x"]), &["shard 2 of 3 is missing", "--shard 2/3"]);
-    refuses(&run(dir, &["join", "a", "b", "c", "b", "--out", "x"]), &["are both shard 2"]);
-    refuses(&run(dir, &["join", "a", "whole", "--out", "x"]), &["whole is not a shard"]);
+    ends(&kvscope(dir, &["join", "a", "b", "c", "--out", "new/one"]), 2, &["new/one exists already"]);
+    ends(&kvscope(dir, &["join", "a", "c", "--out", "x"]), 2, &["shard 2 of 3 is missing", "--shard 2/3"]);
+    ends(&kvscope(dir, &["join", "a", "b", "c", "b", "--out", "x"]), 2, &["are both shard 2"]);
+    ends(&kvscope(dir, &["join", "a", "whole", "--out", "x"]), 2, &["whole is not a shard"]);
     capture(dir, "other", &["--shard", "2/3", "--queries", "5"]);
-    refuses(&run(dir, &["join", "a", "other", "c", "--out", "x"]), &["another set of options than a"]);
+    ends(&kvscope(dir, &["join", "a", "other", "c", "--out", "x"]), 2, &["another set of options than a"]);
     capture(dir, "other-count", &["--shard", "2/4"]);
-    refuses(&run(dir, &["join", "a", "other-count", "c", "--out", "x"]), &["another number of shards"]);
+    ends(&kvscope(dir, &["join", "a", "other-count", "c", "--out", "x"]), 2, &["another number of shards"]);
     let changed = |key: &str, value: Value| {
         let path = dir.join("b/manifest.json");
         let good = std::fs::read(&path).unwrap();
         let mut manifest: Value = serde_json::from_slice(&good).unwrap();
         *manifest.pointer_mut(key).unwrap() = value;
         std::fs::write(&path, serde_json::to_vec(&manifest).unwrap()).unwrap();
-        let output = run(dir, &["join", "a", "b", "c", "--out", "x"]);
+        let output = kvscope(dir, &["join", "a", "b", "c", "--out", "x"]);
         std::fs::write(&path, good).unwrap();
         output
     };
-    refuses(&changed("/model/fingerprint", "f".into()), &["another model than a"]);
-    refuses(&changed("/samples/0/sha256", "0".repeat(64).into()), &["SHA-256", "000000000000"]);
-    refuses(&changed("/samples", Value::Array(vec![])), &["b has 0 of the 2 samples"]);
-    refuses(&changed("/samples/0/index", 2.into()), &["sample 2 does not belong to the shard"]);
+    ends(&changed("/model/fingerprint", "f".into()), 2, &["another model than a"]);
+    ends(&changed("/samples/0/sha256", "0".repeat(64).into()), 2, &["SHA-256", "000000000000"]);
+    ends(&changed("/samples", Value::Array(vec![])), 2, &["b has 0 of the 2 samples"]);
+    ends(&changed("/samples/0/index", 2.into()), 2, &["sample 2 does not belong to the shard"]);
     assert!(!dir.join("x").exists() && !dir.join(".x.join.tmp").exists());
 }
 
@@ -227,10 +185,10 @@ fn relative(a: &[f32], b: &[f32]) -> f32 {
 fn chunks_give_what_one_pass_gives() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    write_prompts(dir, SAMPLES);
+    write_prompts(dir, &texts(SAMPLES));
     capture(dir, "one", &["--dtype", "f32"]);
     capture(dir, "chunks", &["--dtype", "f32", "--chunk", "7"]);
-    done(run(dir, &["verify", "one", "chunks"]));
+    done(kvscope(dir, &["verify", "one", "chunks"]));
     let (one, chunks) = (Dump::open(&dir.join("one")).unwrap(), Dump::open(&dir.join("chunks")).unwrap());
     let mut worst = 0f32;
     for i in 0..SAMPLES {
@@ -259,10 +217,10 @@ fn chunks_give_what_one_pass_gives() {
 fn generated_tokens_are_captured_after_the_prompt() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    write_prompts(dir, SAMPLES);
+    write_prompts(dir, &texts(SAMPLES));
     capture(dir, "prompt", &["--dtype", "f32"]);
     capture(dir, "decode", &["--dtype", "f32", "--decode", "5"]);
-    done(run(dir, &["verify", "prompt", "decode"]));
+    done(kvscope(dir, &["verify", "prompt", "decode"]));
     let (prompt, decode) = (Dump::open(&dir.join("prompt")).unwrap(), Dump::open(&dir.join("decode")).unwrap());
     for i in 0..SAMPLES {
         let (a, b) = (prompt.sample(i).unwrap(), decode.sample(i).unwrap());
@@ -281,10 +239,10 @@ fn generated_tokens_are_captured_after_the_prompt() {
 fn chosen_heads_are_those_of_the_whole() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    write_prompts(dir, SAMPLES);
+    write_prompts(dir, &texts(SAMPLES));
     capture(dir, "whole", &["--queries", "all"]);
     capture(dir, "part", &["--heads", "1", "--layers", "last", "--queries", "all"]);
-    done(run(dir, &["verify", "whole", "part"]));
+    done(kvscope(dir, &["verify", "whole", "part"]));
     let (whole, part) = (Dump::open(&dir.join("whole")).unwrap(), Dump::open(&dir.join("part")).unwrap());
     assert_eq!((&part.manifest().kv_heads, &part.manifest().layers), (&Some(vec![1]), &vec![1]));
     assert_eq!(whole.manifest().kv_heads, None);
@@ -304,29 +262,33 @@ fn chosen_heads_are_those_of_the_whole() {
             assert!(error.to_string().contains("no head") && error.hint().is_some(), "{error}");
         }
     }
-    let facts = done(run(dir, &["--json", "inspect", "part"]));
+    let facts = done(kvscope(dir, &["--json", "inspect", "part"]));
     assert_eq!(serde_json::from_str::<Value>(&facts).unwrap()["kv_heads"], Value::from(1));
 
-    let table = done(run(dir, &["analyze", "part", "--out", "reports/part", "--maps", "1:1"]));
+    let table = done(kvscope(dir, &["analyze", "part", "--out", "reports/part", "--maps", "1:1"]));
     assert!(table.contains("1 of 2 layers, 1 of 2 KV heads"), "{table}");
-    done(run(dir, &["report", "reports/part"]));
-    done(run(dir, &["verify", "reports/part"]));
-    refuses(&run(dir, &["analyze", "part", "--out", "x", "--maps", "1:0"]), &["KV heads [1] were captured"]);
+    done(kvscope(dir, &["report", "reports/part"]));
+    done(kvscope(dir, &["verify", "reports/part"]));
+    ends(&kvscope(dir, &["analyze", "part", "--out", "x", "--maps", "1:0"]), 2, &["KV heads [1] were captured"]);
     capture(dir, "other", &["--heads", "0", "--layers", "last", "--seed", "1"]);
-    refuses(&run(dir, &["analyze", "part", "other", "--out", "x"]), &["other holds KV heads [0]", "part holds [1]"]);
+    ends(
+        &kvscope(dir, &["analyze", "part", "other", "--out", "x"]),
+        2,
+        &["other holds KV heads [0]", "part holds [1]"],
+    );
     capture(dir, "all-layers", &["--heads", "1"]);
-    refuses(&run(dir, &["tune", "all-layers", "--budget", "0.5"]), &["1 of a layer's 2 KV heads", "--heads all"]);
-    refuses(&run(dir, &capture_args(&model(), "part", &["--layers", "last", "--resume"])), &["another set of options"]);
-    refuses(&run(dir, &capture_args(&model(), "x", &["--heads", "2"])), &["names no KV head"]);
+    ends(&kvscope(dir, &["tune", "all-layers", "--budget", "0.5"]), 2, &["1 of a layer's 2 KV heads", "--heads all"]);
+    ends(&kvscope(dir, &capture_args("part", &["--layers", "last", "--resume"])), 2, &["another set of options"]);
+    ends(&kvscope(dir, &capture_args("x", &["--heads", "2"])), 2, &["names no KV head"]);
 }
 
 #[test]
 fn too_low_a_memory_limit_is_refused_with_numbers() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    write_prompts(dir, SAMPLES);
-    let output = run(dir, &capture_args(&model(), "dump", &["--memory-limit", "1kB"]));
-    refuses(&output, &["tokens need", "MB of memory", "weights", "the limit is 1 MB", "raise --memory-limit to"]);
+    write_prompts(dir, &texts(SAMPLES));
+    let output = kvscope(dir, &capture_args("dump", &["--memory-limit", "1kB"]));
+    ends(&output, 2, &["tokens need", "MB of memory", "weights", "the limit is 1 MB", "raise --memory-limit to"]);
     assert!(output.stdout.is_empty());
     assert!(!dir.join("dump").exists());
     capture(dir, "dump", &["--memory-limit", "2GB"]);
@@ -343,23 +305,15 @@ fn data_of(file: &[u8], tensor: &str) -> usize {
 fn verify_finds_what_was_damaged() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    write_prompts(dir, SAMPLES);
+    write_prompts(dir, &texts(SAMPLES));
     capture(dir, "dump", &["--dtype", "f32"]);
-    assert_eq!(done(run(dir, &["verify", "dump"])), "");
+    assert_eq!(done(kvscope(dir, &["verify", "dump"])), "");
     let manifest_path = dir.join("dump/manifest.json");
     let manifest: Value = serde_json::from_slice(&std::fs::read(&manifest_path).unwrap()).unwrap();
     let name = manifest["samples"][1]["file"].as_str().unwrap();
     let path = dir.join("dump").join(name);
     let good = std::fs::read(&path).unwrap();
-    let finds = |words: &[&str]| {
-        let output = run(dir, &["verify", "dump"]);
-        let found = text(&output.stdout);
-        assert_eq!(output.status.code(), Some(1), "{found}{}", text(&output.stderr));
-        for word in words.iter().chain(&[name]) {
-            assert!(found.contains(word), "{word:?} is missing in: {found}");
-        }
-        found
-    };
+    let finds = |words: &[&str]| ends(&kvscope(dir, &["verify", "dump"]), 1, &[words, &[name]].concat());
     // Writes the bytes and their own digest, so that only the content is wrong.
     let write = |bytes: &[u8]| {
         let mut manifest = manifest.clone();
@@ -389,29 +343,29 @@ fn verify_finds_what_was_damaged() {
     put("token_ids", 0, &(-1i64).to_le_bytes());
     finds(&["token id -1"]);
     write(&good);
-    assert_eq!(done(run(dir, &["verify", "dump"])), "");
+    assert_eq!(done(kvscope(dir, &["verify", "dump"])), "");
     std::fs::write(&path, &good[..good.len() - 4]).unwrap();
     finds(&["the manifest says"]);
-    let json = run(dir, &["--json", "verify", "dump"]);
+    let json = kvscope(dir, &["--json", "verify", "dump"]);
     let json: Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!((&json["schema"], json["faults"].as_array().unwrap().len()), (&"kvscope.verify/1".into(), 1));
     std::fs::remove_file(&path).unwrap();
     finds(&["cannot open"]);
-    refuses(&run(dir, &["verify", "nothing"]), &["nothing does not exist"]);
+    ends(&kvscope(dir, &["verify", "nothing"]), 2, &["nothing does not exist"]);
 }
 
 #[test]
 fn verify_knows_profiles_and_analyses() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    write_prompts(dir, SAMPLES);
+    write_prompts(dir, &texts(SAMPLES));
     capture(dir, "dumps/run", &[]);
-    done(run(dir, &["analyze", "dumps/run", "--out", "reports/run", "--maps", "0:1"]));
+    done(kvscope(dir, &["analyze", "dumps/run", "--out", "reports/run", "--maps", "0:1"]));
     let tuned: Value =
-        serde_json::from_str(&done(run(dir, &["--json", "tune", "dumps/run", "--budget", "0.6"]))).unwrap();
+        serde_json::from_str(&done(kvscope(dir, &["--json", "tune", "dumps/run", "--budget", "0.6"]))).unwrap();
     let profile = PathBuf::from(tuned["profiles"][0]["profile"].as_str().unwrap());
     let analysis = "reports/run/analysis.json";
-    done(run(dir, &["verify", "dumps/run", profile.to_str().unwrap(), analysis]));
+    done(kvscope(dir, &["verify", "dumps/run", profile.to_str().unwrap(), analysis]));
     for (path, key, value, word) in [
         (profile.as_path(), "/heads/1/kept_fraction", Value::from(1.5), "kept_fraction 1.5 of layer 0 head 1"),
         (profile.as_path(), "/heads/0/eps", Value::from(-2.0), "eps -2"),
@@ -420,12 +374,8 @@ fn verify_knows_profiles_and_analyses() {
         (Path::new(analysis), "/maps/0/file", Value::from("../x"), "the map ../x: its name leads out"),
     ] {
         let good = std::fs::read(dir.join(path)).unwrap();
-        let mut document: Value = serde_json::from_slice(&good).unwrap();
-        *document.pointer_mut(key).unwrap() = value;
-        std::fs::write(dir.join(path), serde_json::to_vec(&document).unwrap()).unwrap();
-        let output = run(dir, &["verify", path.to_str().unwrap()]);
-        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
-        assert!(text(&output.stdout).contains(word), "{word}: {}", text(&output.stdout));
+        json::edit(&dir.join(path), |document| *document.pointer_mut(key).unwrap() = value);
+        ends(&kvscope(dir, &["verify", path.to_str().unwrap()]), 1, &[word]);
         std::fs::write(dir.join(path), good).unwrap();
     }
 }

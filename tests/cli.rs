@@ -1,32 +1,34 @@
 //! The program as a user meets it: the whole pipeline on a tiny model, and what it says when something is wrong.
 
+mod kit {
+    pub mod cli;
+    pub mod files;
+    pub mod fixtures;
+    pub mod json;
+    pub mod tiny;
+}
+
 use std::io::Write;
 use std::path::Path;
-use std::path::PathBuf;
 use std::process::Command;
 use std::process::Output;
 use std::process::Stdio;
 
+use kit::cli::command;
+use kit::cli::done;
+use kit::cli::ends;
+use kit::cli::kvscope;
+use kit::files::contents;
+use kit::fixtures::fixture;
+use kit::json;
+use kit::tiny::MODEL;
+use kit::tiny::texts;
+use kit::tiny::write_prompts;
 use serde_json::Value;
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)
-}
-
-fn kvscope(dir: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_kvscope"))
-        .args(args)
-        .current_dir(dir)
-        .env("KVSCOPE_CACHE", dir.join("cache"))
-        .env("RUST_BACKTRACE", "1")
-        .output()
-        .unwrap()
-}
-
 fn kvscope_reading(dir: &Path, args: &[&str], input: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kvscope"));
-    command.args(args).current_dir(dir).env("KVSCOPE_CACHE", dir.join("cache"));
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        command(dir, args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     child.wait_with_output().unwrap()
 }
@@ -39,52 +41,13 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn done(output: Output) -> String {
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    stdout(&output)
-}
-
-/// One clear error: exit 2, nothing on stdout, one `error:` line with every given word, a hint, no panic or trace.
-fn fails(output: &Output, words: &[&str]) {
-    let text = stderr(output);
-    assert_eq!(output.status.code(), Some(2), "{text}");
-    assert_eq!(stdout(output), "", "{text}");
-    let errors: Vec<&str> = text.lines().filter(|line| line.starts_with("error:")).collect();
-    assert_eq!(errors.len(), 1, "{text}");
-    for word in words {
-        assert!(text.contains(word), "{word:?} is missing in: {text}");
-    }
-    assert!(text.contains("hint:"), "no hint in: {text}");
-    for bad in ["panicked", "RUST_BACKTRACE", "stack backtrace", "candle_core::"] {
-        assert!(!text.contains(bad), "{text}");
-    }
-}
-
-/// Prompts that the tiny tokenizer can spell, of two data sets.
-fn write_prompts(dir: &Path) {
-    let text = |seed: usize| -> String {
-        let words = ["the ring", " and then", " in a stone", " on the shore", " another thing", " reeds", ", again."];
-        (0..14).map(|i| words[(i * seed + i / 3) % words.len()]).collect()
-    };
-    let rows: Vec<String> = (0..6)
-        .map(|i| {
-            let dataset = if i % 2 == 0 { "even" } else { "odd" };
-            serde_json::json!({ "input": "", "context": text(i + 2), "dataset": dataset, "_id": format!("row{i}") })
-                .to_string()
-        })
-        .collect();
-    std::fs::write(dir.join("prompts.jsonl"), rows.join("\n")).unwrap();
-}
-
 #[test]
 fn the_pipeline_runs_from_prompts_to_compressed_text() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    write_prompts(dir);
-    let model = fixture("llama-gqa");
-    let model = model.to_str().unwrap();
+    write_prompts(dir, &texts(6));
     let captured =
-        done(kvscope(dir, &["capture", "--model", model, "--prompts", "prompts.jsonl", "--out", "dumps/run"]));
+        done(kvscope(dir, &["capture", "--model", MODEL, "--prompts", "prompts.jsonl", "--out", "dumps/run"]));
     assert_eq!(captured, "dumps/run\n");
     let analysed = done(kvscope(dir, &["analyze", "dumps/run", "--maps", "1:0,1:1:v"]));
     assert!(analysed.starts_with("reports/run/analysis.json\n") && analysed.contains("even"), "{analysed}");
@@ -109,7 +72,7 @@ fn the_pipeline_runs_from_prompts_to_compressed_text() {
     let profile = tuned["profiles"][0]["profile"].as_str().unwrap();
     let prompt = "the ring and then in a stone, another thing on the shore, again. the reeds and the ring";
     let generate = |more: &[&str]| {
-        let fixed = ["--json", "generate", "--model", model, "--prompt", prompt, "--max-new-tokens", "12"];
+        let fixed = ["--json", "generate", "--model", MODEL, "--prompt", prompt, "--max-new-tokens", "12"];
         let run: Value = serde_json::from_str(&done(kvscope(dir, &[&fixed[..], more].concat()))).unwrap();
         assert_eq!(run["schema"], "kvscope.generate/1");
         run
@@ -186,9 +149,8 @@ fn a_talk_keeps_its_compressed_cache_between_turns() {
 #[test]
 fn generate_takes_budgets_cadences_refit_and_stop_strings() {
     let dir = tempfile::tempdir().unwrap();
-    let model = fixture("llama-gqa");
     let prompt = "the ring and then in a stone, another thing on the shore, again. the reeds and the ring";
-    let fixed = ["--json", "generate", "--model", model.to_str().unwrap(), "--prompt", prompt, "--ignore-eos"];
+    let fixed = ["--json", "generate", "--model", MODEL, "--prompt", prompt, "--ignore-eos"];
     let generate = |more: &[&str]| -> Value {
         let more = [&fixed[..], &["--max-new-tokens", "24"], more].concat();
         serde_json::from_str(&done(kvscope(dir.path(), &more))).unwrap()
@@ -224,22 +186,21 @@ fn generate_takes_budgets_cadences_refit_and_stop_strings() {
     let stopped = generate(&["--stop", "no such text", "--stop", &end]);
     assert_eq!(stopped["text"], text[..text.find(&end).unwrap()], "{end:?}");
     assert_eq!(stopped["stop"], "stop_string");
-    let refuse = |more: &[&str], words: &[&str]| fails(&kvscope(dir.path(), &[&fixed[1..], more].concat()), words);
+    let refuse = |more: &[&str], words: &[&str]| ends(&kvscope(dir.path(), &[&fixed[1..], more].concat()), 2, words);
     refuse(&["--compress-every", "8"], &["--compress-every", "--policy"]);
     refuse(&["--policy", "h2o", "--compress-every", "0"], &["--compress-every"]);
     refuse(&["--policy", "full+refit"], &["+refit"]);
     refuse(&["--policy", "h2o+refit:lambda=0"], &["lambda"]);
     refuse(&["--policy", "h2o", "--budget-tokens", "0"], &["--budget-tokens"]);
     refuse(&["--policy", "kvmerger:eps=0.5", "--budget-tokens", "9"], &["--budget-tokens"]);
-    fails(&kvscope(dir.path(), &["generate", "--model", fixed[3]]), &["no prompt", "--interactive"]);
+    ends(&kvscope(dir.path(), &["generate", "--model", fixed[3]]), 2, &["no prompt", "--interactive"]);
 }
 
 #[test]
 fn a_cache_stays_within_its_budget_of_bytes() {
     let dir = tempfile::tempdir().unwrap();
-    let model = fixture("llama-gqa");
     let prompt = "the ring and then in a stone, another thing on the shore, again. the reeds and the ring";
-    let fixed = ["--json", "generate", "--model", model.to_str().unwrap(), "--raw", "--prompt", prompt, "--ignore-eos"];
+    let fixed = ["--json", "generate", "--model", MODEL, "--raw", "--prompt", prompt, "--ignore-eos"];
     // 2 layers x 2 KV heads of dimension 8. A slot of f32 takes 64 bytes and 12 for position and masses.
     for (dtype, policy, budget) in [
         ("f32", "h2o", "6000"),
@@ -254,7 +215,7 @@ fn a_cache_stays_within_its_budget_of_bytes() {
         assert!(bytes <= most && bytes > most / 2, "{policy}, {dtype}: {bytes} of {budget}");
         assert!(run["full_cache_bytes"].as_u64().unwrap() > most, "{policy}: the budget would hold everything");
     }
-    let refuse = |more: &[&str], words: &[&str]| fails(&kvscope(dir.path(), &[&fixed[1..], more].concat()), words);
+    let refuse = |more: &[&str], words: &[&str]| ends(&kvscope(dir.path(), &[&fixed[1..], more].concat()), 2, words);
     refuse(&["--policy", "h2o", "--budget-bytes", "100"], &["--budget-bytes", "at least"]);
     refuse(&["--policy", "h2o", "--budget-bytes", "1GB"], &["budget"]);
     refuse(&["--policy", "h2o", "--budget-bytes", "many"], &["--budget-bytes", "1.5GiB"]);
@@ -283,7 +244,7 @@ fn changed_model(name: &str, to: &Path, tensor: &str, change: impl Fn(usize, f32
 fn numbers_that_are_none_stop_a_run_and_are_placed() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    write_prompts(dir);
+    write_prompts(dir, &texts(6));
     let prompt = "the ring and then in a stone, another thing on the shore";
     let generate = |model: &str, more: &[&str]| {
         kvscope(dir, &[&["generate", "--model", model, "--prompt", prompt, "--policy", "h2o"], more].concat())
@@ -297,11 +258,11 @@ fn numbers_that_are_none_stop_a_run_and_are_placed() {
         if i == 9 { f32::NAN } else { x }
     });
     for output in [generate("key", &[]), generate("key", &["--compare"]), eval("key", &[])] {
-        fails(&output, &["model.layers.1.self_attn.k_proj.weight holds NaN", "not finite"]);
+        ends(&output, 2, &["model.layers.1.self_attn.k_proj.weight holds NaN", "not finite"]);
     }
     changed_model("llama-gqa", &dir.join("norm"), "model.norm.weight", |i, x| if i == 2 { f32::NAN } else { x });
     for output in [generate("norm", &[]), generate("norm", &["--temperature", "1"]), eval("norm", &[])] {
-        fails(&output, &["not finite"]);
+        ends(&output, 2, &["not finite"]);
     }
     // Values that f32 and bf16 hold and f16 does not.
     changed_model("llama-gqa", &dir.join("large"), "model.layers.0.self_attn.v_proj.weight", |_, x| x * 1e6);
@@ -310,7 +271,7 @@ fn numbers_that_are_none_stop_a_run_and_are_placed() {
         generate("large", &["--cache-dtype", "f16", "--compare"]),
         eval("large", &["--cache-dtype", "f16"]),
     ] {
-        fails(&output, &["a value of layer 0", "infinite in a cache of f16", "65504", "bf16"]);
+        ends(&output, 2, &["a value of layer 0", "infinite in a cache of f16", "65504", "bf16"]);
     }
     done(generate("large", &["--cache-dtype", "bf16", "--max-new-tokens", "3"]));
 }
@@ -318,15 +279,13 @@ fn numbers_that_are_none_stop_a_run_and_are_placed() {
 #[test]
 fn every_number_that_an_option_cannot_take_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
-    let model = fixture("llama-gqa");
-    let model = model.to_str().unwrap();
     let of = |command: &'static str| -> Vec<&str> {
         match command {
-            "generate" => vec!["generate", "--model", model, "--prompt", "the ring", "--policy", "h2o"],
-            "eval" | "capture" => vec![command, "--model", model, "--prompts", "x.jsonl"],
-            "bench" => vec!["bench", "--model", model],
+            "generate" => vec!["generate", "--model", MODEL, "--prompt", "the ring", "--policy", "h2o"],
+            "eval" | "capture" => vec![command, "--model", MODEL, "--prompts", "x.jsonl"],
+            "bench" => vec!["bench", "--model", MODEL],
             "analyze" | "tune" => vec![if command == "tune" { "tune" } else { "analyze" }, "dump"],
-            "validate" => vec!["tune", "dump", "--validate", "x", "--model", model],
+            "validate" => vec!["tune", "dump", "--validate", "x", "--model", MODEL],
             _ => unreachable!(),
         }
     };
@@ -382,7 +341,7 @@ fn every_number_that_an_option_cannot_take_is_refused_by_name() {
                 continue;
             }
             let output = kvscope(dir.path(), &[&of(command)[..], &[&format!("--{option}"), value]].concat());
-            fails(&output, &[option]);
+            ends(&output, 2, &[option]);
         }
     }
 }
@@ -390,13 +349,12 @@ fn every_number_that_an_option_cannot_take_is_refused_by_name() {
 #[test]
 fn a_budget_that_holds_everything_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let model = fixture("llama-gqa");
     let prompt = "the ring and then in a stone, another thing on the shore";
-    let fixed = ["generate", "--model", model.to_str().unwrap(), "--policy", "h2o", "--max-new-tokens", "8"];
+    let fixed = ["generate", "--model", MODEL, "--policy", "h2o", "--max-new-tokens", "8"];
     let fixed = [&fixed[..], &["--ignore-eos", "--budget-tokens", "60"]].concat();
     let once = |more: &[&str]| kvscope(dir.path(), &[&fixed[..], &["--prompt", prompt], more].concat());
-    fails(&once(&[]), &["60 slots a head", "nothing would be compressed"]);
-    fails(&once(&["--decode-slack", "0"]), &["nothing would be compressed"]);
+    ends(&once(&[]), 2, &["60 slots a head", "nothing would be compressed"]);
+    ends(&once(&["--decode-slack", "0"]), 2, &["nothing would be compressed"]);
     // Where decoding outgrows the budget, it is compressed there.
     let longer = ["--decode-slack", "0", "--max-new-tokens", "60", "--json"];
     let fixed_more: Vec<&str> =
@@ -413,8 +371,7 @@ fn a_budget_that_holds_everything_is_refused() {
 fn prompts_lose_their_byte_order_mark_wherever_they_come_from() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let model = fixture("llama-gqa");
-    let fixed = ["--json", "generate", "--raw", "--max-new-tokens", "1", "--model", model.to_str().unwrap()];
+    let fixed = ["--json", "generate", "--raw", "--max-new-tokens", "1", "--model", MODEL];
     let tokens =
         |output: Output| -> Value { serde_json::from_str::<Value>(&done(output)).unwrap()["prompt_tokens"].clone() };
     std::fs::write(dir.join("marked.txt"), "\u{feff}the ring").unwrap();
@@ -424,11 +381,11 @@ fn prompts_lose_their_byte_order_mark_wherever_they_come_from() {
     assert_eq!(tokens(kvscope_reading(dir, &file("-"), "\u{feff}the ring")), plain);
     let wide: Vec<u8> = "the ring".encode_utf16().flat_map(u16::to_le_bytes).collect();
     std::fs::write(dir.join("wide.txt"), wide).unwrap();
-    fails(&kvscope(dir, &file("wide.txt")), &["UTF-16", "iconv"]);
+    ends(&kvscope(dir, &file("wide.txt")), 2, &["UTF-16", "iconv"]);
     #[cfg(unix)]
     {
         std::os::unix::fs::symlink("/dev/zero", dir.join("zero.txt")).unwrap();
-        fails(&kvscope(dir, &file("zero.txt")), &["zero.txt", "not a file"]);
+        ends(&kvscope(dir, &file("zero.txt")), 2, &["zero.txt", "not a file"]);
     }
 }
 
@@ -441,13 +398,11 @@ fn acts(text: &str) -> bool {
 fn no_file_writes_to_the_terminal_what_acts_there() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let model = fixture("llama-gqa");
-    let model = model.to_str().unwrap();
     let evil = "\x1b[2J\x07\u{9b}\u{202e}\nerror: forged";
     let row = serde_json::json!({ "context": "the ring and the stone in the reeds", "dataset": evil, "_id": evil });
     std::fs::write(dir.join("prompts.jsonl"), row.to_string()).unwrap();
     std::fs::write(dir.join("prompts.json"), "{\"\\u001b[31m\": \"no place\"}").unwrap();
-    let capture = ["capture", "--model", model, "--prompts", "prompts.jsonl", "--out", "dump"];
+    let capture = ["capture", "--model", MODEL, "--prompts", "prompts.jsonl", "--out", "dump"];
     let captured = kvscope(dir, &capture);
     let log = stderr(&captured);
     assert!(log.contains("warning: not used for templates") && !acts(&log), "{log}");
@@ -469,7 +424,7 @@ fn no_file_writes_to_the_terminal_what_acts_there() {
     let name = format!("\\u001b[31m\\nerror: {}", "x".repeat(100_000));
     std::fs::write(folder.join("config.json"), config.replace("LlamaForCausalLM", &name)).unwrap();
     let output = kvscope(dir, &["generate", "--model", "other", "--prompt", "x"]);
-    fails(&output, &["not supported"]);
+    ends(&output, 2, &["not supported"]);
     let text = stderr(&output);
     assert!(!acts(&text) && text.lines().all(|line| line.chars().count() <= 1100), "{}", text.len());
     let typed = kvscope(dir, &["inspect", "\x1b[31m"]);
@@ -482,12 +437,9 @@ fn generated_text_cannot_act_on_the_terminal_either() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("evil");
     copy_folder(&fixture("llama-gqa"), &folder);
-    let path = folder.join("tokenizer.json");
-    let mut tokenizer: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     // Whatever is said begins with the command that clears the screen.
-    tokenizer["decoder"] =
-        serde_json::json!({ "type": "Replace", "pattern": { "Regex": "^" }, "content": "\u{1b}[2J" });
-    std::fs::write(&path, tokenizer.to_string()).unwrap();
+    let decoder = serde_json::json!({ "type": "Replace", "pattern": { "Regex": "^" }, "content": "\u{1b}[2J" });
+    json::edit(&folder.join("tokenizer.json"), |tokenizer| tokenizer["decoder"] = decoder);
     let fixed =
         ["generate", "--model", "evil", "--raw", "--prompt", "the ring", "--max-new-tokens", "3", "--ignore-eos"];
     let shown = done(kvscope(dir.path(), &fixed));
@@ -502,8 +454,7 @@ fn generated_text_cannot_act_on_the_terminal_either() {
 fn streams_that_nobody_reads_or_that_are_full_end_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let model = fixture("llama-gqa");
-    let generate = ["generate", "--model", model.to_str().unwrap(), "--prompt", "the ring", "--max-new-tokens", "3"];
+    let generate = ["generate", "--model", MODEL, "--prompt", "the ring", "--max-new-tokens", "3"];
     let file = fixture("llama-gqa-f32.gguf");
     let inspect = ["inspect", file.to_str().unwrap()];
     let run = |args: &[&str], out: Stdio, err: Stdio| {
@@ -530,8 +481,7 @@ fn streams_that_nobody_reads_or_that_are_full_end_in_order() {
 #[test]
 fn bench_gives_medians_raw_samples_and_a_narrow_table() {
     let dir = tempfile::tempdir().unwrap();
-    let model = fixture("llama-gqa");
-    let fixed = ["bench", "--model", model.to_str().unwrap(), "--contexts", "64,32", "--max-new-tokens", "5"];
+    let fixed = ["bench", "--model", MODEL, "--contexts", "64,32", "--max-new-tokens", "5"];
     let policies = ["--policy", "h2o", "--policy", "kvmerger:variant=log-count,bridge=true", "--repeats", "2"];
     let typed = [&fixed[..], &policies].concat();
     let run: Value = serde_json::from_str(&done(kvscope(dir.path(), &[&["--json"], &typed[..]].concat()))).unwrap();
@@ -553,22 +503,20 @@ fn bench_gives_medians_raw_samples_and_a_narrow_table() {
     assert!(shown.lines().all(|line| line.chars().count() <= 100), "{shown}");
     assert_eq!(shown.matches("break-even:").count(), 2, "{shown}");
     let long = [&fixed[..3], &["--contexts", "126", "--max-new-tokens", "5"]].concat();
-    fails(&kvscope(dir.path(), &long), &["126 tokens", "128"]);
+    ends(&kvscope(dir.path(), &long), 2, &["126 tokens", "128"]);
 }
 
 #[test]
 fn the_same_command_gives_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    write_prompts(dir);
-    let model = fixture("llama-gqa");
-    let model = model.to_str().unwrap();
+    write_prompts(dir, &texts(6));
     let mut runs = Vec::new();
     for (run, threads) in [("a", "1"), ("b", "2")] {
         let out = |parent: &str| format!("{run}/{parent}/run");
         done(kvscope(
             dir,
-            &["capture", "--threads", threads, "--model", model, "--prompts", "prompts.jsonl", "--out", &out("dumps")],
+            &["capture", "--threads", threads, "--model", MODEL, "--prompts", "prompts.jsonl", "--out", &out("dumps")],
         ));
         done(kvscope(
             dir,
@@ -576,10 +524,8 @@ fn the_same_command_gives_the_same_bytes() {
         ));
         done(kvscope(dir, &["tune", "--threads", threads, &out("dumps"), "--out", &out("reports"), "--budget", "0.6"]));
         done(kvscope(dir, &["report", "--threads", threads, &out("reports"), "--out", &out("figures")]));
-        let mut files = Vec::new();
-        collect(&dir.join(run), &dir.join(run), &mut files);
-        files.sort();
-        assert!(files.len() > 20, "{files:?}");
+        let files = contents(&dir.join(run));
+        assert!(files.len() > 20, "{:?}", files.keys());
         runs.push(files);
     }
     assert_eq!(runs[0].len(), runs[1].len());
@@ -589,36 +535,24 @@ fn the_same_command_gives_the_same_bytes() {
     }
 }
 
-fn collect(root: &Path, dir: &Path, files: &mut Vec<(String, Vec<u8>)>) {
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            collect(root, &path, files);
-        } else {
-            files.push((path.strip_prefix(root).unwrap().display().to_string(), std::fs::read(&path).unwrap()));
-        }
-    }
-}
-
 #[test]
 fn a_wrong_path_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    fails(&kvscope(dir, &["generate", "--model", "no/such.gguf", "--prompt", "x"]), &["no/such.gguf"]);
-    fails(&kvscope(dir, &["generate", "--model", "smollm2-135m", "--prompt", "x"]), &["kvscope pull smollm2-135m"]);
-    let model = fixture("llama-gqa");
-    let model = model.to_str().unwrap();
-    fails(&kvscope(dir, &["capture", "--model", model, "--prompts", "no/such.jsonl"]), &["no/such.jsonl"]);
-    fails(&kvscope(dir, &["generate", "--model", model, "--prompt-file", "no.txt"]), &["no.txt"]);
-    fails(
-        &kvscope(dir, &["generate", "--model", model, "--prompt", "x", "--profile", "no.profile.json"]),
+    ends(&kvscope(dir, &["generate", "--model", "no/such.gguf", "--prompt", "x"]), 2, &["no/such.gguf"]);
+    ends(&kvscope(dir, &["generate", "--model", "smollm2-135m", "--prompt", "x"]), 2, &["kvscope pull smollm2-135m"]);
+    ends(&kvscope(dir, &["capture", "--model", MODEL, "--prompts", "no/such.jsonl"]), 2, &["no/such.jsonl"]);
+    ends(&kvscope(dir, &["generate", "--model", MODEL, "--prompt-file", "no.txt"]), 2, &["no.txt"]);
+    ends(
+        &kvscope(dir, &["generate", "--model", MODEL, "--prompt", "x", "--profile", "no.profile.json"]),
+        2,
         &["no.profile.json"],
     );
-    fails(&kvscope(dir, &["analyze", "no/dump"]), &["no/dump"]);
-    fails(&kvscope(dir, &["analyze", "."]), &["not a dump"]);
-    fails(&kvscope(dir, &["tune", "no/dump"]), &["no/dump"]);
-    fails(&kvscope(dir, &["report", "no/reports"]), &["no/reports"]);
-    fails(&kvscope(dir, &["inspect", "no.gguf"]), &["no.gguf"]);
+    ends(&kvscope(dir, &["analyze", "no/dump"]), 2, &["no/dump"]);
+    ends(&kvscope(dir, &["analyze", "."]), 2, &["not a dump"]);
+    ends(&kvscope(dir, &["tune", "no/dump"]), 2, &["no/dump"]);
+    ends(&kvscope(dir, &["report", "no/reports"]), 2, &["no/reports"]);
+    ends(&kvscope(dir, &["inspect", "no.gguf"]), 2, &["no.gguf"]);
 }
 
 #[test]
@@ -628,27 +562,25 @@ fn a_truncated_model_file_is_named() {
     let path = dir.path().join("cut.gguf");
     for keep in [whole.len() - 1000, 300, 10] {
         std::fs::write(&path, &whole[..keep]).unwrap();
-        fails(&kvscope(dir.path(), &["generate", "--model", "cut.gguf", "--prompt", "x"]), &["cut.gguf"]);
+        ends(&kvscope(dir.path(), &["generate", "--model", "cut.gguf", "--prompt", "x"]), 2, &["cut.gguf"]);
     }
     let folder = dir.path().join("cut");
     copy_folder(&fixture("llama-gqa"), &folder);
     let weights = folder.join("model.safetensors");
     let whole = std::fs::read(&weights).unwrap();
     std::fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
-    fails(&kvscope(dir.path(), &["generate", "--model", "cut", "--prompt", "x"]), &["cut"]);
+    ends(&kvscope(dir.path(), &["generate", "--model", "cut", "--prompt", "x"]), 2, &["cut"]);
 }
 
 #[test]
 fn a_prompt_beyond_the_context_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let model = fixture("llama-gqa");
-    let model = model.to_str().unwrap();
     std::fs::write(dir.path().join("long.txt"), "another stone in the reeds, ".repeat(40)).unwrap();
-    let generate = kvscope(dir.path(), &["generate", "--model", model, "--prompt-file", "long.txt"]);
-    fails(&generate, &["exceed the model's context of 128"]);
-    let capture = kvscope(dir.path(), &["capture", "--model", model, "--prompts", "long.txt"]);
-    fails(&capture, &["exceed the model's context of 128", "--max-tokens"]);
-    done(kvscope(dir.path(), &["capture", "--model", model, "--prompts", "long.txt", "--max-tokens", "100"]));
+    let generate = kvscope(dir.path(), &["generate", "--model", MODEL, "--prompt-file", "long.txt"]);
+    ends(&generate, 2, &["exceed the model's context of 128"]);
+    let capture = kvscope(dir.path(), &["capture", "--model", MODEL, "--prompts", "long.txt"]);
+    ends(&capture, 2, &["exceed the model's context of 128", "--max-tokens"]);
+    done(kvscope(dir.path(), &["capture", "--model", MODEL, "--prompts", "long.txt", "--max-tokens", "100"]));
 }
 
 #[test]
@@ -659,7 +591,7 @@ fn an_unknown_architecture_is_named() {
     let config = std::fs::read_to_string(folder.join("config.json")).unwrap();
     std::fs::write(folder.join("config.json"), config.replace("LlamaForCausalLM", "MambaForCausalLM")).unwrap();
     let output = kvscope(dir.path(), &["generate", "--model", "other", "--prompt", "x"]);
-    fails(&output, &["MambaForCausalLM", "LlamaForCausalLM"]);
+    ends(&output, 2, &["MambaForCausalLM", "LlamaForCausalLM"]);
 }
 
 /// Writes into a file system that is really full: a small tmpfs in a mount namespace of its own.
@@ -668,8 +600,7 @@ fn an_unknown_architecture_is_named() {
 fn a_full_disk_is_named_and_leaves_what_was_there() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    write_prompts(dir);
-    let model = fixture("llama-gqa");
+    write_prompts(dir, &texts(6));
     let small = dir.join("small");
     std::fs::create_dir(&small).unwrap();
     // Two samples fit, and the space that the run asks for looks free until another file takes it.
@@ -688,7 +619,7 @@ fn a_full_disk_is_named_and_leaves_what_was_there() {
         .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
         .current_dir(dir)
         .env("KVSCOPE", env!("CARGO_BIN_EXE_kvscope"))
-        .env("MODEL", model)
+        .env("MODEL", MODEL)
         .output()
         .unwrap();
     let text = stderr(&output);
@@ -702,33 +633,29 @@ fn a_full_disk_is_named_and_leaves_what_was_there() {
 #[test]
 fn contradictions_in_the_arguments_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let model = fixture("llama-gqa");
-    let model = model.to_str().unwrap();
     let generate = |more: &[&str]| {
-        let fixed = ["generate", "--model", model, "--prompt", "the ring and the stone"];
+        let fixed = ["generate", "--model", MODEL, "--prompt", "the ring and the stone"];
         kvscope(dir.path(), &[&fixed[..], more].concat())
     };
-    fails(&generate(&["--policy", "h3o"]), &["h3o", "kvmerger"]);
-    fails(&generate(&["--policy", "kvmerger:epsilon=0.5"]), &["epsilon"]);
-    fails(&generate(&["--policy", "kvmerger:eps=0.5", "--kept-fraction", "0.5"]), &["--kept-fraction"]);
-    fails(&generate(&["--kept-fraction", "0.5"]), &["--policy"]);
-    fails(&generate(&["--compare"]), &["--compare"]);
-    fails(&generate(&["--policy", "kvmerger:eps=1"]), &["changed nothing"]);
-    fails(&generate(&["--device", "tpu"]), &["tpu"]);
-    fails(&generate(&["--compute-dtype", "f16"]), &["computes in f32"]);
+    ends(&generate(&["--policy", "h3o"]), 2, &["h3o", "kvmerger"]);
+    ends(&generate(&["--policy", "kvmerger:epsilon=0.5"]), 2, &["epsilon"]);
+    ends(&generate(&["--policy", "kvmerger:eps=0.5", "--kept-fraction", "0.5"]), 2, &["--kept-fraction"]);
+    ends(&generate(&["--kept-fraction", "0.5"]), 2, &["--policy"]);
+    ends(&generate(&["--compare"]), 2, &["--compare"]);
+    ends(&generate(&["--policy", "kvmerger:eps=1"]), 2, &["changed nothing"]);
+    ends(&generate(&["--device", "tpu"]), 2, &["tpu"]);
+    ends(&generate(&["--compute-dtype", "f16"]), 2, &["computes in f32"]);
     #[cfg(not(feature = "cuda"))]
-    fails(&generate(&["--device", "cuda:1"]), &["not in this build", "--features cuda"]);
-    fails(&kvscope(dir.path(), &["--threads", "0", "inspect", "x.gguf"]), &["--threads"]);
+    ends(&generate(&["--device", "cuda:1"]), 2, &["not in this build", "--features cuda"]);
+    ends(&kvscope(dir.path(), &["--threads", "0", "inspect", "x.gguf"]), 2, &["--threads"]);
 }
 
 #[test]
 fn a_profile_for_another_model_needs_force() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    write_prompts(dir);
-    let model = fixture("llama-gqa");
-    let model = model.to_str().unwrap();
-    done(kvscope(dir, &["capture", "--model", model, "--prompts", "prompts.jsonl", "--out", "dumps/run"]));
+    write_prompts(dir, &texts(6));
+    done(kvscope(dir, &["capture", "--model", MODEL, "--prompts", "prompts.jsonl", "--out", "dumps/run"]));
     done(kvscope(dir, &["tune", "dumps/run", "--budget", "0.6"]));
     let profile = std::fs::read_to_string(dir.join("reports/run/llama-gqa.profile.json")).unwrap();
     let digest = profile.split("\"fingerprint\": \"").nth(1).unwrap()[..64].to_string();
@@ -736,17 +663,17 @@ fn a_profile_for_another_model_needs_force() {
     let args = [
         "generate",
         "--model",
-        model,
+        MODEL,
         "--prompt",
         "the ring and the stone in the reeds",
         "--profile",
         "other.profile.json",
     ];
-    fails(&kvscope(dir, &args), &["tuned for llama-gqa", "--force"]);
+    ends(&kvscope(dir, &args), 2, &["tuned for llama-gqa", "--force"]);
     done(kvscope(dir, &[&args[..], &["--force", "--max-new-tokens", "4"]].concat()));
     std::fs::write(dir.join("new.profile.json"), profile.replace("kvscope.profile/1", "kvscope.profile/9")).unwrap();
-    let args = ["generate", "--model", model, "--prompt", "x", "--profile", "new.profile.json"];
-    fails(&kvscope(dir, &args), &["version 9", "up to version 1"]);
+    let args = ["generate", "--model", MODEL, "--prompt", "x", "--profile", "new.profile.json"];
+    ends(&kvscope(dir, &args), 2, &["version 9", "up to version 1"]);
 }
 
 #[test]
@@ -768,8 +695,5 @@ fn help_and_completions_go_to_stdout() {
 
 fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
+    contents(from).into_iter().for_each(|(name, bytes)| std::fs::write(to.join(name), bytes).unwrap());
 }

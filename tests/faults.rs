@@ -2,8 +2,13 @@
 //!
 //! `KVSCOPE_KILLS=50 cargo test --release --test faults -- --nocapture` kills every command so often and prints a table.
 
+mod kit {
+    pub mod cli;
+    pub mod files;
+    pub mod tiny;
+}
+
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
@@ -12,6 +17,14 @@ use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
+use kit::cli::command;
+use kit::cli::done;
+use kit::cli::ends;
+use kit::cli::kvscope;
+use kit::files::contents;
+use kit::tiny::MODEL;
+use kit::tiny::texts;
+use kit::tiny::write_prompts;
 use kvscope::files::LOCK_NAME;
 use rand::RngExt;
 use rand::SeedableRng;
@@ -39,17 +52,10 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let words = ["the ring", " and then", " in a stone", " on the shore", " another thing", " reeds", ", again."];
-        let text = |seed: usize| -> String { (0..14).map(|i| words[(i * seed + i / 3) % words.len()]).collect() };
-        let row = |i: usize| {
-            let dataset = if i.is_multiple_of(2) { "even" } else { "odd" };
-            serde_json::json!({ "input": text(i + 2), "dataset": dataset, "_id": i.to_string() }).to_string()
-        };
-        std::fs::write(dir.path().join("prompts.jsonl"), (0..16).map(row).collect::<Vec<_>>().join("\n")).unwrap();
-        let model = format!("{}/tests/fixtures/models/llama-gqa", env!("CARGO_MANIFEST_DIR"));
+        write_prompts(dir.path(), &texts(16));
         let stage = |name, resumes, words: &str| Stage {
             name,
-            args: words.split(' ').map(|word| if word == "MODEL" { model.clone() } else { word.into() }).collect(),
+            args: words.split(' ').map(|word| if word == "MODEL" { MODEL.into() } else { word.into() }).collect(),
             resumes,
         };
         let stages = vec![
@@ -68,8 +74,8 @@ impl Bench {
             stage("report", None, "report rep --figure similarity-heads --figure similarity-map --out OUT"),
         ];
         let bench = Self { dir, stages };
-        done(&bench.run(&bench.with_out(0, "dump")));
-        done(&bench.run(&bench.with_out(2, "rep")));
+        done(bench.run(&bench.with_out(0, "dump")));
+        done(bench.run(&bench.with_out(2, "rep")));
         bench
     }
 
@@ -82,11 +88,7 @@ impl Bench {
     }
 
     fn start(&self, args: &[String]) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_kvscope"))
-            .args(args)
-            .args(["--threads", "1"])
-            .current_dir(self.dir.path())
-            .env("KVSCOPE_CACHE", self.path("cache"))
+        command(self.dir.path(), &typed(args))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -95,7 +97,7 @@ impl Bench {
     }
 
     fn run(&self, args: &[String]) -> Output {
-        self.start(args).wait_with_output().unwrap()
+        kvscope(self.dir.path(), &typed(args))
     }
 
     /// Whether a killed run of the stage left something that `--resume` goes on with.
@@ -112,8 +114,8 @@ impl Bench {
     }
 
     /// Everything that a stage writes below a folder; a report also writes its page beside the analysis.
-    fn content(&self, stage: &Stage, out: &str) -> BTreeMap<PathBuf, Vec<u8>> {
-        let mut files = content(&self.path(out));
+    fn content(&self, stage: &Stage, out: &str) -> BTreeMap<String, Vec<u8>> {
+        let mut files = contents(&self.path(out));
         if stage.name == "report" {
             files.insert("page".into(), std::fs::read(self.path("rep/report.html")).unwrap_or_default());
         }
@@ -121,31 +123,8 @@ impl Bench {
     }
 }
 
-fn done(output: &Output) {
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-fn refused(output: &Output, word: &str) {
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{message}");
-    assert!(message.contains(word) && message.contains("hint:"), "{word:?} is missing in: {message}");
-}
-
-/// Every file below a folder by its relative path; empty where there is none.
-fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut files = BTreeMap::new();
-    let mut open = vec![dir.to_path_buf()];
-    while let Some(next) = open.pop() {
-        for entry in std::fs::read_dir(next).into_iter().flatten() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                open.push(path);
-            } else {
-                files.insert(path.strip_prefix(dir).unwrap().into(), std::fs::read(&path).unwrap());
-            }
-        }
-    }
-    files
+fn typed(args: &[String]) -> Vec<&str> {
+    args.iter().map(String::as_str).chain(["--threads", "1"]).collect()
 }
 
 /// Waits for a moment, then sends the signal unless the process has ended; its exit code, `None` where the signal ended it.
@@ -174,7 +153,7 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
     for (at, stage) in bench.stages.iter().enumerate() {
         let reference = format!("whole-{}", stage.name);
         let start = Instant::now();
-        done(&bench.run(&bench.with_out(at, &reference)));
+        done(bench.run(&bench.with_out(at, &reference)));
         let (took, want) = (start.elapsed(), bench.content(stage, &reference));
         let (mut n_kills, mut n_ended, mut n_other) = (0, 0, 0);
         while n_kills < kills {
@@ -187,16 +166,15 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
                 assert!(matches!(code, None | Some(0 | 2)), "{} ended with {code:?}", stage.name);
                 n_ended += usize::from(code != Some(0));
                 n_kills += 1;
-                for (name, bytes) in content(&bench.path(&out)) {
-                    let text = name.to_string_lossy();
-                    let grows = ["manifest.json", "eval.json", "rows.jsonl"].contains(&&*text);
+                for (name, bytes) in contents(&bench.path(&out)) {
+                    let grows = ["manifest.json", "eval.json", "rows.jsonl"].contains(&&*name);
                     assert!(
-                        grows || text.ends_with(".tmp") || want.get(&name) == Some(&bytes),
-                        "{text} is half written"
+                        grows || name.ends_with(".tmp") || want.get(&name) == Some(&bytes),
+                        "{name} is half written"
                     );
                 }
             }
-            done(&bench.run(&bench.next_args(at, &out)));
+            done(bench.run(&bench.next_args(at, &out)));
             n_other += usize::from(bench.content(stage, &out) != want);
         }
         println!("| {} | {n_kills} | {n_ended} | {n_other} |", stage.name);
@@ -211,12 +189,12 @@ fn a_folder_has_one_writer_and_a_lock_left_behind_holds_nobody_up() {
         let out = format!("two-{}", stage.name);
         let args = bench.with_out(at, &out);
         let lock = kvscope::files::FolderLock::take(&bench.path(&out)).unwrap();
-        refused(&bench.run(&args), "another kvscope is writing");
+        ends(&bench.run(&args), 2, &["another kvscope is writing"]);
         drop(lock);
         // As a crash leaves it.
         std::fs::create_dir_all(bench.path(&out)).unwrap();
         std::fs::write(bench.path(&out).join(LOCK_NAME), b"").unwrap();
-        done(&bench.run(&args));
+        done(bench.run(&args));
         assert!(!bench.path(&out).join(LOCK_NAME).exists());
     }
     // Two at once: each row and sample is written once, whoever writes it.
@@ -224,8 +202,8 @@ fn a_folder_has_one_writer_and_a_lock_left_behind_holds_nobody_up() {
         let args = bench.with_out(at, &format!("at-once-{at}"));
         let ends = [bench.start(&args), bench.start(&args)].map(|child| child.wait_with_output().unwrap());
         assert!(ends.iter().all(|end| matches!(end.status.code(), Some(0 | 2))));
-        let whole = content(&bench.path(&format!("two-{}", bench.stages[at].name)));
-        assert_eq!(content(&bench.path(&format!("at-once-{at}"))), whole);
+        let whole = contents(&bench.path(&format!("two-{}", bench.stages[at].name)));
+        assert_eq!(contents(&bench.path(&format!("at-once-{at}"))), whole);
     }
 }
 
@@ -239,27 +217,26 @@ fn a_file_changed_behind_our_back_is_noticed() {
     bad[middle] ^= 1;
     std::fs::write(&sample, &bad).unwrap();
     for stage in [2, 3] {
-        refused(&bench.run(&bench.with_out(stage, "changed")), "00003-odd.safetensors has changed");
-        let left = content(&bench.path("changed"));
-        assert!(!left.keys().any(|name| name.extension().is_some_and(|e| e == "json")), "a result was written");
+        ends(&bench.run(&bench.with_out(stage, "changed")), 2, &["00003-odd.safetensors has changed"]);
+        let left = contents(&bench.path("changed"));
+        assert!(!left.keys().any(|name| name.ends_with(".json")), "a result was written");
     }
     let mut resume = bench.with_out(0, "dump");
     resume.push("--resume".into());
     let resumed = bench.run(&resume);
-    done(&resumed);
-    assert!(String::from_utf8_lossy(&resumed.stderr).contains("has changed"));
+    ends(&resumed, 0, &["has changed"]);
     assert_eq!(std::fs::read(&sample).unwrap(), good);
 
-    done(&bench.run(&bench.with_out(1, "eval")));
+    done(bench.run(&bench.with_out(1, "eval")));
     let rows = bench.path("eval/rows.jsonl");
     let text = std::fs::read_to_string(&rows).unwrap();
     std::fs::write(&rows, text.replacen("\"merged\":", "\"merged\":1", 1)).unwrap();
     let mut resume = bench.with_out(1, "eval");
     resume.push("--resume".into());
-    refused(&bench.run(&resume), "was changed after it was written");
+    ends(&bench.run(&resume), 2, &["was changed after it was written"]);
     // A row that is taken away is made again, in its place.
     std::fs::write(&rows, text.split_once('\n').unwrap().1).unwrap();
-    done(&bench.run(&resume));
+    done(bench.run(&resume));
     assert_eq!(std::fs::read_to_string(&rows).unwrap(), text);
 }
 
@@ -275,7 +252,7 @@ fn a_file_that_may_not_grow_leaves_no_litter() {
                 format!("trap '' XFSZ; ulimit -f {kilobytes}; exec '{}' '{words}'", env!("CARGO_BIN_EXE_kvscope"));
             let end = Command::new("bash").args(["-c", &script]).current_dir(bench.dir.path()).output().unwrap();
             assert!(matches!(end.status.code(), Some(0 | 2)), "{}", String::from_utf8_lossy(&end.stderr));
-            let litter = content(&bench.path(&out)).into_keys().find(|name| name.to_string_lossy().contains(".tmp"));
+            let litter = contents(&bench.path(&out)).into_keys().find(|name| name.contains(".tmp"));
             assert_eq!(litter, None, "{} within {kilobytes} kB", stage.name);
         }
     }

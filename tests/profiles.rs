@@ -1,43 +1,28 @@
 //! Profiles as a user makes them: valid against their schema, solved again for another budget, and honest about failure.
 
-use std::path::Path;
-use std::process::Command;
-use std::process::Output;
+mod kit {
+    pub mod cli;
+    pub mod tiny;
+}
 
+use std::path::Path;
+
+use kit::cli::done;
+use kit::cli::ends;
+use kit::cli::kvscope;
+use kit::tiny::MODEL;
+use kit::tiny::texts;
+use kit::tiny::write_prompts;
 use kvscope::files::read_json;
 use kvscope::format::profile::Profile;
 use serde_json::Value;
 use serde_json::json;
 
-fn model() -> String {
-    format!("{}/tests/fixtures/models/llama-gqa", env!("CARGO_MANIFEST_DIR"))
-}
-
-fn kvscope(dir: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_kvscope"))
-        .args(args)
-        .current_dir(dir)
-        .env("KVSCOPE_CACHE", dir.join("cache"))
-        .output()
-        .unwrap()
-}
-
-fn exits(output: &Output, code: i32) -> String {
-    assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
 /// Twelve texts of two data sets that the tiny tokenizer can spell, captured.
 fn captured(dir: &Path, more: &[&str]) {
-    let words = ["the ring", " and then", " in a stone", " on the shore", " another thing", " reeds", ", again."];
-    let text = |seed: usize| -> String { (0..16).map(|i| words[(i * seed + i / 3) % words.len()]).collect() };
-    let dataset = |i: usize| ["even", "odd"][i % 2];
-    let row = |i: usize| json!({ "context": text(i + 2), "dataset": dataset(i), "_id": format!("row{i}") });
-    let rows: Vec<String> = (0..12).map(|i| row(i).to_string()).collect();
-    std::fs::write(dir.join("prompts.jsonl"), rows.join("\n")).unwrap();
-    let model = model();
-    let fixed = ["capture", "--model", &model, "--prompts", "prompts.jsonl", "--out", "dumps/run", "--queries", "24"];
-    exits(&kvscope(dir, &[&fixed[..], more].concat()), 0);
+    write_prompts(dir, &texts(12));
+    let fixed = ["capture", "--model", MODEL, "--prompts", "prompts.jsonl", "--out", "dumps/run", "--queries", "24"];
+    done(kvscope(dir, &[&fixed[..], more].concat()));
 }
 
 /// A profile that stands in its schema.
@@ -64,7 +49,7 @@ fn budgets_are_met_exactly_and_other_ones_are_solved_from_the_curves() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     captured(dir, &[]);
-    exits(&kvscope(dir, &["tune", "dumps/run", "--budget", "0.6,0.4", "--refit", "lambda=0.2"]), 0);
+    done(kvscope(dir, &["tune", "dumps/run", "--budget", "0.6,0.4", "--refit", "lambda=0.2"]));
     let first = dir.join("reports/run/llama-gqa-0.6.profile.json");
     let profile = valid(&first);
     assert!((mean_share(&profile) - 0.6).abs() < 1e-9);
@@ -76,14 +61,14 @@ fn budgets_are_met_exactly_and_other_ones_are_solved_from_the_curves() {
     assert_eq!(profile.quality[0].rule, "tuned");
     assert_eq!(profile.tried.iter().map(|tried| tried.search.as_str()).collect::<Vec<_>>().len(), 4);
     valid(&dir.join("reports/run/llama-gqa-0.4.profile.json"));
-    let shown = exits(&kvscope(dir, &["inspect", first.to_str().unwrap()]), 0);
+    let shown = done(kvscope(dir, &["inspect", first.to_str().unwrap()]));
     assert!(shown.contains("settings") && shown.contains("kept_fraction_of_heads"), "{shown}");
 
     // The same search on the same curves at 0.4 gives what the dumps gave.
     let from = ["tune", "--from", first.to_str().unwrap(), "--budget", "0.4,0.5", "--search", "hull", "--out", "again"];
-    exits(&kvscope(dir, &from), 0);
+    done(kvscope(dir, &from));
     let solved = valid(&dir.join("again/llama-gqa-0.4.profile.json"));
-    exits(&kvscope(dir, &["tune", "dumps/run", "--budget", "0.6,0.4", "--search", "hull", "--out", "hull"]), 0);
+    done(kvscope(dir, &["tune", "dumps/run", "--budget", "0.6,0.4", "--search", "hull", "--out", "hull"]));
     let measured = valid(&dir.join("hull/llama-gqa-0.4.profile.json"));
     let choices = |profile: &Profile| -> Vec<(usize, f64)> {
         profile.heads.iter().map(|head| (head.setting, head.kept_fraction)).collect()
@@ -95,13 +80,12 @@ fn budgets_are_met_exactly_and_other_ones_are_solved_from_the_curves() {
     assert!((mean_share(&valid(&dir.join("again/llama-gqa-0.5.profile.json"))) - 0.5).abs() < 1e-9);
     // Byte for byte the same again.
     let bytes = std::fs::read(&first).unwrap();
-    exits(&kvscope(dir, &["tune", "dumps/run", "--budget", "0.6,0.4", "--refit", "lambda=0.2", "--threads", "1"]), 0);
+    done(kvscope(dir, &["tune", "dumps/run", "--budget", "0.6,0.4", "--refit", "lambda=0.2", "--threads", "1"]));
     assert_eq!(std::fs::read(&first).unwrap(), bytes);
 
     // What the profile says is what the runtime does.
     let prompt = "the ring and then in a stone, another thing on the shore, again. the reeds and the ring";
-    let model = model();
-    let args = ["--json", "generate", "--model", &model, "--prompt", prompt, "--max-new-tokens", "2", "--profile"];
+    let args = ["--json", "generate", "--model", MODEL, "--prompt", prompt, "--max-new-tokens", "2", "--profile"];
     let run: Value =
         serde_json::from_slice(&kvscope(dir, &[&args[..], &[first.to_str().unwrap()]].concat()).stdout).unwrap();
     assert!((run["prompt_kept_fraction"].as_f64().unwrap() - 0.6).abs() < 0.02, "{run}");
@@ -114,7 +98,7 @@ fn a_budget_of_bytes_counts_what_merging_stores_beside_the_slots() {
     captured(dir, &[]);
     let merging = ["--policy", "kvmerger:bridge=true,variant=log-count", "--budget", "0.6"];
     for (unit, n_bytes) in [("f16", 2.0), ("f32", 4.0)] {
-        exits(&kvscope(dir, &[&["tune", "dumps/run", "--budget-unit", unit, "--out", unit], &merging[..]].concat()), 0);
+        done(kvscope(dir, &[&["tune", "dumps/run", "--budget-unit", unit, "--out", unit], &merging[..]].concat()));
         let path = dir.join(unit).join("llama-gqa.profile.json");
         let profile = valid(&path);
         assert_eq!((profile.budget_unit.as_str(), profile.target_kept_fraction), (unit, 0.6));
@@ -129,11 +113,11 @@ fn a_budget_of_bytes_counts_what_merging_stores_beside_the_slots() {
         // The same from the curves.
         let from =
             ["tune", "--from", path.to_str().unwrap(), "--budget", "0.6", "--budget-unit", unit, "--out", "again"];
-        exits(&kvscope(dir, &from), 0);
+        done(kvscope(dir, &from));
         let solved = valid(&dir.join("again/llama-gqa-0.6.profile.json"));
         assert!((mean_share(&solved) - mean_share(&profile)).abs() < 2e-4);
     }
-    assert!(exits(&kvscope(dir, &["tune", "dumps/run", "--budget-unit", "f8"]), 2).contains("choose one of slots"));
+    ends(&kvscope(dir, &["tune", "dumps/run", "--budget-unit", "f8"]), 2, &["choose one of slots"]);
 }
 
 #[test]
@@ -142,10 +126,10 @@ fn what_no_setting_meets_is_said_and_exits_with_1() {
     let dir = dir.path();
     captured(dir, &[]);
     let protecting = ["tune", "dumps/run", "--budget", "0.3", "--policy", "kvmerger:recent=0.3,heavy=0.3"];
-    assert!(exits(&kvscope(dir, &protecting), 1).contains("no setting meets a budget of 0.3"));
+    ends(&kvscope(dir, &protecting), 1, &["no setting meets a budget of 0.3"]);
     assert!(!dir.join("reports/run").exists());
     let strict = ["tune", "dumps/run", "--budget", "0.3", "--max-error", "0.000001"];
-    assert!(exits(&kvscope(dir, &strict), 1).contains("no setting meets --max-error"));
+    ends(&kvscope(dir, &strict), 1, &["no setting meets --max-error"]);
     for (args, word) in [
         (&["--budget", "1.5"][..], "share in (0, 1)"),
         (&["--policy", "kvmerger:eps=0.5"], "decide its size"),
@@ -155,8 +139,7 @@ fn what_no_setting_meets_is_said_and_exits_with_1() {
         (&["--measure", "kl"], "choose one of layer"),
         (&["--hold-out", "1"], "held-out samples"),
     ] {
-        let shown = exits(&kvscope(dir, &[&["tune", "dumps/run"], args].concat()), 2);
-        assert!(shown.contains(word), "{word}: {shown}");
+        ends(&kvscope(dir, &[&["tune", "dumps/run"], args].concat()), 2, &[word]);
     }
 }
 
@@ -166,7 +149,7 @@ fn generated_tokens_judge_the_prompt_before_them() {
     let dir = dir.path();
     captured(dir, &["--decode", "8", "--window", "4"]);
     let policies = ["--policy", "snapkv:window=4", "--policy", "h2o"];
-    exits(&kvscope(dir, &[&["tune", "dumps/run", "--budget", "0.5"], &policies[..]].concat()), 0);
+    done(kvscope(dir, &[&["tune", "dumps/run", "--budget", "0.5"], &policies[..]].concat()));
     let profile = valid(&dir.join("reports/run/llama-gqa.profile.json"));
     assert_eq!(profile.settings, ["snapkv:window=4", "h2o"]);
     assert!(profile.heads.iter().all(|head| head.eps.is_none()));
@@ -179,10 +162,9 @@ fn the_last_choice_runs_the_model_and_held_out_texts_only_judge() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     captured(dir, &[]);
-    let model = model();
-    let run = ["--validate", "prompts.jsonl", "--model", &model, "--context", "60", "--continuation", "12"];
+    let run = ["--validate", "prompts.jsonl", "--model", MODEL, "--context", "60", "--continuation", "12"];
     let tune = ["tune", "dumps/run", "--budget", "0.6", "--refit", "queries=32,span=16"];
-    let shown = exits(&kvscope(dir, &[&tune[..], &run[..]].concat()), 0);
+    let shown = done(kvscope(dir, &[&tune[..], &run[..]].concat()));
     assert!(shown.contains("KL tuned") && shown.contains("KL h2o"), "{shown}");
     let profile = valid(&dir.join("reports/run/llama-gqa.profile.json"));
     // Four searches, with refit and without, each on all eight calibration texts.
@@ -195,7 +177,7 @@ fn the_last_choice_runs_the_model_and_held_out_texts_only_judge() {
     assert!(profile.held_out_kl.len() >= 2 && profile.held_out_kl.iter().all(|line| line.kl.n == 4));
     assert!(profile.verdict.contains("on 8 calibration texts") && profile.verdict.contains("On 4 held-out texts"));
     let missing = kvscope(dir, &["tune", "dumps/run", "--validate", "prompts.jsonl"]);
-    assert!(exits(&missing, 2).contains("--model"));
+    ends(&missing, 2, &["--model"]);
 }
 
 #[test]
@@ -203,7 +185,7 @@ fn profiles_that_cannot_be_are_refused_by_what_is_wrong() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     captured(dir, &[]);
-    exits(&kvscope(dir, &["tune", "dumps/run", "--budget", "0.6", "--refit"]), 0);
+    done(kvscope(dir, &["tune", "dumps/run", "--budget", "0.6", "--refit"]));
     let whole: Value =
         serde_json::from_slice(&std::fs::read(dir.join("reports/run/llama-gqa.profile.json")).unwrap()).unwrap();
     let faults: [(&str, Value, &str); 14] = [
@@ -226,10 +208,8 @@ fn profiles_that_cannot_be_are_refused_by_what_is_wrong() {
         let mut broken = whole.clone();
         *broken.pointer_mut(place).unwrap_or_else(|| panic!("{place}")) = value;
         std::fs::write(dir.join("x.profile.json"), broken.to_string()).unwrap();
-        let said = exits(&kvscope(dir, &["verify", "x.profile.json"]), 1);
-        assert!(said.contains(words), "{place}: {said}");
-        let model = model();
-        let generate = ["generate", "--model", &model, "--prompt", "the ring", "--profile", "x.profile.json"];
-        exits(&kvscope(dir, &generate), 2);
+        ends(&kvscope(dir, &["verify", "x.profile.json"]), 1, &[words]);
+        let generate = ["generate", "--model", MODEL, "--prompt", "the ring", "--profile", "x.profile.json"];
+        ends(&kvscope(dir, &generate), 2, &[]);
     }
 }
