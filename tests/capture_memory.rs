@@ -3,15 +3,18 @@
 //! Without the test harness, as `tests/memory.rs`: the capture runs on the main thread, as in the program, and nothing
 //! else allocates meanwhile. `cargo test --release --test capture_memory -- --ignored` measures the demo model.
 
-mod common;
+mod kit {
+    pub mod demo;
+    pub mod noise;
+}
 
 use std::path::Path;
 use std::process::Command;
 use std::process::Stdio;
 use std::sync::atomic::AtomicBool;
 
-use common::demo_model;
-use common::noise;
+use kit::demo::demo_model;
+use kit::noise::noise;
 use kvscope::capture;
 use kvscope::capture::CaptureError;
 use kvscope::capture::CaptureOptions;
@@ -40,7 +43,7 @@ fn main() {
     start_threads(None).unwrap();
     let wants = |flag: &str| std::env::args().any(|arg| arg == flag);
     if wants("--ignored") || wants("--include-ignored") {
-        let model = demo_model();
+        let model = Model::load(&demo_model()).unwrap();
         demo_model_peaks_grow_no_faster_than_one_layer(&model);
         demo_model_limits_are_kept(&model);
     }

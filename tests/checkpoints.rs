@@ -1,6 +1,10 @@
 //! Checkpoints as they are found: each is read as its own program reads it, or refused by name.
 
-mod common;
+mod kit {
+    pub mod fixtures;
+    pub mod json;
+    pub mod recorder;
+}
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,8 +12,9 @@ use std::path::PathBuf;
 
 use candle_core::DType;
 use candle_core::Device;
-use common::Recorder;
-use common::fixtures;
+use kit::fixtures::fixture;
+use kit::json;
+use kit::recorder::Recorder;
 use kvscope::hint::Hint;
 use kvscope::model::Compute;
 use kvscope::model::ForwardError;
@@ -50,10 +55,10 @@ struct Folder {
 }
 
 impl Folder {
-    fn of(fixture: &str) -> Self {
+    fn of(model: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         for name in ["config.json", "model.safetensors"] {
-            std::fs::copy(fixtures().join(fixture).join(name), dir.path().join(name)).unwrap();
+            std::fs::copy(fixture(model).join(name), dir.path().join(name)).unwrap();
         }
         Self { dir }
     }
@@ -75,9 +80,7 @@ impl Folder {
 
     fn set(&self, key: &str, value: Value) {
         let path = self.file("config.json");
-        let mut json: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        json[key] = value;
-        std::fs::write(path, json.to_string()).unwrap();
+        json::edit(&path, |config| config[key] = value);
     }
 
     /// The logits of the last token.
@@ -231,7 +234,7 @@ fn a_folder_may_hold_a_gguf_model() {
     let dir = tempfile::tempdir().unwrap();
     for part in ["llama-biases-00001-of-00002.gguf", "llama-biases-00002-of-00002.gguf"] {
         assert!(Model::load(dir.path()).is_err());
-        std::fs::copy(fixtures().join(part), dir.path().join(part)).unwrap();
+        std::fs::copy(fixture(part), dir.path().join(part)).unwrap();
     }
     assert_eq!(Model::load(dir.path()).unwrap().config().n_layers, 2);
 }
@@ -281,7 +284,7 @@ fn pipes_devices_and_folders_are_no_files() {
 fn weights_that_are_not_finite_are_named() {
     let candle = Compute::Candle { device: Device::Cpu, dtype: DType::F32 };
     let kernels = Compute::Kernels { matmul: Matmul::F32 };
-    let names: Vec<String> = read(&fixtures().join("llama-biases/model.safetensors")).into_keys().collect();
+    let names: Vec<String> = read(&fixture("llama-biases/model.safetensors")).into_keys().collect();
     for name in &names {
         for value in [f32::NAN, f32::INFINITY] {
             let folder = Folder::of("llama-biases");
@@ -345,11 +348,11 @@ fn models_are_called_by_their_whole_names() {
         let folder = dir.path().join(place);
         std::fs::create_dir_all(&folder).unwrap();
         for file in ["config.json", "model.safetensors"] {
-            std::fs::copy(fixtures().join("llama-gqa").join(file), folder.join(file)).unwrap();
+            std::fs::copy(fixture("llama-gqa").join(file), folder.join(file)).unwrap();
         }
         let model = Model::load(&folder).unwrap();
         assert_eq!((model.name(), model.identity().unwrap().name.as_str()), (name, name));
     }
-    let split = Model::load(&fixtures().join("llama-biases-00002-of-00002.gguf")).unwrap();
+    let split = Model::load(&fixture("llama-biases-00002-of-00002.gguf")).unwrap();
     assert_eq!(split.name(), "llama-biases");
 }

@@ -1,16 +1,22 @@
 //! When a cache is compressed: once after a prefill that many compressions share, between the parts of a prompt, in decode.
 
-mod common;
+mod kit {
+    pub mod config;
+    pub mod demo;
+    pub mod fixtures;
+    pub mod layer;
+    pub mod model;
+    pub mod noise;
+    pub mod slots;
+    pub mod tokens;
+}
 
-use common::Layer;
-use common::Reference;
-use common::contents;
-use common::demo_model;
-use common::fixture;
-use common::fixtures;
-use common::noise;
-use common::shape;
-use common::widened;
+use kit::config::shape;
+use kit::demo::demo_model;
+use kit::layer::Layer;
+use kit::model::model;
+use kit::slots::contents;
+use kit::tokens::reference_tokens;
 use kvscope::hint::Hint;
 use kvscope::model::AttnMass;
 use kvscope::model::Config;
@@ -30,10 +36,6 @@ use kvscope::runtime::prefill;
 
 const TYPES: [CacheType; 3] = [CacheType::F32, CacheType::F16, CacheType::Bf16];
 
-fn prompt_of(name: &str) -> Vec<u32> {
-    Reference::read(&fixtures().join(name).join("reference.safetensors")).ids("token_ids").to_vec()
-}
-
 fn compression(spec: &str, kept_fraction: f64) -> Compression {
     Compression::parse(spec, Budget::KeptFraction(kept_fraction)).unwrap_or_else(|error| panic!("{spec}: {error}"))
 }
@@ -46,7 +48,7 @@ fn decode(model: &Model, cache: &mut RaggedCache, tokens: &[u32]) -> Vec<Vec<f32
 
 #[test]
 fn one_prefill_serves_every_compression() {
-    let (model, prompt) = (fixture("llama-gqa"), prompt_of("llama-gqa"));
+    let (model, prompt) = (model("llama-gqa"), reference_tokens("llama-gqa"));
     let (prompt, continuation) = prompt.split_at(40);
     let names = POLICIES.iter().map(|entry| entry.name);
     let specs: Vec<&str> =
@@ -83,7 +85,7 @@ fn one_prefill_serves_every_compression() {
 
 #[test]
 fn what_was_not_recorded_is_refused() {
-    let (model, prompt) = (fixture("llama-gqa"), prompt_of("llama-gqa"));
+    let (model, prompt) = (model("llama-gqa"), reference_tokens("llama-gqa"));
     let record = |specs: &[&str]| {
         let wanted: Vec<Compression> = specs.iter().map(|spec| compression(spec, 0.5)).collect();
         RaggedCache::recording(model.config(), CacheType::F32, &wanted)
@@ -112,19 +114,10 @@ fn pass(cache: &mut RaggedCache, config: &Config, n_tokens: usize) -> Result<(),
     for l in 0..config.n_layers {
         let seed = (first_position * 7 + l) as u64;
         let layer = Layer::new(config, n_tokens, seed);
-        let needs = cache.needs();
         let chunk = layer.chunk(l, first_position);
         cache.append(&chunk).unwrap();
-        let masses = |wanted: bool, seed: u64| -> Vec<Vec<f32>> {
-            let lengths = cache.heads(l).into_iter().map(|head| head.positions.len()).enumerate();
-            let mass = lengths.map(|(h, n)| noise(n, seed + 100 * h as u64).iter().map(|x| x * x * x * x).collect());
-            if wanted { mass.collect() } else { Vec::new() }
-        };
-        let mass = AttnMass {
-            all: masses(needs.mass, seed + 1),
-            window: masses(needs.mass_from_position.is_some(), seed + 2),
-        };
-        cache.attended(&chunk, mass)?;
+        let masses = layer.masses(cache, l);
+        cache.attended(&chunk, masses)?;
     }
     Ok(())
 }
@@ -186,6 +179,8 @@ fn parts_and_decode_stay_within_the_budget_and_account_for_every_token() {
                     let shares = policy::parse(spec).unwrap().1.scope() != Scope::Head;
                     let most = share(kept_fraction, n_seen) + slack;
                     assert!(spec == "full" || cache.n_slots() <= 2 * n_kv_heads * most, "{what}: {n_seen}");
+                    let finite = |x: &[f32]| x.iter().all(|x| x.is_finite());
+                    assert!(contents(cache, &config).iter().all(|head| finite(&head.1) && finite(&head.2)), "{what}");
                     for layer in 0..2 {
                         for (h, head) in cache.heads(layer).into_iter().enumerate() {
                             let n = head.positions.len();
@@ -195,8 +190,6 @@ fn parts_and_decode_stay_within_the_budget_and_account_for_every_token() {
                             let has_newest = n == 1 || head.positions[n - 1] as usize + 1 == n_seen;
                             // Only keys decide: the newest token is one of many.
                             assert!(has_newest || spec == "keydiff", "{what}");
-                            let finite = |x: &[f32]| x.iter().all(|x| x.is_finite());
-                            assert!(finite(&widened(head.keys)) && finite(&widened(head.values)), "{what}");
                             let counts = cache.counts(layer, h);
                             assert!(counts.iter().all(|count| *count >= 1), "{what}");
                             stood_for += counts.iter().sum::<u32>() as usize;
@@ -368,7 +361,7 @@ fn two_thousand_decode_steps_stay_within_their_byte_budget() {
 fn demo_model_writes_two_thousand_tokens_within_its_byte_budget() {
     const KEPT: f64 = 0.35;
     const SLACK: usize = 32;
-    let model = demo_model();
+    let model = Model::load(&demo_model()).unwrap();
     let text = kvscope::prompts::demo().iter().map(|prompt| prompt.text.as_str()).collect::<Vec<_>>().join("\n");
     let prompt = model.tokenizer().unwrap().encode(&text, kvscope::model::tokenizer::AddSpecial::Yes).unwrap();
     let prompt = &prompt[..1500];
@@ -391,7 +384,7 @@ fn demo_model_writes_two_thousand_tokens_within_its_byte_budget() {
 
 #[test]
 fn a_refit_changes_values_and_masses_of_what_is_not_recent_only() {
-    let (model, prompt) = (fixture("llama-gqa"), prompt_of("llama-gqa"));
+    let (model, prompt) = (model("llama-gqa"), reference_tokens("llama-gqa"));
     let plain = compression("evict", 0.35);
     let refitted = compression("evict+refit:recent=4,span=16", 0.35);
     let values_only = compression("evict+refit:recent=4,span=16,mass=false", 0.35);

@@ -2,21 +2,26 @@
 //!
 //! What a GPU runs is the same code on another device; nothing here needs one.
 
-mod common;
+mod kit {
+    pub mod demo;
+    pub mod error;
+    pub mod fixtures;
+    pub mod noise;
+    pub mod recorder;
+}
 
 use std::convert::Infallible;
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use candle_core::DType;
 use candle_core::Device;
-use common::Recorder;
-use common::demo_model_path;
-use common::fixtures;
-use common::noise;
-use common::relative_error;
+use kit::demo::demo_model;
+use kit::error::relative_error;
+use kit::fixtures::fixture;
+use kit::noise::noise;
+use kit::recorder::Recorder;
 use kvscope::capture;
 use kvscope::capture::CaptureOptions;
 use kvscope::capture::SampleInput;
@@ -24,9 +29,11 @@ use kvscope::format::dump::Dump;
 use kvscope::format::dump::ElementType;
 use kvscope::format::dump::State;
 use kvscope::format::run::Target;
+use kvscope::math::argmax;
 use kvscope::model::AttnMass;
 use kvscope::model::ChunkStates;
 use kvscope::model::Compute;
+use kvscope::model::Decoding;
 use kvscope::model::HeadSlots;
 use kvscope::model::KvStore;
 use kvscope::model::LogitRows;
@@ -38,9 +45,7 @@ use kvscope::model::StoreNeeds;
 use kvscope::runtime::Budget;
 use kvscope::runtime::CacheType;
 use kvscope::runtime::Compression;
-use kvscope::runtime::GenerateOptions;
 use kvscope::runtime::RaggedCache;
-use kvscope::runtime::generate;
 use kvscope::runtime::prefill;
 
 /// Bound on max |a - b| / max |b| in f32.
@@ -52,7 +57,7 @@ const WINDOW: usize = 8;
 
 /// Every reference model, by what it is there for: MHA, GQA, biases, query and key norms, sliding window, RoPE scalings.
 fn models() -> Vec<PathBuf> {
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(fixtures())
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(fixture(""))
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.join("config.json").exists() || path.extension().is_some_and(|e| e == "gguf"))
@@ -115,7 +120,7 @@ fn states_masses_and_logits_are_those_of_the_kernels() {
 #[test]
 #[ignore = "needs the demo model: kvscope pull smollm2-135m"]
 fn demo_model_states_masses_and_logits_are_those_of_the_kernels() {
-    let (kernels, candle) = both(&demo_model_path(), DType::F32);
+    let (kernels, candle) = both(&demo_model(), DType::F32);
     let error = difference(&kernels, &candle, 20);
     println!("SmolLM2-135M, all layers: {error:.1e}");
     // 30 layers round where the tiny models have 2.
@@ -283,7 +288,7 @@ fn ragged_heads_with_biases_and_gaps_are_those_of_the_kernels() {
 
 #[test]
 fn a_decode_step_uploads_what_is_new() {
-    let path = fixtures().join("llama-gqa");
+    let path = fixture("llama-gqa");
     let (_, candle) = both(&path, DType::F32);
     let all = tokens(&candle);
     let n_heads = candle.config().n_layers * candle.config().n_kv_heads;
@@ -321,18 +326,17 @@ fn the_runtimes_cache_generates_the_same_on_both() {
                     ..Compression::parse(spec, Budget::KeptFraction(0.6)).unwrap()
                 };
                 let compression = (spec != "full").then_some(compression);
-                let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression.clone());
-                let options = GenerateOptions { max_new_tokens: 24, chunk_tokens: 20, ..GenerateOptions::default() };
-                let made = generate(model, &prompt, &mut cache, &options, &mut |_| ControlFlow::Continue(())).unwrap();
-                // The same again, to see what a device is sent.
-                let (mut pass, mut again) =
-                    (Pass::new(model), RaggedCache::new(model.config(), CacheType::F32, compression));
-                prefill(&mut pass, &prompt, &mut again, 20).unwrap();
-                for token in &made.tokens[..23] {
-                    let position = again.n_seen();
-                    pass.forward(&[*token], position, &mut again, LogitRows::None).unwrap();
-                }
-                (made.tokens, cache, pass.uploaded_slots())
+                let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression);
+                let mut pass = Pass::new(model);
+                let logits = prefill(&mut pass, &prompt, &mut cache, 20).unwrap();
+                let mut decoding = Decoding::new(&mut pass, &mut cache, prompt.len(), logits);
+                let step = |_| {
+                    let token = argmax(decoding.logits()) as u32;
+                    decoding.feed(token).unwrap();
+                    token
+                };
+                let tokens: Vec<u32> = (0..23).map(step).collect();
+                (tokens, cache, pass.uploaded_slots())
             };
             let ((a, a_cache, uploaded), (b, b_cache, _)) = (run(&candle), run(&kernels));
             assert_eq!(a, b, "{}, {spec}", path.display());
@@ -347,7 +351,7 @@ fn the_runtimes_cache_generates_the_same_on_both() {
 #[test]
 fn a_capture_is_that_of_the_kernels() {
     for name in ["llama-gqa", "mistral-window", "qwen3"] {
-        let (kernels, candle) = both(&fixtures().join(name), DType::F32);
+        let (kernels, candle) = both(&fixture(name), DType::F32);
         let tokens = tokens(&kernels);
         let inputs = [SampleInput { dataset: "d".into(), id: "0".into(), n_tokens_full: tokens.len(), tokens }];
         let dumps = [&kernels, &candle].map(|model| {

@@ -1,14 +1,25 @@
 //! Evaluations on a tiny model: what is measured, what is written, what happens when a run is cut short or split.
 
-mod common;
+mod kit {
+    pub mod cli;
+    pub mod files;
+    pub mod fixtures;
+    pub mod model;
+    pub mod tiny;
+}
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
-use std::process::Output;
 use std::sync::atomic::AtomicBool;
 
-use common::fixture;
+use kit::cli::done;
+use kit::cli::ends;
+use kit::cli::kvscope;
+use kit::files::contents;
+use kit::model::model;
+use kit::tiny::MODEL;
+use kit::tiny::texts;
+use kit::tiny::words;
+use kit::tiny::write_prompts;
 use kvscope::eval;
 use kvscope::eval::Plan;
 use kvscope::eval::Settings;
@@ -31,70 +42,12 @@ use kvscope::runtime::compare;
 use serde_json::Value;
 use serde_json::json;
 
-const WORDS: [&str; 7] =
-    ["the ring", " and then", " in a stone", " on the shore", " another thing", " reeds", ", again."];
-
-/// A text that the tiny tokenizer can spell.
-fn words(seed: usize, n: usize) -> String {
-    (0..n).map(|i| WORDS[(i * seed + i / 3) % WORDS.len()]).collect()
-}
-
-fn kvscope(dir: &Path, args: &[&str]) -> Output {
-    let model = format!("{}/tests/fixtures/models/llama-gqa", env!("CARGO_MANIFEST_DIR"));
-    Command::new(env!("CARGO_BIN_EXE_kvscope"))
-        .args(args.iter().map(|arg| if *arg == "MODEL" { model.as_str() } else { *arg }))
-        .current_dir(dir)
-        .env("KVSCOPE_CACHE", dir.join("cache"))
-        .output()
-        .unwrap()
-}
-
 fn eval_args<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let mut args =
-        vec!["eval", "--model", "MODEL", "--prompts", "prompts.jsonl", "--context", "60", "--continuation", "12"];
+        vec!["eval", "--model", MODEL, "--prompts", "prompts.jsonl", "--context", "60", "--continuation", "12"];
     args.extend(["--out", out]);
     args.extend(more);
     args
-}
-
-fn done(output: Output) -> String {
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn fails(output: &Output, words: &[&str]) {
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{text}");
-    for word in words.iter().chain(&["error:", "hint:"]) {
-        assert!(text.contains(word), "{word:?} is missing in: {text}");
-    }
-}
-
-fn write_prompts(dir: &Path, rows: &[Value]) {
-    let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
-    std::fs::write(dir.join("prompts.jsonl"), lines.join("\n")).unwrap();
-}
-
-fn long_texts(n: usize) -> Vec<Value> {
-    let dataset = |i: usize| ["even", "odd"][i % 2];
-    (0..n).map(|i| json!({ "context": words(i + 2, 14), "dataset": dataset(i), "_id": format!("row{i}") })).collect()
-}
-
-/// Every file below a folder, by its path.
-fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    let mut open = vec![dir.to_path_buf()];
-    while let Some(folder) = open.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                open.push(path);
-            } else {
-                found.insert(path.strip_prefix(dir).unwrap().display().to_string(), std::fs::read(&path).unwrap());
-            }
-        }
-    }
-    found
 }
 
 fn rows(dir: &Path) -> Vec<Row> {
@@ -108,7 +61,7 @@ const POLICIES: [&str; 8] =
 #[test]
 fn a_run_has_every_row_once_with_counters_and_a_verdict() {
     let dir = tempfile::tempdir().unwrap();
-    let mut texts = long_texts(4);
+    let mut texts = texts(4);
     texts.push(json!({ "context": words(3, 2), "dataset": "odd", "_id": "short" }));
     write_prompts(dir.path(), &texts);
     let shown = done(kvscope(dir.path(), &eval_args("run", &[&POLICIES[..], &["-v"]].concat())));
@@ -145,14 +98,14 @@ fn a_run_has_every_row_once_with_counters_and_a_verdict() {
     assert!(evaluation.comparisons.iter().all(|entry| entry.result.direction().is_none()));
     let shown = shown.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(evaluation.verdict.iter().all(|sentence| shown.contains(sentence.as_str())), "{shown}");
-    fails(&kvscope(dir.path(), &eval_args("run", &POLICIES)), &["holds an evaluation already", "--resume"]);
-    fails(&kvscope(dir.path(), &eval_args("run", &["--resume", "--policy", "h2o"])), &["another set of policies"]);
+    ends(&kvscope(dir.path(), &eval_args("run", &POLICIES)), 2, &["holds an evaluation already", "--resume"]);
+    ends(&kvscope(dir.path(), &eval_args("run", &["--resume", "--policy", "h2o"])), 2, &["another set of policies"]);
 }
 
 #[test]
 fn a_resumed_and_a_sharded_run_end_as_an_unbroken_one() {
     let dir = tempfile::tempdir().unwrap();
-    write_prompts(dir.path(), &long_texts(5));
+    write_prompts(dir.path(), &texts(5));
     done(kvscope(dir.path(), &eval_args("whole", &POLICIES)));
     let whole = contents(&dir.path().join("whole"));
     // What kill -9 leaves: the plan, some rows, and one that is half written.
@@ -185,15 +138,15 @@ fn a_resumed_and_a_sharded_run_end_as_an_unbroken_one() {
     }
     done(kvscope(dir.path(), &["join", "part2", "part1", "--out", "joined"]));
     assert_eq!(contents(&dir.path().join("joined")), whole);
-    fails(&kvscope(dir.path(), &["join", "part1", "--out", "half"]), &["shard 2 of 2 is missing"]);
-    fails(&kvscope(dir.path(), &["join", "part1", "part1", "--out", "half"]), &["are both shard 1"]);
+    ends(&kvscope(dir.path(), &["join", "part1", "--out", "half"]), 2, &["shard 2 of 2 is missing"]);
+    ends(&kvscope(dir.path(), &["join", "part1", "part1", "--out", "half"]), 2, &["are both shard 1"]);
 }
 
 #[test]
 fn what_did_nothing_and_what_cannot_be_scored_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    write_prompts(dir.path(), &long_texts(2));
-    let refused = |more: &[&str], words: &[&str]| fails(&kvscope(dir.path(), &eval_args("run", more)), words);
+    write_prompts(dir.path(), &texts(2));
+    let refused = |more: &[&str], words: &[&str]| drop(ends(&kvscope(dir.path(), &eval_args("run", more)), 2, words));
     refused(&["--policy", "kvmerger:eps=1"], &["kvmerger:eps=1 on text row0 of even", "changed nothing"]);
     std::fs::remove_dir_all(dir.path().join("run")).unwrap();
     refused(&["--policy", "full"], &["changes nothing"]);
@@ -234,10 +187,14 @@ fn what_did_nothing_and_what_cannot_be_scored_is_refused() {
     second["_id"] = "2".into();
     write_prompts(dir.path(), &[record("quality", json!({ "answers": ["(A)"] })), second]);
     refused(&["--task", "zeroscrolls"], &["text 2 of quality"]);
-    write_prompts(dir.path(), &long_texts(2));
+    write_prompts(dir.path(), &texts(2));
     let kl = |context: &str| {
-        let fixed = ["eval", "--model", "MODEL", "--prompts", "prompts.jsonl", "--out", "run", "--continuation", "20"];
-        fails(&kvscope(dir.path(), &[&fixed[..], &["--context", context]].concat()), &["context of 128", "--context"]);
+        let fixed = ["eval", "--model", MODEL, "--prompts", "prompts.jsonl", "--out", "run", "--continuation", "20"];
+        ends(
+            &kvscope(dir.path(), &[&fixed[..], &["--context", context]].concat()),
+            2,
+            &["context of 128", "--context"],
+        );
     };
     kl("120");
     kl("18446744073709551615");
@@ -302,7 +259,7 @@ fn answers_are_written_as_the_benchmarks_take_them() {
     // 128 positions less 32 for the answer: the middle of the long prompt went.
     assert!(rows.iter().filter(|row| row.id == "q2").all(|row| row.n_prompt_tokens == 96));
     // What the runner says of the full cache is what generation gives.
-    let model = fixture("llama-gqa");
+    let model = model("llama-gqa");
     let row = rows.iter().find(|row| row.id == "q1" && row.policy == "full").unwrap();
     let prompt = model.tokenizer().unwrap().encode(&words(2, 14), AddSpecial::Yes).unwrap();
     let stop_tokens = model.tokenizer().unwrap().eos().to_vec();
@@ -339,12 +296,12 @@ fn prompt(id: &str, text: String) -> Prompt {
 
 #[test]
 fn needles_are_planted_at_every_length_and_depth() {
-    let model = fixture("llama-gqa");
-    let texts = [prompt("short", words(2, 90)), prompt("long", words(3, 400))];
+    let model = model("llama-gqa");
+    let prompts = [prompt("short", words(2, 90)), prompt("long", words(3, 400))];
     let grid = eval::NeedleGrid { lengths: vec![300, 700], depths: vec![0, 50, 100], per_cell: 2 };
-    let planted = eval::plant(&model, &texts, &grid, 1).unwrap();
+    let planted = eval::plant(&model, &prompts, &grid, 1).unwrap();
     assert_eq!(planted.len(), 12);
-    assert_eq!(planted, eval::plant(&model, &texts, &grid, 1).unwrap());
+    assert_eq!(planted, eval::plant(&model, &prompts, &grid, 1).unwrap());
     let cells = [(300, 0), (300, 50), (300, 100), (700, 0), (700, 50), (700, 100)].repeat(2);
     for (prompt, (length, depth)) in planted.iter().zip(cells) {
         assert!(prompt.id.starts_with(&format!("{length}-{depth}-")), "{}", prompt.id);
@@ -359,14 +316,14 @@ fn needles_are_planted_at_every_length_and_depth() {
     let ids: std::collections::BTreeSet<&String> = planted.iter().map(|prompt| &prompt.id).collect();
     assert_eq!(ids.len(), 12);
     let dir = tempfile::tempdir().unwrap();
-    write_prompts(dir.path(), &long_texts(2));
+    write_prompts(dir.path(), &texts(2));
     let too_long = ["--task", "needle", "--plant", "900"];
-    fails(&kvscope(dir.path(), &eval_args("other", &too_long)), &["no text has the 900 tokens"]);
+    ends(&kvscope(dir.path(), &eval_args("other", &too_long)), 2, &["no text has the 900 tokens"]);
 }
 
 #[test]
 fn divergences_are_those_of_decoding_token_by_token() {
-    let model = fixture("llama-gqa");
+    let model = model("llama-gqa");
     let text = words(4, 14);
     let prompt = prompt("1", text.clone());
     let settings = Settings {

@@ -1,14 +1,22 @@
 //! Dumps that another program wrote: `tests/fixtures/foreign`, by a Python script with transformers.
 
-mod common;
+mod kit {
+    pub mod cli;
+    pub mod error;
+    pub mod fixtures;
+    pub mod json;
+    pub mod model;
+}
 
 use std::path::Path;
-use std::process::Command;
-use std::process::Output;
 use std::sync::atomic::AtomicBool;
 
-use common::fixture;
-use common::relative_error;
+use kit::cli::done;
+use kit::cli::ends;
+use kit::cli::kvscope;
+use kit::error::relative_error;
+use kit::json;
+use kit::model::model;
 use kvscope::capture;
 use kvscope::capture::CaptureOptions;
 use kvscope::capture::SampleInput;
@@ -28,39 +36,26 @@ fn foreign(dataset: &str) -> String {
     format!("{}/tests/fixtures/foreign/{dataset}", env!("CARGO_MANIFEST_DIR"))
 }
 
-fn run(dir: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_kvscope")).args(args).current_dir(dir).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn done(output: Output) -> String {
-    assert_eq!(output.status.code(), Some(0), "{}{}", text(&output.stdout), text(&output.stderr));
-    text(&output.stdout)
-}
-
 #[test]
 fn every_command_that_reads_dumps_reads_them() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let dumps = DATASETS.map(foreign);
     let both = [dumps[0].as_str(), dumps[1].as_str()];
-    done(run(dir, &[&["verify"], &both[..]].concat()));
-    let facts: Value = serde_json::from_str(&done(run(dir, &["--json", "inspect", both[0]]))).unwrap();
+    done(kvscope(dir, &[&["verify"], &both[..]].concat()));
+    let facts: Value = serde_json::from_str(&done(kvscope(dir, &["--json", "inspect", both[0]]))).unwrap();
     assert_eq!(facts["tool"], "dump_from_cache.py");
     assert_eq!(facts["samples"].as_array().unwrap().len(), 2);
-    let table = done(run(dir, &[&["analyze", "--out", "reports/both", "--maps", "1:0"], &both[..]].concat()));
+    let table = done(kvscope(dir, &[&["analyze", "--out", "reports/both", "--maps", "1:0"], &both[..]].concat()));
     assert!(DATASETS.iter().all(|dataset| table.contains(dataset)), "{table}");
-    done(run(dir, &[&["tune", "--budget", "0.6"], &both[..]].concat()));
-    done(run(dir, &["report", "reports/both"]));
-    done(run(dir, &["verify", "reports/both"]));
+    done(kvscope(dir, &[&["tune", "--budget", "0.6"], &both[..]].concat()));
+    done(kvscope(dir, &["report", "reports/both"]));
+    done(kvscope(dir, &["verify", "reports/both"]));
 }
 
 #[test]
 fn they_hold_what_our_capture_of_the_same_tokens_holds() {
-    let model = fixture("llama-gqa");
+    let model = model("llama-gqa");
     for dataset in DATASETS {
         let theirs = Dump::open(Path::new(&foreign(dataset))).unwrap();
         let inputs: Vec<SampleInput> = (0..theirs.manifest().samples.len())
@@ -129,10 +124,7 @@ impl Copy {
     }
 
     fn manifest(&self, change: impl FnOnce(&mut Value)) {
-        let path = self.0.path().join("manifest.json");
-        let mut manifest: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        change(&mut manifest);
-        std::fs::write(&path, manifest.to_string()).unwrap();
+        json::edit(&self.0.path().join("manifest.json"), change);
     }
 
     /// Replaces the first sample's file, with size and digest in the manifest, so that only the content is wrong.
@@ -170,19 +162,11 @@ impl Copy {
     fn is_refused(&self, verify_code: i32, words: &[&str]) {
         let out = tempfile::tempdir().unwrap();
         let dir = self.0.path().to_str().unwrap();
-        let verified = run(out.path(), &["verify", dir]);
-        let told = format!("{}{}", text(&verified.stdout), text(&verified.stderr));
-        assert_eq!(verified.status.code(), Some(verify_code), "{told}");
-        for word in words {
-            assert!(told.contains(word), "{word:?} is missing in: {told}");
-        }
+        ends(&kvscope(out.path(), &["verify", dir]), verify_code, words);
         if verify_code == 1 {
             return;
         }
-        let analyzed = run(out.path(), &["analyze", dir, "--out", "report"]);
-        let told = text(&analyzed.stderr);
-        assert_eq!(analyzed.status.code(), Some(2), "{told}");
-        assert!(words.iter().all(|word| told.contains(word)) && told.contains("error:"), "{told}");
+        ends(&kvscope(out.path(), &["analyze", dir, "--out", "report"]), 2, words);
         assert!(!out.path().join("report/analysis.json").exists());
     }
 }
@@ -234,7 +218,7 @@ fn damaged_samples_are_told() {
     // What is not changed passes, or the rest would prove nothing.
     let copy = Copy::new();
     copy.tensors(|_, tensor| Some(tensor));
-    done(run(copy.0.path(), &["verify", "."]));
+    done(kvscope(copy.0.path(), &["verify", "."]));
 
     refused(&|name, tensor| (name != "layers.1.v").then_some(tensor), &["no tensor layers.1.v"]);
     refused(&only("layers.0.k", |tensor| tensor.1.swap(0, 1)), &["layers.0.k has shape [60, 2, 8]"]);

@@ -1,19 +1,29 @@
 //! Generation with compressed caches: what is stored, what comes out, and what is refused.
 
-mod common;
+mod kit {
+    pub mod config;
+    pub mod demo;
+    pub mod fixtures;
+    pub mod layer;
+    pub mod model;
+    pub mod noise;
+    pub mod slots;
+    pub mod stored;
+    pub mod tokens;
+}
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
 
-use common::Layer;
-use common::Reference;
-use common::demo_model;
-use common::fixture;
-use common::fixtures;
-use common::shape;
-use common::stored_as;
-use common::widened;
+use kit::config::shape;
+use kit::demo::demo_model;
+use kit::layer::Layer;
+use kit::model::model;
+use kit::slots::contents;
+use kit::stored::TYPES;
+use kit::stored::stored_as;
+use kit::tokens::reference_tokens;
 use kvscope::format::generation::StopReason;
 use kvscope::hint::Hint;
 use kvscope::merge::MergeError;
@@ -34,8 +44,6 @@ use kvscope::runtime::RuntimeError;
 use kvscope::runtime::Sampling;
 use kvscope::runtime::State;
 use kvscope::runtime::generate;
-
-const TYPES: [CacheType; 3] = [CacheType::F32, CacheType::F16, CacheType::Bf16];
 
 fn compression(spec: &str, kept_fraction: f64, skip_layers: &[usize]) -> Option<Compression> {
     let parsed = Compression::parse(spec, Budget::KeptFraction(kept_fraction));
@@ -62,10 +70,6 @@ fn budget_specs() -> Vec<String> {
     names.map(String::from).chain(merger_variants()).collect()
 }
 
-fn prompt_of(name: &str) -> Vec<u32> {
-    Reference::read(&fixtures().join(name).join("reference.safetensors")).ids("token_ids").to_vec()
-}
-
 fn run(
     model: &Model,
     prompt: &[u32],
@@ -84,10 +88,9 @@ fn feed(cache: &mut RaggedCache, config: &Config, layer: &Layer) -> Result<(), R
     cache.begin_prompt(layer.n_tokens);
     for i in 0..config.n_layers {
         let chunk = layer.chunk(i, 0);
-        let mass = layer.wanted_mass(cache.needs());
-        let own = |error: RuntimeError| error;
-        cache.append(&chunk).map_err(own)?;
-        cache.attended(&chunk, mass).map_err(own)?;
+        cache.append(&chunk)?;
+        let masses = layer.masses(cache, i);
+        cache.attended(&chunk, masses)?;
     }
     cache.end_prompt()
 }
@@ -98,9 +101,9 @@ fn decode(cache: &mut RaggedCache, config: &Config, n_prompt: usize, n_tokens: u
     for t in 0..n_tokens {
         for i in 0..config.n_layers {
             let chunk = token.chunk(i, n_prompt + t);
-            let mass = token.wanted_mass(cache.needs());
             cache.append(&chunk).unwrap();
-            cache.attended(&chunk, mass).unwrap();
+            let masses = token.masses(cache, i);
+            cache.attended(&chunk, masses).unwrap();
         }
     }
 }
@@ -108,7 +111,7 @@ fn decode(cache: &mut RaggedCache, config: &Config, n_prompt: usize, n_tokens: u
 #[test]
 fn a_budget_of_everything_changes_nothing() {
     for name in ["llama-gqa", "llama-mha", "mistral-window", "qwen3"] {
-        let (model, prompt) = (fixture(name), prompt_of(name));
+        let (model, prompt) = (model(name), reference_tokens(name));
         for kind in TYPES {
             let mut full = RaggedCache::new(model.config(), kind, None);
             let expected = run(&model, &prompt, &mut full, &greedy(64)).unwrap();
@@ -130,7 +133,7 @@ fn a_budget_of_everything_changes_nothing() {
 
 #[test]
 fn compressed_generation_runs_and_keeps_what_it_says() {
-    let (model, prompt) = (fixture("llama-gqa"), prompt_of("llama-gqa"));
+    let (model, prompt) = (model("llama-gqa"), reference_tokens("llama-gqa"));
     let n_heads = model.config().n_layers * model.config().n_kv_heads;
     for spec in budget_specs() {
         for chunk_tokens in [0, 7] {
@@ -237,7 +240,7 @@ fn slots_of_all_heads_sum_to_the_nearest_whole_share() {
 
 #[test]
 fn skipped_layers_stay_whole_and_count_in_the_budget() {
-    let (model, prompt) = (fixture("llama-gqa"), prompt_of("llama-gqa"));
+    let (model, prompt) = (model("llama-gqa"), reference_tokens("llama-gqa"));
     let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression("streaming", 0.75, &[1]));
     run(&model, &prompt, &mut cache, &greedy(1)).unwrap();
     // Of 2 layers one is whole; the other keeps half, so that both together keep three quarters.
@@ -290,16 +293,11 @@ fn new_tokens_enter_a_compressed_cache_unmerged() {
         for spec in budget_specs() {
             let mut cache = RaggedCache::new(&config, kind, compression(&spec, 0.5, &[]));
             feed(&mut cache, &config, &layer).unwrap_or_else(|error| panic!("{spec}: {error}"));
-            let slots = |cache: &RaggedCache, l: usize, h: usize| {
-                let head = cache.heads(l)[h];
-                let bias = head.logit_bias.map_or_else(|| vec![0.0; head.positions.len()], <[f32]>::to_vec);
-                (head.positions.to_vec(), widened(head.keys), widened(head.values), bias, cache.counts(l, h))
-            };
-            let heads: Vec<(usize, usize)> = (0..2).flat_map(|l| (0..3).map(move |h| (l, h))).collect();
-            let before: Vec<_> = heads.iter().map(|(l, h)| slots(&cache, *l, *h)).collect();
+            let before = contents(&cache, &config);
             decode(&mut cache, &config, 400, 3);
-            for ((l, h), before) in heads.into_iter().zip(before) {
-                let (positions, keys, values, bias, counts) = slots(&cache, l, h);
+            for (at, (before, after)) in before.into_iter().zip(contents(&cache, &config)).enumerate() {
+                let (positions, keys, values, bias, counts) = after;
+                let (l, h) = (at / 3, at % 3);
                 let n = before.0.len();
                 let what = format!("{spec}, {kind:?}, layer {l}, head {h}");
                 assert_eq!((&positions[..n], &counts[..n]), (&before.0[..], &before.4[..]), "{what}");
@@ -319,7 +317,7 @@ fn new_tokens_enter_a_compressed_cache_unmerged() {
 
 #[test]
 fn a_compression_that_does_nothing_is_an_error() {
-    let (model, prompt) = (fixture("llama-gqa"), prompt_of("llama-gqa"));
+    let (model, prompt) = (model("llama-gqa"), reference_tokens("llama-gqa"));
     let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression("kvmerger:eps=1.0", 0.5, &[]));
     let error = run(&model, &prompt, &mut cache, &greedy(4)).unwrap_err();
     assert!(matches!(error, RuntimeError::NothingCompressed { n_slots: 192, .. }), "{error}");
@@ -329,7 +327,7 @@ fn a_compression_that_does_nothing_is_an_error() {
 
 #[test]
 fn a_share_that_is_none_is_refused() {
-    let (model, prompt) = (fixture("llama-gqa"), prompt_of("llama-gqa"));
+    let (model, prompt) = (model("llama-gqa"), reference_tokens("llama-gqa"));
     for bad in [0.0, -0.5, 1.5, f64::NAN, f64::INFINITY] {
         let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression("h2o", bad, &[]));
         let error = run(&model, &prompt, &mut cache, &greedy(4)).unwrap_err();
@@ -339,7 +337,7 @@ fn a_share_that_is_none_is_refused() {
 
 #[test]
 fn a_head_that_cannot_meet_its_budget_is_named() {
-    let (model, prompt) = (fixture("llama-gqa"), prompt_of("llama-gqa"));
+    let (model, prompt) = (model("llama-gqa"), reference_tokens("llama-gqa"));
     // 48 tokens: 24 recent and 14 heavy ones, but 24 may stay.
     let spec = "kvmerger:recent=0.5,heavy=0.3";
     let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression(spec, 0.5, &[]));
@@ -360,7 +358,7 @@ fn a_head_that_cannot_meet_its_budget_is_named() {
 
 #[test]
 fn prompts_that_cannot_be_run_are_refused() {
-    let model = fixture("llama-gqa");
+    let model = model("llama-gqa");
     let max_positions = model.config().max_positions;
     assert_eq!(max_positions, 128);
     for chunk_tokens in [0, 50] {
@@ -384,7 +382,7 @@ fn prompts_that_cannot_be_run_are_refused() {
 
 #[test]
 fn decode_stops_where_the_context_ends() {
-    let model = fixture("llama-gqa");
+    let model = model("llama-gqa");
     for (n_prompt, n_new) in [(128, 1), (127, 2), (100, 29)] {
         for spec in ["full", "h2o"] {
             let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression(spec, 0.5, &[]));
@@ -399,7 +397,7 @@ fn decode_stops_where_the_context_ends() {
 
 #[test]
 fn generation_ends_when_told_to() {
-    let (model, prompt) = (fixture("llama-gqa"), prompt_of("llama-gqa"));
+    let (model, prompt) = (model("llama-gqa"), reference_tokens("llama-gqa"));
     let fresh = || RaggedCache::new(model.config(), CacheType::F32, None);
     let all = run(&model, &prompt, &mut fresh(), &greedy(20)).unwrap().tokens;
     let stop = all[10];
@@ -421,7 +419,7 @@ fn generation_ends_when_told_to() {
 
 #[test]
 fn a_second_turn_goes_on_where_the_first_ended() {
-    let (model, prompt) = (fixture("llama-gqa"), prompt_of("llama-gqa"));
+    let (model, prompt) = (model("llama-gqa"), reference_tokens("llama-gqa"));
     let (first, second) = prompt.split_at(30);
     let mut cache = RaggedCache::new(model.config(), CacheType::F32, None);
     let reply = run(&model, first, &mut cache, &greedy(10)).unwrap();
@@ -451,7 +449,7 @@ fn a_second_turn_goes_on_where_the_first_ended() {
 
 #[test]
 fn sampling_is_reproducible_by_its_seed() {
-    let (model, prompt) = (fixture("llama-gqa"), prompt_of("llama-gqa"));
+    let (model, prompt) = (model("llama-gqa"), reference_tokens("llama-gqa"));
     let sampled = |sampling: Sampling| {
         let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression("h2o", 0.5, &[]));
         run(&model, &prompt, &mut cache, &GenerateOptions { sampling, ..greedy(40) }).unwrap().tokens
@@ -532,7 +530,7 @@ const DEMO_SPECS: [&str; 11] = [
 fn demo_prompt() -> &'static (Model, Vec<u32>) {
     static LOADED: OnceLock<(Model, Vec<u32>)> = OnceLock::new();
     LOADED.get_or_init(|| {
-        let model = demo_model();
+        let model = Model::load(&demo_model()).unwrap();
         let text: Vec<String> = demo().into_iter().take(4).map(|prompt| prompt.text).collect();
         let mut tokens = model.tokenizer().unwrap().encode(&text.join("\n\n"), AddSpecial::Yes).unwrap();
         assert!(tokens.len() > 1500);

@@ -4,14 +4,19 @@
 //! thread's arena only, and the harness would run it on another one. `cargo test --release --test memory -- --ignored` measures
 //! the demo model.
 
-mod common;
+mod kit {
+    pub mod config;
+    pub mod demo;
+    pub mod layer;
+    pub mod noise;
+}
 
-use common::Layer;
-use common::demo_model;
-use common::shape;
+use kit::config::shape;
+use kit::demo::demo_model;
+use kit::layer::Layer;
 use kvscope::files::resident_bytes;
-use kvscope::model::AttnMass;
 use kvscope::model::KvStore;
+use kvscope::model::Model;
 use kvscope::model::Pass;
 use kvscope::runtime::Budget;
 use kvscope::runtime::CacheType;
@@ -40,7 +45,7 @@ fn main() {
 
 fn demo_model_peaks_fall_by_what_compression_between_parts_saves() {
     const PART: usize = 512;
-    let model = demo_model();
+    let model = Model::load(&demo_model()).unwrap();
     let n_tokens = model.config().max_positions;
     let prompt: Vec<u32> = (0..n_tokens).map(|i| ((i * 7919 + 13) % model.config().vocab_size) as u32).collect();
     let kind = CacheType::F16;
@@ -98,7 +103,8 @@ fn a_smaller_cache_is_a_smaller_process() {
                 cache.append(&chunk).unwrap();
                 // The prompt's last chunk is left to the loop below, so that the whole cache is seen first.
                 if i + 1 < N_CHUNKS {
-                    cache.attended(&chunk, masses(&layer, &cache, (i + 1) * CHUNK)).unwrap();
+                    let masses = layer.masses(&cache, l);
+                    cache.attended(&chunk, masses).unwrap();
                 }
             }
         }
@@ -107,7 +113,8 @@ fn a_smaller_cache_is_a_smaller_process() {
         assert!(full > if kind == CacheType::F32 { 200_000_000 } else { 100_000_000 }, "{full}");
         for l in 0..config.n_layers {
             let chunk = layer.chunk(l, n_tokens - CHUNK);
-            cache.attended(&chunk, masses(&layer, &cache, n_tokens)).unwrap();
+            let masses = layer.masses(&cache, l);
+            cache.attended(&chunk, masses).unwrap();
         }
         cache.end_prompt().unwrap();
         let (small, small_resident) = (cache.bytes(), resident_bytes().unwrap());
@@ -126,13 +133,4 @@ fn a_smaller_cache_is_a_smaller_process() {
         assert!((held - small as f64).abs() < 0.1 * full as f64, "{spec}: {small} bytes stored, {held} held");
         drop(cache);
     }
-}
-
-/// Masses for all slots so far.
-fn masses(layer: &Layer, cache: &RaggedCache, n_slots: usize) -> AttnMass {
-    let mut mass = layer.wanted_mass(cache.needs());
-    for head in mass.all.iter_mut().chain(&mut mass.window) {
-        *head = head.iter().copied().cycle().take(n_slots).collect();
-    }
-    mass
 }

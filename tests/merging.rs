@@ -1,11 +1,16 @@
 //! KVMerger's arithmetic beside a second implementation in plain f64 loops, written from the method's text alone.
 
-mod common;
+mod kit {
+    pub mod config;
+    pub mod noise;
+    pub mod property;
+    pub mod slots;
+}
 
-use common::noise;
-use common::property_cases;
-use common::shape;
-use common::widened;
+use kit::config::shape;
+use kit::noise::noise;
+use kit::property::property_cases;
+use kit::slots::contents;
 use kvscope::math::Rows;
 use kvscope::merge::Kernel;
 use kvscope::merge::MergeError;
@@ -463,13 +468,12 @@ proptest! {
             prop_assert_eq!(plan.slots.len(), kept);
         }
         let (real_keys, real_values) = (head.real_keys(), head.real_values());
-        let stored = cache.heads(0)[0];
-        let (stored_keys, stored_values) = (widened(stored.keys), widened(stored.values));
-        prop_assert_eq!(stored.positions.len(), slots.len());
+        let (positions, stored_keys, stored_values, biases, counts) = contents(&cache, &config).remove(0);
+        prop_assert_eq!(positions.len(), slots.len());
         let mut represented = 0;
         for (i, set) in slots.iter().enumerate() {
             let p = reference::pivot(set, &head.mass);
-            prop_assert_eq!(stored.positions[i], set[p]);
+            prop_assert_eq!(positions[i], set[p]);
             let (wk, wv, bias) = reference::weights(&real_keys, set, &head.mass, kernel, sigma, rule);
             let largest = 9.0 * set.len() as f64;
             let (key, value) =
@@ -485,7 +489,7 @@ proptest! {
                     prop_assert!(x > low - 1e-5 && x < high + 1e-5, "{}, slot {i}: {x} in {low} to {high}", &spec);
                 }
             }
-            prop_assert!(close(stored.logit_bias.map_or(0.0, |b| b[i]), bias, 1.0), "{}, slot {i}: bias", &spec);
+            prop_assert!(close(biases[i], bias, 1.0), "{}, slot {i}: bias", &spec);
             if set.len() == 1 {
                 // Kept tokens are kept bit for bit.
                 prop_assert_eq!(&stored_keys[at..][..head.head_dim()], &keys[set[0] as usize * head.head_dim()..][..head.head_dim()]);
@@ -493,7 +497,7 @@ proptest! {
             }
             // A member of no weight in key and value is gone: it is not counted as merged.
             let count = wk.iter().zip(&wv).filter(|(k, v)| (**k as f32, **v as f32) != (0.0, 0.0)).count();
-            let counted = cache.counts(0, 0)[i] as usize;
+            let counted = counts[i] as usize;
             prop_assert!(counted.abs_diff(count) <= wk.iter().filter(|w| **w > 0.0 && **w < 1e-30).count());
             represented += counted;
         }

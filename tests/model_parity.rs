@@ -2,19 +2,24 @@
 //!
 //! `cargo test --test model_parity -- --nocapture` prints the largest relative errors.
 
-mod common;
+mod kit {
+    pub mod demo;
+    pub mod error;
+    pub mod fixtures;
+    pub mod recorder;
+}
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::path::PathBuf;
 
-use common::Recorder;
-use common::Reference;
-use common::demo_model_with;
-use common::fixture_with;
-use common::fixtures;
-use common::matmuls;
-use common::relative_error;
+use kit::demo::demo_model;
+use kit::error::relative_error;
+use kit::fixtures::fixture;
+use kit::recorder::Recorder;
+use kvscope::model::Compute;
 use kvscope::model::LogitRows;
 use kvscope::model::Matmul;
 use kvscope::model::Model;
@@ -22,6 +27,8 @@ use kvscope::runtime::CacheType;
 use kvscope::runtime::GenerateOptions;
 use kvscope::runtime::RaggedCache;
 use kvscope::runtime::generate;
+use safetensors::Dtype;
+use safetensors::SafeTensors;
 
 /// Queries of the observation window in the references.
 const WINDOW: usize = 8;
@@ -34,6 +41,64 @@ fn tolerance(matmul: Matmul) -> f64 {
     match matmul {
         Matmul::F32 => 1e-4,
         Matmul::Fixed16 => 5e-4,
+    }
+}
+
+/// The arithmetics of this processor, exact first.
+fn matmuls() -> Vec<Matmul> {
+    let mut all = vec![Matmul::F32];
+    all.extend(Some(Matmul::fastest()).filter(|fastest| *fastest != Matmul::F32));
+    all
+}
+
+fn load_with(path: &Path, matmul: Matmul) -> Model {
+    let kernels = Compute::Kernels { matmul };
+    Model::load_on(path, &kernels).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// A file of reference tensors, all read.
+struct Reference {
+    floats: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+    ids: BTreeMap<String, Vec<u32>>,
+}
+
+impl Reference {
+    /// Reads f32 and i64 tensors; any other type is a fault of the file.
+    fn read(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let mut reference = Self { floats: BTreeMap::new(), ids: BTreeMap::new() };
+        for (name, view) in file.tensors() {
+            match view.dtype() {
+                Dtype::F32 => {
+                    let data = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+                    reference.floats.insert(name, (view.shape().to_vec(), data));
+                }
+                Dtype::I64 => {
+                    let data = view.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32);
+                    reference.ids.insert(name, data.collect());
+                }
+                other => panic!("{name} is {other:?}"),
+            }
+        }
+        reference
+    }
+
+    /// A float tensor of that shape.
+    fn floats(&self, name: &str, shape: &[usize]) -> &[f32] {
+        let (found, data) = self.floats.get(name).unwrap_or_else(|| panic!("the reference has no {name}"));
+        assert_eq!(found, shape, "{name}");
+        data
+    }
+
+    /// Whether a float tensor is there.
+    fn has(&self, name: &str) -> bool {
+        self.floats.contains_key(name)
+    }
+
+    /// An integer tensor.
+    fn ids(&self, name: &str) -> &[u32] {
+        self.ids.get(name).unwrap_or_else(|| panic!("the reference has no {name}"))
     }
 }
 
@@ -66,7 +131,7 @@ const MODELS: &[(&str, &str)] = &[
 /// A model of the table with its numbers.
 fn load(name: &str, matmul: Matmul) -> (Model, Reference) {
     let file = MODELS.iter().find(|model| model.0 == name).unwrap().1;
-    (fixture_with(name, matmul), Reference::read(&fixtures().join(file)))
+    (load_with(&fixture(name), matmul), Reference::read(&fixture(file)))
 }
 
 /// Every model of the table; those with block-quantised weights in every arithmetic.
@@ -126,7 +191,7 @@ const HEADER: &str = "model                                 k          v k_pre_r
 fn every_reference_model_is_in_the_table() {
     let mut found = BTreeSet::new();
     let mut references = BTreeSet::new();
-    for entry in std::fs::read_dir(fixtures()).unwrap() {
+    for entry in std::fs::read_dir(fixture("")).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_string();
         if path.join("reference.safetensors").exists() {
@@ -260,7 +325,7 @@ fn rows_of_logits_are_those_asked_for() {
 }
 
 fn demo_reference() -> Reference {
-    let path: PathBuf = fixtures().join("smollm2-135m.reference.safetensors");
+    let path: PathBuf = fixture("smollm2-135m.reference.safetensors");
     Reference::read(&path)
 }
 
@@ -268,7 +333,7 @@ fn demo_reference() -> Reference {
 #[ignore = "needs the demo model: kvscope pull smollm2-135m"]
 fn demo_model_states_masses_and_logits_are_those_of_transformers() {
     for matmul in matmuls() {
-        check_demo_model(&demo_model_with(matmul), matmul);
+        check_demo_model(&load_with(&demo_model(), matmul), matmul);
     }
 }
 
@@ -313,7 +378,7 @@ fn check_demo_model(model: &Model, matmul: Matmul) {
 fn demo_model_greedy_continuation_is_that_of_transformers() {
     let reference = demo_reference();
     for matmul in matmuls() {
-        let model = demo_model_with(matmul);
+        let model = load_with(&demo_model(), matmul);
         for chunk in [0, 50] {
             let found = greedy(&model, reference.ids("token_ids"), 64, chunk);
             assert_eq!(found, reference.ids("greedy"), "{matmul:?}, chunks of {chunk}");

@@ -1,20 +1,29 @@
 //! What every policy of the table must hold to, on every shape and storage type, and the baselines' selections beside
 //! second implementations.
 
-mod common;
+mod kit {
+    pub mod config;
+    pub mod layer;
+    pub mod noise;
+    pub mod property;
+    pub mod slots;
+    pub mod stored;
+}
 
 use std::collections::BTreeMap;
 
-use common::Layer;
-use common::contents;
-use common::noise;
-use common::property_cases;
-use common::shape;
-use common::stored_as;
+use kit::config::shape;
+use kit::layer::Layer;
+use kit::noise::noise;
+use kit::property::property_cases;
+use kit::slots::contents;
+use kit::stored::TYPES;
+use kit::stored::stored_as;
 use kvscope::hint::Hint;
 use kvscope::math::Rows;
 use kvscope::merge::HeadPlan;
 use kvscope::merge::MergeError;
+use kvscope::model::AttnMass;
 use kvscope::model::Config;
 use kvscope::model::KvStore;
 use kvscope::policy::HeadView;
@@ -63,7 +72,6 @@ const VARIANTS: &[&str] = &[
     "streaming:sinks=20",
 ];
 
-const TYPES: [CacheType; 3] = [CacheType::F32, CacheType::F16, CacheType::Bf16];
 /// GQA with groups of two, and as many KV heads as query heads.
 const HEADS: [(usize, usize); 2] = [(4, 2), (3, 3)];
 const LENGTHS: [usize; 4] = [1, 2, 5, 300];
@@ -99,9 +107,9 @@ fn compressed(
     cache.begin_prompt(layers[0].n_tokens);
     for (i, layer) in layers.iter().enumerate() {
         let chunk = layer.chunk(i, 0);
-        let mass = layer.wanted_mass(cache.needs());
         cache.append(&chunk).unwrap();
-        cache.attended(&chunk, mass)?;
+        let masses = layer.masses(&cache, i);
+        cache.attended(&chunk, masses)?;
     }
     match cache.end_prompt() {
         // A threshold may find nothing alike among a few tokens.
@@ -250,6 +258,22 @@ fn equal_input_gives_equal_caches() {
     });
 }
 
+/// The same with KV head h in the place of `order`'s h-th entry.
+fn permuted(layer: &Layer, config: &Config, order: &[usize]) -> Layer {
+    let heads = |x: &[f32]| -> Vec<f32> {
+        x.chunks_exact(config.n_kv_heads * config.head_dim)
+            .flat_map(|row| order.iter().flat_map(|h| row[h * config.head_dim..][..config.head_dim].to_vec()))
+            .collect()
+    };
+    let masses = |x: &[Vec<f32>]| order.iter().map(|h| x[*h].clone()).collect();
+    Layer {
+        n_tokens: layer.n_tokens,
+        k: heads(&layer.k),
+        v: heads(&layer.v),
+        mass: AttnMass { all: masses(&layer.mass.all), window: masses(&layer.mass.window) },
+    }
+}
+
 #[test]
 fn heads_permuted_in_come_permuted_out() {
     for spec in every_spec() {
@@ -258,7 +282,7 @@ fn heads_permuted_in_come_permuted_out() {
             let layer = Layer::new(&config, 300, 5);
             // Half of 300 is whole, so that every head has the same budget.
             let plain = compressed(&config, CacheType::F32, spec, 0.5, std::slice::from_ref(&layer)).unwrap();
-            let moved = compressed(&config, CacheType::F32, spec, 0.5, &[layer.permuted(&config, &order)]).unwrap();
+            let moved = compressed(&config, CacheType::F32, spec, 0.5, &[permuted(&layer, &config, &order)]).unwrap();
             let (plain, moved) = (contents(&plain, &config), contents(&moved, &config));
             for (to, from) in order.iter().enumerate() {
                 if spec == "random:allocation=model" {

@@ -1,0 +1,59 @@
+//! What a forward pass would hand to a cache, without a model.
+
+use kvscope::model::AttnMass;
+use kvscope::model::ChunkStates;
+use kvscope::model::Config;
+use kvscope::model::KvStore;
+use kvscope::runtime::RaggedCache;
+
+use super::noise::noise;
+
+/// Masses of a head, so that slots which stand before the layer's tokens get some too.
+const N_MASSES: usize = 1024;
+
+/// Keys and values `[T, n_kv_heads, D]` of one layer, and both masses by KV head, all synthetic.
+///
+/// Keys drift, so that neighbours are alike and merging has something to join.
+pub struct Layer {
+    pub n_tokens: usize,
+    pub k: Vec<f32>,
+    pub v: Vec<f32>,
+    pub mass: AttnMass,
+}
+
+impl Layer {
+    /// A layer of that shape.
+    pub fn new(config: &Config, n_tokens: usize, seed: u64) -> Self {
+        let width = config.n_kv_heads * config.head_dim;
+        let mut k = noise(n_tokens * width, seed);
+        for i in width..k.len() {
+            k[i] = 0.9 * k[i - width] + 0.3 * k[i];
+        }
+        let n_masses = n_tokens.max(N_MASSES);
+        let by_head = |seed: u64| -> Vec<Vec<f32>> {
+            (0..config.n_kv_heads as u64)
+                .map(|head| noise(n_masses, seed.wrapping_mul(31) + head).iter().map(|x| x * x * x * x).collect())
+                .collect()
+        };
+        let mass = AttnMass { all: by_head(seed + 1), window: by_head(seed + 2) };
+        Self { n_tokens, k, v: noise(n_tokens * width, seed + 3), mass }
+    }
+
+    /// What the forward pass would hand over.
+    pub fn chunk(&self, layer: usize, first_position: usize) -> ChunkStates<'_> {
+        ChunkStates { layer, first_position, n_tokens: self.n_tokens, q: &[], k: &self.k, k_pre_rope: &[], v: &self.v }
+    }
+
+    /// The masses that a cache asks for, one for every slot that it holds of that layer.
+    pub fn masses(&self, cache: &RaggedCache, layer: usize) -> AttnMass {
+        let (needs, heads) = (cache.needs(), cache.heads(layer));
+        let pick = |wanted: bool, masses: &[Vec<f32>]| -> Vec<Vec<f32>> {
+            let of_slots = heads.iter().zip(masses.iter().filter(|_| wanted));
+            of_slots.map(|(head, mass)| mass.iter().copied().cycle().take(head.positions.len()).collect()).collect()
+        };
+        AttnMass {
+            all: pick(needs.mass, &self.mass.all),
+            window: pick(needs.mass_from_position.is_some(), &self.mass.window),
+        }
+    }
+}
