@@ -5,7 +5,13 @@
 
 #[expect(dead_code, reason = "each benchmark uses a part of what they share")]
 mod common;
+#[path = "../tests/kit"]
+mod kit {
+    pub mod dump;
+    pub mod identity;
+}
 
+use std::cell::Cell;
 use std::hint::black_box;
 use std::io::Read;
 use std::path::Path;
@@ -25,19 +31,19 @@ use common::Peak;
 use common::Peer;
 use common::PeerArgs;
 use common::median;
+use kit::dump::Sample;
+use kit::dump::manifest;
+use kit::identity::identity;
 use kvscope::analyze::AnalyzeOptions;
 use kvscope::analyze::MapMaker;
 use kvscope::analyze::analyze;
-use kvscope::files::Document;
-use kvscope::files::ModelIdentity;
-use kvscope::files::Provenance;
 use kvscope::files::write_json;
 use kvscope::format::dump::Dump;
 use kvscope::format::dump::ElementType;
 use kvscope::format::dump::Manifest;
 use kvscope::format::dump::SampleEntry;
-use kvscope::format::dump::SampleWriter;
 use kvscope::format::dump::State;
+use kvscope::format::dump::Tensor;
 use kvscope::runtime::start_threads;
 
 /// Levels of a map of 4,096 tokens, as `analyze` writes it.
@@ -248,70 +254,28 @@ fn write_dump(dir: &Path, tokens: usize, layers: usize, samples: usize) -> Dump 
     const GROUP: usize = 3;
     const DIM: usize = 64;
     const QUERIES: usize = 64;
-    std::fs::create_dir_all(dir).expect("a temporary folder");
-    let n_samples = DATASETS * samples;
-    let mut manifest = Manifest {
-        schema: Manifest::schema_id(),
-        provenance: Provenance::new("bench", 0, serde_json::json!({}), vec![]),
-        model: ModelIdentity {
-            name: "bench".into(),
-            architecture: "LlamaForCausalLM".into(),
-            fingerprint: "bench".into(),
-            tokenizer_sha256: None,
-            n_layers: layers,
-            n_q_heads: KV * GROUP,
-            n_kv_heads: KV,
-            head_dim: DIM,
-            rope_theta: 1e4,
-            max_positions: 1 << 14,
-        },
-        states: State::ALL.to_vec(),
-        layers: (0..layers).collect(),
-        kv_heads: None,
-        dtype: ElementType::F16,
-        window_tokens: 32,
-        token_classes: None,
-        shard: None,
-        planned_samples: n_samples,
-        samples: Vec::new(),
-    };
-    let specs = manifest.tensor_specs(tokens, QUERIES);
-    let name = |index: usize| format!("{index}.safetensors");
-    let mut writer = SampleWriter::create(&dir.join(name(0)), specs.clone(), &[]).expect("a temporary file");
-    for (seed, spec) in specs.iter().enumerate() {
-        let n: usize = spec.shape.iter().product();
-        if spec.element == ElementType::I64 {
-            let last = tokens - n.min(tokens);
-            writer.write_i64(&spec.name, (0..n).map(|i| (last + i) as i64)).expect("a temporary file");
-            continue;
-        }
-        let mut values = noise(n, seed as u64 + 99);
-        if spec.element == ElementType::F32 {
-            values.iter_mut().for_each(|x| *x = x.abs());
-        } else if spec.shape[1] == tokens {
+    let manifest = Manifest { dtype: ElementType::F16, ..manifest(identity(layers, KV * GROUP, KV, DIM), &State::ALL) };
+    let sample = Sample { dataset: "noise 0".into(), id: "0".into(), n_tokens: tokens, n_queries: QUERIES };
+    let seed = Cell::new(99);
+    let dump = kit::dump::write_dump(dir, manifest, &[sample], &|_, tensor, shape| {
+        let mut values = noise(shape.iter().product(), seed.replace(seed.get() + 1));
+        match tensor {
+            Tensor::State(_, State::Mass) | Tensor::MassWindow(_) => values.iter_mut().for_each(|x| *x = x.abs()),
+            Tensor::State(_, State::Q) => {}
             // Like neighbours, as keys are.
-            for i in DIM..n {
-                values[i] = 0.8 * values[i - DIM] + 0.4 * values[i];
-            }
+            _ => (DIM..values.len()).for_each(|i| values[i] = 0.8 * values[i - DIM] + 0.4 * values[i]),
         }
-        writer.write_f32(&spec.name, &values).expect("a temporary file");
+        values
+    });
+    let mut manifest = dump.manifest().clone();
+    let first = manifest.samples[0].clone();
+    manifest.planned_samples = DATASETS * samples;
+    for index in 1..manifest.planned_samples {
+        let file = format!("{index}.safetensors");
+        std::fs::hard_link(dir.join(&first.file), dir.join(&file)).expect("a temporary folder");
+        let dataset = format!("noise {}", index % DATASETS);
+        manifest.samples.push(SampleEntry { index, dataset, id: index.to_string(), file, ..first.clone() });
     }
-    let (sha256, bytes) = writer.finish().expect("a temporary file");
-    for index in 1..n_samples {
-        std::fs::hard_link(dir.join(name(0)), dir.join(name(index))).expect("a temporary file");
-    }
-    let entry = |index| SampleEntry {
-        index,
-        dataset: format!("noise {}", index % DATASETS),
-        id: index.to_string(),
-        n_tokens: tokens,
-        n_prompt_tokens: tokens,
-        n_tokens_full: tokens,
-        file: name(index),
-        bytes,
-        sha256: sha256.clone(),
-    };
-    manifest.samples = (0..n_samples).map(entry).collect();
     write_json(&dir.join("manifest.json"), &manifest).expect("a temporary file");
     Dump::open(dir).expect("the benchmark's own dump")
 }

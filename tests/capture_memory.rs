@@ -4,6 +4,7 @@
 //! else allocates meanwhile. `cargo test --release --test capture_memory -- --ignored` measures the demo model.
 
 mod kit {
+    pub mod capture;
     pub mod demo;
     pub mod noise;
 }
@@ -13,6 +14,7 @@ use std::process::Command;
 use std::process::Stdio;
 use std::sync::atomic::AtomicBool;
 
+use kit::capture::everything;
 use kit::demo::demo_model;
 use kit::noise::noise;
 use kvscope::capture;
@@ -22,7 +24,6 @@ use kvscope::capture::SampleInput;
 use kvscope::capture::memory_estimate;
 use kvscope::format::dump::ElementType;
 use kvscope::format::dump::Manifest;
-use kvscope::format::dump::State;
 use kvscope::format::run::Target;
 use kvscope::model::Model;
 use kvscope::runtime::release_freed_memory;
@@ -96,18 +97,7 @@ fn wide_model(dir: &Path) -> Model {
 
 /// Everything there is to capture, in chunks as the command takes them by default.
 fn options(model: &Model) -> CaptureOptions {
-    CaptureOptions {
-        states: State::ALL.into_iter().collect(),
-        layers: (0..model.config().n_layers).collect(),
-        kv_heads: None,
-        dtype: ElementType::F16,
-        n_queries: Some(64),
-        window_tokens: 32,
-        chunk_tokens: 1024,
-        decode_tokens: 0,
-        seed: 0,
-        memory_limit: None,
-    }
+    CaptureOptions { dtype: ElementType::F16, n_queries: Some(64), chunk_tokens: 1024, ..everything(model) }
 }
 
 fn input(model: &Model, n_tokens: usize) -> SampleInput {

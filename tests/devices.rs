@@ -3,6 +3,7 @@
 //! What a GPU runs is the same code on another device; nothing here needs one.
 
 mod kit {
+    pub mod capture;
     pub mod demo;
     pub mod error;
     pub mod fixtures;
@@ -17,6 +18,7 @@ use std::sync::atomic::AtomicBool;
 
 use candle_core::DType;
 use candle_core::Device;
+use kit::capture::everything;
 use kit::demo::demo_model;
 use kit::error::relative_error;
 use kit::fixtures::fixture;
@@ -26,7 +28,6 @@ use kvscope::capture;
 use kvscope::capture::CaptureOptions;
 use kvscope::capture::SampleInput;
 use kvscope::format::dump::Dump;
-use kvscope::format::dump::ElementType;
 use kvscope::format::dump::State;
 use kvscope::format::run::Target;
 use kvscope::math::argmax;
@@ -356,18 +357,8 @@ fn a_capture_is_that_of_the_kernels() {
         let inputs = [SampleInput { dataset: "d".into(), id: "0".into(), n_tokens_full: tokens.len(), tokens }];
         let dumps = [&kernels, &candle].map(|model| {
             let dir = tempfile::tempdir().unwrap();
-            let options = CaptureOptions {
-                states: State::ALL.into_iter().collect(),
-                layers: (0..model.config().n_layers).collect(),
-                kv_heads: None,
-                dtype: ElementType::F32,
-                n_queries: None,
-                window_tokens: WINDOW,
-                chunk_tokens: 20,
-                decode_tokens: 3,
-                seed: 0,
-                memory_limit: None,
-            };
+            let options =
+                CaptureOptions { window_tokens: WINDOW, chunk_tokens: 20, decode_tokens: 3, ..everything(model) };
             let target = Target::new(dir.path());
             capture::run(model, &inputs, &[], &options, &target, &AtomicBool::new(false), &mut |_| {}).unwrap();
             (Dump::open(dir.path()).unwrap(), dir)

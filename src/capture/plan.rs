@@ -169,18 +169,7 @@ mod tests {
 
     #[test]
     fn bytes_of_a_sample_by_hand() {
-        let model = ModelIdentity {
-            name: "toy".into(),
-            architecture: "LlamaForCausalLM".into(),
-            fingerprint: String::new(),
-            tokenizer_sha256: None,
-            n_layers: 2,
-            n_q_heads: 4,
-            n_kv_heads: 2,
-            head_dim: 8,
-            rope_theta: 1e4,
-            max_positions: 128,
-        };
+        let model = ModelIdentity::toy(2, 4, 2, 8);
         let input = SampleInput { dataset: "d".into(), id: "0".into(), tokens: vec![1; 7], n_tokens_full: 9 };
         let options = CaptureOptions { decode_tokens: 3, ..options(4) };
         // 10 tokens: ids 80 B; one layer: 3 states of 2 x 10 x 8 f16, q 4 x 4 x 8 f16 at 4 positions, 2 x 2 x 10 f32.

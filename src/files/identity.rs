@@ -36,6 +36,23 @@ impl ModelIdentity {
     pub fn group(&self) -> usize {
         self.n_q_heads / self.n_kv_heads.max(1)
     }
+
+    /// A model of that shape, for tests.
+    #[cfg(test)]
+    pub(crate) fn toy(n_layers: usize, n_q_heads: usize, n_kv_heads: usize, head_dim: usize) -> Self {
+        Self {
+            name: "toy".into(),
+            architecture: "LlamaForCausalLM".into(),
+            fingerprint: String::new(),
+            tokenizer_sha256: None,
+            n_layers,
+            n_q_heads,
+            n_kv_heads,
+            head_dim,
+            rope_theta: 1e4,
+            max_positions: 128,
+        }
+    }
 }
 
 /// An input file and its digest.

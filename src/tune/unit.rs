@@ -68,18 +68,7 @@ mod tests {
 
     #[test]
     fn slots_of_an_uneven_model_by_hand() {
-        let model = ModelIdentity {
-            name: "m".into(),
-            architecture: "LlamaForCausalLM".into(),
-            fingerprint: String::new(),
-            tokenizer_sha256: None,
-            n_layers: 1,
-            n_q_heads: 1,
-            n_kv_heads: 1,
-            head_dim: 48,
-            rope_theta: 1.0,
-            max_positions: 9,
-        };
+        let model = ModelIdentity::toy(1, 1, 1, 48);
         let settings: Vec<Box<dyn Policy>> =
             ["h2o", "kvmerger", "kvmerger:variant=mass", "evict"].map(|spec| policy::parse(spec).unwrap().1).into();
         let weights = |unit: BudgetUnit, refit| unit.weights(&model, &settings, refit);

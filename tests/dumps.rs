@@ -1,9 +1,13 @@
-//! Dumps that another program wrote: `tests/fixtures/foreign`, by a Python script with transformers.
+//! Dumps as they are read: those that this program writes, and those of `tests/fixtures/foreign`, which a Python script wrote
+//! with transformers.
 
 mod kit {
+    pub mod capture;
     pub mod cli;
+    pub mod dump;
     pub mod error;
     pub mod fixtures;
+    pub mod identity;
     pub mod json;
     pub mod model;
 }
@@ -11,19 +15,30 @@ mod kit {
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use kit::capture::everything;
 use kit::cli::done;
 use kit::cli::ends;
 use kit::cli::kvscope;
+use kit::dump::Sample;
+use kit::dump::manifest;
+use kit::dump::write_dump;
 use kit::error::relative_error;
+use kit::identity::identity;
 use kit::json;
 use kit::model::model;
 use kvscope::capture;
 use kvscope::capture::CaptureOptions;
 use kvscope::capture::SampleInput;
 use kvscope::files::sha256_bytes;
+use kvscope::files::write_json;
 use kvscope::format::dump::Dump;
+use kvscope::format::dump::DumpError;
 use kvscope::format::dump::ElementType;
+use kvscope::format::dump::Manifest;
+use kvscope::format::dump::SampleWriter;
 use kvscope::format::dump::State;
+use kvscope::format::dump::Tensor;
+use kvscope::format::dump::TensorSpec;
 use kvscope::format::run::Target;
 use safetensors::Dtype;
 use safetensors::SafeTensors;
@@ -34,6 +49,73 @@ const DATASETS: [&str; 2] = ["phrase", "random"];
 
 fn foreign(dataset: &str) -> String {
     format!("{}/tests/fixtures/foreign/{dataset}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// One sample of three tokens: keys 0, 0.5, 1, … and masses of a group of two query heads.
+fn written(dir: &Path, dtype: ElementType) -> Dump {
+    let manifest = Manifest { layers: vec![1], dtype, ..manifest(identity(2, 4, 2, 2), &[State::K, State::Mass]) };
+    let sample = Sample { dataset: "d".into(), id: "0".into(), n_tokens: 3, n_queries: 0 };
+    write_dump(dir, manifest, &[sample], &|_, tensor, _| match tensor {
+        Tensor::State(_, State::K) => (0..12).map(|i| i as f32 * 0.5).collect(),
+        // 6 over three queries, of which token t is seen by 3 - t.
+        _ => vec![4.0, 1.5, 0.5, 3.0, 2.0, 1.0],
+    })
+}
+
+#[test]
+fn what_is_written_is_read_back_head_by_head() {
+    for dtype in [ElementType::F16, ElementType::Bf16, ElementType::F32] {
+        let dir = tempfile::tempdir().unwrap();
+        let dump = written(dir.path(), dtype);
+        let sample = dump.sample(0).unwrap();
+        assert_eq!(sample.vectors(1, State::K, 1).unwrap(), [3.0, 3.5, 4.0, 4.5, 5.0, 5.5]);
+        assert_eq!(sample.mass(1, 0).unwrap(), [4.0, 1.5, 0.5]);
+        assert_eq!(sample.token_ids().unwrap(), [0, 1, 2]);
+        let missing = sample.vectors(0, State::K, 0).unwrap_err();
+        assert!(missing.to_string().contains("layers.0.k"), "{missing}");
+        assert!(matches!(sample.vectors(1, State::K, 2), Err(DumpError::MissingHead { head: 2, .. })));
+    }
+}
+
+#[test]
+fn a_changed_or_missing_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut manifest = written(dir.path(), ElementType::F16).manifest().clone();
+    let path = dir.path().join("0.safetensors");
+    let good = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &good[..good.len() - 1]).unwrap();
+    let error = Dump::open(dir.path()).unwrap().sample(0).unwrap_err().to_string();
+    assert!(error.contains("0.safetensors") && error.contains("manifest says"), "{error}");
+    // The right size, but a header that claims more than there is.
+    let mut bad = good.clone();
+    bad[0] = 0xff;
+    bad[1] = 0xff;
+    std::fs::write(&path, bad).unwrap();
+    assert!(matches!(Dump::open(dir.path()).unwrap().sample(0), Err(DumpError::Damaged { .. })));
+    std::fs::write(&path, good).unwrap();
+    manifest.model.head_dim = 4;
+    write_json(&dir.path().join("manifest.json"), &manifest).unwrap();
+    let error = Dump::open(dir.path()).unwrap().sample(0).unwrap_err().to_string();
+    assert!(error.contains("layers.1.k has shape [2, 3, 2]"), "{error}");
+    manifest.samples[0].file = "../0.safetensors".into();
+    write_json(&dir.path().join("manifest.json"), &manifest).unwrap();
+    assert!(matches!(Dump::open(dir.path()), Err(DumpError::Inconsistent { .. })));
+    let empty = tempfile::tempdir().unwrap();
+    assert!(matches!(Dump::open(empty.path()), Err(DumpError::NotADump { .. })));
+    assert!(matches!(Dump::open(Path::new("/no/such/dump")), Err(DumpError::File(_))));
+}
+
+#[test]
+fn the_writer_holds_its_caller_to_the_declaration() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.safetensors");
+    let specs = || vec![TensorSpec { name: "x".into(), element: ElementType::F32, shape: vec![2] }];
+    let mut writer = SampleWriter::create(&path, specs(), &[]).unwrap();
+    assert!(matches!(writer.write_f32("y", &[1.0, 2.0]), Err(DumpError::OutOfTurn { .. })));
+    let mut writer = SampleWriter::create(&path, specs(), &[]).unwrap();
+    assert!(matches!(writer.write_f32("x", &[1.0]), Err(DumpError::Inconsistent { .. })));
+    assert!(matches!(SampleWriter::create(&path, specs(), &[]).unwrap().finish(), Err(DumpError::OutOfTurn { .. })));
+    assert!(!path.exists());
 }
 
 #[test]
@@ -66,18 +148,7 @@ fn they_hold_what_our_capture_of_the_same_tokens_holds() {
                 SampleInput { dataset: dataset.into(), id, n_tokens_full: tokens.len(), tokens }
             })
             .collect();
-        let options = CaptureOptions {
-            states: State::ALL.into_iter().collect(),
-            layers: (0..model.config().n_layers).collect(),
-            kv_heads: None,
-            dtype: ElementType::F32,
-            n_queries: None,
-            window_tokens: theirs.manifest().window_tokens,
-            chunk_tokens: 0,
-            decode_tokens: 0,
-            seed: 0,
-            memory_limit: None,
-        };
+        let options = CaptureOptions { window_tokens: theirs.manifest().window_tokens, ..everything(&model) };
         let dir = tempfile::tempdir().unwrap();
         let target = Target::new(dir.path());
         capture::run(&model, &inputs, &[], &options, &target, &AtomicBool::new(false), &mut |_| {}).unwrap();
@@ -108,7 +179,7 @@ fn they_hold_what_our_capture_of_the_same_tokens_holds() {
 }
 
 /// Element type, shape and data.
-type Tensor = (Dtype, Vec<usize>, Vec<u8>);
+type Typed = (Dtype, Vec<usize>, Vec<u8>);
 
 /// A copy of a foreign dump that is to be damaged.
 struct Copy(tempfile::TempDir);
@@ -139,7 +210,7 @@ impl Copy {
     }
 
     /// The same file with the tensors that `change` gives back, `None` for one to leave out.
-    fn tensors(&self, change: impl Fn(&str, Tensor) -> Option<Tensor>) {
+    fn tensors(&self, change: impl Fn(&str, Typed) -> Option<Typed>) {
         self.sample(|bytes| {
             let tensors: Vec<_> = SafeTensors::deserialize(bytes)
                 .unwrap()
@@ -202,13 +273,13 @@ fn damaged_manifests_are_told() {
 
 #[test]
 fn damaged_samples_are_told() {
-    let refused = |change: &dyn Fn(&str, Tensor) -> Option<Tensor>, words: &[&str]| {
+    let refused = |change: &dyn Fn(&str, Typed) -> Option<Typed>, words: &[&str]| {
         let copy = Copy::new();
         copy.tensors(change);
         copy.is_refused(1, words);
     };
-    let only = |wanted: &'static str, change: fn(&mut Tensor)| {
-        move |name: &str, mut tensor: Tensor| {
+    let only = |wanted: &'static str, change: fn(&mut Typed)| {
+        move |name: &str, mut tensor: Typed| {
             if name == wanted {
                 change(&mut tensor);
             }
