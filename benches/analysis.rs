@@ -3,8 +3,11 @@
 //!
 //! `cargo bench --bench analysis -- --python python3 [maps|dumps]`. The peers are in `benches/peers/analysis_peer.py`.
 
-#[expect(dead_code, reason = "each benchmark uses a part of what they share")]
-mod common;
+mod common {
+    pub mod median;
+    pub mod peak;
+    pub mod peer;
+}
 #[path = "../tests/kit"]
 mod kit {
     pub mod dump;
@@ -26,11 +29,11 @@ use memmap2::Mmap;
 use serde_json::Value;
 use serde_json::json;
 
-use common::PAUSE;
-use common::Peak;
-use common::Peer;
-use common::PeerArgs;
-use common::median;
+use common::median::median;
+use common::peak::PAUSE;
+use common::peak::peaks;
+use common::peer::Peer;
+use common::peer::PeerArgs;
 use kit::dump::Sample;
 use kit::dump::manifest;
 use kit::identity::identity;
@@ -97,7 +100,7 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     ensure!(args.rounds > 0 && args.map_tokens > 0, "nothing to measure");
     start_threads(Some(args.threads))?;
-    let peak = 1e9 * Peak::measure(args.threads).f32;
+    let peak = 1e9 * peaks(args.threads)[0];
     println!("peak: {:.1} GFLOP/s of f32 multiply-adds on {} threads", peak / 1e9, args.threads);
     let threads = args.threads.to_string();
     let start = |python: &Path| Peer::start(python, "analysis_peer.py", &["--threads", &threads]);
@@ -133,8 +136,8 @@ fn secs(mut run: impl FnMut()) -> f64 {
 /// The same of a peer.
 fn peer_secs(peer: &mut Peer, request: &Value) -> anyhow::Result<f64> {
     std::thread::sleep(PAUSE);
-    peer.ask(request)?;
-    peer.ask(request)?.secs()
+    peer.ask::<f64>(request, "secs")?;
+    peer.ask(request, "secs")
 }
 
 /// Numbers in [-1, 1) that look random.

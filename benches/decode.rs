@@ -3,8 +3,11 @@
 //! `cargo bench --bench decode -- --python VENV/bin/python` prints medians and ratios and writes every sample to a file.
 //! Both engines keep their cache in f16. Rounds alternate between the engines, so that a slow minute of the machine hits all.
 
-#[expect(dead_code, reason = "each benchmark uses a part of what they share")]
-mod common;
+mod common {
+    pub mod median;
+    pub mod peer;
+    pub mod prompt;
+}
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -14,10 +17,10 @@ use anyhow::ensure;
 use clap::Parser;
 use serde_json::json;
 
-use common::Peer;
-use common::PeerArgs;
-use common::median;
-use common::prompt;
+use common::median::median;
+use common::peer::Peer;
+use common::peer::PeerArgs;
+use common::prompt::prompt;
 use kvscope::hub::HubSettings;
 use kvscope::hub::resolve;
 use kvscope::model::LogitRows;
@@ -114,7 +117,8 @@ fn main() -> anyhow::Result<()> {
         arguments.extend(["--threads", &threads, "--context", &context]);
         arguments.extend(args.flash.then_some("--flash"));
         let mut started = Peer::start(python, "llama_cpp_peer.py", &arguments)?;
-        started.ask(&json!({ "op": "prefill", "n_tokens": contexts[0] - args.new_tokens }))?;
+        let warm_up = json!({ "op": "prefill", "n_tokens": contexts[0] - args.new_tokens });
+        started.ask::<f64>(&warm_up, "secs")?;
         peer = Some(started);
     }
     let bandwidth = read_bandwidth();
@@ -145,7 +149,7 @@ fn main() -> anyhow::Result<()> {
         for round in 0..args.rounds {
             if let Some(peer) = &mut peer {
                 let request = json!({ "op": "decode", "context": n_prompt + round * steps, "steps": steps });
-                peer_secs.extend(peer.ask(&request)?.numbers("step_secs")?);
+                peer_secs.extend(peer.ask::<Vec<f64>>(&request, "step_secs")?);
             }
             for run in &mut runs {
                 run.steps(&model, steps)?;

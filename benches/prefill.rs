@@ -4,8 +4,12 @@
 //! The peers (`benches/peers/`) are processes that answer one request at a time; requests go round in turn, forwards and
 //! backwards, so that a slow minute of the machine hits all of them.
 
-#[expect(dead_code, reason = "each benchmark uses a part of what they share")]
-mod common;
+mod common {
+    pub mod median;
+    pub mod peak;
+    pub mod peer;
+    pub mod prompt;
+}
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -19,12 +23,12 @@ use clap::Parser;
 use serde_json::Value;
 use serde_json::json;
 
-use common::PAUSE;
-use common::Peak;
-use common::Peer;
-use common::PeerArgs;
-use common::median;
-use common::prompt;
+use common::median::median;
+use common::peak::PAUSE;
+use common::peak::peaks;
+use common::peer::Peer;
+use common::peer::PeerArgs;
+use common::prompt::prompt;
 use kvscope::capture;
 use kvscope::capture::CaptureOptions;
 use kvscope::capture::SampleInput;
@@ -251,10 +255,10 @@ impl Bench {
             Engine::Prefill => prefill(&self.model, &tokens)?.0,
             Engine::Unwritten => unwritten(&self.model, &tokens)?,
             Engine::Written => written(&self.model, &tokens, &out)?,
-            Engine::TorchPrefill => peers?.torch.ask(&prefill_of(n_tokens))?.secs()?,
-            Engine::TorchCapture => peers?.torch.ask(&capture_of(n_tokens, &out))?.secs()?,
-            Engine::LlamaPrefill => peers?.llama.ask(&prefill_of(n_tokens))?.secs()?,
-            Engine::LlamaFusedPrefill => peers?.llama_fused.ask(&prefill_of(n_tokens))?.secs()?,
+            Engine::TorchPrefill => peers?.torch.ask(&prefill_of(n_tokens), "secs")?,
+            Engine::TorchCapture => peers?.torch.ask(&capture_of(n_tokens, &out), "secs")?,
+            Engine::LlamaPrefill => peers?.llama.ask(&prefill_of(n_tokens), "secs")?,
+            Engine::LlamaFusedPrefill => peers?.llama_fused.ask(&prefill_of(n_tokens), "secs")?,
         };
         if out.is_dir() {
             std::fs::remove_dir_all(&out)?;
@@ -269,10 +273,10 @@ impl Bench {
         let own = prefill(&self.model, &prompt(n_tokens))?.1;
         let out = self.dir.path().join("warm");
         let Some(Peers { torch, llama, llama_fused }) = &mut self.peers else { return Ok(()) };
-        torch.ask(&capture_of(n_tokens, &out))?;
+        torch.ask::<f64>(&capture_of(n_tokens, &out), "secs")?;
         std::fs::remove_file(&out)?;
         for peer in [torch, llama, llama_fused] {
-            let token = peer.ask(&prefill_of(n_tokens))?.token()?;
+            let token: u32 = peer.ask(&prefill_of(n_tokens), "token")?;
             ensure!(token == own, "{} continues with token {token}, kvscope with {own}", peer.name);
         }
         Ok(())
@@ -311,18 +315,18 @@ fn main() -> anyhow::Result<()> {
     let names: Vec<String> = peers.iter().flat_map(|p| [p.torch.name.clone(), p.llama.name.clone()]).collect();
     let mut bench = Bench { model: Model::load(&path)?, peers, dir: tempfile::tempdir()?, runs: 0 };
     let engines: Vec<Engine> = Engine::ALL.into_iter().filter(|e| !(args.peers.no_peers && e.is_peer())).collect();
-    let peak = Peak::measure(args.threads);
+    let peaks = peaks(args.threads);
     println!(
         "{} threads, peak {:.0} GFLOP/s in f32, {:.0} in 16-bit fixed point; kvscope on {}; {}",
         args.threads,
-        peak.f32,
-        peak.fixed16,
+        peaks[0],
+        peaks[1],
         bench.model.compute().name(),
         names.join("; ")
     );
     let mut report = json!({
-        "threads": args.threads, "compute": bench.model.compute().name(), "peak_gflops_f32": peak.f32,
-        "peak_gflops_fixed16": peak.fixed16, "peers": names, "samples": [],
+        "threads": args.threads, "compute": bench.model.compute().name(), "peak_gflops_f32": peaks[0],
+        "peak_gflops_fixed16": peaks[1], "peers": names, "samples": [],
     });
     for n_tokens in &args.tokens {
         bench.warm_up(*n_tokens)?;
@@ -337,7 +341,7 @@ fn main() -> anyhow::Result<()> {
             let row = json!({ "n_tokens": n_tokens, "engine": engine.name(), "secs": secs });
             report["samples"].as_array_mut().context("samples")?.push(row);
         }
-        print_table(&bench.model, *n_tokens, &peak, &engines, &secs);
+        print_table(&bench.model, *n_tokens, peaks, &engines, &secs);
     }
     if let Some(folder) = args.out.parent() {
         std::fs::create_dir_all(folder)?;
@@ -347,16 +351,22 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print_table(model: &Model, n_tokens: usize, peak: &Peak, engines: &[Engine], secs: &[Vec<f64>]) {
+fn print_table(
+    model: &Model,
+    n_tokens: usize,
+    [f32_peak, fixed_peak]: [f64; 2],
+    engines: &[Engine],
+    secs: &[Vec<f64>],
+) {
     let of = |engine: Engine| engines.iter().position(|e| *e == engine).map(|at| median(&secs[at]));
     let [weights, attention] = work(model, n_tokens);
     let total = weights + attention;
     // The least that this model's products can take: of weights in its arithmetic, of attention in f32.
     let of_weights = match model.compute() {
-        Compute::Kernels { matmul: Matmul::Fixed16 } => peak.fixed16,
-        _ => peak.f32,
+        Compute::Kernels { matmul: Matmul::Fixed16 } => fixed_peak,
+        _ => f32_peak,
     };
-    let least = weights / of_weights + attention / peak.f32;
+    let least = weights / of_weights + attention / f32_peak;
     println!("\n{n_tokens} tokens: {weights:.0} GFLOP with weights, {attention:.0} in attention; at peak {least:.2} s");
     for (engine, secs) in engines.iter().zip(secs) {
         let median = median(secs);
