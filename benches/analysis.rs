@@ -17,36 +17,22 @@ mod kit {
 use std::cell::Cell;
 use std::hint::black_box;
 use std::io::Read;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::Context;
-use anyhow::ensure;
-use clap::Parser;
-use clap::ValueEnum;
+use anyhow::{Context, ensure};
+use clap::{Parser, ValueEnum};
 use memmap2::Mmap;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use common::median::median;
-use common::peak::PAUSE;
-use common::peak::peaks;
-use common::peer::Peer;
-use common::peer::PeerArgs;
-use kit::dump::Sample;
-use kit::dump::manifest;
+use common::peak::{PAUSE, peaks};
+use common::peer::{Peer, PeerArgs};
+use kit::dump::{Sample, manifest};
 use kit::identity::identity;
-use kvscope::analyze::AnalyzeOptions;
-use kvscope::analyze::MapMaker;
-use kvscope::analyze::analyze;
+use kvscope::analyze::{AnalyzeOptions, MapMaker, analyze};
 use kvscope::files::write_json;
-use kvscope::format::dump::Dump;
-use kvscope::format::dump::ElementType;
-use kvscope::format::dump::Manifest;
-use kvscope::format::dump::SampleEntry;
-use kvscope::format::dump::State;
-use kvscope::format::dump::Tensor;
+use kvscope::format::dump::{Dump, ElementType, Manifest, SampleEntry, State, Tensor};
 use kvscope::runtime::start_threads;
 
 /// Levels of a map of 4,096 tokens, as `analyze` writes it.

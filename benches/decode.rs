@@ -12,27 +12,16 @@ mod common {
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Context;
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use clap::Parser;
 use serde_json::json;
 
 use common::median::median;
-use common::peer::Peer;
-use common::peer::PeerArgs;
+use common::peer::{Peer, PeerArgs};
 use common::prompt::prompt;
-use kvscope::hub::HubSettings;
-use kvscope::hub::resolve;
-use kvscope::model::LogitRows;
-use kvscope::model::Model;
-use kvscope::model::Pass;
-use kvscope::runtime::Budget;
-use kvscope::runtime::CacheType;
-use kvscope::runtime::Compression;
-use kvscope::runtime::RaggedCache;
-use kvscope::runtime::prefill;
-use kvscope::runtime::read_bandwidth;
-use kvscope::runtime::start_threads;
+use kvscope::hub::{HubSettings, resolve};
+use kvscope::model::{LogitRows, Model, Pass};
+use kvscope::runtime::{Budget, CacheType, Compression, RaggedCache, prefill, read_bandwidth, start_threads};
 
 /// Decode beside llama.cpp
 #[derive(Debug, Parser)]

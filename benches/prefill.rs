@@ -11,46 +11,27 @@ mod common {
     pub mod prompt;
 }
 
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use anyhow::Context;
-use anyhow::bail;
-use anyhow::ensure;
+use anyhow::{Context, bail, ensure};
 use clap::Parser;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use common::median::median;
-use common::peak::PAUSE;
-use common::peak::peaks;
-use common::peer::Peer;
-use common::peer::PeerArgs;
+use common::peak::{PAUSE, peaks};
+use common::peer::{Peer, PeerArgs};
 use common::prompt::prompt;
 use kvscope::capture;
-use kvscope::capture::CaptureOptions;
-use kvscope::capture::SampleInput;
-use kvscope::format::dump::ElementType;
-use kvscope::format::dump::State;
+use kvscope::capture::{CaptureOptions, SampleInput};
+use kvscope::format::dump::{ElementType, State};
 use kvscope::format::run::Target;
-use kvscope::hub::HubSettings;
-use kvscope::hub::resolve;
-use kvscope::model::AttnMass;
-use kvscope::model::ChunkStates;
-use kvscope::model::Compute;
-use kvscope::model::HeadSlots;
-use kvscope::model::KvStore;
-use kvscope::model::LogitRows;
-use kvscope::model::Matmul;
-use kvscope::model::Model;
-use kvscope::model::Pass;
-use kvscope::model::SlotVectors;
-use kvscope::model::StoreNeeds;
-use kvscope::runtime::CacheType;
-use kvscope::runtime::RaggedCache;
-use kvscope::runtime::start_threads;
+use kvscope::hub::{HubSettings, resolve};
+use kvscope::model::{
+    AttnMass, ChunkStates, Compute, HeadSlots, KvStore, LogitRows, Matmul, Model, Pass, SlotVectors, StoreNeeds,
+};
+use kvscope::runtime::{CacheType, RaggedCache, start_threads};
 
 /// Chunk of a capture, as the command line has it.
 const CHUNK_TOKENS: usize = 1024;

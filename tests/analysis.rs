@@ -6,26 +6,13 @@ mod kit {
     pub mod planted;
 }
 
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use kit::planted::DIM;
-use kit::planted::Planted;
-use kit::planted::Vectors;
-use kit::planted::plant;
-use kvscope::analyze::AnalyzeError;
-use kvscope::analyze::AnalyzeOptions;
-use kvscope::analyze::MapRequest;
-use kvscope::analyze::analyze;
-use kvscope::analyze::summary;
-use kvscope::files::read_json;
-use kvscope::files::sha256_file;
-use kvscope::files::write_json;
+use kit::planted::{DIM, Planted, Vectors, plant};
+use kvscope::analyze::{AnalyzeError, AnalyzeOptions, MapRequest, analyze, summary};
+use kvscope::files::{read_json, sha256_file, write_json};
 use kvscope::format::analysis::Analysis;
-use kvscope::format::dump::Dump;
-use kvscope::format::dump::DumpError;
-use kvscope::format::dump::Manifest;
-use kvscope::format::dump::State;
+use kvscope::format::dump::{Dump, DumpError, Manifest, State};
 use kvscope::hint::Hint;
 use kvscope::merge::Shares;
 use parquet::file::reader::FileReader;

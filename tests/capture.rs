@@ -7,25 +7,15 @@ mod kit {
     pub mod tiny;
 }
 
-use std::path::Path;
-use std::path::PathBuf;
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
-use std::time::Duration;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use kit::cli::command;
-use kit::cli::done;
-use kit::cli::ends;
-use kit::cli::kvscope;
+use kit::cli::{command, done, ends, kvscope};
 use kit::files::contents;
 use kit::json;
-use kit::tiny::MODEL;
-use kit::tiny::texts;
-use kit::tiny::write_prompts;
-use kvscope::format::dump::Dump;
-use kvscope::format::dump::State;
+use kit::tiny::{MODEL, texts, write_prompts};
+use kvscope::format::dump::{Dump, State};
 use kvscope::hint::Hint;
 use serde_json::Value;
 

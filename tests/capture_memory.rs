@@ -10,24 +10,18 @@ mod kit {
 }
 
 use std::path::Path;
-use std::process::Command;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
 
 use kit::capture::everything;
 use kit::demo::demo_model;
 use kit::noise::noise;
 use kvscope::capture;
-use kvscope::capture::CaptureError;
-use kvscope::capture::CaptureOptions;
-use kvscope::capture::SampleInput;
-use kvscope::capture::memory_estimate;
-use kvscope::format::dump::ElementType;
-use kvscope::format::dump::Manifest;
+use kvscope::capture::{CaptureError, CaptureOptions, SampleInput, memory_estimate};
+use kvscope::format::dump::{ElementType, Manifest};
 use kvscope::format::run::Target;
 use kvscope::model::Model;
-use kvscope::runtime::release_freed_memory;
-use kvscope::runtime::start_threads;
+use kvscope::runtime::{release_freed_memory, start_threads};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 

@@ -7,24 +7,16 @@ mod kit {
 }
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use candle_core::DType;
-use candle_core::Device;
+use candle_core::{DType, Device};
 use kit::fixtures::fixture;
 use kit::json;
 use kit::recorder::Recorder;
 use kvscope::hint::Hint;
-use kvscope::model::Compute;
-use kvscope::model::ForwardError;
-use kvscope::model::LogitRows;
-use kvscope::model::Matmul;
-use kvscope::model::Model;
-use kvscope::model::ModelError;
-use safetensors::Dtype;
-use safetensors::SafeTensors;
+use kvscope::model::{Compute, ForwardError, LogitRows, Matmul, Model, ModelError};
 use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 /// Tensors of f32 by name: shape and numbers.

@@ -10,20 +10,13 @@ mod kit {
 
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
-use std::process::Output;
-use std::process::Stdio;
+use std::process::{Command, Output, Stdio};
 
-use kit::cli::command;
-use kit::cli::done;
-use kit::cli::ends;
-use kit::cli::kvscope;
+use kit::cli::{command, done, ends, kvscope};
 use kit::files::contents;
 use kit::fixtures::fixture;
 use kit::json;
-use kit::tiny::MODEL;
-use kit::tiny::texts;
-use kit::tiny::write_prompts;
+use kit::tiny::{MODEL, texts, write_prompts};
 use serde_json::Value;
 
 fn kvscope_reading(dir: &Path, args: &[&str], input: &str) -> Output {

@@ -18,21 +18,10 @@ use kit::model::model;
 use kit::slots::contents;
 use kit::tokens::reference_tokens;
 use kvscope::hint::Hint;
-use kvscope::model::AttnMass;
-use kvscope::model::Config;
-use kvscope::model::KvStore;
-use kvscope::model::LogitRows;
-use kvscope::model::Model;
-use kvscope::model::Pass;
+use kvscope::model::{AttnMass, Config, KvStore, LogitRows, Model, Pass};
 use kvscope::policy;
-use kvscope::policy::POLICIES;
-use kvscope::policy::Scope;
-use kvscope::runtime::Budget;
-use kvscope::runtime::CacheType;
-use kvscope::runtime::Compression;
-use kvscope::runtime::RaggedCache;
-use kvscope::runtime::RuntimeError;
-use kvscope::runtime::prefill;
+use kvscope::policy::{POLICIES, Scope};
+use kvscope::runtime::{Budget, CacheType, Compression, RaggedCache, RuntimeError, prefill};
 
 const TYPES: [CacheType; 3] = [CacheType::F32, CacheType::F16, CacheType::Bf16];
 

@@ -9,19 +9,13 @@ mod kit {
     pub mod tiny;
 }
 
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use kit::cli::done;
-use kit::cli::fault;
-use kit::cli::kvscope;
+use kit::cli::{done, fault, kvscope};
 use kit::fixtures::fixture;
-use kit::tiny::MODEL;
-use kit::tiny::texts;
-use kit::tiny::write_prompts;
-use serde_json::Value;
-use serde_json::json;
+use kit::tiny::{MODEL, texts, write_prompts};
+use serde_json::{Value, json};
 
 /// Good bytes into damaged ones.
 type Damage = dyn Fn(Vec<u8>) -> Vec<u8>;

@@ -12,12 +12,10 @@ mod kit {
 }
 
 use std::convert::Infallible;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use candle_core::DType;
-use candle_core::Device;
+use candle_core::{DType, Device};
 use kit::capture::everything;
 use kit::demo::demo_model;
 use kit::error::relative_error;
@@ -25,29 +23,15 @@ use kit::fixtures::fixture;
 use kit::noise::noise;
 use kit::recorder::Recorder;
 use kvscope::capture;
-use kvscope::capture::CaptureOptions;
-use kvscope::capture::SampleInput;
-use kvscope::format::dump::Dump;
-use kvscope::format::dump::State;
+use kvscope::capture::{CaptureOptions, SampleInput};
+use kvscope::format::dump::{Dump, State};
 use kvscope::format::run::Target;
 use kvscope::math::argmax;
-use kvscope::model::AttnMass;
-use kvscope::model::ChunkStates;
-use kvscope::model::Compute;
-use kvscope::model::Decoding;
-use kvscope::model::HeadSlots;
-use kvscope::model::KvStore;
-use kvscope::model::LogitRows;
-use kvscope::model::Matmul;
-use kvscope::model::Model;
-use kvscope::model::Pass;
-use kvscope::model::SlotVectors;
-use kvscope::model::StoreNeeds;
-use kvscope::runtime::Budget;
-use kvscope::runtime::CacheType;
-use kvscope::runtime::Compression;
-use kvscope::runtime::RaggedCache;
-use kvscope::runtime::prefill;
+use kvscope::model::{
+    AttnMass, ChunkStates, Compute, Decoding, HeadSlots, KvStore, LogitRows, Matmul, Model, Pass, SlotVectors,
+    StoreNeeds,
+};
+use kvscope::runtime::{Budget, CacheType, Compression, RaggedCache, prefill};
 
 /// Bound on max |a - b| / max |b| in f32.
 const TOLERANCE: f64 = 1e-5;

@@ -11,36 +11,20 @@ mod kit {
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use kit::cli::done;
-use kit::cli::ends;
-use kit::cli::kvscope;
+use kit::cli::{done, ends, kvscope};
 use kit::files::contents;
 use kit::model::model;
-use kit::tiny::MODEL;
-use kit::tiny::texts;
-use kit::tiny::words;
-use kit::tiny::write_prompts;
+use kit::tiny::{MODEL, texts, words, write_prompts};
 use kvscope::eval;
-use kvscope::eval::Plan;
-use kvscope::eval::Settings;
 use kvscope::eval::task::task;
+use kvscope::eval::{Plan, Settings};
 use kvscope::files::read_json;
-use kvscope::format::evaluation::Evaluation;
-use kvscope::format::evaluation::FULL;
-use kvscope::format::evaluation::Question;
-use kvscope::format::evaluation::ROWS_FILE;
-use kvscope::format::evaluation::Row;
-use kvscope::format::run::Run;
-use kvscope::format::run::Target;
+use kvscope::format::evaluation::{Evaluation, FULL, Question, ROWS_FILE, Row};
+use kvscope::format::run::{Run, Target};
 use kvscope::model::tokenizer::AddSpecial;
 use kvscope::prompts::Prompt;
-use kvscope::runtime::Budget;
-use kvscope::runtime::CacheType;
-use kvscope::runtime::Compression;
-use kvscope::runtime::RaggedCache;
-use kvscope::runtime::compare;
-use serde_json::Value;
-use serde_json::json;
+use kvscope::runtime::{Budget, CacheType, Compression, RaggedCache, compare};
+use serde_json::{Value, json};
 
 fn eval_args<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let mut args =

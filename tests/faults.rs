@@ -10,24 +10,14 @@ mod kit {
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::Child;
-use std::process::Command;
-use std::process::Output;
-use std::process::Stdio;
-use std::time::Duration;
-use std::time::Instant;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-use kit::cli::command;
-use kit::cli::done;
-use kit::cli::ends;
-use kit::cli::kvscope;
+use kit::cli::{command, done, ends, kvscope};
 use kit::files::contents;
-use kit::tiny::MODEL;
-use kit::tiny::texts;
-use kit::tiny::write_prompts;
+use kit::tiny::{MODEL, texts, write_prompts};
 use kvscope::files::LOCK_NAME;
-use rand::RngExt;
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// Kills of each command unless `KVSCOPE_KILLS` says otherwise.

@@ -9,19 +9,11 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use base64::Engine;
-use kit::synthetic::add_map;
-use kit::synthetic::input;
-use kit::synthetic::with_gaps;
+use kit::synthetic::{add_map, input, with_gaps};
 use kvscope::format::dump::State;
 use kvscope::hint::Hint;
 use kvscope::math::Interval;
-use kvscope::report::Build;
-use kvscope::report::FIGURES;
-use kvscope::report::FigureEntry;
-use kvscope::report::ReportError;
-use kvscope::report::ReportInput;
-use kvscope::report::Written;
-use kvscope::report::write;
+use kvscope::report::{Build, FIGURES, FigureEntry, ReportError, ReportInput, Written, write};
 
 fn report(input: &ReportInput, dir: &Path, only: Option<&[&str]>) -> Result<Written, ReportError> {
     let only: Option<Vec<String>> = only.map(|names| names.iter().map(|n| n.to_string()).collect());

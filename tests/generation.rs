@@ -21,29 +21,18 @@ use kit::demo::demo_model;
 use kit::layer::Layer;
 use kit::model::model;
 use kit::slots::contents;
-use kit::stored::TYPES;
-use kit::stored::stored_as;
+use kit::stored::{TYPES, stored_as};
 use kit::tokens::reference_tokens;
 use kvscope::format::generation::StopReason;
 use kvscope::hint::Hint;
 use kvscope::merge::MergeError;
-use kvscope::model::Config;
-use kvscope::model::KvStore;
-use kvscope::model::Model;
-use kvscope::model::ModelError;
 use kvscope::model::tokenizer::AddSpecial;
+use kvscope::model::{Config, KvStore, Model, ModelError};
 use kvscope::policy::POLICIES;
 use kvscope::prompts::demo;
-use kvscope::runtime::Budget;
-use kvscope::runtime::CacheType;
-use kvscope::runtime::Compression;
-use kvscope::runtime::GenerateOptions;
-use kvscope::runtime::Generation;
-use kvscope::runtime::RaggedCache;
-use kvscope::runtime::RuntimeError;
-use kvscope::runtime::Sampling;
-use kvscope::runtime::State;
-use kvscope::runtime::generate;
+use kvscope::runtime::{
+    Budget, CacheType, Compression, GenerateOptions, Generation, RaggedCache, RuntimeError, Sampling, State, generate,
+};
 
 fn compression(spec: &str, kept_fraction: f64, skip_layers: &[usize]) -> Option<Compression> {
     let parsed = Compression::parse(spec, Budget::KeptFraction(kept_fraction));

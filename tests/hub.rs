@@ -2,27 +2,14 @@
 #![cfg(feature = "hub")]
 
 use std::collections::BTreeMap;
-use std::io::BufRead;
-use std::io::BufReader;
-use std::io::Write;
-use std::net::TcpListener;
-use std::net::TcpStream;
-use std::path::Path;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use kvscope::files::sha256_bytes;
 use kvscope::hint::Hint;
-use kvscope::hub::CacheDirs;
-use kvscope::hub::HubError;
-use kvscope::hub::HubSettings;
-use kvscope::hub::Progress;
-use kvscope::hub::PullOptions;
-use kvscope::hub::Silent;
-use kvscope::hub::Token;
-use kvscope::hub::pull;
-use kvscope::hub::resolve;
+use kvscope::hub::{CacheDirs, HubError, HubSettings, Progress, PullOptions, Silent, Token, pull, resolve};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 

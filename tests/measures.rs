@@ -9,15 +9,9 @@ mod kit {
 use std::path::Path;
 use std::process::Command;
 
-use kit::planted::DIM;
-use kit::planted::Planted;
-use kit::planted::plant;
-use kvscope::analyze::AnalyzeError;
-use kvscope::analyze::AnalyzeOptions;
-use kvscope::analyze::analyze;
-use kvscope::analyze::compare;
-use kvscope::format::analysis::Analysis;
-use kvscope::format::analysis::Placed;
+use kit::planted::{DIM, Planted, plant};
+use kvscope::analyze::{AnalyzeError, AnalyzeOptions, analyze, compare};
+use kvscope::format::analysis::{Analysis, Placed};
 use kvscope::format::comparison::Comparison;
 use kvscope::format::dump::State;
 use kvscope::hint::Hint;

@@ -15,16 +15,8 @@ use kit::config::shape;
 use kit::demo::demo_model;
 use kit::layer::Layer;
 use kvscope::files::resident_bytes;
-use kvscope::model::KvStore;
-use kvscope::model::Model;
-use kvscope::model::Pass;
-use kvscope::runtime::Budget;
-use kvscope::runtime::CacheType;
-use kvscope::runtime::Compression;
-use kvscope::runtime::RaggedCache;
-use kvscope::runtime::prefill;
-use kvscope::runtime::release_freed_memory;
-use kvscope::runtime::start_threads;
+use kvscope::model::{KvStore, Model, Pass};
+use kvscope::runtime::{Budget, CacheType, Compression, RaggedCache, prefill, release_freed_memory, start_threads};
 
 fn main() {
     if cfg!(not(all(target_os = "linux", target_env = "gnu"))) {

@@ -12,28 +12,13 @@ use kit::noise::noise;
 use kit::property::property_cases;
 use kit::slots::contents;
 use kvscope::math::Rows;
-use kvscope::merge::Kernel;
-use kvscope::merge::MergeError;
-use kvscope::merge::MergeRule;
-use kvscope::merge::Sigma;
-use kvscope::merge::SlotStates;
-use kvscope::merge::ValueRule;
-use kvscope::merge::links;
-use kvscope::merge::pivot;
-use kvscope::merge::protect;
-use kvscope::merge::set_weights;
-use kvscope::merge::sets_above;
-use kvscope::merge::sets_for_budget;
-use kvscope::model::AttnMass;
-use kvscope::model::ChunkStates;
-use kvscope::model::KvStore;
-use kvscope::policy::HeadView;
-use kvscope::policy::parse;
-use kvscope::runtime::Budget;
-use kvscope::runtime::CacheType;
-use kvscope::runtime::Compression;
-use kvscope::runtime::RaggedCache;
-use kvscope::runtime::RuntimeError;
+use kvscope::merge::{
+    Kernel, MergeError, MergeRule, Sigma, SlotStates, ValueRule, links, pivot, protect, set_weights, sets_above,
+    sets_for_budget,
+};
+use kvscope::model::{AttnMass, ChunkStates, KvStore};
+use kvscope::policy::{HeadView, parse};
+use kvscope::runtime::{Budget, CacheType, Compression, RaggedCache, RuntimeError};
 use proptest::prelude::*;
 
 /// The second implementation. Keys are rows of small integers, so that cosines can be compared without rounding.

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use kvscope::eval::metric::METRICS;
-use kvscope::eval::metric::Reference;
-use kvscope::eval::metric::metric;
+use kvscope::eval::metric::{METRICS, Reference, metric};
 use serde::Deserialize;
 
 #[derive(Deserialize)]

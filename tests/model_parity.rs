@@ -9,26 +9,17 @@ mod kit {
     pub mod recorder;
 }
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kit::demo::demo_model;
 use kit::error::relative_error;
 use kit::fixtures::fixture;
 use kit::recorder::Recorder;
-use kvscope::model::Compute;
-use kvscope::model::LogitRows;
-use kvscope::model::Matmul;
-use kvscope::model::Model;
-use kvscope::runtime::CacheType;
-use kvscope::runtime::GenerateOptions;
-use kvscope::runtime::RaggedCache;
-use kvscope::runtime::generate;
-use safetensors::Dtype;
-use safetensors::SafeTensors;
+use kvscope::model::{Compute, LogitRows, Matmul, Model};
+use kvscope::runtime::{CacheType, GenerateOptions, RaggedCache, generate};
+use safetensors::{Dtype, SafeTensors};
 
 /// Queries of the observation window in the references.
 const WINDOW: usize = 8;

@@ -5,34 +5,18 @@ mod kit {
     pub mod identity;
 }
 
-use kit::dump::Sample;
-use kit::dump::manifest;
-use kit::dump::write_dump;
+use kit::dump::{Sample, manifest, write_dump};
 use kit::identity::identity;
-use kvscope::analyze::AnalyzeOptions;
-use kvscope::analyze::analyze;
-use kvscope::format::analysis::Analysis;
-use kvscope::format::analysis::Evidence;
-use kvscope::format::analysis::Persistence;
-use kvscope::format::dump::State;
-use kvscope::format::dump::Tensor;
-use kvscope::math::benjamini_hochberg;
-use kvscope::math::bootstrap_mean;
-use kvscope::math::centred_gram;
-use kvscope::math::covariate_fit;
-use kvscope::math::effective_rank;
-use kvscope::math::group_means;
-use kvscope::math::group_sizes;
-use kvscope::math::intraclass_correlation;
-use kvscope::math::kendall_w;
-use kvscope::math::kruskal_wallis;
-use kvscope::math::lowest_rank_p;
-use kvscope::math::mean_spearman;
-use kvscope::math::quantile_sorted;
-use kvscope::math::variance_components;
+use kvscope::analyze::{AnalyzeOptions, analyze};
+use kvscope::format::analysis::{Analysis, Evidence, Persistence};
+use kvscope::format::dump::{State, Tensor};
+use kvscope::math::{
+    benjamini_hochberg, bootstrap_mean, centred_gram, covariate_fit, effective_rank, group_means, group_sizes,
+    intraclass_correlation, kendall_w, kruskal_wallis, lowest_rank_p, mean_spearman, quantile_sorted,
+    variance_components,
+};
 use kvscope::merge::Shares;
-use rand::RngExt;
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 

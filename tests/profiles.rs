@@ -7,16 +7,11 @@ mod kit {
 
 use std::path::Path;
 
-use kit::cli::done;
-use kit::cli::ends;
-use kit::cli::kvscope;
-use kit::tiny::MODEL;
-use kit::tiny::texts;
-use kit::tiny::write_prompts;
+use kit::cli::{done, ends, kvscope};
+use kit::tiny::{MODEL, texts, write_prompts};
 use kvscope::files::read_json;
 use kvscope::format::profile::Profile;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Twelve texts of two data sets that the tiny tokenizer can spell, captured.
 fn captured(dir: &Path, more: &[&str]) {

@@ -1,16 +1,11 @@
 //! Tokenizers against the ids that other implementations gave. The files and the script that made them lie in
 //! `tests/fixtures/tokenizers/`.
 
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kvscope::hint::Hint;
 use kvscope::model::gguf::Gguf;
-use kvscope::model::tokenizer::AddSpecial;
-use kvscope::model::tokenizer::Message;
-use kvscope::model::tokenizer::SkipSpecial;
-use kvscope::model::tokenizer::Tokenizer;
-use kvscope::model::tokenizer::TokenizerError;
+use kvscope::model::tokenizer::{AddSpecial, Message, SkipSpecial, Tokenizer, TokenizerError};
 use proptest::prelude::*;
 
 const N_TEXTS: usize = 30;

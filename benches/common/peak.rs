@@ -1,7 +1,6 @@
 //! What the machine can do at most.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 

@@ -1,39 +1,16 @@
 //! One data set while its samples are read: the heads of a sample in parallel, their counters, their rows of the table.
 
-use rayon::iter::IntoParallelRefIterator;
-use rayon::iter::IntoParallelRefMutIterator;
-use rayon::iter::ParallelIterator;
+use rayon::iter::{IntoParallelRefIterator, IntoParallelRefMutIterator, ParallelIterator};
 
-use crate::analyze::AnalyzeError;
-use crate::analyze::AnalyzeOptions;
-use crate::analyze::plan::DatasetPlan;
-use crate::analyze::plan::RunPlan;
-use crate::analyze::plan::entry;
-use crate::analyze::queries::QueryCounters;
-use crate::analyze::queries::RULES;
-use crate::analyze::queries::SampleErrors;
-use crate::analyze::queries::SampleQueries;
-use crate::analyze::similarity::COARSE_BINS;
-use crate::analyze::similarity::HeadCounters;
-use crate::analyze::similarity::Sum;
-use crate::analyze::sparsity::OverlapCounters;
-use crate::analyze::sparsity::POSITION_BINS;
-use crate::analyze::sparsity::SampleSets;
-use crate::analyze::sparsity::SetCounters;
-use crate::analyze::sparsity::SetRule;
-use crate::format::analysis::DatasetAnalysis;
-use crate::format::analysis::HeadSimilarity;
-use crate::format::analysis::Placed;
-use crate::format::analysis::SetPlaces;
-use crate::format::analysis::StateSimilarity;
-use crate::format::dump::Dump;
-use crate::format::dump::Sample;
-use crate::format::dump::State;
-use crate::format::dump::TokenClass;
-use crate::format::stats::StatsRow;
-use crate::format::stats::StatsTable;
-use crate::math::Rows;
-use crate::math::mean;
+use crate::analyze::plan::{DatasetPlan, RunPlan, entry};
+use crate::analyze::queries::{QueryCounters, RULES, SampleErrors, SampleQueries};
+use crate::analyze::similarity::{COARSE_BINS, HeadCounters, Sum};
+use crate::analyze::sparsity::{OverlapCounters, POSITION_BINS, SampleSets, SetCounters, SetRule};
+use crate::analyze::{AnalyzeError, AnalyzeOptions};
+use crate::format::analysis::{DatasetAnalysis, HeadSimilarity, Placed, SetPlaces, StateSimilarity};
+use crate::format::dump::{Dump, Sample, State, TokenClass};
+use crate::format::stats::{StatsRow, StatsTable};
+use crate::math::{Rows, mean};
 use crate::merge::HeadStates;
 
 /// What is measured of every head of a data set.

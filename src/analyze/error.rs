@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use crate::files::FileError;
 use crate::format::FormatError;
-use crate::format::dump::DumpError;
-use crate::format::dump::State;
+use crate::format::dump::{DumpError, State};
 use crate::hint::Hint;
 
 /// Why dumps could not be analysed.

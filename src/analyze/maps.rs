@@ -2,28 +2,18 @@
 
 use std::marker::PhantomData;
 use std::path::Path;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use half::f16;
 use multiversion::multiversion;
-use rayon::iter::IndexedParallelIterator;
-use rayon::iter::IntoParallelRefMutIterator;
-use rayon::iter::ParallelIterator;
+use rayon::iter::{IndexedParallelIterator, IntoParallelRefMutIterator, ParallelIterator};
 
-use crate::analyze::AnalyzeError;
-use crate::analyze::MapRequest;
+use crate::analyze::{AnalyzeError, MapRequest};
 use crate::files::ModelIdentity;
 use crate::format::dump::Sample;
 use crate::format::map;
 use crate::format::map::MapEntry;
-use crate::math::TILE;
-use crate::math::Tile;
-use crate::math::UnitRows;
-use crate::math::copy_past_caches;
-use crate::math::narrow_f16;
-use crate::math::settle;
-use crate::math::widen_f16;
+use crate::math::{TILE, Tile, UnitRows, copy_past_caches, narrow_f16, settle, widen_f16};
 
 /// Longest sample of which a map is made; it takes 8/3·T² bytes of memory, 683 MiB.
 pub(crate) const MAX_MAP_TOKENS: usize = 1 << 14;

@@ -1,20 +1,14 @@
 //! Which samples of which dumps are read, in which order; everything that can be refused is refused here.
 
 use std::collections::HashMap;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::analyze::AnalyzeError;
-use crate::analyze::AnalyzeOptions;
 use crate::analyze::maps::MAX_MAP_TOKENS;
-use crate::files::InputHash;
-use crate::files::sha256_file;
-use crate::format::dump::Dump;
-use crate::format::dump::Manifest;
-use crate::format::dump::SampleEntry;
-use crate::format::dump::State;
+use crate::analyze::{AnalyzeError, AnalyzeOptions};
+use crate::files::{InputHash, sha256_file};
+use crate::format::dump::{Dump, Manifest, SampleEntry, State};
 use crate::format::run::Run;
 
 /// Most heads over all layers of a model; each has counters of about 300 KB. The largest published models have under 6,000.

@@ -1,28 +1,11 @@
 //! Does similarity matter? What real queries make of neighbouring keys, and what merging does to a head's output.
 
 use crate::analyze::AnalyzeOptions;
-use crate::format::analysis::HeadQueries;
-use crate::format::analysis::QueryAware;
-use crate::format::analysis::RuleError;
-use crate::math::Interval;
-use crate::math::Rhs;
-use crate::math::Rows;
-use crate::math::bootstrap_mean;
-use crate::math::cosine;
-use crate::math::mean;
-use crate::math::product;
-use crate::math::quantile_sorted;
-use crate::math::spearman;
-use crate::math::squared_distance;
-use crate::merge::HeadStates;
-use crate::merge::Kernel;
-use crate::merge::MergeRule;
-use crate::merge::Merging;
-use crate::merge::OutputProbe;
-use crate::merge::Protection;
-use crate::merge::Shares;
-use crate::merge::SlotStates;
-use crate::merge::ValueRule;
+use crate::format::analysis::{HeadQueries, QueryAware, RuleError};
+use crate::math::{
+    Interval, Rhs, Rows, bootstrap_mean, cosine, mean, product, quantile_sorted, spearman, squared_distance,
+};
+use crate::merge::{HeadStates, Kernel, MergeRule, Merging, OutputProbe, Protection, Shares, SlotStates, ValueRule};
 
 /// Tokens whose logits are held at a time: with 192 queries 192 KiB, which a core's cache holds.
 const BLOCK: usize = 256;

@@ -2,36 +2,18 @@
 
 use std::path::Path;
 
-use crate::analyze::AnalyzeError;
-use crate::analyze::AnalyzeOptions;
 use crate::analyze::dataset::DatasetRun;
-use crate::analyze::maps::MapFile;
-use crate::analyze::maps::MapMaker;
-use crate::analyze::persistence::PersistenceOptions;
-use crate::analyze::persistence::SampleRatios;
-use crate::analyze::persistence::persistence;
+use crate::analyze::maps::{MapFile, MapMaker};
+use crate::analyze::persistence::{PersistenceOptions, SampleRatios, persistence};
 use crate::analyze::plan::RunPlan;
-use crate::analyze::queries::SampleErrors;
-use crate::analyze::queries::query_aware;
-use crate::analyze::sparsity::OverlapCounters;
-use crate::analyze::sparsity::SIZE_BINS;
-use crate::files::Document;
-use crate::files::FolderLock;
-use crate::files::InputHash;
-use crate::files::Provenance;
-use crate::files::check_replaceable;
-use crate::files::create_own_dir;
-use crate::files::write_json;
-use crate::format::analysis::Agreement;
-use crate::format::analysis::Analysis;
-use crate::format::analysis::DatasetAnalysis;
-use crate::format::analysis::FILE;
-use crate::format::analysis::SetOverlap;
+use crate::analyze::queries::{SampleErrors, query_aware};
+use crate::analyze::sparsity::{OverlapCounters, SIZE_BINS};
+use crate::analyze::{AnalyzeError, AnalyzeOptions};
+use crate::files::{Document, FolderLock, InputHash, Provenance, check_replaceable, create_own_dir, write_json};
+use crate::format::analysis::{Agreement, Analysis, DatasetAnalysis, FILE, SetOverlap};
 use crate::format::dump::Dump;
-use crate::format::stats::StatsTable;
-use crate::format::stats::TABLE_FILE;
-use crate::math::bootstrap_mean;
-use crate::math::spearman;
+use crate::format::stats::{StatsTable, TABLE_FILE};
+use crate::math::{bootstrap_mean, spearman};
 
 /// Resamples of the bootstrap.
 const RESAMPLES: usize = 10_000;

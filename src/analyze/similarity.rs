@@ -1,16 +1,10 @@
 //! Cosines between the tokens of one head: those of neighbours, and how they fall with distance.
 
 use crate::format::analysis::Neighbours;
-use crate::math::add_gram;
-use crate::math::axpy;
-use crate::math::centred_gram;
-use crate::math::counts_above;
-use crate::math::effective_rank;
-use crate::math::lagged_sums;
-use crate::math::neighbour_products;
-use crate::math::range;
-use crate::math::sum;
-use crate::math::unit_factor;
+use crate::math::{
+    add_gram, axpy, centred_gram, counts_above, effective_rank, lagged_sums, neighbour_products, range, sum,
+    unit_factor,
+};
 
 /// Bins of a head's histogram over [-1, 1]. Quantiles are read from it: they are off by at most a bin, 0.0005.
 const BINS: usize = 4000;

@@ -2,18 +2,10 @@
 
 use multiversion::multiversion;
 
-use crate::format::analysis::HeadSparsity;
-use crate::format::analysis::Placed;
+use crate::format::analysis::{HeadSparsity, Placed};
 use crate::format::dump::TokenClass;
-use crate::math::Rows;
-use crate::math::THRESHOLDS;
-use crate::math::threshold_lanes;
-use crate::merge::Link;
-use crate::merge::MergingSets;
-use crate::merge::Shares;
-use crate::merge::links;
-use crate::merge::protect;
-use crate::merge::sets_above;
+use crate::math::{Rows, THRESHOLDS, threshold_lanes};
+use crate::merge::{Link, MergingSets, Shares, links, protect, sets_above};
 
 /// Smallest set of every bin of the distribution of set sizes; the last bin has no upper end.
 pub(crate) const SIZE_BINS: [usize; 9] = [1, 2, 3, 4, 5, 9, 17, 33, 65];

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::format::analysis::Analysis;
-use crate::format::analysis::DatasetAnalysis;
+use crate::format::analysis::{Analysis, DatasetAnalysis};
 use crate::format::dump::State;
-use crate::math::Interval;
-use crate::math::mean;
+use crate::math::{Interval, mean};
 
 /// One data set. The cosines are means over all pairs of neighbours of all heads, the rest are means over heads.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,8 +1,7 @@
 //! Classes of a vocabulary's tokens.
 
 use crate::format::dump::TokenClass;
-use crate::model::tokenizer::SkipSpecial;
-use crate::model::tokenizer::Tokenizer;
+use crate::model::tokenizer::{SkipSpecial, Tokenizer};
 
 /// One letter of [`TokenClass`] for every id of the vocabulary.
 pub(super) fn token_classes(tokenizer: &Tokenizer) -> String {

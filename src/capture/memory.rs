@@ -1,7 +1,6 @@
 //! How much memory a capture takes, told beforehand, and the memory that there is.
 
-use crate::capture::CaptureError;
-use crate::capture::CaptureOptions;
+use crate::capture::{CaptureError, CaptureOptions};
 use crate::format::dump::State;
 use crate::model::Model;
 

@@ -9,12 +9,8 @@ mod plan;
 mod recorder;
 mod run;
 
-pub use memory::MemoryEstimate;
-pub use memory::memory_estimate;
-pub use memory::memory_of_machine;
-pub use plan::CaptureOptions;
-pub use plan::SampleInput;
-pub use plan::estimated_bytes;
+pub use memory::{MemoryEstimate, memory_estimate, memory_of_machine};
+pub use plan::{CaptureOptions, SampleInput, estimated_bytes};
 pub use run::run;
 
 use std::path::PathBuf;

@@ -7,14 +7,8 @@ use rand::seq::index::sample as sample_indices;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
-use crate::files::Document;
-use crate::files::InputHash;
-use crate::files::ModelIdentity;
-use crate::files::Provenance;
-use crate::format::dump::ElementType;
-use crate::format::dump::Manifest;
-use crate::format::dump::State;
-use crate::format::dump::TensorSpec;
+use crate::files::{Document, InputHash, ModelIdentity, Provenance};
+use crate::format::dump::{ElementType, Manifest, State, TensorSpec};
 use crate::format::run::Shard;
 
 /// What is captured of every sample.

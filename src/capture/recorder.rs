@@ -1,22 +1,12 @@
 //! A key/value store that writes what passes through it.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::files::ModelIdentity;
-use crate::format::dump::DumpError;
-use crate::format::dump::Manifest;
-use crate::format::dump::SampleWriter;
-use crate::format::dump::State;
-use crate::format::dump::Tensor;
+use crate::format::dump::{DumpError, Manifest, SampleWriter, State, Tensor};
 use crate::math::axpy;
-use crate::model::AttnMass;
-use crate::model::ChunkStates;
-use crate::model::HeadSlots;
-use crate::model::KvStore;
-use crate::model::SlotVectors;
-use crate::model::StoreNeeds;
+use crate::model::{AttnMass, ChunkStates, HeadSlots, KvStore, SlotVectors, StoreNeeds};
 
 /// One layer's states by head, until they are written.
 #[derive(Default)]

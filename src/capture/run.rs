@@ -1,38 +1,18 @@
 //! A capture run: a folder, its manifest, and one file per sample. Resumable between samples.
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::capture::CaptureError;
-use crate::capture::CaptureOptions;
-use crate::capture::SampleInput;
 use crate::capture::classes::token_classes;
 use crate::capture::memory::fitting_chunk;
-use crate::capture::plan::estimated_bytes;
-use crate::capture::plan::file_name;
-use crate::capture::plan::new_manifest;
-use crate::capture::plan::query_positions;
-use crate::capture::recorder::RecordError;
-use crate::capture::recorder::Recorder;
-use crate::capture::recorder::SampleOutput;
-use crate::files::FileError;
-use crate::files::FolderLock;
-use crate::files::InputHash;
-use crate::files::free_bytes;
-use crate::files::sha256_own;
-use crate::files::write_json;
-use crate::format::dump::Manifest;
-use crate::format::dump::SampleEntry;
-use crate::format::run::Run;
-use crate::format::run::RunError;
-use crate::format::run::Target;
+use crate::capture::plan::{estimated_bytes, file_name, new_manifest, query_positions};
+use crate::capture::recorder::{RecordError, Recorder, SampleOutput};
+use crate::capture::{CaptureError, CaptureOptions, SampleInput};
+use crate::files::{FileError, FolderLock, InputHash, free_bytes, sha256_own, write_json};
+use crate::format::dump::{Manifest, SampleEntry};
+use crate::format::run::{Run, RunError, Target};
 use crate::math::argmax;
-use crate::model::Decoding;
-use crate::model::ForwardError;
-use crate::model::LogitRows;
-use crate::model::Model;
-use crate::model::Pass;
+use crate::model::{Decoding, ForwardError, LogitRows, Model, Pass};
 
 /// Captures `inputs`, rewriting the manifest after every sample.
 ///

@@ -6,12 +6,10 @@
 mod head;
 mod parts;
 
-pub use head::MAX_HEAD_BYTES;
-pub use head::instead_of_weights;
+pub use head::{MAX_HEAD_BYTES, instead_of_weights};
 pub use parts::Part;
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// File that maps tensor names to shards.

@@ -6,28 +6,16 @@
 use serde_json::json;
 
 use crate::eval;
-use crate::eval::Arm;
-use crate::eval::EvalError;
-use crate::eval::Item;
-use crate::eval::Settings;
-use crate::eval::Skipped;
 use crate::eval::task::task;
+use crate::eval::{Arm, EvalError, Item, Settings, Skipped};
 use crate::files::InputHash;
 use crate::format::evaluation::Role;
-use crate::format::profile::CONTROL;
-use crate::format::profile::HeldOutKl;
-use crate::format::profile::Profile;
-use crate::format::profile::ProfileError;
-use crate::format::profile::TUNED;
-use crate::format::profile::Tried;
+use crate::format::profile::{CONTROL, HeldOutKl, Profile, ProfileError, TUNED, Tried};
 use crate::hint::Hint;
-use crate::math::bootstrap_mean;
-use crate::math::paired;
+use crate::math::{bootstrap_mean, paired};
 use crate::model::Model;
 use crate::prompts::Prompt;
-use crate::runtime::Budget;
-use crate::runtime::CacheType;
-use crate::runtime::Compression;
+use crate::runtime::{Budget, CacheType, Compression};
 use crate::tune::Tuned;
 
 /// Resamples of every bootstrap interval.

@@ -3,19 +3,9 @@
 use crate::analyze::summary;
 use crate::cli::common::Common;
 use crate::cli::output::printable;
-use crate::cli::table::Table;
-use crate::cli::table::bounds;
-use crate::cli::table::digits;
-use crate::cli::table::estimate;
-use crate::cli::table::name;
-use crate::cli::table::number;
-use crate::cli::table::verdict;
-use crate::cli::table::wrapped;
-use crate::format::analysis::Analysis;
-use crate::format::analysis::QueryAware;
-use crate::format::analysis::RuleError;
-use crate::format::comparison::Comparison;
-use crate::format::comparison::FigureDifference;
+use crate::cli::table::{Table, bounds, digits, estimate, name, number, verdict, wrapped};
+use crate::format::analysis::{Analysis, QueryAware, RuleError};
+use crate::format::comparison::{Comparison, FigureDifference};
 
 /// Layers shown at either end.
 const SHOWN_LAYERS: usize = 3;

@@ -1,33 +1,22 @@
 //! `kvscope analyze`: similarity, merging sets and sparsity, from dumps.
 
 use std::collections::HashSet;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use crate::analyze;
-use crate::analyze::AnalyzeOptions;
-use crate::analyze::MapRequest;
+use crate::analyze::{AnalyzeOptions, MapRequest};
 use crate::cli::Outcome;
-use crate::cli::analysis::analysis_text;
-use crate::cli::analysis::comparison_text;
+use crate::cli::analysis::{analysis_text, comparison_text};
 use crate::cli::common::Common;
-use crate::cli::failure::Failure;
-use crate::cli::failure::Result;
-use crate::cli::failure::Usage;
+use crate::cli::failure::{Failure, Result, Usage};
 use crate::cli::numbers;
-use crate::cli::options::out_dir;
-use crate::cli::options::run_name;
-use crate::cli::output::bar;
-use crate::cli::output::emit;
-use crate::cli::output::emit_json;
-use crate::cli::output::note;
-use crate::files::FolderLock;
-use crate::files::write_json;
+use crate::cli::options::{out_dir, run_name};
+use crate::cli::output::{bar, emit, emit_json, note};
+use crate::files::{FolderLock, write_json};
 use crate::format::analysis::Analysis;
-use crate::format::dump::Dump;
-use crate::format::dump::State;
+use crate::format::dump::{Dump, State};
 use crate::merge::Shares;
 
 /// Measure similarity, merging sets and sparsity of dumps

@@ -4,29 +4,12 @@ use serde_json::json;
 
 use crate::cli::Outcome;
 use crate::cli::common::Common;
-use crate::cli::failure::Result;
-use crate::cli::failure::Usage;
+use crate::cli::failure::{Result, Usage};
 use crate::cli::numbers;
-use crate::cli::options::DeviceArg;
-use crate::cli::options::Dtype;
-use crate::cli::options::load_model;
-use crate::cli::output::bar;
-use crate::cli::output::emit;
-use crate::cli::output::emit_json;
-use crate::cli::output::note;
-use crate::cli::output::printable;
-use crate::cli::output::size;
-use crate::cli::table::Table;
-use crate::cli::table::digits;
-use crate::cli::table::name;
-use crate::cli::table::number;
-use crate::runtime::BreakEven;
-use crate::runtime::Budget;
-use crate::runtime::Compression;
-use crate::runtime::SpeedOptions;
-use crate::runtime::SpeedRow;
-use crate::runtime::read_bandwidth;
-use crate::runtime::speed;
+use crate::cli::options::{DeviceArg, Dtype, load_model};
+use crate::cli::output::{bar, emit, emit_json, note, printable, size};
+use crate::cli::table::{Table, digits, name, number};
+use crate::runtime::{BreakEven, Budget, Compression, SpeedOptions, SpeedRow, read_bandwidth, speed};
 
 /// Widest policy name in a sentence.
 const NAME_COLUMNS: usize = 40;

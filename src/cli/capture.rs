@@ -1,42 +1,24 @@
 //! `kvscope capture`: runs a model over prompts and dumps their states.
 
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use crate::capture;
-use crate::capture::CaptureOptions;
-use crate::capture::SampleInput;
+use crate::capture::{CaptureOptions, SampleInput};
 use crate::cli::Outcome;
 use crate::cli::common::Common;
-use crate::cli::failure::Context;
-use crate::cli::failure::Result;
-use crate::cli::failure::Usage;
+use crate::cli::failure::{Context, Result, Usage};
 use crate::cli::inputs::Inputs;
-use crate::cli::names::names;
-use crate::cli::names::one_of;
+use crate::cli::names::{names, one_of};
 use crate::cli::numbers;
-use crate::cli::options::DeviceArg;
-use crate::cli::options::Dtype;
-use crate::cli::options::load_model;
-use crate::cli::options::out_dir;
-use crate::cli::options::parse_heads;
-use crate::cli::options::parse_layers;
-use crate::cli::options::stop_flag;
-use crate::cli::output::bar;
-use crate::cli::output::emit;
-use crate::cli::output::emit_json;
-use crate::cli::output::note;
-use crate::cli::output::size;
+use crate::cli::options::{DeviceArg, Dtype, load_model, out_dir, parse_heads, parse_layers, stop_flag};
+use crate::cli::output::{bar, emit, emit_json, note, size};
 use crate::files::InputHash;
-use crate::format::dump::Manifest;
-use crate::format::dump::State;
-use crate::format::run::Part;
-use crate::format::run::Target;
-use crate::model::Model;
-use crate::model::ModelError;
+use crate::format::dump::{Manifest, State};
+use crate::format::run::{Part, Target};
 use crate::model::tokenizer::AddSpecial;
+use crate::model::{Model, ModelError};
 use crate::prompts;
 use crate::prompts::Prompt;
 

@@ -1,16 +1,11 @@
 //! `kvscope generate --interactive`: a talk whose compressed cache is kept from turn to turn.
 
-use std::io::BufRead;
-use std::io::IsTerminal;
+use std::io::{BufRead, IsTerminal};
 
 use crate::cli::common::Common;
-use crate::cli::failure::Result;
-use crate::cli::failure::Usage;
-use crate::cli::output::emit_json_line;
-use crate::cli::output::say_raw;
-use crate::cli::session::Job;
-use crate::cli::session::Session;
-use crate::cli::session::encode_prompt;
+use crate::cli::failure::{Result, Usage};
+use crate::cli::output::{emit_json_line, say_raw};
+use crate::cli::session::{Job, Session, encode_prompt};
 use crate::model::Model;
 use crate::model::tokenizer::Message;
 

@@ -1,7 +1,6 @@
 //! Options of all commands.
 
-use clap::Args;
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 
 use crate::cli::numbers;
 

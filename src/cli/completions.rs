@@ -2,10 +2,9 @@
 
 use clap_complete::Shell;
 
-use crate::cli::Outcome;
-use crate::cli::command;
 use crate::cli::failure::Result;
 use crate::cli::output::emit;
+use crate::cli::{Outcome, command};
 
 /// Print completions for a shell
 #[derive(Debug, clap::Args)]

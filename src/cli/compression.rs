@@ -1,23 +1,17 @@
 //! The options that say how a cache is compressed, shared by the commands that generate.
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::cli::failure::Context;
-use crate::cli::failure::Result;
-use crate::cli::failure::Usage;
+use crate::cli::failure::{Context, Result, Usage};
 use crate::cli::names::names;
 use crate::cli::numbers;
-use crate::cli::options::Dtype;
-use crate::cli::options::parse_layers;
+use crate::cli::options::{Dtype, parse_layers};
 use crate::files::read_json;
 use crate::format::profile::Profile;
 use crate::model::Model;
 use crate::policy::POLICIES;
-use crate::runtime::Budget;
-use crate::runtime::CacheType;
-use crate::runtime::Compression;
+use crate::runtime::{Budget, CacheType, Compression};
 
 /// What compresses the cache.
 #[derive(Clone, Debug, clap::Args)]

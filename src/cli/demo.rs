@@ -1,53 +1,37 @@
 //! `kvscope demo`: the whole pipeline on a small real model and built-in prompts.
 
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::json;
 
-use crate::analyze::AnalyzeOptions;
-use crate::analyze::MapRequest;
+use crate::analyze::{AnalyzeOptions, MapRequest};
 use crate::capture::CaptureOptions;
 use crate::cli::Outcome;
 use crate::cli::analysis::analysis_text;
 use crate::cli::analyze::analyze_into;
-use crate::cli::capture::capture_into;
-use crate::cli::capture::encode;
+use crate::cli::capture::{capture_into, encode};
 use crate::cli::common::Common;
 use crate::cli::compression::profile_name;
-use crate::cli::failure::Result;
-use crate::cli::failure::Usage;
-use crate::cli::options::DeviceArg;
-use crate::cli::options::load_model;
-use crate::cli::output::emit;
-use crate::cli::output::emit_json;
-use crate::cli::output::headed;
-use crate::cli::output::note;
+use crate::cli::failure::{Result, Usage};
+use crate::cli::options::{DeviceArg, load_model};
+use crate::cli::output::{emit, emit_json, headed, note};
 use crate::cli::pull::Bar;
 use crate::cli::report::report_into;
-use crate::cli::session::Job;
-use crate::cli::session::encode_prompt;
+use crate::cli::session::{Job, encode_prompt};
 use crate::cli::table::verdict;
 use crate::cli::tune;
 use crate::cli::tune::tuned;
-use crate::files::FileError;
-use crate::files::write_json;
-use crate::format::dump::Dump;
-use crate::format::dump::ElementType;
-use crate::format::dump::State;
+use crate::files::{FileError, write_json};
+use crate::format::dump::{Dump, ElementType, State};
 use crate::format::run::Target;
 use crate::hub;
-use crate::hub::HubSettings;
-use crate::hub::PullOptions;
+use crate::hub::{HubSettings, PullOptions};
 use crate::model::Model;
 use crate::prompts;
 use crate::prompts::Prompt;
-use crate::runtime::CacheType;
-use crate::runtime::Compression;
-use crate::runtime::GenerateOptions;
-use crate::tune::TuneOptions;
-use crate::tune::Tuned;
+use crate::runtime::{CacheType, Compression, GenerateOptions};
+use crate::tune::{TuneOptions, Tuned};
 
 /// The demo model's name.
 const MODEL: &str = "smollm2-135m";

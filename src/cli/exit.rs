@@ -1,15 +1,12 @@
 //! How the program ends: what it says last, and its exit code.
 
 use std::error::Error;
-use std::io::ErrorKind;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use crate::cli::common::Color;
 use crate::cli::failure::Failure;
-use crate::cli::output::NobodyReads;
-use crate::cli::output::Paint;
-use crate::cli::output::say;
+use crate::cli::output::{NobodyReads, Paint, say};
 
 /// Prints the error, its causes and a hint; exit code 2, or 0 when the reader of stdout has gone away.
 pub(crate) fn report(failure: &Failure, color: Color) -> ExitCode {

@@ -1,8 +1,7 @@
 //! Errors for people: what, where, why, what to do next.
 
 use std::error::Error;
-use std::fmt::Debug;
-use std::fmt::Display;
+use std::fmt::{Debug, Display};
 
 use crate::hint::Hint;
 

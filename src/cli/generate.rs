@@ -6,17 +6,13 @@ use crate::cli::Outcome;
 use crate::cli::chat::chat;
 use crate::cli::common::Common;
 use crate::cli::compression::CompressionArgs;
-use crate::cli::failure::Result;
-use crate::cli::failure::Usage;
+use crate::cli::failure::{Result, Usage};
 use crate::cli::inputs::source_of;
-use crate::cli::options::DeviceArg;
-use crate::cli::options::load_model;
+use crate::cli::options::{DeviceArg, load_model};
 use crate::cli::output::emit_json;
-use crate::cli::session::Job;
-use crate::cli::session::encode_prompt;
+use crate::cli::session::{Job, encode_prompt};
 use crate::prompts;
-use crate::runtime::GenerateOptions;
-use crate::runtime::Sampling;
+use crate::runtime::{GenerateOptions, Sampling};
 
 /// Generate text with a compressed KV cache
 #[derive(Debug, clap::Args)]

@@ -1,29 +1,20 @@
 //! The model and prompts of the commands that run one over the other.
 
 use std::io::Read;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::capture::CaptureError;
 use crate::cli::common::Common;
-use crate::cli::failure::Context;
-use crate::cli::failure::Failure;
-use crate::cli::failure::Result;
-use crate::cli::failure::Usage;
+use crate::cli::failure::{Context, Failure, Result, Usage};
 use crate::cli::numbers;
-use crate::cli::options::run_name;
-use crate::cli::options::slug;
-use crate::cli::output::note;
-use crate::cli::output::size;
+use crate::cli::options::{run_name, slug};
+use crate::cli::output::{note, size};
 use crate::eval::EvalError;
 use crate::files::InputHash;
-use crate::format::run::Part;
-use crate::format::run::RunError;
+use crate::format::run::{Part, RunError};
 use crate::model::Model;
 use crate::prompts;
-use crate::prompts::Prompt;
-use crate::prompts::ReadOptions;
-use crate::prompts::Source;
+use crate::prompts::{Prompt, ReadOptions, Source};
 
 /// More is not held in memory.
 const MAX_STDIN_BYTES: u64 = 256 << 20;

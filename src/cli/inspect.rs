@@ -1,28 +1,19 @@
 //! `kvscope inspect`: what a file is, in words.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::quantized::GgmlDType;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::Outcome;
 use crate::cli::common::Common;
-use crate::cli::failure::Context;
-use crate::cli::failure::Result;
-use crate::cli::failure::Usage;
-use crate::cli::output::emit;
-use crate::cli::output::emit_json;
-use crate::cli::output::printable;
-use crate::cli::output::size;
+use crate::cli::failure::{Context, Result, Usage};
+use crate::cli::output::{emit, emit_json, printable, size};
 use crate::files::map_file;
-use crate::format::dump::Dump;
-use crate::format::dump::Statistics;
+use crate::format::dump::{Dump, Statistics};
 use crate::format::profile::Profile;
-use crate::model::gguf::Gguf;
-use crate::model::gguf::Value as Metadata;
+use crate::model::gguf::{Gguf, Value as Metadata};
 
 /// Longest text of a file that is shown, in characters.
 const MOST_CHARS: usize = 200;

@@ -1,19 +1,13 @@
 //! `kvscope join`: joins the shards of a capture or an evaluation.
 
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::Outcome;
 use crate::cli::common::Common;
 use crate::cli::failure::Result;
-use crate::cli::output::bar;
-use crate::cli::output::emit;
-use crate::cli::output::emit_json;
-use crate::cli::output::note;
-use crate::cli::output::size;
+use crate::cli::output::{bar, emit, emit_json, note, size};
 use crate::eval;
 use crate::format::dump;
 use crate::format::dump::Dump;

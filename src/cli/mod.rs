@@ -29,10 +29,7 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::CommandFactory;
-use clap::FromArgMatches;
-use clap::Parser;
-use clap::Subcommand;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::cli::common::Common;
 

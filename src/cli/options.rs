@@ -1,31 +1,19 @@
 //! Options that mean the same on every command, and how a typed model name becomes a model.
 
-use std::path::Path;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::OnceLock;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use clap::Args;
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 
 use crate::cli::common::Common;
-use crate::cli::failure::Context;
-use crate::cli::failure::Result;
-use crate::cli::failure::Usage;
-use crate::cli::output::LogLines;
-use crate::cli::output::LogStream;
-use crate::cli::output::note;
-use crate::cli::output::size;
+use crate::cli::failure::{Context, Result, Usage};
+use crate::cli::output::{LogLines, LogStream, note, size};
 use crate::format::dump::ElementType;
 use crate::hub;
 use crate::hub::HubSettings;
-use crate::model::Compute;
-use crate::model::Matmul;
-use crate::model::Model;
-use crate::runtime::CacheType;
-use crate::runtime::start_threads;
+use crate::model::{Compute, Matmul, Model};
+use crate::runtime::{CacheType, start_threads};
 
 /// Starts the thread pool and the log.
 pub(crate) fn set_up(common: &Common) -> Result<()> {

@@ -3,30 +3,19 @@
 //! The one place that prints. Text that may come from a file is escaped on its way out, so that no name can act on a
 //! terminal or pass for a line of its own.
 
-use std::io::ErrorKind;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 
-use anstream::AutoStream;
-use anstream::ColorChoice;
-use anstyle::AnsiColor;
-use anstyle::Style;
-use indicatif::DecimalBytes;
-use indicatif::ProgressBar;
-use indicatif::ProgressDrawTarget;
-use indicatif::ProgressStyle;
-use tracing::Event;
-use tracing::Level;
-use tracing_subscriber::fmt::FmtContext;
-use tracing_subscriber::fmt::FormatEvent;
-use tracing_subscriber::fmt::FormatFields;
+use anstream::{AutoStream, ColorChoice};
+use anstyle::{AnsiColor, Style};
+use indicatif::{DecimalBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tracing::{Event, Level};
 use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 use unicode_width::UnicodeWidthChar;
 
-use crate::cli::common::Color;
-use crate::cli::common::Common;
-use crate::cli::failure::Failure;
-use crate::cli::failure::Result;
+use crate::cli::common::{Color, Common};
+use crate::cli::failure::{Failure, Result};
 use crate::hint::Hint;
 
 /// Longest line of a message, in characters.

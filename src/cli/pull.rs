@@ -6,16 +6,9 @@ use serde_json::json;
 use crate::cli::Outcome;
 use crate::cli::common::Common;
 use crate::cli::failure::Result;
-use crate::cli::output::bar;
-use crate::cli::output::emit;
-use crate::cli::output::emit_json;
-use crate::cli::output::note;
-use crate::cli::output::printable;
-use crate::cli::output::size;
+use crate::cli::output::{bar, emit, emit_json, note, printable, size};
 use crate::hub;
-use crate::hub::HubSettings;
-use crate::hub::Progress;
-use crate::hub::PullOptions;
+use crate::hub::{HubSettings, Progress, PullOptions};
 
 /// Get a model into the cache
 ///

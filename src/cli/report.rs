@@ -1,35 +1,21 @@
 //! `kvscope report`: figures and one offline HTML file, from saved files only.
 
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::Outcome;
 use crate::cli::common::Common;
-use crate::cli::failure::Context;
-use crate::cli::failure::Result;
-use crate::cli::failure::Usage;
-use crate::cli::options::out_dir;
-use crate::cli::options::run_name;
-use crate::cli::output::bar;
-use crate::cli::output::emit;
-use crate::cli::output::emit_json;
-use crate::cli::output::note;
-use crate::files::FileError;
-use crate::files::read_json;
-use crate::format::analysis::Analysis;
-use crate::format::analysis::FILE;
+use crate::cli::failure::{Context, Result, Usage};
+use crate::cli::options::{out_dir, run_name};
+use crate::cli::output::{bar, emit, emit_json, note};
+use crate::files::{FileError, read_json};
+use crate::format::analysis::{Analysis, FILE};
 use crate::format::evaluation::Evaluation;
 use crate::format::profile::Profile;
 use crate::format::run::Run;
 use crate::report;
-use crate::report::Build;
-use crate::report::Document;
-use crate::report::FIGURES;
-use crate::report::ReportInput;
-use crate::report::Written;
+use crate::report::{Build, Document, FIGURES, ReportInput, Written};
 
 /// Draw figures and an offline HTML report from an analysis, an evaluation, or both
 #[derive(Debug, clap::Args)]

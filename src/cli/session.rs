@@ -3,40 +3,21 @@
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 
 use crate::cli::common::Common;
-use crate::cli::failure::Failure;
-use crate::cli::failure::Result;
-use crate::cli::failure::Usage;
+use crate::cli::failure::{Failure, Result, Usage};
 use crate::cli::options::stop_flag;
-use crate::cli::output::emit;
-use crate::cli::output::headed;
-use crate::cli::output::note;
-use crate::cli::output::size;
-use crate::files::Document;
-use crate::files::resident_bytes;
-use crate::format::generation::Compared;
-use crate::format::generation::Divergence;
-use crate::format::generation::FullCache;
-use crate::format::generation::Generated;
-use crate::format::generation::StopReason;
-use crate::model::Model;
-use crate::model::ModelError;
-use crate::model::tokenizer::AddSpecial;
-use crate::model::tokenizer::Message;
-use crate::model::tokenizer::SkipSpecial;
-use crate::runtime::CacheType;
-use crate::runtime::Compression;
-use crate::runtime::GenerateOptions;
-use crate::runtime::Generation;
-use crate::runtime::RaggedCache;
-use crate::runtime::StopStrings;
-use crate::runtime::compare;
-use crate::runtime::generate;
+use crate::cli::output::{emit, headed, note, size};
+use crate::files::{Document, resident_bytes};
+use crate::format::generation::{Compared, Divergence, FullCache, Generated, StopReason};
+use crate::model::tokenizer::{AddSpecial, Message, SkipSpecial};
+use crate::model::{Model, ModelError};
+use crate::runtime::{
+    CacheType, Compression, GenerateOptions, Generation, RaggedCache, StopStrings, compare, generate,
+};
 
 /// Tokens of a prompt, in the model's chat format unless `raw` or it has none.
 pub(crate) fn encode_prompt(model: &Model, text: &str, raw: bool) -> Result<Vec<u32>> {

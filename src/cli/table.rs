@@ -3,8 +3,7 @@
 use std::fmt;
 
 use crate::cli::common::Common;
-use crate::cli::output::columns;
-use crate::cli::output::printable;
+use crate::cli::output::{columns, printable};
 use crate::math::Interval;
 
 /// Widest table, in columns of a terminal.

@@ -1,56 +1,27 @@
 //! `kvscope tune`: a size and a setting for every head under a budget, from dumps, as a profile.
 
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::choose::Texts;
-use crate::choose::choose;
+use crate::choose::{Texts, choose};
 use crate::cli::Outcome;
 use crate::cli::common::Common;
 use crate::cli::failure::Result;
 use crate::cli::inputs::read_prompts;
-use crate::cli::names::names;
-use crate::cli::names::one_of;
+use crate::cli::names::{names, one_of};
 use crate::cli::numbers;
-use crate::cli::options::DeviceArg;
-use crate::cli::options::load_model;
-use crate::cli::options::out_dir;
-use crate::cli::options::run_name;
-use crate::cli::options::slug;
-use crate::cli::output::bar;
-use crate::cli::output::emit;
-use crate::cli::output::emit_json;
-use crate::cli::output::note;
-use crate::cli::table::Table;
-use crate::cli::table::bounds;
-use crate::cli::table::estimate;
-use crate::cli::table::name;
-use crate::cli::table::number;
-use crate::cli::table::verdict;
-use crate::files::FolderLock;
-use crate::files::InputHash;
-use crate::files::check_replaceable;
-use crate::files::create_dir;
-use crate::files::read_json;
-use crate::files::sha256_file;
-use crate::files::write_json;
+use crate::cli::options::{DeviceArg, load_model, out_dir, run_name, slug};
+use crate::cli::output::{bar, emit, emit_json, note};
+use crate::cli::table::{Table, bounds, estimate, name, number, verdict};
+use crate::files::{FolderLock, InputHash, check_replaceable, create_dir, read_json, sha256_file, write_json};
 use crate::format::dump::Dump;
-use crate::format::profile::Profile;
-use crate::format::profile::TUNED;
+use crate::format::profile::{Profile, TUNED};
 use crate::math::Interval;
 use crate::policy::parse_refit;
 use crate::prompts::ReadOptions;
 use crate::tune;
-use crate::tune::BudgetUnit;
-use crate::tune::DEFAULT_SETTINGS;
-use crate::tune::Measure;
-use crate::tune::SEARCHES;
-use crate::tune::SearchEntry;
-use crate::tune::TuneOptions;
-use crate::tune::Tuned;
+use crate::tune::{BudgetUnit, DEFAULT_SETTINGS, Measure, SEARCHES, SearchEntry, TuneOptions, Tuned};
 
 /// Tune a size and a policy for every head under a budget, from dumps, and write them as a profile. Exits with 1 when no
 /// setting meets a budget, or --max-error

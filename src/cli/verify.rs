@@ -1,25 +1,20 @@
 //! `kvscope verify`: whether files are what they claim to be.
 
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use crate::cli::Outcome;
 use crate::cli::common::Common;
-use crate::cli::failure::Result;
-use crate::cli::failure::Usage;
-use crate::cli::output::emit_json;
-use crate::cli::output::emit_line;
-use crate::cli::output::note;
+use crate::cli::failure::{Result, Usage};
+use crate::cli::output::{emit_json, emit_line, note};
 use crate::files::FileError;
-use crate::format::analysis;
-use crate::format::dump;
 use crate::format::dump::Manifest;
 use crate::format::evaluation;
 use crate::format::evaluation::Evaluation;
 use crate::format::profile;
 use crate::format::run::Run;
+use crate::format::{analysis, dump};
 
 /// What verify takes.
 const TAKES: &str = "give a folder of a dump, report or evaluation, a .profile.json file, or an analysis.json";

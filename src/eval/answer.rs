@@ -7,12 +7,9 @@ use crate::eval::item::Question;
 use crate::eval::metric::metric;
 use crate::eval::task::AnswerJob;
 use crate::math::argmax;
-use crate::model::Decoding;
-use crate::model::Pass;
-use crate::model::tokenizer::AddSpecial;
-use crate::model::tokenizer::SkipSpecial;
-use crate::runtime::RaggedCache;
-use crate::runtime::RuntimeError;
+use crate::model::tokenizer::{AddSpecial, SkipSpecial};
+use crate::model::{Decoding, Pass};
+use crate::runtime::{RaggedCache, RuntimeError};
 
 /// Generates from the logits of the prompt's last token; the text, and the number of tokens.
 pub(super) fn generate(
@@ -61,9 +58,7 @@ pub(super) fn score(pred: &str, question: &Question) -> BTreeMap<String, f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::task::Job;
-    use crate::eval::task::Take;
-    use crate::eval::task::task;
+    use crate::eval::task::{Job, Take, task};
 
     #[test]
     fn only_the_first_line_of_a_few_shot_answer_counts() {

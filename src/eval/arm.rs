@@ -1,14 +1,9 @@
 //! What is compared: policies at budgets, the full cache as the reference, and beside every merge its eviction.
 
-use crate::format::evaluation::FULL;
-use crate::format::evaluation::Role;
+use crate::format::evaluation::{FULL, Role};
 use crate::policy;
-use crate::policy::Policy;
-use crate::policy::PolicyEntry;
-use crate::policy::PolicyError;
-use crate::policy::Standing;
-use crate::runtime::Budget;
-use crate::runtime::Compression;
+use crate::policy::{Policy, PolicyEntry, PolicyError, Standing};
+use crate::runtime::{Budget, Compression};
 
 /// One policy at one budget.
 #[derive(Clone, Debug)]

@@ -5,14 +5,9 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use crate::eval::EvalError;
-use crate::math::log_sum_exp;
-use crate::math::mean;
-use crate::math::quantile_sorted;
-use crate::model::LogitRows;
-use crate::model::Pass;
-use crate::runtime::Difference;
-use crate::runtime::RaggedCache;
-use crate::runtime::RuntimeError;
+use crate::math::{log_sum_exp, mean, quantile_sorted};
+use crate::model::{LogitRows, Pass};
+use crate::runtime::{Difference, RaggedCache, RuntimeError};
 
 /// Tokens of the continuation that pass at a time.
 const CHUNK_TOKENS: usize = 64;

@@ -1,22 +1,13 @@
 //! Prompts into the texts of a run.
 
-use std::collections::BTreeMap;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::eval::EvalError;
-use crate::eval::metric::Reference;
-use crate::eval::metric::metric;
-use crate::eval::task::AnswerJob;
-use crate::eval::task::Job;
-use crate::eval::task::Predictions;
-use crate::eval::task::Take;
-use crate::eval::task::TaskEntry;
+use crate::eval::metric::{Reference, metric};
+use crate::eval::task::{AnswerJob, Job, Predictions, Take, TaskEntry};
 use crate::model::Model;
-use crate::model::tokenizer::AddSpecial;
-use crate::model::tokenizer::Message;
-use crate::model::tokenizer::SkipSpecial;
-use crate::prompts::Prompt;
-use crate::prompts::middle_truncate;
+use crate::model::tokenizer::{AddSpecial, Message, SkipSpecial};
+use crate::prompts::{Prompt, middle_truncate};
 use crate::runtime::CacheType;
 
 /// Settings of a run.

@@ -1,19 +1,11 @@
 //! Joins the shards of an evaluation.
 
 use std::collections::HashMap;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::eval::EvalError;
-use crate::eval::predictions;
-use crate::eval::summary;
-use crate::files::FolderLock;
-use crate::files::read_own_json;
-use crate::files::write_json;
-use crate::format::evaluation::Evaluation;
-use crate::format::evaluation::Row;
-use crate::format::evaluation::read_rows;
-use crate::format::evaluation::write_rows;
+use crate::eval::{EvalError, predictions, summary};
+use crate::files::{FolderLock, read_own_json, write_json};
+use crate::format::evaluation::{Evaluation, Row, read_rows, write_rows};
 use crate::format::join::whole_run;
 use crate::format::run::Run;
 

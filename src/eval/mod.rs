@@ -17,19 +17,12 @@ mod summary;
 pub mod task;
 mod verdict;
 
-pub use arm::Arm;
-pub use arm::arms;
-pub use item::Item;
-pub use item::Settings;
-pub use item::Skipped;
-pub use item::items;
-pub use item::unscored;
+pub use arm::{Arm, arms};
+pub use item::{Item, Settings, Skipped, items, unscored};
 pub use join::join;
 pub use plan::Plan;
-pub use plant::NeedleGrid;
-pub use plant::plant;
-pub use run::measure;
-pub use run::run;
+pub use plant::{NeedleGrid, plant};
+pub use run::{measure, run};
 
 use crate::files::FileError;
 use crate::format::FormatError;

@@ -3,19 +3,11 @@
 use serde_json::json;
 
 use crate::eval::arm::Arm;
-use crate::eval::item::Item;
-use crate::eval::item::Settings;
-use crate::eval::item::Skipped;
+use crate::eval::item::{Item, Settings, Skipped};
 use crate::eval::task::task;
-use crate::files::Document;
-use crate::files::InputHash;
-use crate::files::ModelIdentity;
-use crate::files::Provenance;
-use crate::format::evaluation::ArmEntry;
-use crate::format::evaluation::Evaluation;
-use crate::format::evaluation::TextEntry;
-use crate::format::run::Run;
-use crate::format::run::Target;
+use crate::files::{Document, InputHash, ModelIdentity, Provenance};
+use crate::format::evaluation::{ArmEntry, Evaluation, TextEntry};
+use crate::format::run::{Run, Target};
 use crate::runtime::CacheType;
 
 /// What the numbers are numbers of; the same in every document.

@@ -1,13 +1,11 @@
 //! Needles planted in real texts: one fact a prompt, at every length and depth of a grid.
 
-use rand::RngExt;
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::eval::EvalError;
 use crate::model::Model;
-use crate::model::tokenizer::AddSpecial;
-use crate::model::tokenizer::SkipSpecial;
+use crate::model::tokenizer::{AddSpecial, SkipSpecial};
 use crate::prompts::Prompt;
 
 /// Data set of planted prompts.

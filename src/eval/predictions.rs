@@ -6,12 +6,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::eval::EvalError;
-use crate::eval::task::Job;
-use crate::eval::task::Predictions;
-use crate::eval::task::Take;
-use crate::eval::task::task;
-use crate::files::create_own_dir;
-use crate::files::write_atomic;
+use crate::eval::task::{Job, Predictions, Take, task};
+use crate::files::{create_own_dir, write_atomic};
 use crate::format::evaluation::Row;
 
 /// A line as LongBench's scorer reads it, with the row's id beside.

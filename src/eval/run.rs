@@ -1,35 +1,19 @@
 //! The runner: one prefill a text, one row a policy and budget.
 
-use std::collections::HashMap;
-use std::collections::HashSet;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::eval::EvalError;
-use crate::eval::answer;
 use crate::eval::arm::Arm;
 use crate::eval::continuation;
-use crate::eval::item::Item;
-use crate::eval::item::Work;
+use crate::eval::item::{Item, Work};
 use crate::eval::plan::Plan;
-use crate::eval::predictions;
-use crate::eval::summary;
-use crate::files::FolderLock;
-use crate::files::write_json;
-use crate::format::evaluation::Evaluation;
-use crate::format::evaluation::Row;
-use crate::format::evaluation::RowFile;
-use crate::format::evaluation::write_rows;
-use crate::format::run::Run;
-use crate::format::run::RunError;
-use crate::format::run::Target;
-use crate::model::Model;
-use crate::model::Pass;
-use crate::runtime::CacheType;
-use crate::runtime::Compression;
-use crate::runtime::RaggedCache;
-use crate::runtime::RuntimeError;
-use crate::runtime::prefill;
+use crate::eval::{EvalError, answer};
+use crate::eval::{predictions, summary};
+use crate::files::{FolderLock, write_json};
+use crate::format::evaluation::{Evaluation, Row, RowFile, write_rows};
+use crate::format::run::{Run, RunError, Target};
+use crate::model::{Model, Pass};
+use crate::runtime::{CacheType, Compression, RaggedCache, RuntimeError, prefill};
 
 /// Prompt tokens that pass at a time.
 const CHUNK_TOKENS: usize = 1024;

@@ -1,26 +1,14 @@
 //! Means, paired comparisons and needle maps from rows.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::eval::metric::metric;
-use crate::eval::task::Job;
-use crate::eval::task::Take;
-use crate::eval::task::task;
+use crate::eval::task::{Job, Take, task};
 use crate::eval::verdict;
-use crate::format::evaluation::ArmEntry;
-use crate::format::evaluation::ComparisonEntry;
-use crate::format::evaluation::Evaluation;
-use crate::format::evaluation::Headline;
-use crate::format::evaluation::NeedleCell;
-use crate::format::evaluation::NeedleMap;
-use crate::format::evaluation::Question;
-use crate::format::evaluation::Role;
-use crate::format::evaluation::Row;
-use crate::format::evaluation::SummaryEntry;
-use crate::math::bootstrap_mean;
-use crate::math::mean;
-use crate::math::paired;
+use crate::format::evaluation::{
+    ArmEntry, ComparisonEntry, Evaluation, Headline, NeedleCell, NeedleMap, Question, Role, Row, SummaryEntry,
+};
+use crate::math::{bootstrap_mean, mean, paired};
 use crate::merge::Counters;
 use crate::policy::split_refit;
 

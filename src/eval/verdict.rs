@@ -1,11 +1,7 @@
 //! What the comparisons say, in words with numbers.
 
-use crate::format::evaluation::ComparisonEntry;
-use crate::format::evaluation::Evaluation;
-use crate::format::evaluation::Headline;
-use crate::format::evaluation::Question;
-use crate::math::Interval;
-use crate::math::sign_test_needs;
+use crate::format::evaluation::{ComparisonEntry, Evaluation, Headline, Question};
+use crate::math::{Interval, sign_test_needs};
 
 /// One sentence for each comparison, and one on what the texts can resolve.
 pub(super) fn in_words(evaluation: &Evaluation) -> Vec<String> {

@@ -1,11 +1,8 @@
 //! Temp-file-then-rename, so that a reader never sees half a file and an older version survives a failed write.
 
 use std::fs::File;
-use std::io::BufWriter;
-use std::io::ErrorKind;
-use std::io::Write;
-use std::path::Path;
-use std::path::PathBuf;
+use std::io::{BufWriter, ErrorKind, Write};
+use std::path::{Path, PathBuf};
 
 use crate::files::FileError;
 

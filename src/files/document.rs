@@ -5,10 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::files::FileError;
-use crate::files::read_limited;
-use crate::files::read_own;
-use crate::files::write_atomic;
+use crate::files::{FileError, read_limited, read_own, write_atomic};
 
 /// A JSON file of ours. The serialised form must carry `"schema": "NAME/VERSION"` ([`Document::schema_id`]).
 pub trait Document: Serialize + DeserializeOwned {

@@ -1,16 +1,12 @@
 //! SHA-256 of bytes, files and streams, as lower-case hexadecimal text.
 
 use std::fs::File;
-use std::io::Read;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use sha2::Digest;
 
-use crate::files::AtomicFile;
-use crate::files::FileError;
-use crate::files::open_own;
-use crate::files::open_regular;
+use crate::files::{AtomicFile, FileError, open_own, open_regular};
 
 /// An incremental SHA-256.
 #[derive(Clone, Debug, Default)]

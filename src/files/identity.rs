@@ -1,7 +1,6 @@
 //! What a file was made from: the model, the inputs, the options. No clock and no host, so that equal runs give equal bytes.
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Name and version of this program, as every artifact carries it.
 pub const TOOL_VERSION: &str = concat!("kvscope ", env!("CARGO_PKG_VERSION"));

@@ -1,13 +1,10 @@
 //! One writer a folder: a lock that the system gives back when its holder dies.
 
-use std::fs::File;
-use std::fs::TryLockError;
-use std::path::Path;
-use std::path::PathBuf;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::files::FileError;
-use crate::files::create_dir;
+use crate::files::{FileError, create_dir};
 
 /// Name of the lock's file, in the folder that it protects.
 pub const LOCK_NAME: &str = ".kvscope-lock.tmp";

@@ -10,44 +10,18 @@ mod lock;
 mod read;
 mod space;
 
-pub use atomic::AtomicFile;
-pub use atomic::create_dir;
-pub use atomic::create_own_dir;
-pub use atomic::write_atomic;
-pub use document::Document;
-pub use document::check_replaceable;
-pub use document::parse_json;
-pub use document::read_json;
-pub use document::read_own_json;
-pub use document::write_json;
-pub use hash::HashingWriter;
-pub use hash::Sha256;
-pub use hash::copy_hashed;
-pub use hash::sha256_bytes;
-pub use hash::sha256_file;
-pub use hash::sha256_own;
-pub use identity::InputHash;
-pub use identity::ModelIdentity;
-pub use identity::Provenance;
-pub use identity::TOOL_VERSION;
-pub use lock::FolderLock;
-pub use lock::LOCK_NAME;
-pub use lock::lock;
-pub use read::append_own;
-pub use read::is_inside;
-pub use read::map_file;
-pub use read::map_opened;
-pub use read::open_own;
-pub use read::open_regular;
-pub use read::open_to_append;
-pub use read::read_at;
-pub use read::read_limited;
-pub use read::read_own;
-pub use space::free_bytes;
-pub use space::resident_bytes;
+pub use atomic::{AtomicFile, create_dir, create_own_dir, write_atomic};
+pub use document::{Document, check_replaceable, parse_json, read_json, read_own_json, write_json};
+pub use hash::{HashingWriter, Sha256, copy_hashed, sha256_bytes, sha256_file, sha256_own};
+pub use identity::{InputHash, ModelIdentity, Provenance, TOOL_VERSION};
+pub use lock::{FolderLock, LOCK_NAME, lock};
+pub use read::{
+    append_own, is_inside, map_file, map_opened, open_own, open_regular, open_to_append, read_at, read_limited,
+    read_own,
+};
+pub use space::{free_bytes, resident_bytes};
 
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::hint::Hint;
 

@@ -1,10 +1,8 @@
 //! Reads files that strangers may have made: regular files only, up to a limit, never waiting.
 
-use std::fs::File;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Read;
-use std::path::Component;
-use std::path::Path;
+use std::path::{Component, Path};
 
 use memmap2::Mmap;
 

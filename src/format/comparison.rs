@@ -1,11 +1,8 @@
 //! `comparison.json`: two analyses head by head.
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::files::Document;
-use crate::files::ModelIdentity;
-use crate::files::Provenance;
+use crate::files::{Document, ModelIdentity, Provenance};
 use crate::math::Interval;
 
 /// One side of a comparison.

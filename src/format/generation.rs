@@ -1,11 +1,9 @@
 //! A run of `kvscope generate`: the text, and what the cache took.
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::files::Document;
-use crate::files::ModelIdentity;
+use crate::files::{Document, ModelIdentity};
 use crate::merge::Counters;
 
 /// Why generation ended.

@@ -1,13 +1,11 @@
 //! Which folders are all the shards of one run.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::files::FileError;
 use crate::format::dump::DumpError;
-use crate::format::run::Run;
-use crate::format::run::difference;
+use crate::format::run::{Run, difference};
 use crate::hint::Hint;
 
 /// Why shards cannot be joined.

@@ -3,25 +3,13 @@
 use std::path::Path;
 
 use half::f16;
-use safetensors::Dtype;
-use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
-use serde::Deserialize;
-use serde::Serialize;
+use safetensors::{Dtype, SafeTensors};
+use serde::{Deserialize, Serialize};
 
-use crate::files::ModelIdentity;
-use crate::files::TOOL_VERSION;
-use crate::files::is_inside;
-use crate::files::map_opened;
-use crate::files::open_own;
-use crate::files::read_own;
-use crate::files::sha256_bytes;
+use crate::files::{ModelIdentity, TOOL_VERSION, is_inside, map_opened, open_own, read_own, sha256_bytes};
 use crate::format::FormatError;
-use crate::format::dump::DumpError;
-use crate::format::dump::ElementType;
-use crate::format::dump::SampleWriter;
-use crate::format::dump::State;
-use crate::format::dump::TensorSpec;
+use crate::format::dump::{DumpError, ElementType, SampleWriter, State, TensorSpec};
 
 /// Levels are halved until they are no wider.
 const COARSEST: usize = 256;

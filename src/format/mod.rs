@@ -13,8 +13,7 @@ pub mod profile;
 pub mod run;
 pub mod stats;
 
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::files::FileError;
 use crate::hint::Hint;

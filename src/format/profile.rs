@@ -4,14 +4,9 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::files::Document;
-use crate::files::FileError;
-use crate::files::ModelIdentity;
-use crate::files::Provenance;
-use crate::files::read_json;
+use crate::files::{Document, FileError, ModelIdentity, Provenance, read_json};
 use crate::hint::Hint;
 use crate::math::Interval;
 use crate::merge::Refit;

@@ -1,18 +1,12 @@
 //! A run that leaves a folder and may be gone on with, in parts: capture's and evaluation's.
 
 use std::fmt;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::files::Document;
-use crate::files::FileError;
-use crate::files::ModelIdentity;
-use crate::files::Provenance;
-use crate::files::read_own_json;
+use crate::files::{Document, FileError, ModelIdentity, Provenance, read_own_json};
 use crate::hint::Hint;
 
 /// Which of the equal parts of a run's inputs, whatever their number: `2/8` is the second of eight.

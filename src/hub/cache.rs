@@ -2,15 +2,9 @@
 //! `models--ORG--NAME/` with `blobs/ETAG`, `snapshots/COMMIT/FILE` (links to blobs) and `refs/REVISION` (a commit).
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::checkpoint::INDEX;
-use crate::checkpoint::MAX_INDEX_BYTES;
-use crate::checkpoint::ModelFiles;
-use crate::checkpoint::Part;
-use crate::checkpoint::choose;
-use crate::checkpoint::shards;
+use crate::checkpoint::{INDEX, MAX_INDEX_BYTES, ModelFiles, Part, choose, shards};
 use crate::files::read_limited;
 use crate::hub::HubName;
 use crate::hub::name::is_hex;

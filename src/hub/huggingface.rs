@@ -3,37 +3,20 @@
 //! The names of the repository's addresses come from the hf-hub crate, requests and transfers from `transfer`. A file is linked into its
 //! snapshot after its digest was compared with the one the hub states: SHA-256 for large files, git's blob id for others.
 
-use std::io::ErrorKind;
-use std::io::Read;
-use std::path::Path;
-use std::path::PathBuf;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
 
-use hf_hub::Repo;
-use hf_hub::RepoType;
 use hf_hub::api::RepoInfo;
+use hf_hub::{Repo, RepoType};
 use sha1::Digest;
 
-use crate::checkpoint::INDEX;
-use crate::checkpoint::Part;
-use crate::files::FileError;
-use crate::files::InputHash;
-use crate::files::create_dir;
-use crate::files::open_regular;
-use crate::files::sha256_file;
-use crate::files::write_atomic;
-use crate::hub::HubError;
-use crate::hub::HubName;
-use crate::hub::Progress;
-use crate::hub::PullOptions;
-use crate::hub::Pulled;
-use crate::hub::cache::RepoFolder;
-use crate::hub::cache::read_index;
+use crate::checkpoint::{INDEX, Part};
+use crate::files::{FileError, InputHash, create_dir, open_regular, sha256_file, write_atomic};
+use crate::hub::cache::{RepoFolder, read_index};
 use crate::hub::name::is_hex;
-use crate::hub::selection::Selection;
-use crate::hub::selection::select;
-use crate::hub::transfer::Client;
-use crate::hub::transfer::Transfer;
-use crate::hub::transfer::header;
+use crate::hub::selection::{Selection, select};
+use crate::hub::transfer::{Client, Transfer, header};
+use crate::hub::{HubError, HubName, Progress, PullOptions, Pulled};
 
 /// Gets the model, or finds it in the cache. A full commit id that is there needs no network.
 pub(crate) fn pull(name: &HubName, options: &PullOptions, progress: &mut dyn Progress) -> Result<Pulled, HubError> {

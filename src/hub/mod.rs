@@ -19,17 +19,12 @@ mod selection;
 mod transfer;
 
 pub use error::HubError;
-pub use known::KNOWN_MODELS;
-pub use known::KnownModel;
+pub use known::{KNOWN_MODELS, KnownModel};
 pub use name::HubName;
-pub use progress::Progress;
-pub use progress::Silent;
-pub use settings::CacheDirs;
-pub use settings::HubSettings;
-pub use settings::Token;
+pub use progress::{Progress, Silent};
+pub use settings::{CacheDirs, HubSettings, Token};
 
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::files::InputHash;
 

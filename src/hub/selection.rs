@@ -2,15 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::checkpoint::INDEX;
-use crate::checkpoint::ModelFiles;
-use crate::checkpoint::NoModel;
-use crate::checkpoint::SIDE_FILES;
-use crate::checkpoint::choose;
-use crate::checkpoint::whole;
-use crate::hub::HubError;
-use crate::hub::HubName;
+use crate::checkpoint::{INDEX, ModelFiles, NoModel, SIDE_FILES, choose, whole};
 use crate::hub::name::is_safe_path;
+use crate::hub::{HubError, HubName};
 
 /// A model's files.
 #[derive(Debug, PartialEq, Eq)]

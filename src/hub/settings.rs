@@ -1,8 +1,7 @@
 //! Folders, endpoint and token: everything that the environment decides, read once.
 
 use std::ffi::OsString;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::files::read_limited;
 use crate::hub::HubError;

@@ -4,23 +4,15 @@
 //! a whole body to a partial file when a server ignores `Range`, and cannot finish a file whose last byte already came.
 
 use std::fs::File;
-use std::io::Read;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ureq::Body;
-use ureq::http::HeaderMap;
-use ureq::http::Response;
-use ureq::http::Uri;
+use ureq::http::{HeaderMap, Response, Uri};
 
-use crate::files::FileError;
-use crate::files::create_dir;
-use crate::files::lock;
-use crate::files::open_to_append;
-use crate::hub::HubError;
-use crate::hub::Progress;
-use crate::hub::Token;
+use crate::files::{FileError, create_dir, lock, open_to_append};
+use crate::hub::{HubError, Progress, Token};
 
 /// A server that says nothing for this long is given up.
 const SILENCE: Duration = Duration::from_secs(60);

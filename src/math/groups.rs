@@ -1,12 +1,9 @@
 //! Do groups (data sets) of one measurement differ? Rank test, many tests at once, and a covariate beside the groups.
 
-use statrs::distribution::ChiSquared;
-use statrs::distribution::ContinuousCDF;
+use statrs::distribution::{ChiSquared, ContinuousCDF};
 
 use crate::math::concordance::tie_sum;
-use crate::math::group_sizes;
-use crate::math::mean;
-use crate::math::ranks;
+use crate::math::{group_sizes, mean, ranks};
 
 /// Outcome of [`kruskal_wallis`].
 #[derive(Clone, Copy, Debug, PartialEq)]

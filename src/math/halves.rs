@@ -3,8 +3,7 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use crate::math::Instructions;
-use crate::math::by_instructions;
+use crate::math::{Instructions, by_instructions};
 
 /// Magnitude from which on a number rounds to infinity in f16.
 pub const F16_LIMIT: f32 = 65_520.0;
@@ -41,9 +40,7 @@ pub fn narrow_f16(from: &[f32], to: &mut [f16]) {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use bytemuck::cast;
-    use bytemuck::cast_slice;
-    use bytemuck::cast_slice_mut;
+    use bytemuck::{cast, cast_slice, cast_slice_mut};
     use half::f16;
     use half::slice::HalfFloatSliceExt;
 

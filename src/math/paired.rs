@@ -2,19 +2,12 @@
 
 use std::cmp::Ordering;
 
-use rand::RngExt;
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde::Deserialize;
-use serde::Serialize;
-use statrs::distribution::Binomial;
-use statrs::distribution::DiscreteCDF;
+use serde::{Deserialize, Serialize};
+use statrs::distribution::{Binomial, DiscreteCDF};
 
-use crate::math::Interval;
-use crate::math::bootstrap_mean;
-use crate::math::mean;
-use crate::math::quantile_sorted;
-use crate::math::standard_deviation;
+use crate::math::{Interval, bootstrap_mean, mean, quantile_sorted, standard_deviation};
 
 /// Level of the sign test.
 const LEVEL: f64 = 0.05;

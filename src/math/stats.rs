@@ -1,10 +1,8 @@
 //! Order statistics and resampling. Formulas that statrs lacks.
 
-use rand::RngExt;
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A point estimate with the ends of an interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

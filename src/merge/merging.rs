@@ -1,21 +1,10 @@
 //! KVMerger's division of a head: what stays as it is, and which runs of neighbours become one slot.
 
 use crate::math::Rows;
-use crate::merge::HeadPlan;
-use crate::merge::Member;
-use crate::merge::MergeError;
-use crate::merge::MergeRule;
-use crate::merge::MergingSets;
-use crate::merge::Protection;
-use crate::merge::Shares;
-use crate::merge::SlotStates;
-use crate::merge::heavy_within;
-use crate::merge::links;
-use crate::merge::pivot;
-use crate::merge::protect;
-use crate::merge::set_weights;
-use crate::merge::sets_above;
-use crate::merge::sets_for_budget;
+use crate::merge::{
+    HeadPlan, Member, MergeError, MergeRule, MergingSets, Protection, Shares, SlotStates, heavy_within, links, pivot,
+    protect, set_weights, sets_above, sets_for_budget,
+};
 
 /// A head's slots, divided: the protected ones, and the sets of all others.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,8 +91,7 @@ pub fn push_set(plan: &mut HeadPlan, slots: SlotStates<'_>, set: &[u32], p: usiz
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::merge::Kernel;
-    use crate::merge::ValueRule;
+    use crate::merge::{Kernel, ValueRule};
 
     /// Seven keys: 0 and 1 alike, 2 and 3 nearly, the rest apart.
     const KEYS: [f32; 14] = [1.0, 0.0, 2.0, 0.0, 0.0, 1.0, 0.1, 1.0, -1.0, 0.2, 0.3, -1.0, 1.0, 1.0];

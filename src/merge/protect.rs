@@ -1,7 +1,6 @@
 //! Which tokens are never merged (KVMerger section 3: recent and heavy-hitter tokens).
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Shares of the tokens seen that are protected.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,13 +1,7 @@
 //! What a plan does to a head's attention output, on queries that were kept.
 
-use crate::math::Rhs;
-use crate::math::axpy;
-use crate::math::exp_shifted_sum;
-use crate::math::max;
-use crate::math::product;
-use crate::math::scale;
-use crate::merge::HeadPlan;
-use crate::merge::Slot;
+use crate::math::{Rhs, axpy, exp_shifted_sum, max, product, scale};
+use crate::merge::{HeadPlan, Slot};
 
 /// One KV head's states in one sample.
 #[derive(Clone, Copy, Debug)]

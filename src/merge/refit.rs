@@ -1,17 +1,9 @@
 //! Refit: values and masses of stored slots solved for, so that attention over them gives what the full cache gave.
 
 use rayon::prelude::*;
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::math::Rhs;
-use crate::math::axpy;
-use crate::math::exp_shifted_sum;
-use crate::math::max;
-use crate::math::product;
-use crate::math::product_columns;
-use crate::math::scale;
-use crate::math::solve_positive_definite;
+use crate::math::{Rhs, axpy, exp_shifted_sum, max, product, product_columns, scale, solve_positive_definite};
 
 /// Query rows whose attention over a full head is held at a time.
 const BLOCK_ROWS: usize = 64;
@@ -221,8 +213,7 @@ fn lower_gram(x: &[f32], n: usize, k: usize) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use rand::RngExt;
-    use rand::SeedableRng;
+    use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
     use super::*;

@@ -1,11 +1,8 @@
 //! How sets become slots, as one value.
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::merge::Kernel;
-use crate::merge::Sigma;
-use crate::merge::ValueRule;
+use crate::merge::{Kernel, Sigma, ValueRule};
 
 /// How the members of a set become one slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]

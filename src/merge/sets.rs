@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use crate::math::Rows;
-use crate::math::dot;
+use crate::math::{Rows, dot};
 use crate::merge::MergeError;
 
 /// Two unprotected tokens that may be joined, the earlier one first.

@@ -1,11 +1,7 @@
 //! How the members of a merging set are weighed.
 
-use crate::math::Rows;
-use crate::math::squared_distance;
-use crate::merge::Kernel;
-use crate::merge::MergeRule;
-use crate::merge::Sigma;
-use crate::merge::ValueRule;
+use crate::math::{Rows, squared_distance};
+use crate::merge::{Kernel, MergeRule, Sigma, ValueRule};
 
 /// Weights of one set, in the order of its members.
 #[derive(Clone, Debug, PartialEq)]

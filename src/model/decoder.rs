@@ -1,42 +1,23 @@
 //! The decoder: one forward pass for the whole Llama family, driven by [`Config`].
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use crate::checkpoint::CONFIG;
-use crate::checkpoint::ModelFiles;
-use crate::checkpoint::choose;
-use crate::checkpoint::instead_of_weights;
-use crate::checkpoint::model_name;
-use crate::files::FileError;
-use crate::files::ModelIdentity;
-use crate::files::read_limited;
+use crate::checkpoint::{CONFIG, ModelFiles, choose, instead_of_weights, model_name};
+use crate::files::{FileError, ModelIdentity, read_limited};
 use crate::math::first_not_below;
 use crate::model::ModelError;
-use crate::model::attention::Geometry;
-use crate::model::attention::attend;
+use crate::model::attention::{Geometry, attend};
 use crate::model::config::Config;
-use crate::model::device::Compute;
-use crate::model::device::DeviceDecoder;
-use crate::model::device::Ends;
-use crate::model::device::Mirror;
+use crate::model::device::{Compute, DeviceDecoder, Ends, Mirror};
 use crate::model::gguf::Gguf;
 use crate::model::layer::Layer;
-use crate::model::layers::Linear;
-use crate::model::layers::add;
-use crate::model::layers::gate_with;
-use crate::model::layers::rms_norm;
-use crate::model::matrix::Matrix;
-use crate::model::matrix::Scratch;
+use crate::model::layers::{Linear, add, gate_with, rms_norm};
+use crate::model::matrix::{Matrix, Scratch};
 use crate::model::rope::Rope;
-use crate::model::store::ChunkStates;
-use crate::model::store::ForwardError;
-use crate::model::store::KvStore;
-use crate::model::store::LogitRows;
+use crate::model::store::{ChunkStates, ForwardError, KvStore, LogitRows};
 use crate::model::tokenizer::Tokenizer;
-use crate::model::weights::Fingerprint;
-use crate::model::weights::Weights;
+use crate::model::weights::{Fingerprint, Weights};
 
 /// Largest `config.json` that is read.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;

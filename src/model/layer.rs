@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use crate::model::ModelError;
-use crate::model::config::Bias;
-use crate::model::config::Config;
+use crate::model::config::{Bias, Config};
 use crate::model::layers::Linear;
 use crate::model::matrix::Kernel;
 use crate::model::weights::Weights;

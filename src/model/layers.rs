@@ -4,13 +4,8 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::math::axpy;
-use crate::math::dot;
-use crate::math::scale_each;
-use crate::math::silu_product;
-use crate::model::matrix::Matrix;
-use crate::model::matrix::Scratch;
-use crate::model::matrix::multiply;
+use crate::math::{axpy, dot, scale_each, silu_product};
+use crate::model::matrix::{Matrix, Scratch, multiply};
 
 /// y = W x + b.
 #[derive(Debug)]

@@ -19,26 +19,13 @@ mod slots;
 mod store;
 mod weights;
 
-pub use config::ARCHITECTURES;
-pub use config::Architecture;
-pub use config::Bias;
-pub use config::Config;
-pub use config::Windows;
+pub use config::{ARCHITECTURES, Architecture, Bias, Config, Windows};
 pub use decoder::Model;
-pub use device::Compute;
-pub use device::Matmul;
-pub use pass::Decoding;
-pub use pass::Pass;
-pub use rope::Rope;
-pub use rope::RopeScaling;
-pub use slots::AttnMass;
-pub use slots::HeadSlots;
-pub use slots::SlotVectors;
-pub use store::ChunkStates;
-pub use store::ForwardError;
-pub use store::KvStore;
-pub use store::LogitRows;
-pub use store::StoreNeeds;
+pub use device::{Compute, Matmul};
+pub use pass::{Decoding, Pass};
+pub use rope::{Rope, RopeScaling};
+pub use slots::{AttnMass, HeadSlots, SlotVectors};
+pub use store::{ChunkStates, ForwardError, KvStore, LogitRows, StoreNeeds};
 
 use std::path::PathBuf;
 

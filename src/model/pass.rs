@@ -2,9 +2,7 @@
 
 use crate::model::Model;
 use crate::model::device::Mirror;
-use crate::model::store::ForwardError;
-use crate::model::store::KvStore;
-use crate::model::store::LogitRows;
+use crate::model::store::{ForwardError, KvStore, LogitRows};
 
 /// A model, and what its device holds of the store that its passes go through.
 #[derive(Debug)]

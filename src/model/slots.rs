@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use half::bf16;
-use half::f16;
+use half::{bf16, f16};
 
 /// Stored vectors `[n, D]` of one head.
 #[derive(Clone, Copy, Debug)]

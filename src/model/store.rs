@@ -1,8 +1,7 @@
 //! The seam between the forward pass and whoever keeps its keys and values.
 
 use crate::model::ModelError;
-use crate::model::slots::AttnMass;
-use crate::model::slots::HeadSlots;
+use crate::model::slots::{AttnMass, HeadSlots};
 
 /// What the forward pass computed for a chunk of tokens in one layer, before attention.
 #[derive(Clone, Copy, Debug)]

@@ -1,7 +1,6 @@
 //! A line of the policy table.
 
-use crate::policy::Params;
-use crate::policy::PolicyError;
+use crate::policy::{Params, PolicyError};
 
 /// What a policy is to a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

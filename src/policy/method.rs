@@ -1,28 +1,16 @@
 //! A policy made of four parts.
 
-use serde_json::Map;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::merge::HeadPlan;
-use crate::merge::MergeError;
-use crate::merge::Refit;
+use crate::merge::{HeadPlan, MergeError, Refit};
 use crate::policy;
-use crate::policy::Allocation;
-use crate::policy::Claim;
-use crate::policy::Fold;
-use crate::policy::HeadView;
-use crate::policy::Needs;
-use crate::policy::Params;
-use crate::policy::Policy;
-use crate::policy::PolicyEntry;
-use crate::policy::PolicyError;
-use crate::policy::Scope;
-use crate::policy::Score;
-use crate::policy::SlotExtras;
 use crate::policy::allocation::ALLOCATIONS;
 use crate::policy::fold::FOLDS;
 use crate::policy::part::build;
 use crate::policy::score::SCORES;
+use crate::policy::{
+    Allocation, Claim, Fold, HeadView, Needs, Params, Policy, PolicyEntry, PolicyError, Scope, Score, SlotExtras,
+};
 
 /// How the parts that a policy names are called.
 pub(super) const PARTS: [&str; 3] = ["score", "allocation", "fold"];

@@ -16,32 +16,22 @@ pub mod score;
 mod table;
 mod view;
 
-pub use allocation::ALLOCATIONS;
-pub use allocation::Allocation;
-pub use allocation::Claim;
-pub use allocation::Scope;
-pub use entry::PolicyEntry;
-pub use entry::Standing;
-pub use fold::FOLDS;
-pub use fold::Fold;
+pub use allocation::{ALLOCATIONS, Allocation, Claim, Scope};
+pub use entry::{PolicyEntry, Standing};
+pub use fold::{FOLDS, Fold};
 pub use method::parse_refit;
 pub use params::Params;
 pub use part::Part;
 use part::part;
 pub use per_head::PerHead;
-pub use score::SCORES;
-pub use score::Score;
+pub use score::{SCORES, Score};
 pub use table::POLICIES;
-pub use view::HeadView;
-pub use view::Needs;
-pub use view::SlotExtras;
+pub use view::{HeadView, Needs, SlotExtras};
 
 use std::fmt::Debug;
 
 use crate::hint::Hint;
-use crate::merge::HeadPlan;
-use crate::merge::MergeError;
-use crate::merge::Refit;
+use crate::merge::{HeadPlan, MergeError, Refit};
 use method::Method;
 
 /// A way to choose slots. Implementations are immutable after construction.

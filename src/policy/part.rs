@@ -5,8 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::policy::Params;
-use crate::policy::PolicyError;
+use crate::policy::{Params, PolicyError};
 
 /// A line of a table of parts; `T` is the part's trait.
 pub struct Part<T: ?Sized + 'static> {

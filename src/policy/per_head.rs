@@ -1,15 +1,9 @@
 //! What a profile says: a policy of its own for every KV head.
 
 use crate::format::profile::Profile;
-use crate::merge::HeadPlan;
-use crate::merge::MergeError;
-use crate::merge::Refit;
+use crate::merge::{HeadPlan, MergeError, Refit};
 use crate::policy;
-use crate::policy::Claim;
-use crate::policy::HeadView;
-use crate::policy::Needs;
-use crate::policy::Policy;
-use crate::policy::PolicyError;
+use crate::policy::{Claim, HeadView, Needs, Policy, PolicyError};
 
 /// One of several policies for each head.
 #[derive(Debug)]

@@ -1,7 +1,6 @@
 //! The policies by name: each line names its four parts. The fourth, the refit, is typed behind any of them.
 
-use crate::policy::PolicyEntry;
-use crate::policy::Standing;
+use crate::policy::{PolicyEntry, Standing};
 
 /// A method that ranks tokens and drops the rest, with every head's share equal: what most lines change a part of.
 const EVICTION: PolicyEntry = PolicyEntry {

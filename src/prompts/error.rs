@@ -1,8 +1,7 @@
 //! What can go wrong while prompts are read.
 
 use std::fmt;
-use std::fmt::Display;
-use std::fmt::Formatter;
+use std::fmt::{Display, Formatter};
 use std::path::PathBuf;
 
 use crate::files::FileError;

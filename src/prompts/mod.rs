@@ -14,10 +14,8 @@ mod text;
 mod truncate;
 
 pub use demo::demo;
-pub use error::Place;
-pub use error::PromptError;
-pub use source::MAX_LINE_BYTES;
-pub use source::read;
+pub use error::{Place, PromptError};
+pub use source::{MAX_LINE_BYTES, read};
 pub use templates::TemplateUse;
 pub use text::read_text;
 pub use truncate::middle_truncate;

@@ -1,36 +1,15 @@
 //! Files, folders and standard input into prompts.
 
-use std::collections::BTreeMap;
-use std::collections::HashSet;
-use std::io::BufRead;
-use std::io::BufReader;
-use std::io::Read;
-use std::path::Path;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, HashSet};
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
 
-use crate::files::FileError;
-use crate::files::InputHash;
-use crate::files::open_regular;
-use crate::files::sha256_bytes;
-use crate::files::sha256_file;
-use crate::prompts::Prompt;
-use crate::prompts::PromptError;
-use crate::prompts::PromptSet;
-use crate::prompts::ReadOptions;
-use crate::prompts::Source;
+use crate::files::{FileError, InputHash, open_regular, sha256_bytes, sha256_file};
 use crate::prompts::error::Place;
-use crate::prompts::record::RawRecord;
-use crate::prompts::record::Record;
-use crate::prompts::record::explain;
-use crate::prompts::record::field_names;
-use crate::prompts::templates::TEMPLATE_FILES;
-use crate::prompts::templates::TemplateUse;
-use crate::prompts::templates::Templates;
-use crate::prompts::templates::join;
-use crate::prompts::templates::render;
-use crate::prompts::text::decode;
-use crate::prompts::text::decode_line;
-use crate::prompts::text::file_name;
+use crate::prompts::record::{RawRecord, Record, explain, field_names};
+use crate::prompts::templates::{TEMPLATE_FILES, TemplateUse, Templates, join, render};
+use crate::prompts::text::{decode, decode_line, file_name};
+use crate::prompts::{Prompt, PromptError, PromptSet, ReadOptions, Source};
 
 /// Longest line of a JSON lines file, and longest text file, in bytes.
 pub const MAX_LINE_BYTES: u64 = 64 << 20;

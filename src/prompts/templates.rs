@@ -1,16 +1,12 @@
 //! Task templates: how a record's `context` and `input` become one text.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::files::InputHash;
-use crate::files::read_limited;
-use crate::files::sha256_bytes;
+use crate::files::{InputHash, read_limited, sha256_bytes};
 use crate::prompts::PromptError;
 use crate::prompts::record::explain;
-use crate::prompts::text::decode;
-use crate::prompts::text::file_name;
+use crate::prompts::text::{decode, file_name};
 
 /// Names under which template files are found near the data: LongBench's, and one for further datasets.
 pub(crate) const TEMPLATE_FILES: &[&str] = &["dataset2prompt.json", "prompts.json"];

@@ -1,17 +1,10 @@
 //! Reading of the fixtures in `tests/fixtures/prompts/`, and of files that are wrong.
 
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::files::sha256_file;
 use crate::hint::Hint;
-use crate::prompts::Place;
-use crate::prompts::Prompt;
-use crate::prompts::PromptError;
-use crate::prompts::PromptSet;
-use crate::prompts::ReadOptions;
-use crate::prompts::Source;
-use crate::prompts::read;
+use crate::prompts::{Place, Prompt, PromptError, PromptSet, ReadOptions, Source, read};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/prompts").join(name)

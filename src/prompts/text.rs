@@ -3,9 +3,7 @@
 use std::path::Path;
 
 use crate::files::read_limited;
-use crate::prompts::MAX_LINE_BYTES;
-use crate::prompts::PromptError;
-use crate::prompts::Source;
+use crate::prompts::{MAX_LINE_BYTES, PromptError, Source};
 
 /// The byte order mark as editors on Windows put it before a text.
 const MARK: char = '\u{feff}';

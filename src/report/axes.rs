@@ -1,9 +1,7 @@
 //! Axes with ticks that people would choose, and the frame that holds them.
 
-use crate::report::canvas::Area;
-use crate::report::canvas::Canvas;
-use crate::report::text::Type;
-use crate::report::text::text_width;
+use crate::report::canvas::{Area, Canvas};
+use crate::report::text::{Type, text_width};
 use crate::report::theme;
 use crate::report::theme::number;
 

@@ -3,23 +3,13 @@
 
 use std::fmt::Display;
 
-use plotters::backend::DrawingBackend;
-use plotters::backend::SVGBackend;
-use plotters::style::Color;
-use plotters::style::FontStyle;
-use plotters::style::FontTransform;
-use plotters::style::IntoFont;
-use plotters::style::RGBAColor;
-use plotters::style::ShapeStyle;
-use plotters::style::TextStyle;
-use plotters::style::text_anchor::Pos;
-use plotters::style::text_anchor::VPos;
+use plotters::backend::{DrawingBackend, SVGBackend};
+use plotters::style::text_anchor::{Pos, VPos};
+use plotters::style::{Color, FontStyle, FontTransform, IntoFont, RGBAColor, ShapeStyle, TextStyle};
 
 use crate::report::ReportError;
 use crate::report::raster::Raster;
-use crate::report::text::FAMILY;
-use crate::report::text::Type;
-use crate::report::text::clean;
+use crate::report::text::{FAMILY, Type, clean};
 
 /// SVG units per logical unit.
 pub(super) const SCALE: f64 = 4.0;

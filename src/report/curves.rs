@@ -2,18 +2,13 @@
 
 use plotters::style::RGBAColor;
 
-use crate::report::Drawing;
-use crate::report::ReportError;
-use crate::report::axes::Axis;
-use crate::report::axes::Frame;
-use crate::report::axes::extent;
-use crate::report::canvas::Area;
-use crate::report::canvas::Canvas;
-use crate::report::legend::Key;
-use crate::report::legend::Legend;
+use crate::report::axes::{Axis, Frame, extent};
+use crate::report::canvas::{Area, Canvas};
+use crate::report::legend::{Key, Legend};
 use crate::report::text::Type;
 use crate::report::theme;
 use crate::report::theme::Look;
+use crate::report::{Drawing, ReportError};
 
 /// Room for the labels of the y axis.
 const LEFT: f64 = 56.0;

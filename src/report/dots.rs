@@ -1,20 +1,13 @@
 //! The layout of estimates: a row for each thing that is compared, with its means and their intervals over one axis.
 
 use crate::math::Interval;
-use crate::report::Drawing;
-use crate::report::ReportError;
-use crate::report::axes::Axis;
-use crate::report::axes::extent;
-use crate::report::canvas::Area;
-use crate::report::canvas::Canvas;
-use crate::report::legend::Key;
-use crate::report::legend::Legend;
-use crate::report::text::Type;
-use crate::report::text::fit;
-use crate::report::text::text_width;
+use crate::report::axes::{Axis, extent};
+use crate::report::canvas::{Area, Canvas};
+use crate::report::legend::{Key, Legend};
+use crate::report::text::{Type, fit, text_width};
 use crate::report::theme;
-use crate::report::theme::Look;
-use crate::report::theme::number;
+use crate::report::theme::{Look, number};
+use crate::report::{Drawing, ReportError};
 
 /// Height of one estimate, and of a heading.
 const LINE: f64 = 27.0;

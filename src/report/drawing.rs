@@ -4,14 +4,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::report::ReportError;
-use crate::report::canvas::Area;
-use crate::report::canvas::Canvas;
-use crate::report::canvas::SCALE;
-use crate::report::canvas::length;
+use crate::report::canvas::{Area, Canvas, SCALE, length};
 use crate::report::raster::Raster;
-use crate::report::text::Type;
-use crate::report::text::escape;
-use crate::report::text::fit;
+use crate::report::text::{Type, escape, fit};
 use crate::report::theme;
 
 /// Tallest figure, in logical units: what bounds the memory of a rendering.

@@ -2,24 +2,14 @@
 
 use plotters::style::RGBAColor;
 
-use crate::report::Drawing;
-use crate::report::ReportError;
-use crate::report::axes::Axis;
-use crate::report::axes::extent;
-use crate::report::axes::rounded;
-use crate::report::canvas::Area;
-use crate::report::canvas::Canvas;
-use crate::report::legend::Key;
-use crate::report::legend::Legend;
-use crate::report::raster::NO_DATA;
-use crate::report::raster::Raster;
-use crate::report::raster::index_of;
-use crate::report::raster::palette;
-use crate::report::text::Type;
-use crate::report::text::fit;
-use crate::report::text::text_width;
+use crate::report::axes::{Axis, extent, rounded};
+use crate::report::canvas::{Area, Canvas};
+use crate::report::legend::{Key, Legend};
+use crate::report::raster::{NO_DATA, Raster, index_of, palette};
+use crate::report::text::{Type, fit, text_width};
 use crate::report::theme;
 use crate::report::theme::number;
+use crate::report::{Drawing, ReportError};
 
 /// Above this many cells a panel is a raster; below, one rectangle a cell.
 const MAX_RECTANGLES: usize = 1000;

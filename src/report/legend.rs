@@ -2,11 +2,8 @@
 
 use plotters::style::RGBAColor;
 
-use crate::report::canvas::Area;
-use crate::report::canvas::Canvas;
-use crate::report::text::Type;
-use crate::report::text::fit;
-use crate::report::text::text_width;
+use crate::report::canvas::{Area, Canvas};
+use crate::report::text::{Type, fit, text_width};
 use crate::report::theme;
 use crate::report::theme::Look;
 

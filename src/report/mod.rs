@@ -18,21 +18,15 @@ mod text;
 mod theme;
 
 pub use drawing::Drawing;
-pub use figure::Build;
-pub use figure::FIGURES;
-pub use figure::FigureEntry;
+pub use figure::{Build, FIGURES, FigureEntry};
 
 use std::collections::HashSet;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use page::Figures;
 use rayon::prelude::*;
 
-use crate::files::FileError;
-use crate::files::FolderLock;
-use crate::files::create_dir;
-use crate::files::write_atomic;
+use crate::files::{FileError, FolderLock, create_dir, write_atomic};
 use crate::format::FormatError;
 use crate::format::analysis::Analysis;
 use crate::format::evaluation::Evaluation;

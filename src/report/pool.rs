@@ -1,15 +1,10 @@
 //! Numbers of the analysis put together for figures and text. Unknown values stay `None`; nothing becomes 0.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::format::analysis::Analysis;
-use crate::format::analysis::DatasetAnalysis;
-use crate::format::analysis::HeadQueries;
-use crate::format::analysis::StateSimilarity;
+use crate::format::analysis::{Analysis, DatasetAnalysis, HeadQueries, StateSimilarity};
 use crate::format::dump::State;
-use crate::math::Interval;
-use crate::math::quantile_sorted;
+use crate::math::{Interval, quantile_sorted};
 
 /// Layer and KV head.
 pub(super) type Head = (usize, usize);

@@ -1,10 +1,8 @@
 //! Pixels: rasters of 256 colours, one of them set aside for "no data", and pictures from SVG.
 
 use colorous::VIRIDIS;
-use resvg::tiny_skia::Pixmap;
-use resvg::tiny_skia::Transform;
-use resvg::usvg::Options;
-use resvg::usvg::Tree;
+use resvg::tiny_skia::{Pixmap, Transform};
+use resvg::usvg::{Options, Tree};
 
 use crate::report::ReportError;
 use crate::report::text::fonts;

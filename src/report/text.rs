@@ -1,15 +1,12 @@
 //! Lines of text: how they look, how wide they are, and what may stand in them.
 
-use std::sync::Arc;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use plotters::style::RGBAColor;
 use plotters::style::text_anchor::HPos;
 use resvg::usvg::fontdb::Database;
-use skrifa::FontRef;
-use skrifa::MetadataProvider;
-use skrifa::instance::LocationRef;
-use skrifa::instance::Size;
+use skrifa::instance::{LocationRef, Size};
+use skrifa::{FontRef, MetadataProvider};
 
 /// What viewers of an SVG look for: the font that comes with the program, then one of like widths.
 pub(super) const FAMILY: &str = "DejaVu Sans, Verdana, sans-serif";

@@ -3,8 +3,7 @@
 use plotters::style::RGBAColor;
 
 use crate::format::dump::State;
-use crate::report::canvas::Area;
-use crate::report::canvas::Canvas;
+use crate::report::canvas::{Area, Canvas};
 
 /// Width of every figure in logical units.
 pub(super) const WIDTH: f64 = 960.0;

@@ -2,33 +2,17 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
 use crate::math::Rows;
-use crate::merge::Counters;
-use crate::merge::HeadPlan;
-use crate::merge::Refit;
-use crate::model::AttnMass;
-use crate::model::ChunkStates;
-use crate::model::Config;
-use crate::model::HeadSlots;
-use crate::model::KvStore;
-use crate::model::Rope;
-use crate::model::StoreNeeds;
-use crate::policy::Claim;
-use crate::policy::HeadView;
-use crate::policy::Needs;
-use crate::policy::Scope;
-use crate::runtime::Budget;
-use crate::runtime::Compression;
-use crate::runtime::RuntimeError;
+use crate::merge::{Counters, HeadPlan, Refit};
+use crate::model::{AttnMass, ChunkStates, Config, HeadSlots, KvStore, Rope, StoreNeeds};
+use crate::policy::{Claim, HeadView, Needs, Scope};
 use crate::runtime::refit::QuerySample;
-use crate::runtime::slots::CacheType;
-use crate::runtime::slots::Head;
-use crate::runtime::slots::Unstorable;
+use crate::runtime::slots::{CacheType, Head, Unstorable};
+use crate::runtime::{Budget, Compression, RuntimeError};
 
 /// Part of a prompt that is passing.
 #[derive(Clone, Copy, Debug)]

@@ -1,16 +1,10 @@
 //! A compressed cache beside the full one, on the same tokens.
 
 use crate::format::generation::Divergence;
-use crate::math::argmax;
-use crate::math::kl_divergence;
-use crate::math::mean;
-use crate::math::quantile_sorted;
-use crate::model::LogitRows;
-use crate::model::Model;
-use crate::model::Pass;
-use crate::runtime::RaggedCache;
-use crate::runtime::RuntimeError;
+use crate::math::{argmax, kl_divergence, mean, quantile_sorted};
+use crate::model::{LogitRows, Model, Pass};
 use crate::runtime::generate::prefill;
+use crate::runtime::{RaggedCache, RuntimeError};
 
 /// How far a next-token distribution lies from that of the full cache.
 #[derive(Clone, Copy, Debug, PartialEq)]

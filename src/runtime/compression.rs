@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use crate::format::profile::Profile;
 use crate::policy;
-use crate::policy::PerHead;
-use crate::policy::Policy;
-use crate::policy::PolicyError;
+use crate::policy::{PerHead, Policy, PolicyError};
 use crate::runtime::RuntimeError;
 
 /// Slots that a cache may hold.

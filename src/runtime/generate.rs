@@ -1,18 +1,11 @@
 //! Prefill, compress, decode.
 
 use std::ops::ControlFlow;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::format::generation::StopReason;
-use crate::model::Decoding;
-use crate::model::LogitRows;
-use crate::model::Model;
-use crate::model::ModelError;
-use crate::model::Pass;
-use crate::runtime::RaggedCache;
-use crate::runtime::RuntimeError;
-use crate::runtime::Sampling;
+use crate::model::{Decoding, LogitRows, Model, ModelError, Pass};
+use crate::runtime::{RaggedCache, RuntimeError, Sampling};
 
 /// What to generate.
 #[derive(Clone, Debug, Default)]

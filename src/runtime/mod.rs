@@ -16,33 +16,19 @@ mod stop;
 mod threads;
 
 pub use cache::RaggedCache;
-pub use compare::Difference;
-pub use compare::compare;
-pub use compression::Budget;
-pub use compression::Compression;
-pub use generate::GenerateOptions;
-pub use generate::Generation;
-pub use generate::generate;
-pub use generate::prefill;
+pub use compare::{Difference, compare};
+pub use compression::{Budget, Compression};
+pub use generate::{GenerateOptions, Generation, generate, prefill};
 pub use memory::release_freed_memory;
 pub use sampling::Sampling;
-pub use slots::CacheType;
-pub use slots::State;
-pub use speed::BreakEven;
-pub use speed::Speed;
-pub use speed::SpeedOptions;
-pub use speed::SpeedRow;
-pub use speed::SpeedSamples;
-pub use speed::read_bandwidth;
-pub use speed::speed;
+pub use slots::{CacheType, State};
+pub use speed::{BreakEven, Speed, SpeedOptions, SpeedRow, SpeedSamples, read_bandwidth, speed};
 pub use stop::StopStrings;
 pub use threads::start_threads;
 
 use crate::hint::Hint;
-use crate::merge::MergeError;
-use crate::merge::PlanFault;
-use crate::model::ForwardError;
-use crate::model::ModelError;
+use crate::merge::{MergeError, PlanFault};
+use crate::model::{ForwardError, ModelError};
 
 /// What can go wrong while generating.
 #[derive(Debug, thiserror::Error)]

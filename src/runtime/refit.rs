@@ -1,16 +1,11 @@
 //! Queries of a prompt, kept until its slots are chosen, and the stored slots refitted to them.
 
-use rand::RngExt;
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use crate::merge::Refit;
-use crate::merge::RefitHead;
-use crate::merge::Refitted;
-use crate::merge::refit_slots;
-use crate::model::ChunkStates;
-use crate::model::Rope;
+use crate::merge::{Refit, RefitHead, Refitted, refit_slots};
+use crate::model::{ChunkStates, Rope};
 use crate::runtime::RuntimeError;
 use crate::runtime::slots::Head;
 

@@ -1,11 +1,8 @@
 //! How many slots a number of bytes has room for.
 
 use crate::model::Config;
-use crate::runtime::Budget;
-use crate::runtime::CacheType;
-use crate::runtime::Compression;
-use crate::runtime::RuntimeError;
 use crate::runtime::slots::GROWTH_PART;
+use crate::runtime::{Budget, CacheType, Compression, RuntimeError};
 
 /// Part of a budget of bytes that new tokens may fill before a head is compressed again.
 const SLACK_PART: usize = 16;

@@ -1,15 +1,11 @@
 //! How the next token is drawn from the logits.
 
-use candle_core::Device;
-use candle_core::Tensor;
-use candle_transformers::generation::LogitsProcessor;
-use candle_transformers::generation::Sampling as CandleSampling;
+use candle_core::{Device, Tensor};
+use candle_transformers::generation::{LogitsProcessor, Sampling as CandleSampling};
 use candle_transformers::utils::apply_repeat_penalty;
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::math::argmax;
-use crate::math::max;
+use crate::math::{argmax, max};
 use crate::model::ModelError;
 use crate::runtime::RuntimeError;
 

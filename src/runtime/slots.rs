@@ -2,25 +2,15 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::fmt::Display;
-use std::fmt::Formatter;
+use std::fmt::{Display, Formatter};
 
-use half::bf16;
-use half::f16;
 use half::slice::HalfFloatSliceExt;
-use serde::Deserialize;
-use serde::Serialize;
+use half::{bf16, f16};
+use serde::{Deserialize, Serialize};
 
-use crate::math::BF16_LIMIT;
-use crate::math::F16_LIMIT;
-use crate::math::axpy;
-use crate::math::first_not_below;
-use crate::merge::HeadPlan;
-use crate::merge::Member;
-use crate::merge::Refitted;
-use crate::merge::Slot;
-use crate::model::HeadSlots;
-use crate::model::SlotVectors;
+use crate::math::{BF16_LIMIT, F16_LIMIT, axpy, first_not_below};
+use crate::merge::{HeadPlan, Member, Refitted, Slot};
+use crate::model::{HeadSlots, SlotVectors};
 use crate::runtime::RuntimeError;
 
 /// Element type of stored keys and values.

@@ -6,15 +6,9 @@ use std::time::Instant;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::math::dot;
-use crate::math::quantile_sorted;
+use crate::math::{dot, quantile_sorted};
 use crate::model::Model;
-use crate::runtime::CacheType;
-use crate::runtime::Compression;
-use crate::runtime::GenerateOptions;
-use crate::runtime::RaggedCache;
-use crate::runtime::RuntimeError;
-use crate::runtime::generate;
+use crate::runtime::{CacheType, Compression, GenerateOptions, RaggedCache, RuntimeError, generate};
 
 /// What was measured of one cache at one context length, in seconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

@@ -1,7 +1,6 @@
 //! The threads that everything is computed on.
 
-use rayon::ThreadPoolBuildError;
-use rayon::ThreadPoolBuilder;
+use rayon::{ThreadPoolBuildError, ThreadPoolBuilder};
 
 /// Starts the pool, the calling thread being one of its `n` (`None`: one per core); for a program's main thread, once.
 ///

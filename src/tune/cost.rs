@@ -2,8 +2,7 @@
 
 use crate::tune::curves::Curves;
 use crate::tune::measure::Measured;
-use crate::tune::trial::ByTrial;
-use crate::tune::trial::TrialKey;
+use crate::tune::trial::{ByTrial, TrialKey};
 
 /// What a squared change of a head's attention output is divided by, so that heads compare.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,17 +3,12 @@
 use rayon::prelude::*;
 
 use crate::files::ModelIdentity;
-use crate::format::dump::Dump;
-use crate::format::dump::DumpError;
-use crate::format::dump::Sample;
-use crate::format::dump::State;
+use crate::format::dump::{Dump, DumpError, Sample, State};
 use crate::math::Rows;
-use crate::merge::HeadStates;
-use crate::merge::OutputProbe;
+use crate::merge::{HeadStates, OutputProbe};
 use crate::policy::HeadView;
 use crate::tune::TuneError;
-use crate::tune::trial::ByTrial;
-use crate::tune::trial::Trial;
+use crate::tune::trial::{ByTrial, Trial};
 
 /// Share of a sample's tokens that stand for the following text, at most, unless more are asked for.
 const MOST_LATE: f64 = 1.0 / 8.0;

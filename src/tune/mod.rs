@@ -19,13 +19,10 @@ mod unit;
 mod words;
 
 pub use cost::Measure;
-pub use options::DEFAULT_SETTINGS;
-pub use options::TuneOptions;
-pub use options::Tuned;
+pub use options::{DEFAULT_SETTINGS, TuneOptions, Tuned};
 pub use resolve::resolve;
 pub use run::tune;
-pub use search::SEARCHES;
-pub use search::SearchEntry;
+pub use search::{SEARCHES, SearchEntry};
 pub use unit::BudgetUnit;
 
 use crate::format::dump::DumpError;

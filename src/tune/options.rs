@@ -2,10 +2,8 @@
 
 use crate::format::profile::Profile;
 use crate::merge::Refit;
-use crate::tune::Measure;
-use crate::tune::SEARCHES;
-use crate::tune::TuneError;
 use crate::tune::unit::BudgetUnit;
+use crate::tune::{Measure, SEARCHES, TuneError};
 
 /// Policies that heads choose among unless others are named. Of the merges those that bridge, so that protected tokens do
 /// not cut chains: others cannot reach small sizes.

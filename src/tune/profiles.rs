@@ -2,33 +2,16 @@
 
 use serde_json::json;
 
-use crate::files::Document;
-use crate::files::InputHash;
-use crate::files::ModelIdentity;
-use crate::files::Provenance;
-use crate::format::dump::Dump;
-use crate::format::dump::SampleEntry;
-use crate::format::profile::CONTROL;
-use crate::format::profile::CurvePoint;
-use crate::format::profile::HeadProfile;
-use crate::format::profile::Profile;
-use crate::format::profile::Quality;
-use crate::format::profile::TUNED;
-use crate::format::profile::Tried;
-use crate::format::profile::UsedSample;
-use crate::math::Interval;
-use crate::math::bootstrap_mean;
-use crate::tune::TuneOptions;
-use crate::tune::Tuned;
-use crate::tune::cost::Checked;
-use crate::tune::cost::EpsMeans;
-use crate::tune::curves::Choice;
-use crate::tune::curves::Curves;
-use crate::tune::curves::UNITS;
+use crate::files::{Document, InputHash, ModelIdentity, Provenance};
+use crate::format::dump::{Dump, SampleEntry};
+use crate::format::profile::{CONTROL, CurvePoint, HeadProfile, Profile, Quality, TUNED, Tried, UsedSample};
+use crate::math::{Interval, bootstrap_mean};
+use crate::tune::cost::{Checked, EpsMeans};
+use crate::tune::curves::{Choice, Curves, UNITS};
 use crate::tune::solve::Solution;
-use crate::tune::trial::ByTrial;
-use crate::tune::trial::TrialKey;
+use crate::tune::trial::{ByTrial, TrialKey};
 use crate::tune::words;
+use crate::tune::{TuneOptions, Tuned};
 
 /// Resamples of every bootstrap interval.
 const RESAMPLES: usize = 2000;

@@ -2,25 +2,15 @@
 
 use serde_json::json;
 
-use crate::files::InputHash;
-use crate::files::Provenance;
-use crate::format::profile::HeadProfile;
-use crate::format::profile::Profile;
-use crate::format::profile::UsedSample;
-use crate::tune::SEARCHES;
-use crate::tune::SearchEntry;
-use crate::tune::TuneError;
-use crate::tune::TuneOptions;
-use crate::tune::Tuned;
+use crate::files::{InputHash, Provenance};
+use crate::format::profile::{HeadProfile, Profile, UsedSample};
 use crate::tune::curves::Curves;
 use crate::tune::options::check_options;
-use crate::tune::profiles::mean_share;
-use crate::tune::profiles::point;
-use crate::tune::profiles::tried;
+use crate::tune::profiles::{mean_share, point, tried};
 use crate::tune::run::parse_settings;
-use crate::tune::solve::solutions;
-use crate::tune::solve::target;
+use crate::tune::solve::{solutions, target};
 use crate::tune::words;
+use crate::tune::{SEARCHES, SearchEntry, TuneError, TuneOptions, Tuned};
 
 /// Solves the budgets of `options` on a profile's curves, with its settings and its search unless another is named; the
 /// other options are the profile's own.

@@ -3,34 +3,19 @@
 use std::collections::BTreeSet;
 
 use crate::files::ModelIdentity;
-use crate::format::dump::Dump;
-use crate::format::dump::DumpError;
-use crate::format::dump::Sample;
-use crate::format::dump::SampleEntry;
+use crate::format::dump::{Dump, DumpError, Sample, SampleEntry};
 use crate::policy;
-use crate::policy::Policy;
-use crate::policy::Scope;
-use crate::tune::SEARCHES;
-use crate::tune::TuneError;
-use crate::tune::TuneOptions;
-use crate::tune::Tuned;
-use crate::tune::cost::Checked;
-use crate::tune::cost::CostSums;
-use crate::tune::cost::EpsMeans;
-use crate::tune::cost::curves;
+use crate::policy::{Policy, Scope};
+use crate::tune::cost::{Checked, CostSums, EpsMeans, curves};
 use crate::tune::curves::UNITS;
-use crate::tune::measure::measure;
-use crate::tune::measure::prompt_end;
+use crate::tune::measure::{measure, prompt_end};
 use crate::tune::options::check_options;
 use crate::tune::profiles::Evidence;
 use crate::tune::search::SearchEntry;
-use crate::tune::solve::Solution;
-use crate::tune::solve::solutions;
-use crate::tune::solve::target;
+use crate::tune::solve::{Solution, solutions, target};
 use crate::tune::split::split;
-use crate::tune::trial::ByTrial;
-use crate::tune::trial::Trial;
-use crate::tune::trial::TrialKey;
+use crate::tune::trial::{ByTrial, Trial, TrialKey};
+use crate::tune::{SEARCHES, TuneError, TuneOptions, Tuned};
 
 /// Sizes at which heads are measured, beside the budgets.
 const SIZES: [f64; 8] = [0.06, 0.12, 0.18, 0.25, 0.35, 0.5, 0.65, 0.8];

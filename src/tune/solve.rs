@@ -1,11 +1,8 @@
 //! Searches, solved on curves within a target.
 
 use crate::tune::SEARCHES;
-use crate::tune::curves::Choice;
-use crate::tune::curves::Curves;
-use crate::tune::curves::UNITS;
-use crate::tune::search::SearchEntry;
-use crate::tune::search::Target;
+use crate::tune::curves::{Choice, Curves, UNITS};
+use crate::tune::search::{SearchEntry, Target};
 use crate::tune::unit::Weights;
 
 /// A search's solution.

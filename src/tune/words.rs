@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::format::profile::CONTROL;
-use crate::format::profile::Profile;
-use crate::format::profile::Quality;
-use crate::format::profile::TUNED;
+use crate::format::profile::{CONTROL, Profile, Quality, TUNED};
 use crate::math::Interval;
 
 /// The outcome of a measured profile. `gain` is its error less its control's, on held-out samples where there are any.

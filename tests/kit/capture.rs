@@ -1,8 +1,7 @@
 //! Captures.
 
 use kvscope::capture::CaptureOptions;
-use kvscope::format::dump::ElementType;
-use kvscope::format::dump::State;
+use kvscope::format::dump::{ElementType, State};
 use kvscope::model::Model;
 
 /// Everything of a prompt, in f32.

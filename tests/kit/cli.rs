@@ -1,8 +1,7 @@
 //! The program as a user runs it, and how a run must end.
 
 use std::path::Path;
-use std::process::Command;
-use std::process::Output;
+use std::process::{Command, Output};
 
 /// Longest line that an error may have.
 const LONGEST_LINE: usize = 2000;

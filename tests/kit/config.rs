@@ -1,9 +1,6 @@
 //! Configurations that no weights belong to.
 
-use kvscope::model::ARCHITECTURES;
-use kvscope::model::Bias;
-use kvscope::model::Config;
-use kvscope::model::RopeScaling;
+use kvscope::model::{ARCHITECTURES, Bias, Config, RopeScaling};
 
 /// A configuration for stores that are fed by hand.
 pub fn shape(n_layers: usize, n_q_heads: usize, n_kv_heads: usize, head_dim: usize) -> Config {

@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use kvscope::hub::HubSettings;
-use kvscope::hub::resolve;
+use kvscope::hub::{HubSettings, resolve};
 
 /// Its file.
 pub fn demo_model() -> PathBuf {

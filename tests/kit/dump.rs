@@ -2,17 +2,8 @@
 
 use std::path::Path;
 
-use kvscope::files::Document;
-use kvscope::files::ModelIdentity;
-use kvscope::files::Provenance;
-use kvscope::files::write_json;
-use kvscope::format::dump::Dump;
-use kvscope::format::dump::ElementType;
-use kvscope::format::dump::Manifest;
-use kvscope::format::dump::SampleEntry;
-use kvscope::format::dump::SampleWriter;
-use kvscope::format::dump::State;
-use kvscope::format::dump::Tensor;
+use kvscope::files::{Document, ModelIdentity, Provenance, write_json};
+use kvscope::format::dump::{Dump, ElementType, Manifest, SampleEntry, SampleWriter, State, Tensor};
 
 /// A manifest of no samples: all layers and heads, in f32.
 pub fn manifest(model: ModelIdentity, states: &[State]) -> Manifest {

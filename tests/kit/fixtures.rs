@@ -1,7 +1,6 @@
 //! Files that stand in the repository.
 
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A reference model, or a file beside them, by its name.
 pub fn fixture(name: &str) -> PathBuf {

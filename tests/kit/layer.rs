@@ -1,9 +1,6 @@
 //! What a forward pass would hand to a cache, without a model.
 
-use kvscope::model::AttnMass;
-use kvscope::model::ChunkStates;
-use kvscope::model::Config;
-use kvscope::model::KvStore;
+use kvscope::model::{AttnMass, ChunkStates, Config, KvStore};
 use kvscope::runtime::RaggedCache;
 
 use super::noise::noise;

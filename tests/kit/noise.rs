@@ -1,7 +1,6 @@
 //! Numbers that look random and are always the same.
 
-use rand::RngExt;
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// `n` numbers in (-1, 1).

@@ -3,14 +3,9 @@
 use std::path::Path;
 
 use kvscope::files::ModelIdentity;
-use kvscope::format::dump::Dump;
-use kvscope::format::dump::Manifest;
-use kvscope::format::dump::State;
-use kvscope::format::dump::Tensor;
+use kvscope::format::dump::{Dump, Manifest, State, Tensor};
 
-use super::dump::Sample;
-use super::dump::manifest;
-use super::dump::write_dump;
+use super::dump::{Sample, manifest, write_dump};
 use super::identity::identity;
 
 pub const LAYERS: [usize; 2] = [1, 3];

@@ -1,7 +1,6 @@
 //! Property tests.
 
-use proptest::test_runner::Config;
-use proptest::test_runner::FileFailurePersistence;
+use proptest::test_runner::{Config, FileFailurePersistence};
 
 /// Settings of property tests: what once failed is kept beside the test's source and tried first.
 pub fn property_cases(cases: u32) -> Config {

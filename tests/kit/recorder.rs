@@ -2,13 +2,7 @@
 
 use std::convert::Infallible;
 
-use kvscope::model::AttnMass;
-use kvscope::model::ChunkStates;
-use kvscope::model::Config;
-use kvscope::model::HeadSlots;
-use kvscope::model::KvStore;
-use kvscope::model::SlotVectors;
-use kvscope::model::StoreNeeds;
+use kvscope::model::{AttnMass, ChunkStates, Config, HeadSlots, KvStore, SlotVectors, StoreNeeds};
 
 /// One layer as a [`Recorder`] keeps it, by KV head: vectors `[n, D]`, masses `[n]`.
 #[derive(Clone, Default)]

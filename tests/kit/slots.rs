@@ -1,8 +1,6 @@
 //! What a cache stores.
 
-use kvscope::model::Config;
-use kvscope::model::KvStore;
-use kvscope::model::SlotVectors;
+use kvscope::model::{Config, KvStore, SlotVectors};
 use kvscope::runtime::RaggedCache;
 
 /// Everything stored: positions, keys, values, biases and counts of every head.

@@ -1,7 +1,6 @@
 //! The types that a cache keeps numbers in.
 
-use half::bf16;
-use half::f16;
+use half::{bf16, f16};
 use kvscope::runtime::CacheType;
 
 /// All of them.

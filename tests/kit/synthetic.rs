@@ -3,39 +3,17 @@
 use std::path::Path;
 
 use half::f16;
-use kvscope::files::Document;
-use kvscope::files::InputHash;
-use kvscope::files::ModelIdentity;
-use kvscope::files::Provenance;
-use kvscope::format::analysis::Agreement;
-use kvscope::format::analysis::Analysis;
-use kvscope::format::analysis::DatasetAnalysis;
-use kvscope::format::analysis::Evidence;
-use kvscope::format::analysis::HeadPersistence;
-use kvscope::format::analysis::HeadQueries;
-use kvscope::format::analysis::HeadSimilarity;
-use kvscope::format::analysis::HeadSparsity;
-use kvscope::format::analysis::Neighbours;
-use kvscope::format::analysis::Persistence;
-use kvscope::format::analysis::Placed;
-use kvscope::format::analysis::QueryAware;
-use kvscope::format::analysis::RuleError;
-use kvscope::format::analysis::SetOverlap;
-use kvscope::format::analysis::SetPlaces;
-use kvscope::format::analysis::StateSimilarity;
+use kvscope::files::{Document, InputHash, ModelIdentity, Provenance};
+use kvscope::format::analysis::{
+    Agreement, Analysis, DatasetAnalysis, Evidence, HeadPersistence, HeadQueries, HeadSimilarity, HeadSparsity,
+    Neighbours, Persistence, Placed, QueryAware, RuleError, SetOverlap, SetPlaces, StateSimilarity,
+};
 use kvscope::format::dump::State;
-use kvscope::format::generation::Generated;
-use kvscope::format::generation::StopReason;
+use kvscope::format::generation::{Generated, StopReason};
 use kvscope::format::map::MapEntry;
-use kvscope::format::profile::CurvePoint;
-use kvscope::format::profile::HeadProfile;
-use kvscope::format::profile::Profile;
-use kvscope::format::profile::Quality;
-use kvscope::format::profile::Tried;
-use kvscope::format::profile::UsedSample;
+use kvscope::format::profile::{CurvePoint, HeadProfile, Profile, Quality, Tried, UsedSample};
 use kvscope::math::Interval;
-use kvscope::merge::Refit;
-use kvscope::merge::Shares;
+use kvscope::merge::{Refit, Shares};
 use kvscope::report::ReportInput;
 
 use super::identity::identity;

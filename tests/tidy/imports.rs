@@ -1,10 +1,8 @@
 //! What every source file of the crate names of the others, read by a parser.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use syn::visit::Visit;
 

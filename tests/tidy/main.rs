@@ -4,8 +4,7 @@ mod imports;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use imports::Crate;
 

@@ -3,32 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use rand::RngExt;
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rayon::iter::IntoParallelRefIterator;
-use rayon::iter::ParallelIterator;
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use crate::analyze::AnalyzeError;
-use crate::files::Document;
-use crate::files::InputHash;
-use crate::files::Provenance;
-use crate::files::read_json;
-use crate::files::sha256_file;
-use crate::format::analysis::Analysis;
-use crate::format::analysis::FILE;
-use crate::format::comparison::ComparedRun;
-use crate::format::comparison::Comparison;
-use crate::format::comparison::FigureDifference;
-use crate::format::comparison::HeadDifference;
-use crate::format::stats::FigureKey;
-use crate::format::stats::SampleKey;
-use crate::format::stats::Stats;
-use crate::format::stats::read_stats;
-use crate::math::Interval;
-use crate::math::centred_interval;
-use crate::math::mean;
-use crate::math::spearman;
+use crate::files::{Document, InputHash, Provenance, read_json, sha256_file};
+use crate::format::analysis::{Analysis, FILE};
+use crate::format::comparison::{ComparedRun, Comparison, FigureDifference, HeadDifference};
+use crate::format::stats::{FigureKey, SampleKey, Stats, read_stats};
+use crate::math::{Interval, centred_interval, mean, spearman};
 
 /// Draws of every interval.
 const RESAMPLES: usize = 1000;

@@ -6,26 +6,13 @@
 mod resample;
 mod verdict;
 
-use crate::format::analysis::DatasetAnalysis;
-use crate::format::analysis::EpsPersistence;
-use crate::format::analysis::Evidence;
-use crate::format::analysis::HeadPersistence;
-use crate::format::analysis::HeadTest;
-use crate::format::analysis::LengthDependence;
-use crate::format::analysis::Persistence;
-use crate::math::CovariateFit;
-use crate::math::benjamini_hochberg;
-use crate::math::covariate_fit;
-use crate::math::group_means;
-use crate::math::group_sizes;
-use crate::math::intraclass_correlation;
-use crate::math::kendall_w;
-use crate::math::kruskal_wallis;
-use crate::math::lowest_rank_p;
-use crate::math::mean;
-use crate::math::mean_spearman;
-use crate::math::spearman;
-use crate::math::spearman_brown;
+use crate::format::analysis::{
+    DatasetAnalysis, EpsPersistence, Evidence, HeadPersistence, HeadTest, LengthDependence, Persistence,
+};
+use crate::math::{
+    CovariateFit, benjamini_hochberg, covariate_fit, group_means, group_sizes, intraclass_correlation, kendall_w,
+    kruskal_wallis, lowest_rank_p, mean, mean_spearman, spearman, spearman_brown,
+};
 
 /// Permutations of every null distribution; the lowest p value is one over one more.
 pub(crate) const PERMUTATIONS: usize = 999;

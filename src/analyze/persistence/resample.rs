@@ -1,25 +1,15 @@
 //! Intervals by drawing samples anew, and null distributions by permuting.
 
-use rand::RngExt;
-use rand::SeedableRng;
 use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rayon::iter::IntoParallelIterator;
-use rayon::iter::ParallelIterator;
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
-use crate::analyze::persistence::PERMUTATIONS;
-use crate::analyze::persistence::Table;
-use crate::analyze::persistence::agreement;
-use crate::format::analysis::DatasetTest;
-use crate::format::analysis::RankNull;
-use crate::format::analysis::VarianceShares;
-use crate::math::Interval;
-use crate::math::centred_interval;
-use crate::math::covariate_fit;
-use crate::math::group_means;
-use crate::math::group_sizes;
-use crate::math::kendall_w;
-use crate::math::variance_components;
+use crate::analyze::persistence::{PERMUTATIONS, Table, agreement};
+use crate::format::analysis::{DatasetTest, RankNull, VarianceShares};
+use crate::math::{
+    Interval, centred_interval, covariate_fit, group_means, group_sizes, kendall_w, variance_components,
+};
 
 /// Draws of every interval.
 const RESAMPLES: usize = 1000;

@@ -1,9 +1,6 @@
 //! Concordance of an order.
 
-use crate::eval::metric::MetricEntry;
-use crate::eval::metric::SCORE;
-use crate::eval::metric::best;
-use crate::eval::metric::mean_of_rows;
+use crate::eval::metric::{MetricEntry, SCORE, best, mean_of_rows};
 
 pub(super) const ENTRY: MetricEntry = MetricEntry {
     name: "concordance_index",

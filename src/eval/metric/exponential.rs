@@ -1,9 +1,6 @@
 //! Exponential similarity of a percentage.
 
-use crate::eval::metric::MetricEntry;
-use crate::eval::metric::SCORE;
-use crate::eval::metric::best;
-use crate::eval::metric::mean_of_rows;
+use crate::eval::metric::{MetricEntry, SCORE, best, mean_of_rows};
 
 pub(super) const ENTRY: MetricEntry = MetricEntry {
     name: "exponential_similarity",

@@ -2,9 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::eval::metric::MetricEntry;
-use crate::eval::metric::any_answer;
-use crate::eval::metric::mean_of_rows;
+use crate::eval::metric::{MetricEntry, any_answer, mean_of_rows};
 
 pub(super) const ENTRY: MetricEntry = MetricEntry {
     name: "rouge_geometric",

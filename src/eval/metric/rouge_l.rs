@@ -1,13 +1,8 @@
 //! ROUGE-L as LongBench computes it.
 
-use std::collections::HashMap;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use crate::eval::metric::MetricEntry;
-use crate::eval::metric::SCORE;
-use crate::eval::metric::any_answer;
-use crate::eval::metric::best;
-use crate::eval::metric::mean_of_rows;
+use crate::eval::metric::{MetricEntry, SCORE, any_answer, best, mean_of_rows};
 
 pub(super) const ENTRY: MetricEntry = MetricEntry {
     name: "rouge_l",

@@ -1,9 +1,6 @@
 //! Share of the answers that stand in a prediction.
 
-use crate::eval::metric::MetricEntry;
-use crate::eval::metric::SCORE;
-use crate::eval::metric::any_answer;
-use crate::eval::metric::mean_of_rows;
+use crate::eval::metric::{MetricEntry, SCORE, any_answer, mean_of_rows};
 
 pub(super) const ENTRY: MetricEntry = MetricEntry {
     name: "string_match",

@@ -2,12 +2,8 @@
 
 use std::collections::HashSet;
 
-use crate::eval::metric::MetricEntry;
-use crate::eval::metric::SCORE;
-use crate::eval::metric::any_answer;
-use crate::eval::metric::best;
-use crate::eval::metric::mean_of_rows;
 use crate::eval::metric::qa_f1::normalised_words;
+use crate::eval::metric::{MetricEntry, SCORE, any_answer, best, mean_of_rows};
 
 pub(super) const ENTRY: MetricEntry = MetricEntry {
     name: "word_recall",

@@ -1,10 +1,7 @@
 //! Distributions over a given continuation, against the full cache.
 
 use crate::eval::plant::PLANTED;
-use crate::eval::task::Job;
-use crate::eval::task::Take;
-use crate::eval::task::TaskEntry;
-use crate::eval::task::TaskHeadline;
+use crate::eval::task::{Job, Take, TaskEntry, TaskHeadline};
 
 pub(super) const ENTRY: TaskEntry = TaskEntry {
     name: "kl",

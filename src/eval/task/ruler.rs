@@ -1,10 +1,6 @@
 //! RULER's families: needles of several kinds, variable tracking, common and frequent words.
 
-use crate::eval::task::AnswerJob;
-use crate::eval::task::Job;
-use crate::eval::task::SCORE;
-use crate::eval::task::Take;
-use crate::eval::task::TaskEntry;
+use crate::eval::task::{AnswerJob, Job, SCORE, Take, TaskEntry};
 
 pub(super) const ENTRY: TaskEntry = TaskEntry {
     name: "ruler",

@@ -1,11 +1,6 @@
 //! ZeroSCROLLS' ten tasks.
 
-use crate::eval::task::AnswerJob;
-use crate::eval::task::Job;
-use crate::eval::task::Predictions;
-use crate::eval::task::SCORE;
-use crate::eval::task::Take;
-use crate::eval::task::TaskEntry;
+use crate::eval::task::{AnswerJob, Job, Predictions, SCORE, Take, TaskEntry};
 
 pub(super) const ENTRY: TaskEntry = TaskEntry {
     name: "zeroscrolls",

@@ -2,10 +2,7 @@
 
 use std::path::Path;
 
-use crate::files::InputHash;
-use crate::files::is_inside;
-use crate::files::read_json;
-use crate::files::sha256_own;
+use crate::files::{InputHash, is_inside, read_json, sha256_own};
 use crate::format::analysis::Analysis;
 use crate::format::map;
 

@@ -4,23 +4,14 @@ mod check;
 mod persistence;
 
 pub use check::faults;
-pub use persistence::DatasetTest;
-pub use persistence::EpsPersistence;
-pub use persistence::Evidence;
-pub use persistence::HeadPersistence;
-pub use persistence::HeadTest;
-pub use persistence::LengthDependence;
-pub use persistence::Persistence;
-pub use persistence::RankNull;
-pub use persistence::VarianceShares;
+pub use persistence::{
+    DatasetTest, EpsPersistence, Evidence, HeadPersistence, HeadTest, LengthDependence, Persistence, RankNull,
+    VarianceShares,
+};
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::files::Document;
-use crate::files::InputHash;
-use crate::files::ModelIdentity;
-use crate::files::Provenance;
+use crate::files::{Document, InputHash, ModelIdentity, Provenance};
 use crate::format::dump::State;
 use crate::format::map::MapEntry;
 use crate::math::Interval;

@@ -1,7 +1,6 @@
 //! Whether sparsity is a property of the model or of the data, as an analysis tells it.
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::math::Interval;
 

@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use crate::format::dump::Dump;
-use crate::format::dump::DumpError;
-use crate::format::dump::State;
+use crate::format::dump::{Dump, DumpError, State};
 
 /// Faults of the dump in a folder, each in words that name the file; empty when there is none.
 pub fn faults(dir: &Path) -> Vec<String> {

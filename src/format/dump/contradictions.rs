@@ -3,10 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use crate::format::dump::ElementType;
-use crate::format::dump::Manifest;
-use crate::format::dump::State;
-use crate::format::dump::TokenClass;
+use crate::format::dump::{ElementType, Manifest, State, TokenClass};
 use crate::format::run::Run;
 
 /// More heads or dimensions than any model has: what a stranger claims must not make a loop endless.

@@ -3,17 +3,9 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use crate::files::FileError;
-use crate::files::FolderLock;
-use crate::files::LOCK_NAME;
-use crate::files::copy_hashed;
-use crate::files::write_json;
-use crate::format::dump::Dump;
-use crate::format::dump::DumpError;
-use crate::format::dump::Manifest;
-use crate::format::dump::SampleEntry;
-use crate::format::join::JoinError;
-use crate::format::join::whole_run;
+use crate::files::{FileError, FolderLock, LOCK_NAME, copy_hashed, write_json};
+use crate::format::dump::{Dump, DumpError, Manifest, SampleEntry};
+use crate::format::join::{JoinError, whole_run};
 use crate::format::run::Run;
 
 /// Joins all shards of one run, in any order, to a dump in the new folder `out`.

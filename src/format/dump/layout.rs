@@ -1,9 +1,6 @@
 //! The tensors of a sample's file: their names, types and shapes, and their order.
 
-use crate::format::dump::ElementType;
-use crate::format::dump::Manifest;
-use crate::format::dump::State;
-use crate::format::dump::TensorSpec;
+use crate::format::dump::{ElementType, Manifest, State, TensorSpec};
 
 /// A tensor of a sample's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

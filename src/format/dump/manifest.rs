@@ -1,14 +1,10 @@
 //! `manifest.json`: what was captured, from which model and which inputs.
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::files::Document;
-use crate::files::ModelIdentity;
-use crate::files::Provenance;
+use crate::files::{Document, ModelIdentity, Provenance};
 use crate::format::dump::ElementType;
-use crate::format::run::Run;
-use crate::format::run::Shard;
+use crate::format::run::{Run, Shard};
 
 /// A captured quantity. Key states are `[kv_heads, T, D]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

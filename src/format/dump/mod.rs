@@ -13,23 +13,17 @@ mod statistics;
 mod token_class;
 mod writer;
 
-pub use check::faults;
-pub use check::sample_faults;
+pub use check::{faults, sample_faults};
 pub use join::join;
 pub use layout::Tensor;
-pub use manifest::Manifest;
-pub use manifest::SampleEntry;
-pub use manifest::State;
+pub use manifest::{Manifest, SampleEntry, State};
 pub use reader::Dump;
 pub use sample::Sample;
 pub use statistics::Statistics;
 pub use token_class::TokenClass;
-pub use writer::ElementType;
-pub use writer::SampleWriter;
-pub use writer::TensorSpec;
+pub use writer::{ElementType, SampleWriter, TensorSpec};
 
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::files::FileError;
 use crate::hint::Hint;

@@ -1,13 +1,10 @@
 //! Opens a dump: a manifest that does not contradict itself, and sample files one by one.
 
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::files::read_own_json;
-use crate::format::dump::DumpError;
-use crate::format::dump::Manifest;
-use crate::format::dump::Sample;
 use crate::format::dump::contradictions::manifest_faults;
+use crate::format::dump::{DumpError, Manifest, Sample};
 use crate::format::run::Run;
 
 /// An opened dump.

@@ -3,29 +3,15 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use half::bf16;
-use half::f16;
-use safetensors::Dtype;
-use safetensors::SafeTensorError;
+use half::{bf16, f16};
 use safetensors::tensor::Metadata;
+use safetensors::{Dtype, SafeTensorError};
 
-use crate::files::FileError;
-use crate::files::Sha256;
-use crate::files::open_own;
-use crate::files::read_at;
-use crate::format::dump::DumpError;
-use crate::format::dump::ElementType;
-use crate::format::dump::Manifest;
-use crate::format::dump::SampleEntry;
-use crate::format::dump::State;
-use crate::format::dump::Tensor;
-use crate::format::dump::TensorSpec;
-use crate::format::dump::TokenClass;
-use crate::math::first_not_below;
-use crate::math::widen_f16;
+use crate::files::{FileError, Sha256, open_own, read_at};
+use crate::format::dump::{DumpError, ElementType, Manifest, SampleEntry, State, Tensor, TensorSpec, TokenClass};
+use crate::math::{first_not_below, widen_f16};
 
 /// Values that are read and widened at a time: they stay in the nearest caches.
 const VALUES_AT_ONCE: usize = 1 << 14;

@@ -1,8 +1,6 @@
 //! What the numbers of a captured state are like.
 
-use crate::format::dump::DumpError;
-use crate::format::dump::Sample;
-use crate::format::dump::State;
+use crate::format::dump::{DumpError, Sample, State};
 
 /// Range, mean and root mean square of many numbers.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,7 +1,6 @@
 //! What kind of text a token is, so that an analysis needs no tokenizer.
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Kind of a token's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

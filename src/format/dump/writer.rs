@@ -3,21 +3,13 @@
 use std::io::Write;
 use std::path::Path;
 
-use half::bf16;
-use half::f16;
-use serde::Deserialize;
-use serde::Serialize;
-use serde_json::Map;
-use serde_json::Value;
+use half::{bf16, f16};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use crate::files::AtomicFile;
-use crate::files::FileError;
-use crate::files::HashingWriter;
+use crate::files::{AtomicFile, FileError, HashingWriter};
 use crate::format::dump::DumpError;
-use crate::math::BF16_LIMIT;
-use crate::math::F16_LIMIT;
-use crate::math::first_not_below;
-use crate::math::narrow_f16;
+use crate::math::{BF16_LIMIT, F16_LIMIT, first_not_below, narrow_f16};
 
 /// Values that are converted at a time: enough for long writes, little beside a layer.
 const VALUES_AT_ONCE: usize = 1 << 16;

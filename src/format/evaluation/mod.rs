@@ -2,31 +2,22 @@
 
 mod rows;
 
-pub use rows::ROWS_FILE;
-pub use rows::Row;
 pub(crate) use rows::RowFile;
 pub use rows::RowKey;
-pub(crate) use rows::read_rows;
-pub(crate) use rows::write_rows;
+pub use rows::{ROWS_FILE, Row};
+pub(crate) use rows::{read_rows, write_rows};
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::files::Document;
-use crate::files::ModelIdentity;
-use crate::files::Provenance;
-use crate::files::read_own_json;
+use crate::files::{Document, ModelIdentity, Provenance, read_own_json};
 use crate::format::FormatError;
-use crate::format::run::Run;
-use crate::format::run::Shard;
-use crate::math::Interval;
-use crate::math::Paired;
+use crate::format::run::{Run, Shard};
+use crate::math::{Interval, Paired};
 use crate::merge::Counters;
 
 /// Name of the full cache's arm.

@@ -1,20 +1,13 @@
 //! A run's rows: one line each, appended when it is done, never twice.
 
-use std::collections::BTreeMap;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::files::FileError;
-use crate::files::append_own;
-use crate::files::read_own;
-use crate::files::sha256_bytes;
-use crate::files::write_atomic;
+use crate::files::{FileError, append_own, read_own, sha256_bytes, write_atomic};
 use crate::format::FormatError;
 use crate::merge::Counters;
 

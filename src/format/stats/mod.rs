@@ -2,37 +2,22 @@
 
 mod read;
 
-pub(crate) use read::FigureKey;
-pub(crate) use read::SampleKey;
-pub(crate) use read::Stats;
-pub(crate) use read::read_stats;
+pub(crate) use read::{FigureKey, SampleKey, Stats, read_stats};
 
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parquet::basic::Compression;
-use parquet::data_type::ByteArray;
-use parquet::data_type::ByteArrayType;
-use parquet::data_type::DataType;
-use parquet::data_type::DoubleType;
-use parquet::data_type::FloatType;
-use parquet::data_type::Int32Type;
-use parquet::data_type::Int64Type;
+use parquet::data_type::{ByteArray, ByteArrayType, DataType, DoubleType, FloatType, Int32Type, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
-use parquet::file::writer::SerializedFileWriter;
-use parquet::file::writer::SerializedRowGroupWriter;
+use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 
-use crate::files::AtomicFile;
-use crate::files::HashingWriter;
-use crate::files::ModelIdentity;
-use crate::files::TOOL_VERSION;
+use crate::files::{AtomicFile, HashingWriter, ModelIdentity, TOOL_VERSION};
 use crate::format::FormatError;
-use crate::format::dump::SampleEntry;
-use crate::format::dump::State;
+use crate::format::dump::{SampleEntry, State};
 
 /// Name of the table in the analysis' folder.
 pub(crate) const TABLE_FILE: &str = "stats.parquet";

@@ -7,8 +7,7 @@ use std::path::Path;
 use parquet::errors::ParquetError;
 use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::SerializedFileReader;
-use parquet::record::Field;
-use parquet::record::Row;
+use parquet::record::{Field, Row};
 
 use crate::files::FileError;
 use crate::format::FormatError;

@@ -3,10 +3,7 @@
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use crate::math::Instructions;
-use crate::math::axpy;
-use crate::math::by_instructions;
-use crate::math::dot;
+use crate::math::{Instructions, axpy, by_instructions, dot};
 
 /// Numbers that lie side by side in the registers of a sum.
 const WIDTH: usize = 16;

@@ -4,11 +4,7 @@ use std::arch::x86_64::*;
 
 use bytemuck::cast;
 
-use crate::math::band::GROUP;
-use crate::math::band::Piece;
-use crate::math::band::WIDTH;
-use crate::math::band::filled_up;
-use crate::math::band::with_next;
+use crate::math::band::{GROUP, Piece, WIDTH, filled_up, with_next};
 
 /// Σ_i `here[i]` · `before[g][i]`, by lane, for every g.
 #[target_feature(enable = "avx512f")]

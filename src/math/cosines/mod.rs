@@ -4,13 +4,10 @@
 mod x86;
 
 use half::f16;
-use rayon::iter::IndexedParallelIterator;
-use rayon::iter::ParallelIterator;
+use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
-use crate::math::Instructions;
-use crate::math::dot;
-use crate::math::unit_factor;
+use crate::math::{Instructions, dot, unit_factor};
 
 /// Rows and columns of a tile: in f16, with the two sides it is the product of, it stays in a core's own cache.
 pub const TILE: usize = 256;

@@ -4,8 +4,7 @@ use std::arch::x86_64::*;
 
 use bytemuck::cast;
 
-use crate::math::cosines::PANEL;
-use crate::math::cosines::TILE;
+use crate::math::cosines::{PANEL, TILE};
 
 /// 8 x 32: sixteen sums, two registers of columns, and one row's number at a time in all lanes.
 #[target_feature(enable = "avx512f")]

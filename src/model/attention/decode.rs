@@ -4,17 +4,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::math::add_weighted_rows;
-use crate::math::axpy;
-use crate::math::dot_rows;
-use crate::math::exp_shifted_sum;
-use crate::math::max;
-use crate::math::scale;
+use crate::math::{add_weighted_rows, axpy, dot_rows, exp_shifted_sum, max, scale};
 use crate::model::attention::Geometry;
-use crate::model::matrix::bf16_rows;
-use crate::model::matrix::f16_rows;
-use crate::model::slots::HeadSlots;
-use crate::model::slots::SlotVectors;
+use crate::model::matrix::{bf16_rows, f16_rows};
+use crate::model::slots::{HeadSlots, SlotVectors};
 
 /// Slots of one piece.
 const PIECE_SLOTS: usize = 512;

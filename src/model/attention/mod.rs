@@ -13,9 +13,7 @@ use half::slice::HalfFloatSliceExt;
 
 use crate::model::attention::decode::decode;
 use crate::model::attention::prefill::prefill;
-use crate::model::slots::AttnMass;
-use crate::model::slots::HeadSlots;
-use crate::model::slots::SlotVectors;
+use crate::model::slots::{AttnMass, HeadSlots, SlotVectors};
 use crate::model::store::StoreNeeds;
 
 /// Head counts and reach of a layer's attention.
@@ -76,8 +74,7 @@ pub(in crate::model) fn widen(vectors: SlotVectors<'_>) -> Cow<'_, [f32]> {
 #[cfg(test)]
 mod tests {
     use half::f16;
-    use rand::RngExt;
-    use rand::SeedableRng;
+    use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
     use super::*;

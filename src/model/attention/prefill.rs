@@ -4,16 +4,9 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
-use crate::math::Rhs;
-use crate::math::axpy;
-use crate::math::exp_shifted_sum;
-use crate::math::max;
-use crate::math::product;
-use crate::math::scale;
-use crate::model::attention::Geometry;
-use crate::model::attention::widen;
-use crate::model::slots::AttnMass;
-use crate::model::slots::HeadSlots;
+use crate::math::{Rhs, axpy, exp_shifted_sum, max, product, scale};
+use crate::model::attention::{Geometry, widen};
+use crate::model::slots::{AttnMass, HeadSlots};
 use crate::model::store::StoreNeeds;
 
 /// Query tokens of one block. With a group of 3 this makes 192 rows, enough for a full-speed product.

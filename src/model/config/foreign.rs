@@ -6,8 +6,7 @@
 use serde_json::Value;
 
 use crate::model::ModelError;
-use crate::model::config::settings::Settings;
-use crate::model::config::settings::shown;
+use crate::model::config::settings::{Settings, shown};
 use crate::model::gguf;
 use crate::model::gguf::Gguf;
 
@@ -24,10 +23,7 @@ enum Neutral {
     Silu,
 }
 
-use Neutral::Off;
-use Neutral::On;
-use Neutral::One;
-use Neutral::Silu;
+use Neutral::{Off, On, One, Silu};
 
 /// Settings of `config.json`, and of the RoPE settings in it.
 const OF_CONFIG_JSON: &[(&str, Neutral)] = &[

@@ -2,11 +2,8 @@
 
 use crate::checkpoint::brief;
 use crate::model::ModelError;
-use crate::model::config::ARCHITECTURES;
-use crate::model::config::Bias;
-use crate::model::config::Config;
-use crate::model::config::MAX_LAYERS;
 use crate::model::config::foreign::refuse_in_gguf;
+use crate::model::config::{ARCHITECTURES, Bias, Config, MAX_LAYERS};
 use crate::model::gguf::Gguf;
 use crate::model::rope::RopeScaling;
 

@@ -4,15 +4,9 @@ use serde_json::Value;
 
 use crate::checkpoint::brief;
 use crate::model::ModelError;
-use crate::model::config::ARCHITECTURES;
-use crate::model::config::Architecture;
-use crate::model::config::Bias;
-use crate::model::config::Config;
-use crate::model::config::MAX_LAYERS;
-use crate::model::config::Windows;
 use crate::model::config::foreign::refuse_in_json;
-use crate::model::config::settings::Settings;
-use crate::model::config::settings::shown;
+use crate::model::config::settings::{Settings, shown};
+use crate::model::config::{ARCHITECTURES, Architecture, Bias, Config, MAX_LAYERS, Windows};
 use crate::model::rope::RopeScaling;
 
 /// Sliding window of Mistral, Qwen2 and Qwen3 where none is stated.

@@ -11,8 +11,7 @@ use serde_json::Value;
 
 use crate::model::ModelError;
 use crate::model::gguf::Gguf;
-use crate::model::rope::Rope;
-use crate::model::rope::RopeScaling;
+use crate::model::rope::{Rope, RopeScaling};
 
 /// A line of the architecture table: what tells one Llama-family member from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

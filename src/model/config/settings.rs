@@ -1,7 +1,6 @@
 //! Typed reading of `config.json`: a setting of another type is an error that names it, never a default.
 
-use serde_json::Map;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::model::ModelError;
 

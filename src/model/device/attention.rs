@@ -1,12 +1,10 @@
 //! Attention over padded heads, in the tensor library's operations.
 
-use candle_core::DType;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use crate::model::attention::Geometry;
 use crate::model::device::mirror::LayerMirror;
-use crate::model::slots::AttnMass;
-use crate::model::slots::HeadSlots;
+use crate::model::slots::{AttnMass, HeadSlots};
 use crate::model::store::StoreNeeds;
 
 /// Scores held at a time: a block of queries is as large as this allows. 16 M scores are 64 MB.

@@ -1,7 +1,6 @@
 //! Where a model computes, as typed: `cpu`, `cuda`, `cuda:1`, `metal`.
 
-use candle_core::DType;
-use candle_core::Device;
+use candle_core::{DType, Device};
 
 use crate::model::ModelError;
 use crate::model::matrix::Kernel;

@@ -2,9 +2,7 @@
 
 use std::ops::Range;
 
-use candle_core::DType;
-use candle_core::Device;
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 
 use crate::model::attention::widen;
 use crate::model::slots::HeadSlots;

@@ -7,13 +7,9 @@ mod attention;
 mod compute;
 mod mirror;
 
-use candle_core::D;
-use candle_core::DType;
-use candle_core::Device;
-use candle_core::Tensor;
+use candle_core::{D, DType, Device, Tensor};
 
-pub use crate::model::device::compute::Compute;
-pub use crate::model::device::compute::Matmul;
+pub use crate::model::device::compute::{Compute, Matmul};
 pub(crate) use crate::model::device::mirror::Mirror;
 
 use crate::math::first_not_below;
@@ -26,10 +22,7 @@ use crate::model::layer::Layer;
 use crate::model::layers::Linear;
 use crate::model::matrix::Matrix;
 use crate::model::rope::Rope;
-use crate::model::store::ChunkStates;
-use crate::model::store::ForwardError;
-use crate::model::store::KvStore;
-use crate::model::store::LogitRows;
+use crate::model::store::{ChunkStates, ForwardError, KvStore, LogitRows};
 
 /// y = W x + b on the device: the product in the weights' type, the rest in f32.
 #[derive(Debug)]

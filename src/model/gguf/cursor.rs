@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use crate::model::gguf::GgufError;
-use crate::model::gguf::Value;
+use crate::model::gguf::{GgufError, Value};
 
 /// Arrays of arrays deeper than this are refused; no known file nests at all.
 const MAX_DEPTH: u32 = 4;

@@ -18,8 +18,7 @@ pub use tensors::TensorInfo;
 pub use value::Value;
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::checkpoint::instead_of_weights;
 use crate::model::gguf::cursor::Cursor;

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use crate::checkpoint::Part;
-use crate::model::gguf::Gguf;
-use crate::model::gguf::GgufError;
+use crate::model::gguf::{Gguf, GgufError};
 
 /// Adds the other parts to one part of a split model; a whole file is returned as it is.
 pub(super) fn complete(opened: Gguf) -> Result<Gguf, GgufError> {

@@ -4,17 +4,12 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::Device;
-use candle_core::Tensor;
-use candle_core::quantized::GgmlDType;
-use candle_core::quantized::QStorage;
-use candle_core::quantized::QTensor;
-use half::bf16;
-use half::f16;
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use candle_core::{Device, Tensor};
+use half::{bf16, f16};
 
-use crate::model::gguf::Gguf;
-use crate::model::gguf::GgufError;
 use crate::model::gguf::cursor::Cursor;
+use crate::model::gguf::{Gguf, GgufError};
 
 /// Most dimensions a tensor of the format may have.
 const MAX_DIMS: u32 = 4;

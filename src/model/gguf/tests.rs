@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use candle_core::quantized::GgmlDType;
-use candle_core::quantized::QTensor;
+use candle_core::quantized::{GgmlDType, QTensor};
 use proptest::prelude::*;
 
 use super::*;

@@ -1,7 +1,6 @@
 //! Metadata values of a GGUF file and typed access to them.
 
-use crate::model::gguf::Gguf;
-use crate::model::gguf::GgufError;
+use crate::model::gguf::{Gguf, GgufError};
 
 /// A metadata value. Integers are widened to 64 bits and f32 to f64, which loses nothing.
 #[derive(Clone, Debug, PartialEq)]

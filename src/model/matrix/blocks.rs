@@ -2,8 +2,7 @@
 //!
 //! Every function is small enough to be inlined into the loops of [`super::format`], which turn it into vector code.
 
-use crate::math::bf16_to_f32;
-use crate::math::f16_to_f32;
+use crate::math::{bf16_to_f32, f16_to_f32};
 
 /// Values of one block.
 pub(super) const LEN: usize = 32;

@@ -3,9 +3,7 @@
 use candle_core::quantized::GgmlDType;
 use multiversion::multiversion;
 
-use crate::model::matrix::blocks;
-use crate::model::matrix::superblocks;
-use crate::model::matrix::x86;
+use crate::model::matrix::{blocks, superblocks, x86};
 
 /// Values that are turned into f32 at a time in a product without a kernel of its own: 1 kB, which stays in L1.
 const TILE: usize = 256;

@@ -1,13 +1,10 @@
 //! Products with rows in half precision as they are stored: keys and values of a cache.
 
-use half::bf16;
-use half::f16;
+use half::{bf16, f16};
 use multiversion::multiversion;
 
-use crate::math::bf16_to_f32;
-use crate::math::f16_to_f32;
-use crate::model::matrix::format::BF16;
-use crate::model::matrix::format::F16;
+use crate::math::{bf16_to_f32, f16_to_f32};
+use crate::model::matrix::format::{BF16, F16};
 use crate::model::matrix::x86;
 
 macro_rules! half_rows {

@@ -15,19 +15,14 @@ mod x86;
 mod tests;
 
 pub(in crate::model) use fixed::Kernel;
-pub(crate) use halves::bf16_rows;
-pub(crate) use halves::f16_rows;
+pub(crate) use halves::{bf16_rows, f16_rows};
 
 use candle_core::quantized::GgmlDType;
 use rayon::prelude::*;
 
-use crate::math::Rhs;
-use crate::math::first_not_below;
-use crate::math::product_columns;
-use crate::model::matrix::fixed::Activations;
-use crate::model::matrix::fixed::Packed;
-use crate::model::matrix::format::Format;
-use crate::model::matrix::format::format_of;
+use crate::math::{Rhs, first_not_below, product_columns};
+use crate::model::matrix::fixed::{Activations, Packed};
+use crate::model::matrix::format::{Format, format_of};
 
 /// Rows of activations up to which the matrix is read once for each; beyond it is unpacked once for all.
 const FEW_ROWS: usize = 4;

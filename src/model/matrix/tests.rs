@@ -1,10 +1,8 @@
 //! Unpacked weights beside the tensor library's, products beside f64 loops.
 
-use candle_core::Device;
-use candle_core::Tensor;
 use candle_core::quantized::QTensor;
-use rand::RngExt;
-use rand::SeedableRng;
+use candle_core::{Device, Tensor};
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;

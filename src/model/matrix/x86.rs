@@ -132,9 +132,7 @@ mod avx512 {
 
     use bytemuck::cast;
 
-    use super::LEN;
-    use super::ROWS;
-    use super::split;
+    use super::{LEN, ROWS, split};
     use crate::math::fold;
 
     macro_rules! rows_of {
@@ -248,9 +246,7 @@ mod avx2 {
 
     use bytemuck::cast;
 
-    use super::LEN;
-    use super::ROWS;
-    use super::split;
+    use super::{LEN, ROWS, split};
     use crate::math::fold;
 
     macro_rules! rows_of {

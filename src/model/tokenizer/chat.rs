@@ -6,17 +6,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use minijinja::Environment;
-use minijinja::Error;
-use minijinja::ErrorKind;
-use minijinja::Value;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
+use minijinja::{Environment, Error, ErrorKind, Value};
 
 use crate::model::tokenizer::TokenizerError;
 use crate::model::tokenizer::clock::strftime_now;
-use crate::model::tokenizer::guard::Limits;
-use crate::model::tokenizer::guard::bounded;
+use crate::model::tokenizer::guard::{Limits, bounded};
 use crate::model::tokenizer::namespaces::used_as_value;
 
 /// Steps a template may take before the length of the messages is added; 64 bytes of memory count as a step too.

@@ -1,7 +1,6 @@
 //! The date that chat templates see. It never changes: a prompt must not depend on the day it is made.
 
-use minijinja::Error;
-use minijinja::ErrorKind;
+use minijinja::{Error, ErrorKind};
 
 /// `strftime_now` of chat templates: 26 July 2024, midnight, the date that Llama's own templates fall back to.
 pub(super) fn strftime_now(format: &str) -> Result<String, Error> {

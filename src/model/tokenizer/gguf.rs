@@ -1,31 +1,18 @@
 //! Tokenizers from the metadata of GGUF files: `gpt2` (byte-level BPE) and `llama` (SentencePiece BPE).
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use tokenizers::AddedToken;
 use tokenizers::decoders::byte_level::ByteLevel;
-use tokenizers::models::bpe::BPE;
-use tokenizers::models::bpe::Vocab;
+use tokenizers::models::bpe::{BPE, Vocab};
 
 use crate::files::Sha256;
 use crate::model::gguf::Gguf;
-use crate::model::tokenizer::ChatTemplate;
-use crate::model::tokenizer::Engine;
-use crate::model::tokenizer::Frame;
-use crate::model::tokenizer::Parts;
-use crate::model::tokenizer::Tokenizer;
-use crate::model::tokenizer::TokenizerError;
 use crate::model::tokenizer::chat::Templates;
-use crate::model::tokenizer::normalizer::CharsMap;
-use crate::model::tokenizer::normalizer::Normalizer;
+use crate::model::tokenizer::normalizer::{CharsMap, Normalizer};
 use crate::model::tokenizer::pretokenizer;
-use crate::model::tokenizer::sentencepiece::Kind;
-use crate::model::tokenizer::sentencepiece::Piece;
-use crate::model::tokenizer::sentencepiece::Prefix;
-use crate::model::tokenizer::sentencepiece::SentencePiece;
-use crate::model::tokenizer::sentencepiece::byte_of;
+use crate::model::tokenizer::sentencepiece::{Kind, Piece, Prefix, SentencePiece, byte_of};
+use crate::model::tokenizer::{ChatTemplate, Engine, Frame, Parts, Tokenizer, TokenizerError};
 
 /// Tokens that end a text or a turn whatever their type and the metadata say, as llama.cpp takes them.
 const ENDS: &[&str] = &[

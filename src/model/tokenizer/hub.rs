@@ -3,28 +3,13 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use crate::files::FileError;
-use crate::files::Sha256;
-use crate::model::tokenizer::ChatTemplate;
-use crate::model::tokenizer::Engine;
-use crate::model::tokenizer::Frame;
-use crate::model::tokenizer::Parts;
-use crate::model::tokenizer::Tokenizer;
-use crate::model::tokenizer::TokenizerError;
+use crate::files::{FileError, Sha256};
 use crate::model::tokenizer::library::Library;
-use crate::model::tokenizer::normalizer::CharsMap;
-use crate::model::tokenizer::normalizer::Normalizer;
+use crate::model::tokenizer::normalizer::{CharsMap, Normalizer};
 use crate::model::tokenizer::protobuf;
-use crate::model::tokenizer::sentencepiece::Kind;
-use crate::model::tokenizer::sentencepiece::Piece;
-use crate::model::tokenizer::sentencepiece::Prefix;
-use crate::model::tokenizer::sentencepiece::SentencePiece;
-use crate::model::tokenizer::sentencepiece::Strips;
-use crate::model::tokenizer::settings::Added;
-use crate::model::tokenizer::settings::Own;
-use crate::model::tokenizer::settings::Settings;
-use crate::model::tokenizer::settings::Tokens;
-use crate::model::tokenizer::settings::read;
+use crate::model::tokenizer::sentencepiece::{Kind, Piece, Prefix, SentencePiece, Strips};
+use crate::model::tokenizer::settings::{Added, Own, Settings, Tokens, read};
+use crate::model::tokenizer::{ChatTemplate, Engine, Frame, Parts, Tokenizer, TokenizerError};
 
 /// Largest vocabulary file that is read, in bytes; the largest known ones have 40 MB.
 const MAX_VOCABULARY_BYTES: u64 = 256 << 20;

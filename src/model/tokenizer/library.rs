@@ -12,8 +12,7 @@ use crate::files::Sha256;
 use crate::model::tokenizer::TokenizerError;
 use crate::model::tokenizer::guard::caught;
 use crate::model::tokenizer::normalizer::CharsMap;
-use crate::model::tokenizer::settings::Added;
-use crate::model::tokenizer::settings::Own;
+use crate::model::tokenizer::settings::{Added, Own};
 
 /// How many times longer its rewriting may make a text. The compatibility forms of Unicode make it 18 times longer.
 const MAX_GROWTH: u64 = 64;

@@ -21,8 +21,7 @@ mod sentencepiece;
 mod settings;
 mod stream;
 
-pub use chat::ChatTemplate;
-pub use chat::Message;
+pub use chat::{ChatTemplate, Message};
 pub use error::TokenizerError;
 pub use guard::Stopped;
 pub use stream::TextStream;
@@ -34,8 +33,7 @@ use tokenizers::DecoderWrapper;
 use crate::files::Sha256;
 use crate::model::gguf::Gguf;
 use crate::model::tokenizer::normalizer::Lead;
-use crate::model::tokenizer::sentencepiece::Kind;
-use crate::model::tokenizer::sentencepiece::SentencePiece;
+use crate::model::tokenizer::sentencepiece::{Kind, SentencePiece};
 
 /// Whether the tokens that begin and end a text are added as the model expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

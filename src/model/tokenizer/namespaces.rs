@@ -18,8 +18,7 @@ enum Token<'a> {
 pub(super) fn used_as_value(source: &str) -> Option<&str> {
     let tags = tags(source);
     let defined = |tag: &[Token<'_>], at: usize| {
-        use Token::Name;
-        use Token::Sign;
+        use Token::{Name, Sign};
         at >= 3
             && tag[at - 3] == Name("set")
             && tag[at - 1] == Sign('=')

@@ -3,12 +3,10 @@
 //! The expressions are those of the models' own tokenizer files; the names are those llama.cpp writes. Each expression
 //! cuts the pieces that the one before it left, and what it does not match stays a piece of its own.
 
-use tokenizers::PreTokenizerWrapper;
-use tokenizers::SplitDelimiterBehavior;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::pre_tokenizers::split::Split;
-use tokenizers::pre_tokenizers::split::SplitPattern;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{PreTokenizerWrapper, SplitDelimiterBehavior};
 
 use crate::model::tokenizer::TokenizerError;
 
@@ -138,10 +136,7 @@ impl Rules {
 
 #[cfg(test)]
 mod tests {
-    use tokenizers::OffsetReferential;
-    use tokenizers::OffsetType;
-    use tokenizers::PreTokenizedString;
-    use tokenizers::PreTokenizer;
+    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
 
     use super::*;
 

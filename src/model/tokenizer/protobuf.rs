@@ -3,8 +3,7 @@
 //! Field numbers as in `sentencepiece_model.proto` of the SentencePiece project.
 
 use crate::model::tokenizer::TokenizerError;
-use crate::model::tokenizer::sentencepiece::Kind;
-use crate::model::tokenizer::sentencepiece::Piece;
+use crate::model::tokenizer::sentencepiece::{Kind, Piece};
 
 /// What a `tokenizer.model` says.
 #[derive(Debug)]

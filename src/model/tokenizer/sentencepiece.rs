@@ -2,19 +2,12 @@
 //! is spelled in bytes. Source: Kudo and Richardson 2018, arXiv 1808.06226, and the behaviour of the library itself.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-use std::collections::BinaryHeap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 
 use crate::files::Sha256;
-use crate::model::tokenizer::SkipSpecial;
-use crate::model::tokenizer::TokenizerError;
-use crate::model::tokenizer::matcher::Matcher;
-use crate::model::tokenizer::matcher::Part;
-use crate::model::tokenizer::normalizer::Lead;
-use crate::model::tokenizer::normalizer::Normalizer;
-use crate::model::tokenizer::normalizer::SPACE;
+use crate::model::tokenizer::matcher::{Matcher, Part};
+use crate::model::tokenizer::normalizer::{Lead, Normalizer, SPACE};
+use crate::model::tokenizer::{SkipSpecial, TokenizerError};
 
 /// What a piece is for. Numbers as in SentencePiece and GGUF files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

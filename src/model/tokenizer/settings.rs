@@ -5,17 +5,13 @@
 //! tokenizer_config.json decides where there is one; else special_tokens_map.json, added_tokens.json and the vocabulary's own
 //! list do, in this order. Tokens with a name (`eos_token`, `image_token`) or in the list of extra special tokens are special.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde_json::Map;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::files::FileError;
-use crate::files::read_limited;
+use crate::files::{FileError, read_limited};
 use crate::model::tokenizer::TokenizerError;
 use crate::model::tokenizer::chat::Templates;
 

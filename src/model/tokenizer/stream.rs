@@ -1,8 +1,6 @@
 //! Text of a growing list of tokens, given out as soon as it is final.
 
-use crate::model::tokenizer::SkipSpecial;
-use crate::model::tokenizer::Tokenizer;
-use crate::model::tokenizer::TokenizerError;
+use crate::model::tokenizer::{SkipSpecial, Tokenizer, TokenizerError};
 
 /// Tokens after which text is given out even if it does not end a character: no character is spelled in so many.
 const MAX_PENDING: usize = 256;

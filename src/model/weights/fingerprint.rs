@@ -4,8 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::files::Sha256;
-use crate::files::sha256_bytes;
+use crate::files::{Sha256, sha256_bytes};
 use crate::model::ModelError;
 use crate::model::weights::source::Unmapped;
 

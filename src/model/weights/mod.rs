@@ -10,35 +10,24 @@ mod source;
 pub(in crate::model) use fingerprint::Fingerprint;
 pub(in crate::model) use source::Backing;
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::quantized::GgmlDType;
-use safetensors::Dtype;
-use safetensors::SafeTensors;
+use safetensors::{Dtype, SafeTensors};
 
-use crate::checkpoint::INDEX;
-use crate::checkpoint::MAX_INDEX_BYTES;
-use crate::checkpoint::brief;
-use crate::checkpoint::instead_of_weights;
-use crate::checkpoint::shards;
+use crate::checkpoint::{INDEX, MAX_INDEX_BYTES, brief, instead_of_weights, shards};
 use crate::files::read_limited;
 use crate::math::first_not_below;
 use crate::model::ModelError;
-use crate::model::config::Bias;
-use crate::model::config::Config;
+use crate::model::config::{Bias, Config};
 use crate::model::gguf::Gguf;
-use crate::model::matrix::Kernel;
-use crate::model::matrix::Matrix;
+use crate::model::matrix::{Kernel, Matrix};
 use crate::model::rope::RopeScaling;
 use crate::model::weights::fingerprint::Entry;
-use crate::model::weights::names::Naming;
-use crate::model::weights::names::foreign;
-use crate::model::weights::names::is_without_effect;
+use crate::model::weights::names::{Naming, foreign, is_without_effect};
 
 /// An opened checkpoint.
 #[derive(Debug)]

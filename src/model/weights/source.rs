@@ -2,16 +2,12 @@
 
 use std::fs::File;
 use std::ops::Deref;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use memmap2::Mmap;
 
-use crate::files::FileError;
-use crate::files::map_opened;
-use crate::files::open_regular;
-use crate::files::read_at;
+use crate::files::{FileError, map_opened, open_regular, read_at};
 use crate::model::ModelError;
 
 /// The bytes of one file.

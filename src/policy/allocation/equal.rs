@@ -1,9 +1,7 @@
 //! Every head has what the budget gives it.
 
 use crate::policy::Part;
-use crate::policy::allocation::Allocation;
-use crate::policy::allocation::Claim;
-use crate::policy::allocation::Scope;
+use crate::policy::allocation::{Allocation, Claim, Scope};
 
 pub(super) const PART: Part<dyn Allocation> = Part {
     name: "equal",

@@ -1,13 +1,9 @@
 //! The heads of a layer compete, and each is safe to keep a share of its own.
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::policy::Part;
-use crate::policy::allocation::Allocation;
-use crate::policy::allocation::Claim;
-use crate::policy::allocation::Scope;
-use crate::policy::allocation::pooled;
+use crate::policy::allocation::{Allocation, Claim, Scope, pooled};
 use crate::policy::part;
 
 pub(super) const PART: Part<dyn Allocation> = Part {

@@ -1,9 +1,8 @@
 //! Slots go to the tokens that are worth most, whatever head they are in.
 
 use crate::merge::heaviest;
-use crate::policy::Params;
-use crate::policy::PolicyError;
 use crate::policy::allocation::Claim;
+use crate::policy::{Params, PolicyError};
 
 /// Refuses a safeguard that is no share.
 pub(super) fn check(safeguard: f64, params: &Params) -> Result<(), PolicyError> {

@@ -1,12 +1,9 @@
 //! Much for the first layers, little for the last ones.
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::policy::Part;
-use crate::policy::allocation::Allocation;
-use crate::policy::allocation::Claim;
-use crate::policy::allocation::Scope;
+use crate::policy::allocation::{Allocation, Claim, Scope};
 use crate::policy::part;
 
 pub(super) const PART: Part<dyn Allocation> = Part {

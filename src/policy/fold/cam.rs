@@ -1,24 +1,15 @@
 //! CaM: what is evicted adds its value to the next tokens kept, at random in proportion to its attention.
 
-use std::collections::BTreeSet;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 
-use rand::RngExt;
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::merge::Flow;
-use crate::merge::HeadPlan;
-use crate::merge::MergeError;
-use crate::merge::heaviest;
-use crate::policy::HeadView;
-use crate::policy::Needs;
-use crate::policy::Part;
-use crate::policy::SlotExtras;
+use crate::merge::{Flow, HeadPlan, MergeError, heaviest};
 use crate::policy::fold::Fold;
 use crate::policy::fold::drop::Kept;
+use crate::policy::{HeadView, Needs, Part, SlotExtras};
 
 pub(super) const PART: Part<dyn Fold> = Part {
     name: "cam",

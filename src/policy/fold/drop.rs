@@ -1,17 +1,11 @@
 //! What is worth least is dropped.
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::merge::HeadPlan;
-use crate::merge::MergeError;
-use crate::merge::protect;
-use crate::policy::HeadView;
-use crate::policy::Params;
-use crate::policy::Part;
-use crate::policy::PolicyError;
+use crate::merge::{HeadPlan, MergeError, protect};
 use crate::policy::fold::Fold;
 use crate::policy::part;
+use crate::policy::{HeadView, Params, Part, PolicyError};
 
 pub(super) const PART: Part<dyn Fold> = Part {
     name: "drop",

@@ -1,10 +1,8 @@
 //! Everything stays: the reference that all others are measured against.
 
-use crate::merge::HeadPlan;
-use crate::merge::MergeError;
-use crate::policy::HeadView;
-use crate::policy::Part;
+use crate::merge::{HeadPlan, MergeError};
 use crate::policy::fold::Fold;
+use crate::policy::{HeadView, Part};
 
 pub(super) const PART: Part<dyn Fold> = Part {
     name: "keep",

@@ -9,12 +9,8 @@ mod sets;
 
 use std::fmt::Debug;
 
-use crate::merge::HeadPlan;
-use crate::merge::MergeError;
-use crate::policy::HeadView;
-use crate::policy::Needs;
-use crate::policy::Part;
-use crate::policy::SlotExtras;
+use crate::merge::{HeadPlan, MergeError};
+use crate::policy::{HeadView, Needs, Part, SlotExtras};
 
 /// Plans a head once its tokens have a worth and its size is known.
 pub trait Fold: Debug + Send + Sync {

@@ -1,25 +1,12 @@
 //! What does not stay is folded into the kept token whose key points most nearly the same way.
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::math::Rhs;
-use crate::math::Rows;
-use crate::math::dot;
-use crate::math::product;
-use crate::math::unit_factor;
-use crate::merge::HeadPlan;
-use crate::merge::Kernel;
-use crate::merge::MergeError;
-use crate::merge::MergeRule;
-use crate::merge::ValueRule;
-use crate::merge::push_set;
-use crate::policy::HeadView;
-use crate::policy::Needs;
-use crate::policy::Part;
-use crate::policy::SlotExtras;
+use crate::math::{Rhs, Rows, dot, product, unit_factor};
+use crate::merge::{HeadPlan, Kernel, MergeError, MergeRule, ValueRule, push_set};
 use crate::policy::fold::Fold;
 use crate::policy::fold::drop::Kept;
+use crate::policy::{HeadView, Needs, Part, SlotExtras};
 
 pub(super) const PART: Part<dyn Fold> = Part {
     name: "nearest",

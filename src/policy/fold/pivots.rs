@@ -2,14 +2,10 @@
 //!
 //! The control that tells what merging adds to the selection it comes with.
 
-use crate::merge::HeadPlan;
-use crate::merge::MergeError;
-use crate::merge::MergeRule;
-use crate::policy::HeadView;
-use crate::policy::Needs;
-use crate::policy::Part;
+use crate::merge::{HeadPlan, MergeError, MergeRule};
 use crate::policy::fold::Fold;
 use crate::policy::fold::sets::Division;
+use crate::policy::{HeadView, Needs, Part};
 
 pub(super) const PART: Part<dyn Fold> = Part {
     name: "pivots",

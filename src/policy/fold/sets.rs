@@ -1,21 +1,10 @@
 //! KVMerger: protected tokens stay, runs of similar neighbours become one slot each.
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::merge::HeadPlan;
-use crate::merge::MergeError;
-use crate::merge::MergeRule;
-use crate::merge::Merging;
-use crate::merge::Protection;
-use crate::merge::ValueRule;
-use crate::policy::HeadView;
-use crate::policy::Needs;
-use crate::policy::Params;
-use crate::policy::Part;
-use crate::policy::PolicyError;
-use crate::policy::SlotExtras;
+use crate::merge::{HeadPlan, MergeError, MergeRule, Merging, Protection, ValueRule};
 use crate::policy::fold::Fold;
+use crate::policy::{HeadView, Needs, Params, Part, PolicyError, SlotExtras};
 
 pub(super) const PART: Part<dyn Fold> = Part {
     name: "sets",

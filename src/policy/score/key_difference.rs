@@ -1,16 +1,10 @@
 //! How unlike a token's key is to the mean direction of all keys.
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::math::axpy;
-use crate::math::cosine;
-use crate::math::dot;
-use crate::math::unit_factor;
-use crate::policy::HeadView;
-use crate::policy::Part;
-use crate::policy::part;
+use crate::math::{axpy, cosine, dot, unit_factor};
 use crate::policy::score::Score;
+use crate::policy::{HeadView, Part, part};
 
 pub(super) const PART: Part<dyn Score> = Part {
     name: "key-difference",

@@ -8,9 +8,7 @@ mod window;
 
 use std::fmt::Debug;
 
-use crate::policy::HeadView;
-use crate::policy::Needs;
-use crate::policy::Part;
+use crate::policy::{HeadView, Needs, Part};
 
 /// Says what every slot of a head is worth.
 pub trait Score: Debug + Send + Sync {

@@ -3,14 +3,11 @@
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::merge::Shares;
-use crate::policy::HeadView;
-use crate::policy::Part;
-use crate::policy::part;
 use crate::policy::score::Score;
+use crate::policy::{HeadView, Part, part};
 
 pub(super) const PART: Part<dyn Score> = Part {
     name: "random",

@@ -1,12 +1,9 @@
 //! The newer the better, after the first few tokens, which act as attention sinks.
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::policy::HeadView;
-use crate::policy::Part;
-use crate::policy::part;
 use crate::policy::score::Score;
+use crate::policy::{HeadView, Part, part};
 
 pub(super) const PART: Part<dyn Score> = Part {
     name: "recency",

@@ -1,13 +1,9 @@
 //! Attention from the last window of queries, pooled over neighbours; the window itself stays.
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::policy::HeadView;
-use crate::policy::Needs;
-use crate::policy::Part;
-use crate::policy::part;
 use crate::policy::score::Score;
+use crate::policy::{HeadView, Needs, Part, part};
 
 pub(super) const PART: Part<dyn Score> = Part {
     name: "window",

@@ -1,14 +1,10 @@
 //! How well a head's cosines tell which neighbours real queries cannot tell apart.
 
 use crate::format::analysis::HeadQueries;
-use crate::report::Drawing;
-use crate::report::FigureEntry;
-use crate::report::ReportError;
-use crate::report::ReportInput;
 use crate::report::figure::Build;
-use crate::report::heat::Grid;
-use crate::report::heat::Panels;
+use crate::report::heat::{Grid, Panels};
 use crate::report::pool;
+use crate::report::{Drawing, FigureEntry, ReportError, ReportInput};
 
 pub(super) const ENTRY: FigureEntry = FigureEntry {
     name: "cosine-predicts",

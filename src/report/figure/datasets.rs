@@ -1,25 +1,15 @@
 //! Data sets beside each other: slots kept, and whether they agree on which heads are compressible.
 
 use crate::format::analysis::DatasetAnalysis;
-use crate::report::Drawing;
-use crate::report::FigureEntry;
-use crate::report::ReportError;
-use crate::report::ReportInput;
-use crate::report::axes::Axis;
-use crate::report::axes::rounded;
+use crate::report::axes::{Axis, rounded};
 use crate::report::canvas::Area;
-use crate::report::dots::Dot;
-use crate::report::dots::Dots;
-use crate::report::dots::FOOT;
-use crate::report::dots::Row;
-use crate::report::dots::ends;
-use crate::report::dots::times;
+use crate::report::dots::{Dot, Dots, FOOT, Row, ends, times};
 use crate::report::figure::Build;
-use crate::report::heat::Grid;
-use crate::report::heat::color_bar;
+use crate::report::heat::{Grid, color_bar};
 use crate::report::pool;
 use crate::report::text::Type;
 use crate::report::theme;
+use crate::report::{Drawing, FigureEntry, ReportError, ReportInput};
 
 pub(super) const ENTRY: FigureEntry = FigureEntry {
     name: "datasets",

@@ -1,15 +1,9 @@
 //! Directions that a head's vectors take up, by layer and KV head, for each state.
 
-use crate::report::Drawing;
-use crate::report::FigureEntry;
-use crate::report::ReportError;
-use crate::report::ReportInput;
 use crate::report::figure::Build;
-use crate::report::heat::Grid;
-use crate::report::heat::Panels;
-use crate::report::heat::one_range;
-use crate::report::pool;
-use crate::report::theme;
+use crate::report::heat::{Grid, Panels, one_range};
+use crate::report::{Drawing, FigureEntry, ReportError, ReportInput};
+use crate::report::{pool, theme};
 
 pub(super) const ENTRY: FigureEntry = FigureEntry {
     name: "effective-rank",

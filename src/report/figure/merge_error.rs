@@ -1,18 +1,11 @@
 //! Error of the attention output against the budget, by what a merging set becomes.
 
-use crate::report::Drawing;
-use crate::report::FigureEntry;
-use crate::report::ReportError;
-use crate::report::ReportInput;
-use crate::report::axes::Axis;
-use crate::report::axes::extent;
-use crate::report::curves::Curve;
-use crate::report::curves::Curves;
-use crate::report::curves::ends;
+use crate::report::axes::{Axis, extent};
+use crate::report::curves::{Curve, Curves, ends};
 use crate::report::dots::times;
 use crate::report::figure::Build;
-use crate::report::pool;
-use crate::report::theme;
+use crate::report::{Drawing, FigureEntry, ReportError, ReportInput};
+use crate::report::{pool, theme};
 
 pub(super) const ENTRY: FigureEntry = FigureEntry {
     name: "merge-error",

@@ -21,9 +21,7 @@ mod sparsity_layers;
 
 use crate::format::evaluation::Evaluation;
 use crate::format::profile::Profile;
-use crate::report::Drawing;
-use crate::report::ReportError;
-use crate::report::ReportInput;
+use crate::report::{Drawing, ReportError, ReportInput};
 
 /// A figure that can be drawn.
 #[derive(Debug)]

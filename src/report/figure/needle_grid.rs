@@ -1,15 +1,10 @@
 //! Needles found by length and depth: the full cache, and what every policy loses against it.
 
-use crate::format::evaluation::Evaluation;
-use crate::format::evaluation::NeedleCell;
-use crate::format::evaluation::NeedleMap;
-use crate::report::Drawing;
-use crate::report::FigureEntry;
-use crate::report::ReportError;
+use crate::format::evaluation::{Evaluation, NeedleCell, NeedleMap};
 use crate::report::figure::Build;
-use crate::report::heat::Grid;
-use crate::report::heat::Panels;
+use crate::report::heat::{Grid, Panels};
 use crate::report::theme;
+use crate::report::{Drawing, FigureEntry, ReportError};
 use std::collections::BTreeSet;
 
 pub(super) const ENTRY: FigureEntry = FigureEntry {

@@ -2,19 +2,11 @@
 
 use crate::format::analysis::DatasetAnalysis;
 use crate::format::dump::State;
-use crate::report::Drawing;
-use crate::report::FigureEntry;
-use crate::report::ReportError;
-use crate::report::ReportInput;
-use crate::report::axes::Axis;
-use crate::report::axes::rounded;
-use crate::report::curves::Curve;
-use crate::report::curves::Curves;
-use crate::report::curves::Marks;
-use crate::report::curves::ends;
+use crate::report::axes::{Axis, rounded};
+use crate::report::curves::{Curve, Curves, Marks, ends};
 use crate::report::figure::Build;
-use crate::report::pool;
-use crate::report::theme;
+use crate::report::{Drawing, FigureEntry, ReportError, ReportInput};
+use crate::report::{pool, theme};
 
 pub(super) const ENTRY: FigureEntry = FigureEntry {
     name: "neighbour-histogram",

@@ -1,23 +1,13 @@
 //! Is a head's sparsity the model's or the data's? Every head in every data set.
 
 use crate::format::analysis::DatasetAnalysis;
-use crate::report::Drawing;
-use crate::report::FigureEntry;
-use crate::report::ReportError;
-use crate::report::ReportInput;
-use crate::report::axes::Axis;
-use crate::report::axes::extent;
-use crate::report::axes::rounded;
-use crate::report::curves::Band;
-use crate::report::curves::Curve;
-use crate::report::curves::Curves;
-use crate::report::curves::Marks;
-use crate::report::curves::ends;
-use crate::report::curves::values;
+use crate::report::axes::{Axis, extent, rounded};
+use crate::report::curves::{Band, Curve, Curves, Marks, ends, values};
 use crate::report::figure::Build;
 use crate::report::pool;
 use crate::report::pool::Measure;
 use crate::report::theme;
+use crate::report::{Drawing, FigureEntry, ReportError, ReportInput};
 
 pub(super) const ENTRY: FigureEntry = FigureEntry {
     name: "persistence",

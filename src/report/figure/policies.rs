@@ -1,22 +1,11 @@
 //! What every policy costs at every budget: divergence from the full cache, and scores of tasks.
 
-use crate::format::evaluation::Evaluation;
-use crate::format::evaluation::FULL;
-use crate::format::evaluation::Headline;
-use crate::format::evaluation::SummaryEntry;
-use crate::report::Drawing;
-use crate::report::FigureEntry;
-use crate::report::ReportError;
-use crate::report::axes::Axis;
-use crate::report::axes::extent;
-use crate::report::axes::rounded;
-use crate::report::dots::Dot;
-use crate::report::dots::Dots;
-use crate::report::dots::Row;
-use crate::report::dots::ends;
+use crate::format::evaluation::{Evaluation, FULL, Headline, SummaryEntry};
+use crate::report::axes::{Axis, extent, rounded};
+use crate::report::dots::{Dot, Dots, Row, ends};
 use crate::report::figure::Build;
-use crate::report::pool;
-use crate::report::theme;
+use crate::report::{Drawing, FigureEntry, ReportError};
+use crate::report::{pool, theme};
 
 pub(super) const ENTRY: FigureEntry = FigureEntry {
     name: "policies",

@@ -1,23 +1,13 @@
 //! What a profile costs: error of the attention output, by rule.
 
-use crate::format::profile::CONTROL;
-use crate::format::profile::Profile;
-use crate::format::profile::Quality;
-use crate::format::profile::TUNED;
-use crate::report::Drawing;
-use crate::report::FigureEntry;
-use crate::report::ReportError;
+use crate::format::profile::{CONTROL, Profile, Quality, TUNED};
 use crate::report::axes::Axis;
-use crate::report::dots::Dot;
-use crate::report::dots::Dots;
-use crate::report::dots::Row;
-use crate::report::dots::ends;
+use crate::report::dots::{Dot, Dots, Row, ends};
 use crate::report::figure::Build;
 use crate::report::legend::Key;
-use crate::report::pool;
-use crate::report::theme;
-use crate::report::theme::Look;
-use crate::report::theme::Mark;
+use crate::report::theme::{Look, Mark};
+use crate::report::{Drawing, FigureEntry, ReportError};
+use crate::report::{pool, theme};
 
 pub(super) const ENTRY: FigureEntry = FigureEntry {
     name: "profile-quality",

@@ -1,16 +1,11 @@
 //! What a profile chose for every head.
 
-use crate::format::profile::HeadProfile;
-use crate::format::profile::Profile;
-use crate::report::Drawing;
-use crate::report::FigureEntry;
-use crate::report::ReportError;
+use crate::format::profile::{HeadProfile, Profile};
 use crate::report::figure::Build;
-use crate::report::heat::Grid;
-use crate::report::heat::Panels;
+use crate::report::heat::{Grid, Panels};
 use crate::report::pool;
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use crate::report::{Drawing, FigureEntry, ReportError};
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) const ENTRY: FigureEntry = FigureEntry {
     name: "profile-thresholds",

@@ -1,13 +1,9 @@
 //! Do heads of different layers merge the same tokens?
 
-use crate::report::Drawing;
-use crate::report::FigureEntry;
-use crate::report::ReportError;
-use crate::report::ReportInput;
 use crate::report::figure::Build;
-use crate::report::heat::Grid;
-use crate::report::heat::Panels;
+use crate::report::heat::{Grid, Panels};
 use crate::report::pool;
+use crate::report::{Drawing, FigureEntry, ReportError, ReportInput};
 
 pub(super) const ENTRY: FigureEntry = FigureEntry {
     name: "set-overlap",

@@ -1,21 +1,12 @@
 //! Where merging sets lie: along the prompt, and among what kinds of token.
 
-use crate::format::analysis::DatasetAnalysis;
-use crate::format::analysis::Placed;
-use crate::format::analysis::SetPlaces;
+use crate::format::analysis::{DatasetAnalysis, Placed, SetPlaces};
 use crate::format::dump::TokenClass;
-use crate::report::Drawing;
-use crate::report::FigureEntry;
-use crate::report::ReportError;
-use crate::report::ReportInput;
-use crate::report::axes::Axis;
-use crate::report::axes::rounded;
-use crate::report::curves::Curve;
-use crate::report::curves::Curves;
-use crate::report::curves::ends;
+use crate::report::axes::{Axis, rounded};
+use crate::report::curves::{Curve, Curves, ends};
 use crate::report::figure::Build;
-use crate::report::pool;
-use crate::report::theme;
+use crate::report::{Drawing, FigureEntry, ReportError, ReportInput};
+use crate::report::{pool, theme};
 
 pub(super) const ENTRY: FigureEntry = FigureEntry {
     name: "set-places",

@@ -1,16 +1,10 @@
 //! How large merging sets are.
 
-use crate::report::Drawing;
-use crate::report::FigureEntry;
-use crate::report::ReportError;
-use crate::report::ReportInput;
 use crate::report::axes::Axis;
-use crate::report::curves::Curve;
-use crate::report::curves::Curves;
-use crate::report::curves::ends;
+use crate::report::curves::{Curve, Curves, ends};
 use crate::report::figure::Build;
-use crate::report::pool;
-use crate::report::theme;
+use crate::report::{Drawing, FigureEntry, ReportError, ReportInput};
+use crate::report::{pool, theme};
 
 pub(super) const ENTRY: FigureEntry = FigureEntry {
     name: "set-sizes",

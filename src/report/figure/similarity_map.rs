@@ -3,31 +3,18 @@
 use plotters::style::RGBAColor;
 
 use crate::format::map;
-use crate::format::map::Level;
-use crate::format::map::MapEntry;
-use crate::report::Drawing;
-use crate::report::FigureEntry;
-use crate::report::RASTER_SIDE;
-use crate::report::ReportError;
-use crate::report::ReportInput;
-use crate::report::axes::Axis;
-use crate::report::axes::rounded;
-use crate::report::canvas::Area;
-use crate::report::canvas::Canvas;
+use crate::format::map::{Level, MapEntry};
+use crate::report::axes::{Axis, rounded};
+use crate::report::canvas::{Area, Canvas};
 use crate::report::drawing::MapScale;
 use crate::report::figure::Build;
 use crate::report::heat::color_bar;
 use crate::report::pool;
-use crate::report::raster::NO_DATA;
-use crate::report::raster::NO_DATA_RGB;
-use crate::report::raster::Raster;
-use crate::report::raster::index_of;
-use crate::report::text::Type;
-use crate::report::text::fit;
-use crate::report::text::text_width;
+use crate::report::raster::{NO_DATA, NO_DATA_RGB, Raster, index_of};
+use crate::report::text::{Type, fit, text_width};
 use crate::report::theme;
-use crate::report::theme::count;
-use crate::report::theme::state_label;
+use crate::report::theme::{count, state_label};
+use crate::report::{Drawing, FigureEntry, RASTER_SIDE, ReportError, ReportInput};
 
 pub(super) const ENTRY: FigureEntry = FigureEntry {
     name: "similarity-map",

@@ -1,21 +1,13 @@
 //! Share of slots kept against the threshold.
 
 use crate::format::analysis::DatasetAnalysis;
-use crate::report::Drawing;
-use crate::report::FigureEntry;
-use crate::report::ReportError;
-use crate::report::ReportInput;
-use crate::report::axes::Axis;
-use crate::report::axes::extent;
-use crate::report::curves::Band;
-use crate::report::curves::Curve;
-use crate::report::curves::Curves;
-use crate::report::curves::ends;
-use crate::report::curves::values;
+use crate::report::axes::{Axis, extent};
+use crate::report::curves::{Band, Curve, Curves, ends, values};
 use crate::report::figure::Build;
 use crate::report::pool;
 use crate::report::pool::Measure;
 use crate::report::theme;
+use crate::report::{Drawing, FigureEntry, ReportError, ReportInput};
 
 pub(super) const ENTRY: FigureEntry = FigureEntry {
     name: "sparsity-eps",

@@ -6,25 +6,18 @@ mod tables;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use minijinja::Environment;
-use minijinja::UndefinedBehavior;
-use minijinja::context;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
+use minijinja::{Environment, UndefinedBehavior, context};
 use serde::Serialize;
-use sha2::Digest;
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 
 use crate::files::TOOL_VERSION;
-use crate::report::Drawing;
-use crate::report::Drawn;
-use crate::report::RASTER_SIDE;
-use crate::report::ReportError;
 use crate::report::raster::palette;
 use crate::report::text::escape;
+use crate::report::{Drawing, Drawn, RASTER_SIDE, ReportError};
 
-pub(super) use sections::of_analysis;
-pub(super) use sections::of_evaluation;
+pub(super) use sections::{of_analysis, of_evaluation};
 
 const TEMPLATE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");

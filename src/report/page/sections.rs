@@ -1,21 +1,13 @@
 //! What stands on the page of an analysis, and on that of an evaluation.
 
-use crate::files::ModelIdentity;
-use crate::files::Provenance;
+use crate::files::{ModelIdentity, Provenance};
 use crate::format::evaluation::Evaluation;
 use crate::format::profile::Profile;
 use crate::report::ReportInput;
-use crate::report::page::Block;
-use crate::report::page::Facts;
-use crate::report::page::Figures;
-use crate::report::page::Page;
-use crate::report::page::Section;
-use crate::report::page::summary;
-use crate::report::page::summary::percent;
-use crate::report::page::summary::percent_interval;
+use crate::report::page::summary::{percent, percent_interval};
 use crate::report::page::tables;
-use crate::report::theme::count;
-use crate::report::theme::thousands;
+use crate::report::page::{Block, Facts, Figures, Page, Section, summary};
+use crate::report::theme::{count, thousands};
 
 /// The page of an analysis, with the profile and the generation beside it.
 pub(in crate::report) fn of_analysis(input: &ReportInput, figures: Figures) -> Page {

@@ -4,18 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::format::analysis::Analysis;
 use crate::format::dump::State;
-use crate::format::profile::CONTROL;
-use crate::format::profile::Profile;
-use crate::format::profile::Quality;
-use crate::format::profile::TUNED;
+use crate::format::profile::{CONTROL, Profile, Quality, TUNED};
 use crate::math::Interval;
-use crate::report::ReportInput;
-use crate::report::pool;
-use crate::report::pool::Head;
-use crate::report::pool::Measure;
-use crate::report::theme::count;
-use crate::report::theme::number;
-use crate::report::theme::threshold;
+use crate::report::pool::{Head, Measure};
+use crate::report::theme::{count, number, threshold};
+use crate::report::{ReportInput, pool};
 
 /// Above this share of slots kept, compression is not worth the name.
 const NOTHING_MERGES: f64 = 0.99;

@@ -5,26 +5,18 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::files::ModelIdentity;
-use crate::format::analysis::Analysis;
-use crate::format::analysis::HeadQueries;
+use crate::format::analysis::{Analysis, HeadQueries};
 use crate::format::dump::State;
 use crate::format::evaluation::Evaluation;
 use crate::format::generation::Generated;
-use crate::format::profile::CONTROL;
-use crate::format::profile::Profile;
-use crate::format::profile::TUNED;
+use crate::format::profile::{CONTROL, Profile, TUNED};
 use crate::math::Interval;
 use crate::report::ReportInput;
 use crate::report::page::Facts;
-use crate::report::page::summary::percent;
-use crate::report::page::summary::percent_interval;
+use crate::report::page::summary::{percent, percent_interval};
 use crate::report::pool;
-use crate::report::pool::Head;
-use crate::report::pool::Measure;
-use crate::report::theme::number;
-use crate::report::theme::state_label;
-use crate::report::theme::thousands;
-use crate::report::theme::threshold;
+use crate::report::pool::{Head, Measure};
+use crate::report::theme::{number, state_label, thousands, threshold};
 
 /// A table that can be sorted by its columns.
 #[derive(Serialize)]

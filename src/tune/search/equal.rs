@@ -1,9 +1,7 @@
 //! All heads of one size with one setting: what every baseline does.
 
-use crate::tune::curves::Choice;
-use crate::tune::curves::Curves;
-use crate::tune::search::SearchEntry;
-use crate::tune::search::Target;
+use crate::tune::curves::{Choice, Curves};
+use crate::tune::search::{SearchEntry, Target};
 
 pub(super) const ENTRY: SearchEntry =
     SearchEntry { name: "equal", summary: "one setting and one size for all heads", solve };

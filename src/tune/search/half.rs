@@ -1,10 +1,8 @@
 //! Half-way between equal sizes and those of the hulls: less is trusted to curves that few samples gave.
 
-use crate::tune::curves::Choice;
-use crate::tune::curves::Curves;
-use crate::tune::search::SearchEntry;
-use crate::tune::search::Target;
+use crate::tune::curves::{Choice, Curves};
 use crate::tune::search::hull::sizes;
+use crate::tune::search::{SearchEntry, Target};
 
 pub(super) const ENTRY: SearchEntry = SearchEntry {
     name: "half",

@@ -1,12 +1,8 @@
 //! Sizes where they save most: convex hulls under a Lagrangian.
 
-use crate::tune::curves::Choice;
-use crate::tune::curves::Curves;
-use crate::tune::curves::UNITS;
-use crate::tune::hull::allocate;
-use crate::tune::hull::lower_hull;
-use crate::tune::search::SearchEntry;
-use crate::tune::search::Target;
+use crate::tune::curves::{Choice, Curves, UNITS};
+use crate::tune::hull::{allocate, lower_hull};
+use crate::tune::search::{SearchEntry, Target};
 
 pub(super) const ENTRY: SearchEntry =
     SearchEntry { name: "hull", summary: "a size and a setting for each head, by the hulls of their curves", solve };

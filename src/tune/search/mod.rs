@@ -5,8 +5,7 @@ mod half;
 mod hull;
 mod settings;
 
-use crate::tune::curves::Choice;
-use crate::tune::curves::Curves;
+use crate::tune::curves::{Choice, Curves};
 
 /// What a search has to keep to.
 #[derive(Clone, Copy, Debug)]

@@ -1,9 +1,7 @@
 //! All heads of one size, each with the setting that suits it.
 
-use crate::tune::curves::Choice;
-use crate::tune::curves::Curves;
-use crate::tune::search::SearchEntry;
-use crate::tune::search::Target;
+use crate::tune::curves::{Choice, Curves};
+use crate::tune::search::{SearchEntry, Target};
 
 pub(super) const ENTRY: SearchEntry =
     SearchEntry { name: "settings", summary: "one size for all heads, a setting for each", solve };

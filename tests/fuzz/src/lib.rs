@@ -1,12 +1,10 @@
 //! What the targets share: a folder in memory with good files, of which each target replaces one by the fuzzer's bytes.
 
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use kvscope::model::Model;
-use kvscope::model::tokenizer::AddSpecial;
-use kvscope::model::tokenizer::SkipSpecial;
+use kvscope::model::tokenizer::{AddSpecial, SkipSpecial};
 
 /// A text with letters, blanks, numbers, bytes outside the vocabularies and what looks like a special token.
 pub const TEXT: &str = "Once upon a time,\n\n there were 3 </s> \u{e9}\u{1f600}\u{0}s.";

@@ -3,8 +3,7 @@
 
 use kvscope::format::analysis::Analysis;
 use kvscope::files::read_json;
-use kvscope_fuzz::folder;
-use kvscope_fuzz::made;
+use kvscope_fuzz::{folder, made};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let good = made("report");

@@ -1,8 +1,7 @@
 //! `config.json` beside good weights; what begins with `{"weight_map"` is an index of shards.
 #![no_main]
 
-use kvscope_fuzz::fixture;
-use kvscope_fuzz::folder;
+use kvscope_fuzz::{fixture, folder};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let is_index = bytes.windows(12).any(|part| part == b"\"weight_map\"");

@@ -1,8 +1,7 @@
 //! An evaluation's document, or its rows where the bytes are not one.
 #![no_main]
 
-use kvscope_fuzz::folder;
-use kvscope_fuzz::made;
+use kvscope_fuzz::{folder, made};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let good = made("eval");

@@ -2,8 +2,7 @@
 #![no_main]
 
 use kvscope::format::dump::Dump;
-use kvscope_fuzz::folder;
-use kvscope_fuzz::made;
+use kvscope_fuzz::{folder, made};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let dir = folder(Some(&made("dump")));

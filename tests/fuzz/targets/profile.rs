@@ -1,8 +1,7 @@
 //! A profile: read, checked, solved for another budget.
 #![no_main]
 
-use kvscope::files::InputHash;
-use kvscope::files::read_json;
+use kvscope::files::{InputHash, read_json};
 use kvscope::format::profile::Profile;
 use kvscope::tune::TuneOptions;
 use kvscope_fuzz::folder;

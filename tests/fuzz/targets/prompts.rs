@@ -1,8 +1,7 @@
 //! Prompts: JSON lines, or text where the bytes begin with no brace or bracket.
 #![no_main]
 
-use kvscope::prompts::ReadOptions;
-use kvscope::prompts::Source;
+use kvscope::prompts::{ReadOptions, Source};
 use kvscope_fuzz::folder;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

@@ -1,8 +1,7 @@
 //! Weights as safetensors beside a good configuration.
 #![no_main]
 
-use kvscope_fuzz::fixture;
-use kvscope_fuzz::folder;
+use kvscope_fuzz::{fixture, folder};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let dir = folder(Some(&fixture("llama-gqa")));

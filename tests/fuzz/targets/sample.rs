@@ -3,8 +3,7 @@
 
 use kvscope::format::dump::Dump;
 use kvscope::files::sha256_bytes;
-use kvscope_fuzz::folder;
-use kvscope_fuzz::made;
+use kvscope_fuzz::{folder, made};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let dir = folder(Some(&made("dump")));

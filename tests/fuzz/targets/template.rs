@@ -1,10 +1,8 @@
 //! A chat template, or `tokenizer_config.json` where the bytes begin with a brace and a quote.
 #![no_main]
 
-use kvscope::model::tokenizer::Message;
-use kvscope::model::tokenizer::Tokenizer;
-use kvscope_fuzz::fixture;
-use kvscope_fuzz::folder;
+use kvscope::model::tokenizer::{Message, Tokenizer};
+use kvscope_fuzz::{fixture, folder};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let good = fixture("llama-gqa");

@@ -1,11 +1,8 @@
 //! `tokenizer.json`, or `tokenizer.model` where the bytes are no JSON.
 #![no_main]
 
-use kvscope::model::tokenizer::AddSpecial;
-use kvscope::model::tokenizer::SkipSpecial;
-use kvscope::model::tokenizer::Tokenizer;
-use kvscope_fuzz::TEXT;
-use kvscope_fuzz::folder;
+use kvscope::model::tokenizer::{AddSpecial, SkipSpecial, Tokenizer};
+use kvscope_fuzz::{TEXT, folder};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let dir = folder(None);

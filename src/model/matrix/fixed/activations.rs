@@ -5,8 +5,7 @@ use std::hint::black_box;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use crate::model::matrix::fixed::Kernel;
-use crate::model::matrix::fixed::LEN;
+use crate::model::matrix::fixed::{Kernel, LEN};
 
 /// Blocks of one task of rounding.
 const TASK_BLOCKS: usize = 2048;

@@ -2,9 +2,7 @@
 
 use std::ops::Range;
 
-use crate::model::matrix::fixed::Activations;
-use crate::model::matrix::fixed::GROUP;
-use crate::model::matrix::fixed::Packed;
+use crate::model::matrix::fixed::{Activations, GROUP, Packed};
 
 /// Blocks that are unpacked at once: 18 KiB of codes of two groups, which stay in the first cache while panels pass.
 const BLOCKS_AT_ONCE: usize = 9;

@@ -4,8 +4,7 @@ use std::ops::Range;
 
 use candle_core::quantized::GgmlDType;
 
-use crate::model::matrix::fixed::GROUP;
-use crate::model::matrix::fixed::LEN;
+use crate::model::matrix::fixed::{GROUP, LEN};
 
 /// How a block of 32 weights is stored. Its file has scale, minimum, fifth bits and codes in this order, as far as it has them.
 #[derive(Clone, Copy, Debug)]

@@ -1,11 +1,8 @@
 //! Products in fixed point beside f64 loops, and one block by hand.
 
-use candle_core::Device;
-use candle_core::Tensor;
-use candle_core::quantized::GgmlDType;
-use candle_core::quantized::QTensor;
-use rand::RngExt;
-use rand::SeedableRng;
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;

@@ -5,14 +5,10 @@ use std::ops::Range;
 
 use bytemuck::cast;
 
-use super::BLOCKS_AT_ONCE;
-use super::Task;
-use super::first;
-use crate::model::matrix::fixed::GROUP;
-use crate::model::matrix::fixed::LEN;
-use crate::model::matrix::fixed::TASK_ROWS;
+use super::{BLOCKS_AT_ONCE, Task, first};
 use crate::model::matrix::fixed::activations::Block;
 use crate::model::matrix::fixed::packed::LAYOUTS;
+use crate::model::matrix::fixed::{GROUP, LEN, TASK_ROWS};
 
 type Floats = __m256;
 type Integers = __m256i;
