@@ -214,47 +214,52 @@ impl Copy {
         });
     }
 
-    /// `verify` and `analyze` both tell what is wrong; `analyze` without a panic and without a report left behind.
+    /// `verify` tells what is wrong.
     #[track_caller]
-    fn is_refused(&self, verify_code: i32, words: &[&str]) {
+    fn is_faulty(&self, words: &[&str]) {
         let out = tempfile::tempdir().unwrap();
-        let dir = self.0.path().to_str().unwrap();
-        ends(&kvscope(out.path(), &["verify", dir]), verify_code, words);
-        if verify_code == 1 {
-            return;
-        }
-        ends(&kvscope(out.path(), &["analyze", dir, "--out", "report"]), 2, words);
+        ends(&kvscope(out.path(), &["verify", self.0.path().to_str().unwrap()]), 1, words);
+    }
+
+    /// So does `analyze`, without a panic and without a report left behind.
+    #[track_caller]
+    fn is_refused(&self, words: &[&str]) {
+        self.is_faulty(words);
+        let out = tempfile::tempdir().unwrap();
+        ends(&kvscope(out.path(), &["analyze", self.0.path().to_str().unwrap(), "--out", "report"]), 2, words);
         assert!(!out.path().join("report/analysis.json").exists());
     }
 }
 
 #[test]
 fn damaged_manifests_are_told() {
-    let refused = |change: fn(&mut Value), code: i32, words: &[&str]| {
+    let copy_with = |change: fn(&mut Value)| {
         let copy = Copy::new();
         copy.manifest(change);
-        copy.is_refused(code, words);
+        copy
     };
-    refused(|m| m["schema"] = "kvscope.dump/2".into(), 2, &["version 2 of kvscope.dump", "up to version 1"]);
-    refused(|m| m["schema"] = "other/1".into(), 2, &["manifest.json", "other"]);
-    refused(|m| drop(m.as_object_mut().unwrap().remove("model")), 2, &["manifest.json", "`model`"]);
-    refused(|m| m["states"][0] = "keys".into(), 2, &["manifest.json", "`keys`"]);
-    refused(|m| m["dtype"] = "f64".into(), 2, &["manifest.json", "`f64`"]);
-    refused(|m| m["layers"][1] = 2.into(), 1, &["layer 2 of a model of 2 layers"]);
-    refused(|m| m["model"]["n_q_heads"] = 3.into(), 1, &["3 query heads, 2 KV heads"]);
-    refused(|m| m["model"]["head_dim"] = 16.into(), 1, &["layers.0.k has shape [2, 60, 8]"]);
-    refused(|m| m["model"]["n_kv_heads"] = 4.into(), 1, &["layers.0.k has shape"]);
-    refused(|m| m["kv_heads"] = Value::from(vec![0]), 1, &["layers.0.k has shape"]);
-    refused(|m| m["kv_heads"] = Value::from(vec![1, 0]), 1, &["kv_heads [1, 0] do not rise"]);
-    refused(|m| m["states"] = Value::from(vec!["k", "v", "k_pre_rope"]), 1, &["no tensor layers.0.k_pre_rope"]);
-    refused(|m| m["samples"][0]["file"] = "../x.safetensors".into(), 1, &["not a plain, unique name"]);
-    refused(|m| m["samples"][0]["n_tokens"] = 61.into(), 1, &["token_ids has shape [60]"]);
-    refused(|m| m["samples"][0]["sha256"] = "0".repeat(64).into(), 1, &["SHA-256"]);
-    refused(|m| m["samples"][0]["bytes"] = 1.into(), 1, &["where the manifest says 1"]);
-    refused(|m| m["planned_samples"] = 1.into(), 1, &["2 samples where 1 were planned"]);
+    let unreadable = |change, words: &[&str]| copy_with(change).is_refused(words);
+    let faulty = |change, words: &[&str]| copy_with(change).is_faulty(words);
+    unreadable(|m| m["schema"] = "kvscope.dump/2".into(), &["version 2 of kvscope.dump", "up to version 1"]);
+    unreadable(|m| m["schema"] = "other/1".into(), &["manifest.json", "other"]);
+    unreadable(|m| drop(m.as_object_mut().unwrap().remove("model")), &["manifest.json", "`model`"]);
+    unreadable(|m| m["states"][0] = "keys".into(), &["manifest.json", "`keys`"]);
+    unreadable(|m| m["dtype"] = "f64".into(), &["manifest.json", "`f64`"]);
+    faulty(|m| m["layers"][1] = 2.into(), &["layer 2 of a model of 2 layers"]);
+    faulty(|m| m["model"]["n_q_heads"] = 3.into(), &["3 query heads, 2 KV heads"]);
+    faulty(|m| m["model"]["head_dim"] = 16.into(), &["layers.0.k has shape [2, 60, 8]"]);
+    faulty(|m| m["model"]["n_kv_heads"] = 4.into(), &["layers.0.k has shape"]);
+    faulty(|m| m["kv_heads"] = Value::from(vec![0]), &["layers.0.k has shape"]);
+    faulty(|m| m["kv_heads"] = Value::from(vec![1, 0]), &["kv_heads [1, 0] do not rise"]);
+    faulty(|m| m["states"] = Value::from(vec!["k", "v", "k_pre_rope"]), &["no tensor layers.0.k_pre_rope"]);
+    faulty(|m| m["samples"][0]["file"] = "../x.safetensors".into(), &["not a plain, unique name"]);
+    faulty(|m| m["samples"][0]["n_tokens"] = 61.into(), &["token_ids has shape [60]"]);
+    faulty(|m| m["samples"][0]["sha256"] = "0".repeat(64).into(), &["SHA-256"]);
+    faulty(|m| m["samples"][0]["bytes"] = 1.into(), &["where the manifest says 1"]);
+    faulty(|m| m["planned_samples"] = 1.into(), &["2 samples where 1 were planned"]);
     let copy = Copy::new();
     std::fs::write(copy.0.path().join("manifest.json"), "{").unwrap();
-    copy.is_refused(2, &["manifest.json"]);
+    copy.is_refused(&["manifest.json"]);
 }
 
 #[test]
@@ -262,7 +267,7 @@ fn damaged_samples_are_told() {
     let refused = |change: &dyn Fn(&str, Typed) -> Option<Typed>, words: &[&str]| {
         let copy = Copy::new();
         copy.tensors(change);
-        copy.is_refused(1, words);
+        copy.is_faulty(words);
     };
     let only = |wanted: &'static str, change: fn(&mut Typed)| {
         move |name: &str, mut tensor: Typed| {
@@ -287,11 +292,11 @@ fn damaged_samples_are_told() {
 
     let copy = Copy::new();
     copy.sample(|bytes| bytes[..bytes.len() - 8].to_vec());
-    copy.is_refused(1, &["00000-phrase.safetensors is damaged"]);
+    copy.is_faulty(&["00000-phrase.safetensors is damaged"]);
     let copy = Copy::new();
     copy.sample(|bytes| [&[0xff; 8], &bytes[8..]].concat());
-    copy.is_refused(1, &["00000-phrase.safetensors is damaged"]);
+    copy.is_faulty(&["00000-phrase.safetensors is damaged"]);
     let copy = Copy::new();
     std::fs::remove_file(copy.0.path().join("00001-phrase.safetensors")).unwrap();
-    copy.is_refused(1, &["00001-phrase.safetensors"]);
+    copy.is_faulty(&["00001-phrase.safetensors"]);
 }

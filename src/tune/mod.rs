@@ -126,6 +126,7 @@ impl Hint for TuneError {
             }
             Self::MissingLayers { .. } => Some("capture again with --layers all".into()),
             Self::MissingHeads { .. } => Some("capture again with --heads all".into()),
+            Self::BadShare { .. } => Some("give a number of at least 0 and below 1".into()),
             Self::NoSamples => Some("capture some prompts first".into()),
             Self::NoQueries { .. } => {
                 Some("capture with more --queries (half of them are the last ones), or lower --late".into())
