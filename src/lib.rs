@@ -41,6 +41,7 @@ pub mod analyze;
 pub mod capture;
 pub mod checkpoint;
 pub mod choose;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod eval;
 pub mod files;
