@@ -121,7 +121,9 @@ impl Hint for FileError {
             Self::TooNew { .. } => Some("update kvscope".into()),
             Self::Foreign { .. } => Some("choose another folder with --out, or move that file away".into()),
             Self::Busy { .. } => Some("wait for it to end, or choose another folder with --out".into()),
-            Self::WrongSchema { .. } | Self::Json { .. } | Self::TooLarge { .. } | Self::NotRegular { .. } => None,
+            Self::WrongSchema { .. } => Some("give a file that kvscope made for this".into()),
+            Self::Json { .. } => Some("it was cut off or changed: make it again".into()),
+            Self::TooLarge { .. } | Self::NotRegular { .. } => None,
         }
     }
 }

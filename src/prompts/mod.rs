@@ -15,9 +15,9 @@ mod truncate;
 
 pub use demo::demo;
 pub use error::{Place, PromptError};
-pub use source::{MAX_LINE_BYTES, read};
+pub use source::{read, read_text};
 pub use templates::TemplateUse;
-pub use text::read_text;
+pub use text::MAX_LINE_BYTES;
 pub use truncate::middle_truncate;
 
 use std::collections::BTreeSet;

@@ -4,18 +4,28 @@ use std::collections::{BTreeMap, HashSet};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use crate::files::{FileError, InputHash, open_regular, sha256_bytes, sha256_file};
+use crate::files::{FileError, InputHash, open_regular, read_limited, sha256_bytes, sha256_file};
 use crate::prompts::error::Place;
 use crate::prompts::record::{RawRecord, Record, explain, field_names};
 use crate::prompts::templates::{TEMPLATE_FILES, TemplateUse, Templates, join, render};
-use crate::prompts::text::{decode, decode_line, file_name};
+use crate::prompts::text::{MAX_LINE_BYTES, decode, decode_line, file_name};
 use crate::prompts::{Prompt, PromptError, PromptSet, ReadOptions, Source};
-
-/// Longest line of a JSON lines file, and longest text file, in bytes.
-pub const MAX_LINE_BYTES: u64 = 64 << 20;
 
 /// Folders that are entered below the given one.
 const MAX_DEPTH: usize = 16;
+
+/// One text of a file or of standard input, as `generate` takes it.
+///
+/// - Errors: no regular file, larger than [`MAX_LINE_BYTES`], not UTF-8
+pub fn read_text(source: &Source) -> Result<String, PromptError> {
+    match source {
+        Source::Stdin(bytes) => Ok(decode(bytes, "standard input")?.into()),
+        Source::Path(path) => {
+            let bytes = read_limited(path, "text", MAX_LINE_BYTES)?;
+            Ok(decode(&bytes, &path.display().to_string())?.into())
+        }
+    }
+}
 
 /// Reads prompts.
 ///

@@ -2,24 +2,12 @@
 
 use std::path::Path;
 
-use crate::files::read_limited;
-use crate::prompts::{MAX_LINE_BYTES, PromptError, Source};
+use crate::prompts::PromptError;
 
+/// Longest line of a JSON lines file, and longest text file, in bytes.
+pub const MAX_LINE_BYTES: u64 = 64 << 20;
 /// The byte order mark as editors on Windows put it before a text.
 const MARK: char = '\u{feff}';
-
-/// One text of a file or of standard input, as `generate` takes it.
-///
-/// - Errors: no regular file, larger than [`MAX_LINE_BYTES`], not UTF-8
-pub fn read_text(source: &Source) -> Result<String, PromptError> {
-    match source {
-        Source::Stdin(bytes) => Ok(decode(bytes, "standard input")?.into()),
-        Source::Path(path) => {
-            let bytes = read_limited(path, "text", MAX_LINE_BYTES)?;
-            Ok(decode(&bytes, &path.display().to_string())?.into())
-        }
-    }
-}
 
 /// All bytes of a text, without its byte order mark; `source_name` is for messages.
 ///
