@@ -137,7 +137,7 @@ pub(crate) fn multiply<const N: usize>(x: &[f32], products: [(&Matrix, &mut [f32
         }
     }
     if let Some(kernel) = kernel {
-        scratch.activations.round(x, n_in, kernel);
+        scratch.activations.round(x, n_in, kernel.panel_rows(x.len() / n_in));
         fixed::multiply(kernel, &scratch.activations, in_fixed_point);
     }
     if x.len() / n_in > FEW_ROWS {

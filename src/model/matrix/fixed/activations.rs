@@ -5,7 +5,7 @@ use std::hint::black_box;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use crate::model::matrix::fixed::{Kernel, LEN};
+use crate::model::matrix::fixed::LEN;
 
 /// Blocks of one task of rounding.
 const TASK_BLOCKS: usize = 2048;
@@ -40,11 +40,12 @@ pub(in crate::model::matrix) struct Activations {
 }
 
 impl Activations {
-    /// Rounds `x` `[T, n_in]`, n_in a multiple of 32, in place of what was held, for a kernel.
-    pub(in crate::model::matrix) fn round(&mut self, x: &[f32], n_in: usize, kernel: Kernel) {
+    /// Rounds `x` `[T, n_in]`, n_in a multiple of 32, in place of what was held, in panels of `height` rows: the
+    /// kernel's for so many rows.
+    pub(in crate::model::matrix) fn round(&mut self, x: &[f32], n_in: usize, height: usize) {
         self.n_rows = x.len() / n_in;
         self.n_blocks = n_in / LEN;
-        self.height = kernel.panel_rows(self.n_rows);
+        self.height = height;
         let panel_blocks = self.height * self.n_blocks;
         self.blocks.resize(self.n_rows.div_ceil(self.height) * panel_blocks, Block::EMPTY);
         let panels = self.blocks.par_chunks_mut(panel_blocks).with_min_len(TASK_BLOCKS.div_ceil(panel_blocks));

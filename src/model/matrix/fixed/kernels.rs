@@ -24,7 +24,7 @@ impl Kernel {
     }
 
     /// Rows of activations that are multiplied together where there are `n_rows`.
-    pub(super) fn panel_rows(self, n_rows: usize) -> usize {
+    pub(in crate::model::matrix) fn panel_rows(self, n_rows: usize) -> usize {
         match (n_rows, self.0) {
             (..=2, _) => n_rows.max(1),
             (_, Instructions::Avx512) => avx512::ROWS,

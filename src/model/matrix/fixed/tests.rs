@@ -24,7 +24,7 @@ fn stored(dtype: GgmlDType, shape: [usize; 2], rng: &mut ChaCha8Rng) -> Vec<u8> 
 
 fn rounded(x: &[f32], n_in: usize, kernel: Kernel) -> Activations {
     let mut activations = Activations::default();
-    activations.round(x, n_in, kernel);
+    activations.round(x, n_in, kernel.panel_rows(x.len() / n_in));
     activations
 }
 
