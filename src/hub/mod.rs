@@ -59,7 +59,7 @@ pub struct Pulled {
 
 /// The path of a model: an existing file or folder is itself, a name is looked up in the cache. Never downloads.
 ///
-/// - Names: an entry of [`KNOWN_MODELS`] or its alias, or `org/name[@revision][:file.gguf]`.
+/// - Names: the name of a known model or its alias, or `org/name[@revision][:file.gguf]`.
 /// - Errors: [`HubError::NotCached`] for a name that [`pull`] can get, [`HubError::UnknownModel`] for anything else.
 pub fn resolve(name_or_path: &str, settings: &HubSettings) -> Result<PathBuf, HubError> {
     let path = Path::new(name_or_path);
@@ -87,7 +87,7 @@ pub fn resolve(name_or_path: &str, settings: &HubSettings) -> Result<PathBuf, Hu
 /// - Files: `config.json`, tokenizer files and either the safetensors that the index names or one GGUF file; pickles never.
 /// - Offline, only the cache is looked at.
 /// - Resumes: a transfer that broke off goes on where it stopped, also in a later run.
-/// - Errors: see [`HubError`]; [`HubError::hint`] says what to do. Nothing is left under a final name.
+/// - Errors: see [`HubError`]; its hint says what to do. Nothing is left under a final name.
 pub fn pull(name: &str, options: &PullOptions, progress: &mut dyn Progress) -> Result<Pulled, HubError> {
     if let Some(model) = known::find(name) {
         let models = options.settings.dirs.models()?;

@@ -31,13 +31,11 @@ pub struct Sample {
     pub n_queries: usize,
 }
 
+/// Numbers of a sample's tensor of a shape.
+type Numbers<'a> = dyn Fn(usize, Tensor, &[usize]) -> Vec<f32> + 'a;
+
 /// Writes samples and opens the dump; `numbers` gives a sample's tensor of that shape.
-pub fn write_dump(
-    dir: &Path,
-    mut manifest: Manifest,
-    samples: &[Sample],
-    numbers: &dyn Fn(usize, Tensor, &[usize]) -> Vec<f32>,
-) -> Dump {
+pub fn write_dump(dir: &Path, mut manifest: Manifest, samples: &[Sample], numbers: &Numbers<'_>) -> Dump {
     std::fs::create_dir_all(dir).unwrap();
     for (index, sample) in samples.iter().enumerate() {
         let n_tokens = sample.n_tokens;
