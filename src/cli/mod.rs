@@ -48,6 +48,8 @@ enum Command {
     Demo(demo::Args),
     Pull(pull::Args),
     Capture(capture::Args),
+    // As it was called before; scripts go on.
+    #[command(alias = "merge")]
     Join(join::Args),
     Analyze(analyze::Args),
     Tune(tune::Args),
