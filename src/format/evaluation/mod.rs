@@ -183,7 +183,7 @@ pub struct NeedleCell {
 /// The document.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// `kvscope.eval/2`.
+    /// `kvscope.eval/1`.
     pub schema: String,
     /// How it was made.
     pub provenance: Provenance,
@@ -217,7 +217,7 @@ pub struct Evaluation {
 
 impl Document for Evaluation {
     const NAME: &'static str = "kvscope.eval";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 1;
 }
 
 impl Evaluation {
