@@ -34,6 +34,13 @@ pub(super) fn part<P: Serialize, T: ?Sized>(part: P, boxed: fn(P) -> Box<T>) -> 
     Ok((boxed(part), params))
 }
 
+/// The parameters of a part that is made of two.
+pub(super) fn joined(a: impl Serialize, b: impl Serialize) -> Value {
+    let fields = |value: Value| value.as_object().cloned().unwrap_or_default();
+    let (a, b) = (fields(serde_json::json!(a)), fields(serde_json::json!(b)));
+    a.into_iter().chain(b).collect()
+}
+
 /// Builds the part of that name; `kind` says what it is in the error that lists them.
 pub(super) fn build<T: ?Sized>(
     parts: &'static [Part<T>],

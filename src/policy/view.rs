@@ -1,7 +1,7 @@
 //! What a policy is shown of a head, and what has to be recorded for it.
 
 use crate::math::Rows;
-use crate::merge::SlotStates;
+use crate::merge::{MergeRule, SlotStates, ValueRule};
 
 /// One KV head as a policy sees it: `T` stored slots in order of position.
 #[derive(Clone, Copy, Debug)]
@@ -87,6 +87,12 @@ pub struct SlotExtras {
 }
 
 impl SlotExtras {
+    /// Those of slots that a rule merges.
+    pub(super) fn of(rule: &MergeRule) -> Self {
+        let is_biased = matches!(rule.variant, ValueRule::LogCount | ValueRule::Mass);
+        Self { count: rule.folds(), logit_bias: rule.folds() && is_biased }
+    }
+
     /// Bytes of a slot's extras, with a logit bias in any case if `has_bias`. Counts take two bytes as long as they fit.
     pub fn bytes(self, has_bias: bool) -> usize {
         2 * usize::from(self.count) + 4 * usize::from(self.logit_bias || has_bias)

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::merge::{Flow, HeadPlan, MergeError, heaviest};
 use crate::policy::fold::Fold;
 use crate::policy::fold::drop::Kept;
+use crate::policy::part::joined;
 use crate::policy::{HeadView, Needs, Part, SlotExtras};
 
 pub(super) const PART: Part<dyn Fold> = Part {
@@ -21,11 +22,7 @@ pub(super) const PART: Part<dyn Fold> = Part {
         if flow.merge == 0 {
             return Err(params.bad("merge is the number of tokens that share a value, at least 1"));
         }
-        let mut fields = serde_json::json!(flow);
-        if let (Some(fields), serde_json::Value::Object(more)) = (fields.as_object_mut(), serde_json::json!(kept)) {
-            fields.extend(more);
-        }
-        Ok((Box::new(Cam { kept, flow }), fields))
+        Ok((Box::new(Cam { kept, flow }), joined(flow, kept)))
     },
 };
 

@@ -6,6 +6,7 @@ use crate::math::{Rhs, Rows, dot, product, unit_factor};
 use crate::merge::{HeadPlan, Kernel, MergeError, MergeRule, ValueRule, push_set};
 use crate::policy::fold::Fold;
 use crate::policy::fold::drop::Kept;
+use crate::policy::part::joined;
 use crate::policy::{HeadView, Needs, Part, SlotExtras};
 
 pub(super) const PART: Part<dyn Fold> = Part {
@@ -18,11 +19,7 @@ pub(super) const PART: Part<dyn Fold> = Part {
         if !(-1.0..=1.0).contains(&near.eps) {
             return Err(params.bad(format!("eps is a cosine in [-1, 1], not {}", near.eps)));
         }
-        let mut fields = serde_json::json!(near);
-        if let (Some(fields), serde_json::Value::Object(more)) = (fields.as_object_mut(), serde_json::json!(kept)) {
-            fields.extend(more);
-        }
-        Ok((Box::new(Folding { kept, near }), fields))
+        Ok((Box::new(Folding { kept, near }), joined(near, kept)))
     },
 };
 
@@ -60,8 +57,7 @@ impl Fold for Folding {
     }
 
     fn slot_extras(&self) -> SlotExtras {
-        let is_biased = matches!(self.near.rule.variant, ValueRule::LogCount | ValueRule::Mass);
-        SlotExtras { count: self.folds(), logit_bias: self.folds() && is_biased }
+        SlotExtras::of(&self.near.rule)
     }
 
     /// - Cost: O(T · slots · D)

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::merge::{HeadPlan, MergeError, MergeRule, Merging, Protection, ValueRule};
+use crate::merge::{HeadPlan, MergeError, MergeRule, Merging, Protection};
 use crate::policy::fold::Fold;
+use crate::policy::part::joined;
 use crate::policy::{HeadView, Needs, Params, Part, PolicyError, SlotExtras};
 
 pub(super) const PART: Part<dyn Fold> = Part {
@@ -11,11 +12,8 @@ pub(super) const PART: Part<dyn Fold> = Part {
     summary: "runs of similar neighbours become one slot (variant=, kernel=, sigma=; eps=, bridge=, recent=, heavy=)",
     source: "Wang, Jin, Yu, Zhang 2024, arXiv 2407.08454",
     build: |params| {
-        let (rule, (division, mut fields)) = (params.read::<MergeRule>()?, Division::read(params)?);
-        if let (Some(fields), serde_json::Value::Object(of_rule)) = (fields.as_object_mut(), serde_json::json!(rule)) {
-            fields.extend(of_rule);
-        }
-        Ok((Box::new(Sets { rule, division }), fields))
+        let (rule, (division, fields)) = (params.read::<MergeRule>()?, Division::read(params)?);
+        Ok((Box::new(Sets { rule, division }), joined(fields, rule)))
     },
 };
 
@@ -90,8 +88,7 @@ impl Fold for Sets {
     }
 
     fn slot_extras(&self) -> SlotExtras {
-        let is_biased = matches!(self.rule.variant, ValueRule::LogCount | ValueRule::Mass);
-        SlotExtras { count: self.folds(), logit_bias: self.folds() && is_biased }
+        SlotExtras::of(&self.rule)
     }
 
     fn plan(&self, view: &HeadView<'_>, worth: &[f32], budget_tokens: usize) -> Result<HeadPlan, MergeError> {
