@@ -3,6 +3,7 @@
 //! Source: Wang, Jin, Yu, Zhang 2024 (arXiv 2407.08454). Works on slices and returns plain data; it knows no model,
 //! no cache and no file. Policies, analysis and tuning all stand on it, so a set means the same thing everywhere.
 
+mod attention;
 mod kernel;
 mod merging;
 mod plan;
@@ -10,9 +11,11 @@ mod protect;
 mod quality;
 mod refit;
 mod rule;
+mod sampling;
 mod sets;
 mod weights;
 
+pub use attention::{Attention, attention};
 pub use kernel::{Kernel, Sigma, ValueRule};
 pub use merging::{Merging, push_set};
 pub use plan::{Counters, Flow, HeadPlan, Member, PlanFault, Slot};
@@ -20,6 +23,7 @@ pub use protect::{Protection, Shares, heaviest, heavy_within, protect};
 pub use quality::{HeadStates, OutputProbe};
 pub use refit::{Refit, RefitHead, Refitted, refit_slots};
 pub use rule::MergeRule;
+pub use sampling::{Origin, Sampling};
 pub use sets::{Link, MergingSets, links, sets_above, sets_for_budget};
 pub use weights::{SetWeights, SlotStates, pivot, set_weights};
 

@@ -1,7 +1,7 @@
 //! What a profile says: a policy of its own for every KV head.
 
 use crate::format::profile::Profile;
-use crate::merge::{HeadPlan, MergeError, Refit};
+use crate::merge::{HeadPlan, MergeError, Refit, Sampling};
 use crate::policy;
 use crate::policy::{Claim, HeadView, Needs, Policy, PolicyError};
 
@@ -18,7 +18,7 @@ pub struct PerHead {
 impl PerHead {
     /// The policies of a checked profile's heads.
     ///
-    /// - Errors: a setting that this version does not know, or that looks at another window of queries than the others
+    /// - Errors: a setting that this version does not know, or that looks at another window or sample of queries than the others
     pub fn from_profile(profile: &Profile) -> Result<Self, PolicyError> {
         Self::new(profile.heads.iter().map(|head| profile.setting_of(head).to_string()), profile.refit)
     }
@@ -38,10 +38,14 @@ impl PerHead {
                 }
             });
         }
+        let bad = |what| Err(PolicyError::BadParameter { policy: "profile", what });
         let windows: Vec<usize> = settings.iter().filter_map(|(_, policy)| policy.needs().mass_window).collect();
         if let Some(other) = windows.iter().find(|window| **window != windows[0]) {
-            let what = format!("heads look at windows of {} and of {other} queries", windows[0]);
-            return Err(PolicyError::BadParameter { policy: "profile", what });
+            return bad(format!("heads look at windows of {} and of {other} queries", windows[0]));
+        }
+        let samples: Vec<Sampling> = settings.iter().filter_map(|(_, policy)| policy.needs().queries).collect();
+        if samples.iter().any(|sample| *sample != samples[0]) {
+            return bad("heads look at different samples of queries".into());
         }
         Ok(Self { settings, of_head, refit })
     }
@@ -121,6 +125,6 @@ mod tests {
         assert_eq!(control.params()["settings"], serde_json::json!(["evict:recent=0.1", "h2o"]));
         assert!(!control.merges());
         assert!(of(&["snapkv:window=8", "snapkv:window=16"]).is_err());
-        assert_eq!(of(&["snapkv:window=8", "h2o"]).unwrap().needs(), Needs { mass: true, mass_window: Some(8) });
+        assert_eq!(of(&["snapkv:window=8", "h2o"]).unwrap().needs(), Needs { mass_window: Some(8), ..Needs::MASS });
     }
 }

@@ -1,7 +1,7 @@
 //! What a policy is shown of a head, and what has to be recorded for it.
 
 use crate::math::Rows;
-use crate::merge::{MergeRule, SlotStates, ValueRule};
+use crate::merge::{MergeRule, Sampling, SlotStates, ValueRule};
 
 /// One KV head as a policy sees it: `T` stored slots in order of position.
 #[derive(Clone, Copy, Debug)]
@@ -12,10 +12,17 @@ pub struct HeadView<'a> {
     pub kv_head: usize,
     /// KV heads of a layer.
     pub n_kv_heads: usize,
+    /// Query heads that read each of them.
+    pub group: usize,
     /// Tokens that the head has seen; more than T where slots were merged or dropped before.
     pub n_seen: usize,
     /// Keys after RoPE, `[T, D]`.
     pub keys: Rows<'a>,
+    /// Values, `[T, D]`; empty when the policy needs no queries.
+    pub values: Rows<'a>,
+    /// Queries that stand for those to come, at their positions, `[n, D]`: of each sampled token those of all query heads
+    /// that read this KV head; empty when the policy does not need them.
+    pub queries: Rows<'a>,
     /// Attention mass `[T]` over all queries so far; empty when the policy does not need it.
     pub mass: &'a [f32],
     /// Attention mass `[T]` over the last window of queries; empty when the policy does not need it.
@@ -33,8 +40,11 @@ impl<'a> HeadView<'a> {
             layer: 0,
             kv_head: 0,
             n_kv_heads: 1,
+            group: 1,
             n_seen: keys.len(),
             keys,
+            values: keys.first(0),
+            queries: keys.first(0),
             mass: &[],
             mass_window: &[],
             counts: None,
@@ -65,15 +75,26 @@ pub struct Needs {
     pub mass: bool,
     /// Attention mass over the last this many queries.
     pub mass_window: Option<usize>,
+    /// Queries that stand for those to come.
+    pub queries: Option<Sampling>,
 }
 
 impl Needs {
     /// Attention mass over all queries, and nothing else.
-    pub const MASS: Self = Self { mass: true, mass_window: None };
+    pub const MASS: Self = Self { mass: true, mass_window: None, queries: None };
 
-    /// What both need; of two windows the first.
+    /// A sample of queries, and nothing else.
+    pub(super) fn queries(sampling: Sampling) -> Self {
+        Self { queries: Some(sampling), ..Self::default() }
+    }
+
+    /// What both need; of two windows or samples the first.
     pub fn and(self, other: Self) -> Self {
-        Self { mass: self.mass || other.mass, mass_window: self.mass_window.or(other.mass_window) }
+        Self {
+            mass: self.mass || other.mass,
+            mass_window: self.mass_window.or(other.mass_window),
+            queries: self.queries.or(other.queries),
+        }
     }
 }
 

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 
 use crate::math::Rows;
-use crate::merge::{Counters, HeadPlan, Refit};
+use crate::merge::{Counters, HeadPlan, Origin, RefitHead, Refitted, Sampling, refit_slots};
 use crate::model::{AttnMass, ChunkStates, Config, HeadSlots, KvStore, Rope, StoreNeeds};
 use crate::policy::{Claim, HeadView, Needs, Scope};
-use crate::runtime::refit::QuerySample;
-use crate::runtime::slots::{CacheType, Head, Unstorable};
+use crate::runtime::queries::QuerySample;
+use crate::runtime::slots::{CacheType, Head, Unstorable, Vectors};
 use crate::runtime::{Budget, Compression, RuntimeError};
 
 /// Part of a prompt that is passing.
@@ -21,6 +21,17 @@ struct Passing {
     prompt_end: usize,
     /// Position behind the part whose last token triggers compression.
     part_end: usize,
+}
+
+/// Part of a prompt that is repeated behind the prompt.
+#[derive(Clone, Copy, Debug)]
+struct Replay {
+    /// Position in the prompt of the first token that is repeated.
+    first: usize,
+    /// Tokens that ask for the repetition.
+    n_asking: usize,
+    /// Tokens seen before them.
+    n_seen: usize,
 }
 
 /// Keys and values of all heads, compressed layer by layer as the last tokens of a prompt, or of a part of it, pass; and
@@ -40,10 +51,13 @@ pub struct RaggedCache {
     rope: Rope,
     /// What is recorded for compressions to come.
     needs: Needs,
-    refit: Option<Refit>,
-    sample: QuerySample,
+    /// Queries to sample, each once.
+    samplings: Vec<Sampling>,
+    samples: Vec<QuerySample>,
     /// `None` between prompts and in decode.
     passing: Option<Passing>,
+    /// While a prompt is repeated.
+    replay: Option<Replay>,
     /// Slots of each head when it was last compressed.
     settled: Vec<usize>,
     /// Times that each layer was compressed.
@@ -60,7 +74,7 @@ impl RaggedCache {
     /// An empty cache for a model.
     pub fn new(config: &Config, kind: CacheType, compression: Option<Compression>) -> Self {
         let needs = compression.as_ref().map_or_else(Needs::default, |compression| compression.policy.needs());
-        let refit = compression.as_ref().and_then(|compression| compression.policy.refit());
+        let samplings = compression.as_ref().map(samplings).unwrap_or_default();
         let n_heads = config.n_layers * config.n_kv_heads;
         Self {
             n_layers: config.n_layers,
@@ -72,9 +86,10 @@ impl RaggedCache {
             group: config.n_q_heads / config.n_kv_heads,
             rope: config.rope(),
             needs,
-            refit,
-            sample: QuerySample::default(),
+            samplings,
+            samples: Vec::new(),
             passing: None,
+            replay: None,
             settled: vec![0; n_heads],
             rewrites: vec![0; config.n_layers],
             gone: vec![Counters::default(); config.n_layers],
@@ -87,19 +102,15 @@ impl RaggedCache {
     /// An empty cache that stays whole and records what the given compressions need, so that after one prefill
     /// [`RaggedCache::compressed`] makes a cache for each of them.
     ///
-    /// - Errors: [`RuntimeError::DifferentWindows`] when two policies need attention mass over windows of different sizes,
-    ///   [`RuntimeError::DifferentQueries`] when two refits need different samples
+    /// - Errors: [`RuntimeError::DifferentWindows`] when two policies need attention mass over windows of different sizes
     pub fn recording<'a>(
         config: &Config,
         kind: CacheType,
         compressions: impl IntoIterator<Item = &'a Compression>,
     ) -> Result<Self, RuntimeError> {
-        let (mut needs, mut refit) = (Needs::default(), None);
+        let (mut needs, mut all) = (Needs::default(), Vec::new());
         for compression in compressions {
-            match (refit, compression.policy.refit()) {
-                (Some(a), Some(b)) if !same_sample(a, b) => return Err(RuntimeError::DifferentQueries),
-                (known, new) => refit = known.or(new),
-            }
+            all.extend(samplings(compression).into_iter().filter(|sampling| !all.contains(sampling)).collect::<Vec<_>>());
             let wanted = compression.policy.needs();
             needs.mass |= wanted.mass;
             match (needs.mass_window, wanted.mass_window) {
@@ -107,7 +118,7 @@ impl RaggedCache {
                 (known, new) => needs.mass_window = known.or(new),
             }
         }
-        Ok(Self { needs, refit, ..Self::new(config, kind, None) })
+        Ok(Self { needs, samplings: all, ..Self::new(config, kind, None) })
     }
 
     /// A compressed copy of this whole cache, bit for bit what the same compression gives at the end of the same prompt.
@@ -132,17 +143,16 @@ impl RaggedCache {
         {
             return fault("attention mass over its window of queries");
         }
-        if compression.policy.refit().is_some_and(|wanted| {
-            !self.sample.has(0) || !self.refit.is_some_and(|recorded| same_sample(recorded, wanted))
-        }) {
+        let has = |wanted: &Sampling| self.sample(*wanted).is_some_and(|sample| sample.has(0));
+        if !samplings(compression).iter().all(has) {
             return fault("a sample of the prompt's queries");
         }
         let mut copy = Self {
             heads: Vec::new(),
             compression: None,
             needs,
-            refit: compression.policy.refit(),
-            sample: QuerySample::default(),
+            samplings: samplings(compression),
+            samples: Vec::new(),
             settled: vec![0; self.heads.len()],
             rewrites: vec![0; self.n_layers],
             gone: self.gone.clone(),
@@ -174,9 +184,33 @@ impl RaggedCache {
         let every = self.compression.as_ref().and_then(|compression| compression.every_tokens);
         let part_end = every.map_or(prompt_end, |every| self.n_seen.saturating_add(every.max(1)).min(prompt_end));
         self.passing = Some(Passing { prompt_end, part_end });
-        if let Some(refit) = self.refit {
-            self.sample = QuerySample::draw(refit, self.group, self.n_layers, self.n_seen..part_end);
-        }
+        let draw = |sampling: &Sampling| {
+            QuerySample::draw(*sampling, self.group, self.n_layers, self.n_seen..part_end)
+        };
+        self.samples = self.samplings.iter().map(draw).collect();
+    }
+
+    /// Whether a prompt has to be repeated before it is compressed.
+    pub(super) fn wants_replay(&self) -> bool {
+        self.samplings.iter().any(|sampling| sampling.from == Origin::Replay)
+    }
+
+    /// Announces tokens that ask for a repetition of the prompt from position `first` on, and the repetition; nothing of them stays.
+    pub(super) fn begin_replay(&mut self, first: usize, n_asking: usize) {
+        self.replay = Some(Replay { first, n_asking, n_seen: self.n_seen });
+    }
+
+    /// Forgets all of a repetition but the sampled queries.
+    pub(super) fn end_replay(&mut self) {
+        let Some(Replay { n_seen, .. }) = self.replay.take() else { return };
+        let n_new = self.n_seen - n_seen;
+        self.heads.iter_mut().for_each(|head| head.pop(n_new, self.head_dim));
+        self.rewrites.iter_mut().for_each(|rewrites| *rewrites += 1);
+        self.n_seen = n_seen;
+    }
+
+    fn sample(&self, sampling: Sampling) -> Option<&QuerySample> {
+        self.samples.iter().find(|sample| sample.sampling() == sampling)
     }
 
     /// Tokens of the prompt that may pass before the next compression.
@@ -187,8 +221,12 @@ impl RaggedCache {
     /// Ends the prompt: checks that a compression did something, and gives freed memory back.
     ///
     /// - Errors: [`RuntimeError::NothingCompressed`] when a compression was asked for and every slot is still there,
-    ///   unless the budget is the whole cache
+    ///   unless the budget is the whole cache; those of planning where the prompt had to be repeated first
     pub fn end_prompt(&mut self) -> Result<(), RuntimeError> {
+        if self.wants_replay() && self.passing.is_some() {
+            let in_decode = self.compression.as_ref().is_some_and(|compression| compression.decode_slack.is_some());
+            self.compress(0..self.n_layers, in_decode)?;
+        }
         self.passing = None;
         let Some(compression) = &self.compression else { return Ok(()) };
         let total = self.counters();
@@ -196,6 +234,21 @@ impl RaggedCache {
             return Err(RuntimeError::NothingCompressed { policy: compression.name.clone(), n_slots: total.seen });
         }
         crate::runtime::release_freed_memory();
+        Ok(())
+    }
+
+    /// Refuses compressions that come when no sample of queries is at hand.
+    ///
+    /// - Errors: [`RuntimeError::NeedsPrompt`]
+    pub(super) fn check_has_queries(&self) -> Result<(), RuntimeError> {
+        let Some(Compression { name, policy, every_tokens, decode_slack, .. }) = &self.compression else { return Ok(()) };
+        let fault = |when| Err(RuntimeError::NeedsPrompt { policy: name.clone(), when });
+        if policy.needs().queries.is_some() && decode_slack.is_some() {
+            return fault("in decode");
+        }
+        if self.wants_replay() && every_tokens.is_some() {
+            return fault("between the parts of a prompt");
+        }
         Ok(())
     }
 
@@ -294,8 +347,8 @@ impl RaggedCache {
         let claims: Vec<Claim> = sharing
             .par_iter()
             .map(|head| {
-                let (keys, counts) = (self.heads[*head].keys.widened(), self.heads[*head].counts());
-                compression.policy.claim(&self.view(*head, &keys, counts.as_deref()), sizes[*head - heads.start])
+                let states = self.widened(compression, *head);
+                compression.policy.claim(&self.view(*head, &states), sizes[*head - heads.start])
             })
             .collect();
         for (head, size) in sharing.iter().zip(compression.policy.sizes(&claims)) {
@@ -304,38 +357,71 @@ impl RaggedCache {
         Ok(sizes)
     }
 
-    fn view<'a>(&'a self, index: usize, keys: &'a [f32], counts: Option<&'a [u32]>) -> HeadView<'a> {
+    /// What a policy looks at of a head and the head does not hold as such.
+    fn widened(&self, compression: &Compression, index: usize) -> Widened<'_> {
         let head = &self.heads[index];
+        let sample = compression.policy.needs().queries.and_then(|sampling| self.sample(sampling));
+        Widened {
+            keys: head.keys.widened(),
+            values: sample.map(|_| head.values.widened()).unwrap_or_default(),
+            queries: sample.map(|sample| self.rows(sample, index)).unwrap_or_default(),
+            counts: head.counts(),
+        }
+    }
+
+    /// Queries of a sample that read a head, `[n, D]`.
+    fn rows(&self, sample: &QuerySample, index: usize) -> Vec<f32> {
+        let (layer, kv_head) = (index / self.n_kv_heads, index % self.n_kv_heads);
+        sample.rows(layer, kv_head, self.n_kv_heads, &self.rope, self.n_seen)
+    }
+
+    fn view<'a>(&'a self, index: usize, states: &'a Widened<'_>) -> HeadView<'a> {
+        let head = &self.heads[index];
+        let rows = |x: &'a [f32]| Rows::new(x, self.head_dim);
         HeadView {
             layer: index / self.n_kv_heads,
             kv_head: index % self.n_kv_heads,
             n_kv_heads: self.n_kv_heads,
+            group: self.group,
             n_seen: self.n_seen,
-            keys: Rows::new(keys, self.head_dim),
+            keys: rows(&states.keys),
+            values: rows(&states.values),
+            queries: rows(&states.queries),
             mass: &head.mass,
             mass_window: &head.mass_window,
-            counts,
+            counts: states.counts.as_deref(),
             logit_bias: head.logit_bias.as_deref(),
         }
+    }
+
+    /// Keeps what a chunk has of the sampled queries.
+    fn take_queries(&mut self, chunk: &ChunkStates<'_>) {
+        let (from, first, skip) = match (self.replay, self.passing) {
+            (Some(Replay { first, n_asking, .. }), _) => (Origin::Replay, first, n_asking),
+            (None, Some(_)) => (Origin::Prompt, chunk.first_position, 0),
+            (None, None) => return,
+        };
+        let samples = self.samples.iter_mut().filter(|sample| sample.sampling().from == from);
+        samples.for_each(|sample| sample.take(chunk, skip, first));
     }
 
     fn plan(&self, compression: &Compression, layer: usize, sizes: &[usize]) -> Result<LayerPlan, RuntimeError> {
         let heads = self.of_layer(layer);
         let skip = compression.skip_layers.contains(&layer);
         // Widened on this thread: what worker threads allocate and free, the allocator keeps to itself.
-        let keys: Vec<Cow<'_, [f32]>> = heads.iter().map(|head| head.keys.widened()).collect();
+        let first = layer * self.n_kv_heads;
+        let states: Vec<Widened<'_>> = (0..heads.len()).map(|head| self.widened(compression, first + head)).collect();
         let planned: Result<Vec<(HeadPlan, bool)>, RuntimeError> = heads
             .par_iter()
-            .zip(&keys)
+            .zip(&states)
             .zip(sizes)
             .enumerate()
-            .map(|(kv_head, ((head, keys), budget_tokens))| {
+            .map(|(kv_head, ((head, states), budget_tokens))| {
                 let (n_slots, budget_tokens) = (head.len(), *budget_tokens);
                 if skip {
                     return Ok((HeadPlan::identity(n_slots), false));
                 }
-                let counts = head.counts();
-                let view = self.view(layer * self.n_kv_heads + kv_head, keys, counts.as_deref());
+                let view = self.view(first + kv_head, states);
                 let plan = compression.policy.plan(&view, budget_tokens).map_err(|source| {
                     RuntimeError::Unmeetable { layer, kv_head, budget_tokens, n_tokens: n_slots, source }
                 })?;
@@ -368,11 +454,43 @@ impl RaggedCache {
             head.folded(plan, self.head_dim, keep_mass).map_err(|fault| fault.at(layer, kv_head))
         };
         let mut heads: Vec<Head> = old.iter().zip(&plans).enumerate().map(folded).collect::<Result<_, _>>()?;
-        if let Some(refit) = compression.policy.refit().filter(|_| self.sample.has(layer)) {
-            self.sample.refit(refit, &self.rope, self.n_seen, layer, old, &mut heads)?;
-        }
+        self.refit(compression, layer, &mut heads)?;
         let counters = old.iter().zip(&plans).map(|(head, plan)| plan.counters(head.len())).collect();
         Ok(NewLayer { heads, counters, asked })
+    }
+
+    /// Refits a layer's new heads to what the old ones give for the sampled queries. Heads of which nothing went stay as
+    /// they are; so do all in decode, which has no queries to spare.
+    ///
+    /// - Errors: a head whose system could not be solved, or whose values do not fit their type
+    fn refit(&self, compression: &Compression, layer: usize, new: &mut [Head]) -> Result<(), RuntimeError> {
+        let Some(refit) = compression.policy.refit() else { return Ok(()) };
+        let Some(sample) = self.sample(refit.sampling()).filter(|sample| sample.has(layer)) else { return Ok(()) };
+        let solved: Vec<Option<Refitted>> = self
+            .of_layer(layer)
+            .par_iter()
+            .zip(&*new)
+            .enumerate()
+            .map(|(kv_head, (old, new))| {
+                if old.len() == new.len() {
+                    return Some(Refitted { values: new.values.widened().into_owned(), logit_bias: None });
+                }
+                let [old_keys, old_values] = [&old.keys, &old.values].map(Vectors::widened);
+                let [new_keys, new_values] = [&new.keys, &new.values].map(Vectors::widened);
+                let rows = |x| Rows::new(x, self.head_dim);
+                let logit_bias = old.logit_bias.as_deref();
+                let full = RefitHead { keys: rows(&old_keys), values: rows(&old_values), logit_bias };
+                let logit_bias = new.logit_bias.as_deref();
+                let stored = RefitHead { keys: rows(&new_keys), values: rows(&new_values), logit_bias };
+                let queries = self.rows(sample, layer * self.n_kv_heads + kv_head);
+                refit_slots(rows(&queries), full, stored, refit)
+            })
+            .collect();
+        for (kv_head, (head, refitted)) in new.iter_mut().zip(solved).enumerate() {
+            let refitted = refitted.ok_or(RuntimeError::Refit { layer, kv_head })?;
+            head.set_refitted(refitted).map_err(|fault| fault.at(layer, kv_head))?;
+        }
+        Ok(())
     }
 
     fn settle(&mut self, layer: usize, new: &NewLayer) {
@@ -391,7 +509,7 @@ impl RaggedCache {
             let new = self.rewritten(&compression, layer, sizes, keep_mass)?;
             self.settle(layer, &new);
             self.rewrites[layer] += 1;
-            self.sample.forget(layer);
+            self.samples.iter_mut().for_each(|sample| sample.forget(layer));
             let first = layer * self.n_kv_heads;
             self.heads.splice(first..first + self.n_kv_heads, new.heads);
         }
@@ -422,9 +540,19 @@ impl RaggedCache {
     }
 }
 
-/// Whether two refits need the same queries.
-fn same_sample(a: Refit, b: Refit) -> bool {
-    (a.queries, a.seed) == (b.queries, b.seed)
+/// The samples of queries that a compression looks at, each once.
+fn samplings(compression: &Compression) -> Vec<Sampling> {
+    let of_score = compression.policy.needs().queries;
+    let of_refit = compression.policy.refit().map(|refit| refit.sampling()).filter(|refit| Some(*refit) != of_score);
+    of_score.into_iter().chain(of_refit).collect()
+}
+
+/// A head as policies look at it.
+struct Widened<'a> {
+    keys: Cow<'a, [f32]>,
+    values: Cow<'a, [f32]>,
+    queries: Vec<f32>,
+    counts: Option<Vec<u32>>,
 }
 
 /// A layer after compression.
@@ -447,7 +575,10 @@ impl KvStore for RaggedCache {
     type Error = RuntimeError;
 
     fn needs(&self) -> StoreNeeds {
-        let Needs { mass, mass_window } = self.needs;
+        let Needs { mass, mass_window, .. } = self.needs;
+        if self.replay.is_some() {
+            return StoreNeeds::default();
+        }
         match (self.passing, &self.compression) {
             (Some(Passing { part_end, .. }), _) => StoreNeeds {
                 k_pre_rope: false,
@@ -472,9 +603,7 @@ impl KvStore for RaggedCache {
             });
             head.append(chunk.first_position, head_dim, rows).map_err(|fault| fault.at(chunk.layer, kv_head))?;
         }
-        if self.passing.is_some() && self.refit.is_some() {
-            self.sample.take(chunk);
-        }
+        self.take_queries(chunk);
         if chunk.layer == 0 {
             self.n_seen += chunk.n_tokens;
         }
@@ -496,11 +625,14 @@ impl KvStore for RaggedCache {
             mass.all.get(kv_head).map_or(Ok(()), |new| head.add_mass(new)).map_err(at)?;
             mass.window.get(kv_head).map_or(Ok(()), |new| head.add_mass_window(new)).map_err(at)?;
         }
+        if self.replay.is_some() {
+            return Ok(());
+        }
         let end = chunk.first_position + chunk.n_tokens;
         let in_decode = self.compression.as_ref().is_some_and(|compression| compression.decode_slack.is_some());
         let due = self.compression.as_ref().and_then(|compression| self.due(compression, chunk.layer));
         match self.passing {
-            Some(Passing { prompt_end, part_end }) if end >= part_end => {
+            Some(Passing { prompt_end, part_end }) if end >= part_end && !self.wants_replay() => {
                 due.map_or(Ok(()), |layers| self.compress(layers, in_decode || end < prompt_end))?;
                 if chunk.layer + 1 == self.n_layers && end < prompt_end {
                     self.begin_part(prompt_end);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::format::generation::StopReason;
 use crate::model::{Decoding, LogitRows, Model, ModelError, Pass};
+use crate::runtime::replay::replay;
 use crate::runtime::{RaggedCache, RuntimeError, Sampling};
 
 /// What to generate.
@@ -67,6 +68,7 @@ pub fn prefill(
     if n_tokens > max_positions {
         return Err(ModelError::TooLong { n_tokens, max_positions }.into());
     }
+    cache.check_has_queries()?;
     cache.begin_prompt(prompt.len());
     let mut logits = Vec::new();
     let mut rest = prompt;
@@ -76,6 +78,9 @@ pub fn prefill(
         let rows = if later.is_empty() { LogitRows::Last } else { LogitRows::None };
         logits = pass.forward(chunk, cache.n_seen(), cache, rows)?;
         rest = later;
+    }
+    if cache.wants_replay() {
+        replay(pass, prompt, cache)?;
     }
     cache.end_prompt()?;
     Ok(logits)

@@ -7,7 +7,8 @@ mod compare;
 mod compression;
 mod generate;
 mod memory;
-mod refit;
+mod queries;
+mod replay;
 mod room;
 mod sampling;
 mod slots;
@@ -158,9 +159,22 @@ pub enum RuntimeError {
     /// One prefill records the attention of one window of queries.
     #[error("one prefill cannot record attention mass over the last {0} and the last {1} queries")]
     DifferentWindows(usize, usize),
-    /// One prefill records one sample of queries.
-    #[error("one prefill cannot record two samples of queries: refits differ in queries= or seed=")]
-    DifferentQueries,
+    /// The model's context does not hold a prompt and its repetition.
+    #[error("repeating the prompt behind itself takes {n_tokens} positions, and the model's context has {max_positions}")]
+    NoRoomToReplay {
+        /// Positions needed.
+        n_tokens: usize,
+        /// Positions of the context.
+        max_positions: usize,
+    },
+    /// A policy that needs a prompt's queries where there is none, or not yet.
+    #[error("policy {policy} looks at queries of a whole prompt: it cannot compress {when}")]
+    NeedsPrompt {
+        /// The policy.
+        policy: String,
+        /// When it was asked to.
+        when: &'static str,
+    },
     /// Layers that stay whole leave nothing for the others.
     #[error("{n_skipped} of {n_layers} layers stay whole, which alone exceeds kept_fraction {kept_fraction}")]
     SkippedTooMuch {
@@ -192,8 +206,12 @@ impl Hint for RuntimeError {
             }
             Self::SkippedTooMuch { .. } => Some("skip fewer layers or keep more".into()),
             Self::NotRecorded { .. } => Some("name the compression when the recording cache is made".into()),
-            Self::DifferentWindows(..) | Self::DifferentQueries => Some("record a cache for each of them".into()),
+            Self::DifferentWindows(..) => Some("record a cache for each of them".into()),
             Self::NoRoom { least, .. } => Some(format!("allow at least {least} bytes with --budget-bytes")),
+            Self::NoRoomToReplay { .. } => Some("shorten the prompt, or take queries from the prompt itself (from=prompt)".into()),
+            Self::NeedsPrompt { .. } => {
+                Some("leave out --decode-slack and --compress-every, or choose a policy that looks at attention mass".into())
+            }
             Self::NoSlots => Some("keep at least one slot".into()),
             Self::HoldsAll { .. } => Some("give fewer slots, or use --policy full if nothing should be compressed".into()),
             Self::Overflow { .. } => Some("use --cache-dtype f32, or bf16 in place of f16".into()),

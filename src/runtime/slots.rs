@@ -145,6 +145,14 @@ impl Vectors {
         }
     }
 
+    fn truncate(&mut self, n: usize) {
+        match self {
+            Self::F32(v) => v.truncate(n),
+            Self::F16(v) => v.truncate(n),
+            Self::Bf16(v) => v.truncate(n),
+        }
+    }
+
     /// Stores numbers; `state` is what they are.
     fn push(&mut self, x: &[f32], state: State) -> Result<(), Unstorable> {
         let limit = match self {
@@ -292,6 +300,17 @@ impl Head {
             bias.resize(bias.len() + n, 0.0);
         }
         Ok(())
+    }
+
+    /// Takes the last `n` tokens off, which came behind the last compression.
+    pub(crate) fn pop(&mut self, n: usize, head_dim: usize) {
+        let left = self.len() - n;
+        self.keys.truncate(left * head_dim);
+        self.values.truncate(left * head_dim);
+        self.positions.truncate(left);
+        if let Some(bias) = &mut self.logit_bias {
+            bias.truncate(left);
+        }
     }
 
     pub(crate) fn set_refitted(&mut self, Refitted { values, logit_bias }: Refitted) -> Result<(), Unstorable> {

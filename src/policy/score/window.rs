@@ -43,7 +43,7 @@ impl Default for Window {
 
 impl Score for Window {
     fn needs(&self) -> Needs {
-        Needs { mass: false, mass_window: Some(self.window) }
+        Needs { mass_window: Some(self.window), ..Needs::default() }
     }
 
     fn worth(&self, view: &HeadView<'_>, budget_tokens: usize) -> Vec<f32> {

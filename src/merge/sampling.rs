@@ -1,0 +1,34 @@
+//! Which queries stand for those to come.
+
+use serde::{Deserialize, Serialize};
+
+/// Where queries come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// From the prompt: its own queries, turned to positions behind it.
+    #[default]
+    Prompt,
+    /// From a replay: the model is asked to repeat the prompt and reads it once more, behind itself. It costs a second pass
+    /// over the prompt (KVzip, arXiv 2505.23416; Attention Matching, arXiv 2602.16284).
+    Replay,
+}
+
+/// A seeded sample of the queries of a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// Where they come from.
+    pub from: Origin,
+    /// Query rows per KV head, all query heads of the group together; at least 1.
+    pub queries: usize,
+    /// Positions behind the prompt that its own queries are spread over.
+    pub span: usize,
+    /// Seed of the sample.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { from: Origin::Prompt, queries: 384, span: 512, seed: 0 }
+    }
+}
