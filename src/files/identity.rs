@@ -26,6 +26,10 @@ pub struct ModelIdentity {
     pub head_dim: usize,
     /// Base of the rotary embedding.
     pub rope_theta: f64,
+    /// Angular frequencies of the rotary embedding after scaling, in radians a position, `[D/2]`; empty in files that were
+    /// written before they were recorded.
+    #[serde(default)]
+    pub rope_frequencies: Vec<f32>,
     /// Longest context that the model states, in tokens.
     pub max_positions: usize,
 }
@@ -49,6 +53,7 @@ impl ModelIdentity {
             n_kv_heads,
             head_dim,
             rope_theta: 1e4,
+            rope_frequencies: Vec::new(),
             max_positions: 128,
         }
     }

@@ -10,6 +10,7 @@ mod instructions;
 mod paired;
 mod product;
 mod rank;
+mod rope;
 mod rows;
 mod simd;
 mod softmax;
@@ -28,6 +29,7 @@ use instructions::by_instructions;
 pub use paired::{Paired, paired, sign_test, sign_test_needs};
 pub use product::{Rhs, product, product_columns};
 pub use rank::{ranks, spearman};
+pub use rope::Rope;
 pub use rows::Rows;
 pub(crate) use simd::fold;
 pub use simd::{

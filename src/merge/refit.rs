@@ -264,7 +264,8 @@ mod tests {
     #[test]
     fn a_mass_stops_at_its_bound() {
         // Two tokens, keys 0 and ln 99: the stored one has 1 % of the mass and would need 100 times as much.
-        let (full, stored) = (head(&[0.0, 99f32.ln()], &[1.0, 2.0], 1), head(&[0.0], &[1.0], 1));
+        let keys = [0.0, 99f32.ln()];
+        let (full, stored) = (head(&keys, &[1.0, 2.0], 1), head(&[0.0], &[1.0], 1));
         let found = refit_slots(Rows::new(&[1.0], 1), full, stored, refit(0, 1e-6, true)).unwrap();
         assert!((found.logit_bias.unwrap()[0] - 3.0).abs() < 1e-5);
     }

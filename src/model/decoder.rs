@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::checkpoint::{CONFIG, ModelFiles, choose, instead_of_weights, model_name};
 use crate::files::{FileError, ModelIdentity, read_limited};
-use crate::math::first_not_below;
+use crate::math::{Rope, first_not_below};
 use crate::model::ModelError;
 use crate::model::attention::{Geometry, attend};
 use crate::model::config::Config;
@@ -14,7 +14,6 @@ use crate::model::gguf::Gguf;
 use crate::model::layer::Layer;
 use crate::model::layers::{Linear, add, gate_with, rms_norm};
 use crate::model::matrix::{Matrix, Scratch};
-use crate::model::rope::Rope;
 use crate::model::store::{ChunkStates, ForwardError, KvStore, LogitRows};
 use crate::model::tokenizer::Tokenizer;
 use crate::model::weights::{Fingerprint, Weights};
@@ -187,6 +186,7 @@ impl Model {
             n_kv_heads: c.n_kv_heads,
             head_dim: c.head_dim,
             rope_theta: c.rope_theta,
+            rope_frequencies: c.rope().frequencies().to_vec(),
             max_positions: c.max_positions,
         }))
     }

@@ -23,7 +23,7 @@ pub use config::{ARCHITECTURES, Architecture, Bias, Config, Windows};
 pub use decoder::Model;
 pub use device::{Compute, Matmul};
 pub use pass::{Decoding, Pass};
-pub use rope::{Rope, RopeScaling};
+pub use rope::RopeScaling;
 pub use slots::{AttnMass, HeadSlots, SlotVectors};
 pub use store::{ChunkStates, ForwardError, KvStore, LogitRows, StoreNeeds};
 

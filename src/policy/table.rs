@@ -46,6 +46,14 @@ pub const POLICIES: &[PolicyEntry] = &[
         ..EVICTION
     },
     PolicyEntry {
+        name: "expected",
+        summary: "keeps the tokens that queries to come are expected to attend to, by their mean and covariance (queries=, span=, eps=)",
+        source: "Devoto et al. 2025, arXiv 2510.00636",
+        score: "expected-attention",
+        with: "first=4",
+        ..EVICTION
+    },
+    PolicyEntry {
         name: "full",
         summary: "keeps every token",
         source: "Vaswani et al. 2017, arXiv 1706.03762",
@@ -77,6 +85,23 @@ pub const POLICIES: &[PolicyEntry] = &[
         ..EVICTION
     },
     PolicyEntry {
+        name: "kvzip",
+        summary: "keeps the tokens that a replay of the prompt attends to most; all heads of the model compete for slots",
+        source: "Kim et al. 2025, arXiv 2505.23416. Differs: the softmax is over the prompt alone, not the repetition",
+        score: "queries",
+        allocation: "model",
+        with: "from=replay,over=max,queries=1000000,first=4",
+        ..EVICTION
+    },
+    PolicyEntry {
+        name: "matching",
+        summary: "keeps the tokens of largest root mean square attention from the prompt's queries turned to later positions (queries=, span=, from=)",
+        source: "Zweiger et al. 2026, arXiv 2602.16284, its keys; with +refit its masses and values, too",
+        score: "queries",
+        with: "first=4,last=32",
+        ..EVICTION
+    },
+    PolicyEntry {
         name: "pyramidkv",
         summary: "snapkv's tokens; many slots for the first layers, few for the last ones (beta=)",
         source: "Cai et al. 2024, arXiv 2406.02069",
@@ -90,6 +115,14 @@ pub const POLICIES: &[PolicyEntry] = &[
         source: "a control, not a published method",
         standing: Standing::Chance,
         score: "random",
+        ..EVICTION
+    },
+    PolicyEntry {
+        name: "restkv",
+        summary: "keeps the tokens whose loss changes the head's output most (queries=, span=, from=)",
+        source: "An et al. 2026, ReST-KV, ICLR 2026",
+        score: "leave-one-out",
+        with: "first=4,last=32",
         ..EVICTION
     },
     PolicyEntry {

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
-use crate::math::Rows;
+use crate::math::{Rope, Rows};
 use crate::merge::{Counters, HeadPlan, Origin, RefitHead, Refitted, Sampling, refit_slots};
-use crate::model::{AttnMass, ChunkStates, Config, HeadSlots, KvStore, Rope, StoreNeeds};
+use crate::model::{AttnMass, ChunkStates, Config, HeadSlots, KvStore, StoreNeeds};
 use crate::policy::{Claim, HeadView, Needs, Scope};
 use crate::runtime::queries::QuerySample;
 use crate::runtime::slots::{CacheType, Head, Unstorable, Vectors};

@@ -3,8 +3,9 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::math::Rope;
 use crate::merge::{Origin, Sampling};
-use crate::model::{ChunkStates, Rope};
+use crate::model::ChunkStates;
 
 /// A seeded sample of the queries of a part of a prompt, in every layer.
 #[derive(Clone, Debug)]

@@ -14,6 +14,7 @@ pub fn identity(n_layers: usize, n_q_heads: usize, n_kv_heads: usize, head_dim: 
         n_kv_heads,
         head_dim,
         rope_theta: 1e4,
+        rope_frequencies: Vec::new(),
         max_positions: 8192,
     }
 }

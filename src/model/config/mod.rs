@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use crate::model::ModelError;
 use crate::model::gguf::Gguf;
-use crate::model::rope::{Rope, RopeScaling};
+use crate::math::Rope;
+use crate::model::rope::{RopeScaling, rope};
 
 /// A line of the architecture table: what tells one Llama-family member from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,7 +220,7 @@ impl Config {
     /// Refuses a rotary embedding whose angles are no numbers.
     /// The rotary embedding.
     pub(crate) fn rope(&self) -> Rope {
-        Rope::new(self.head_dim, self.rope_theta, &self.rope_scaling)
+        rope(self.head_dim, self.rope_theta, &self.rope_scaling)
     }
 
     fn check_rope(&self) -> Result<(), ModelError> {

@@ -12,7 +12,7 @@ use candle_core::{D, DType, Device, Tensor};
 pub use crate::model::device::compute::{Compute, Matmul};
 pub(crate) use crate::model::device::mirror::Mirror;
 
-use crate::math::first_not_below;
+use crate::math::{Rope, first_not_below};
 use crate::model::ModelError;
 use crate::model::attention::Geometry;
 use crate::model::config::Config;
@@ -21,7 +21,6 @@ use crate::model::device::mirror::Target;
 use crate::model::layer::Layer;
 use crate::model::layers::Linear;
 use crate::model::matrix::Matrix;
-use crate::model::rope::Rope;
 use crate::model::store::{ChunkStates, ForwardError, KvStore, LogitRows};
 
 /// y = W x + b on the device: the product in the weights' type, the rest in f32.

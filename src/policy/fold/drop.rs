@@ -9,7 +9,7 @@ use crate::policy::{HeadView, Params, Part, PolicyError};
 
 pub(super) const PART: Part<dyn Fold> = Part {
     name: "drop",
-    summary: "the rest is dropped; a share of the budget may go to the newest tokens (recent=)",
+    summary: "the rest is dropped; the first tokens (first=), the newest (last=) and a share of the budget for the newest (recent=) may stay whatever they are worth",
     source: "Zhang et al. 2023, arXiv 2306.14048",
     build: |params| {
         let kept: Kept = params.read()?;
@@ -23,6 +23,10 @@ pub(super) const PART: Part<dyn Fold> = Part {
 pub(super) struct Kept {
     /// Share of the budget that goes to the newest tokens.
     recent: f64,
+    /// First tokens that stay: attention sinks.
+    first: usize,
+    /// Newest tokens that stay, at least.
+    last: usize,
 }
 
 impl Kept {
@@ -33,15 +37,19 @@ impl Kept {
         Err(params.bad(format!("recent is a share of the budget in [0, 1], not {}", self.recent)))
     }
 
-    /// Newest tokens that stay whatever they are worth.
+    /// Newest tokens that stay whatever they are worth: `last` of them take half of the budget at most, unless their share is more.
     pub(super) fn n_recent(self, budget_tokens: usize) -> usize {
-        (budget_tokens as f64 * self.recent) as usize
+        ((budget_tokens as f64 * self.recent) as usize).max(self.last.min(budget_tokens.div_ceil(2)))
     }
 
-    /// Whether each slot stays, `[T]`.
+    /// Whether each slot stays, `[T]`. The first tokens take half of what the newest leave at most.
     pub(super) fn marked(self, worth: &[f32], budget_tokens: usize) -> Vec<bool> {
         let n_recent = self.n_recent(budget_tokens);
-        protect(worth, n_recent, budget_tokens - n_recent)
+        let n_other = budget_tokens - n_recent;
+        let first = self.first.min(n_other / 2);
+        let mut worth = worth.to_vec();
+        worth[..first].fill(f32::INFINITY);
+        protect(&worth, n_recent, n_other)
     }
 }
 
@@ -60,12 +68,15 @@ mod tests {
     fn recent_half_and_heavy_half_of_an_odd_budget() {
         let view = HeadView::new(Rows::new(&[0.0; 7], 1));
         let worth = [0.1, 3.0, 0.2, 0.9, 0.3, 9.0, 0.1];
-        let kept = |recent: f64| {
-            let plan = Kept { recent }.plan(&view, &worth, 5).unwrap();
+        let kept = |recent: f64, first, last| {
+            let plan = Kept { recent, first, last }.plan(&view, &worth, 5).unwrap();
             plan.slots.iter().map(|slot| slot.pivot).collect::<Vec<_>>()
         };
         // Recent 2: tokens 5 and 6. Heavy 3 of the rest: 1, 3, 4.
-        assert_eq!(kept(0.5), [1, 3, 4, 5, 6]);
-        assert_eq!(kept(0.0), [1, 2, 3, 4, 5]);
+        assert_eq!(kept(0.5, 0, 0), [1, 3, 4, 5, 6]);
+        assert_eq!(kept(0.0, 0, 0), [1, 2, 3, 4, 5]);
+        // One newest token and the first one; of a whole window only 3, half of the budget, and 1 of the first tokens.
+        assert_eq!(kept(0.0, 1, 1), [0, 1, 3, 5, 6]);
+        assert_eq!(kept(0.5, 3, 100), [0, 1, 4, 5, 6]);
     }
 }

@@ -10,7 +10,7 @@ use crate::policy::{HeadView, Needs, Part};
 
 pub(super) const PART: Part<dyn Score> = Part {
     name: "expected-attention",
-    summary: "attention that queries of the sample's mean and covariance would pay on average, plus eps=, times the length of the value; the first tokens stay (sinks=)",
+    summary: "attention that queries of the sample's mean and covariance would pay on average, plus eps=, times the length of the value",
     source: "Devoto et al. 2025, arXiv 2510.00636. Differs: the queries are a sample, each turned to one later position",
     build: |params| {
         let (sampling, own) = (read_sampling(params)?, params.read::<Own>()?);
@@ -21,18 +21,10 @@ pub(super) const PART: Part<dyn Score> = Part {
     },
 };
 
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Own {
     /// Added to a token's attention before it is multiplied by the length of its value.
     eps: f32,
-    /// First tokens that stay.
-    sinks: usize,
-}
-
-impl Default for Own {
-    fn default() -> Self {
-        Self { eps: 0.0, sinks: 4 }
-    }
 }
 
 #[derive(Debug)]
@@ -47,7 +39,7 @@ impl Score for ExpectedAttention {
     }
 
     /// For a query q of mean m and covariance C, the mean of exp(k·q / √D) is exp(k·m / √D + k·C k / 2D).
-    fn worth(&self, view: &HeadView<'_>, budget_tokens: usize) -> Vec<f32> {
+    fn worth(&self, view: &HeadView<'_>, _: usize) -> Vec<f32> {
         let n = view.n_slots();
         let mut worth = vec![0f32; n];
         for head in 0..view.group {
@@ -59,11 +51,8 @@ impl Score for ExpectedAttention {
             };
             axpy(1.0 / (total * view.group as f32), &expected, &mut worth);
         }
-        let sinks = self.own.sinks.min(budget_tokens.saturating_sub(1));
-        for (i, (worth, value)) in worth.iter_mut().zip(view.values.iter()).enumerate() {
-            *worth = if i < sinks { f32::INFINITY } else { (*worth + self.own.eps) * dot(value, value).sqrt() };
-        }
-        worth
+        let lengths = view.values.iter().map(|value| dot(value, value).sqrt());
+        worth.iter().zip(lengths).map(|(worth, length)| (worth + self.own.eps) * length).collect()
     }
 }
 
@@ -101,12 +90,11 @@ mod tests {
             values: Rows::new(&values, 1),
             ..HeadView::new(Rows::new(&keys, 1))
         };
-        let worth = |own| ExpectedAttention { sampling: Sampling::default(), own }.worth(&view, 2);
+        let score = ExpectedAttention { sampling: Sampling::default(), own: Own { eps: 0.5 } };
         let total = 1.0 + 6f32.exp() + 2.5f32.exp();
         let expected = [(1.0, 1.0), (6f32.exp(), 3.0), (2.5f32.exp(), 2.0)]
             .map(|(weight, length)| (weight / total / 2.0 + 1.0 / 6.0 + 0.5) * length);
-        let found = worth(Own { eps: 0.5, sinks: 0 });
+        let found = score.worth(&view, 2);
         assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5), "{found:?} {expected:?}");
-        assert_eq!(worth(Own { eps: 0.5, sinks: 4 })[0], f32::INFINITY);
     }
 }

@@ -1,0 +1,80 @@
+//! Rotary position embedding in Hugging Face's half-split order: dimension i turns with dimension i + D/2.
+
+use rayon::prelude::*;
+
+/// The D/2 angular frequencies of a model, and how vectors turn by them.
+///
+/// Source: Su et al. 2021 (arXiv 2104.09864)
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    frequencies: Vec<f32>,
+}
+
+impl Rope {
+    /// From frequencies in radians a position, `[D/2]`.
+    pub fn new(frequencies: Vec<f32>) -> Self {
+        Self { frequencies }
+    }
+
+    /// The frequencies, `[D/2]`.
+    pub fn frequencies(&self) -> &[f32] {
+        &self.frequencies
+    }
+
+    /// Whether every angle is a number after so many positions.
+    pub fn is_finite_up_to(&self, positions: usize) -> bool {
+        self.frequencies.iter().all(|frequency| (positions as f32 * frequency).is_finite())
+    }
+
+    /// Sines and cosines of every frequency after so many positions.
+    fn angles(&self, positions: f32) -> (Vec<f32>, Vec<f32>) {
+        self.frequencies.iter().map(|f| (positions * f).sin_cos()).unzip()
+    }
+
+    /// Sines and cosines `[T, D/2]` of T positions from `first_position`.
+    pub fn tables(&self, first_position: usize, n_tokens: usize) -> (Vec<f32>, Vec<f32>) {
+        let turns = (first_position..first_position + n_tokens).map(|position| self.angles(position as f32));
+        let (sin, cos): (Vec<Vec<f32>>, Vec<Vec<f32>>) = turns.unzip();
+        (sin.concat(), cos.concat())
+    }
+
+    /// Rotates `x` `[T, heads, D]` in place; row t stands at position `first_position + t`.
+    pub fn rotate(&self, x: &mut [f32], n_heads: usize, first_position: usize) {
+        let half = self.frequencies.len();
+        x.par_chunks_mut(n_heads * 2 * half).enumerate().for_each(|(row, heads)| {
+            self.turn(heads, (first_position + row) as f32);
+        });
+    }
+
+    /// Rotates vectors `[n, D]` in place by a number of positions; what is rotated already turns on by as many.
+    pub fn turn(&self, x: &mut [f32], positions: f32) {
+        let half = self.frequencies.len();
+        let (sin, cos) = self.angles(positions);
+        for vector in x.chunks_exact_mut(2 * half) {
+            let (low, high) = vector.split_at_mut(half);
+            for i in 0..half {
+                let (a, b) = (low[i], high[i]);
+                low[i] = a * cos[i] - b * sin[i];
+                high[i] = b * cos[i] + a * sin[i];
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_split_rotation_by_hand() {
+        // D = 4, frequencies 1 and 0.5, position 2: dimensions 0 and 2 turn by 2 rad, 1 and 3 by 1 rad.
+        let rope = Rope { frequencies: vec![1.0, 0.5] };
+        let mut x = [9.0, 9.0, 9.0, 9.0, 1.0, 2.0, 3.0, 4.0];
+        rope.rotate(&mut x, 1, 1);
+        let (s2, c2, s1, c1) = (2f32.sin(), 2f32.cos(), 1f32.sin(), 1f32.cos());
+        let expected = [c2 - 3.0 * s2, 2.0 * c1 - 4.0 * s1, 3.0 * c2 + s2, 4.0 * c1 + 2.0 * s1];
+        for (x, y) in x[4..].iter().zip(expected) {
+            assert!((x - y).abs() < 1e-6);
+        }
+    }
+}
