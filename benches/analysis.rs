@@ -33,6 +33,7 @@ use kit::identity::identity;
 use kvscope::analyze::{AnalyzeOptions, MapMaker, analyze};
 use kvscope::files::write_json;
 use kvscope::format::dump::{Dump, ElementType, Manifest, SampleEntry, State, Tensor};
+use kvscope::math::Rows;
 use kvscope::runtime::start_threads;
 
 /// Levels of a map of 4,096 tokens, as `analyze` writes it.
@@ -150,7 +151,7 @@ fn maps(args: &Args, [heads, dim]: [usize; 2], peak: f64, mut peer: Option<&mut 
         let with_levels = |(n_levels, maker): &mut (usize, MapMaker)| {
             secs(|| {
                 for head in &layer {
-                    black_box(maker.map(head, dim, *n_levels));
+                    black_box(maker.map(Rows::new(head, dim), *n_levels));
                 }
             })
         };

@@ -10,7 +10,7 @@ use crate::analyze::{AnalyzeError, AnalyzeOptions};
 use crate::format::analysis::{DatasetAnalysis, HeadSimilarity, Placed, SetPlaces, StateSimilarity};
 use crate::format::dump::{Dump, Sample, State, TokenClass};
 use crate::format::stats::{StatsRow, StatsTable};
-use crate::math::{Rows, mean};
+use crate::math::mean;
 use crate::merge::HeadStates;
 
 /// What is measured of every head of a data set.
@@ -19,7 +19,6 @@ struct Measures<'a> {
     states: &'a [State],
     has_sets: bool,
     has_queries: bool,
-    group: usize,
     options: &'a AnalyzeOptions,
     reference_eps: usize,
 }
@@ -75,7 +74,6 @@ impl<'a> DatasetRun<'a> {
             states: &dataset.states,
             has_sets: dataset.has_sets,
             has_queries: dataset.has_queries && !options.budgets.is_empty(),
-            group: plan.group,
             options,
             reference_eps,
         };
@@ -223,38 +221,30 @@ impl HeadRun {
         sample: &Sample<'_>,
         classes: Option<&[TokenClass]>,
         measures: Measures<'_>,
-        rows: &mut Vec<f32>,
+        room: &mut Vec<f32>,
     ) -> Result<HeadSample, AnalyzeError> {
         let (layer, kv_head, options) = (self.layer, self.kv_head, measures.options);
-        let n_tokens = sample.entry().n_tokens;
         let mass = if measures.has_sets { sample.mass(layer, kv_head)? } else { Vec::new() };
         let mut neighbours = Vec::with_capacity(measures.states.len());
         let (mut sets, mut queries) = (None, None);
         for (state, counters) in measures.states.iter().zip(&mut self.similarity) {
-            sample.vectors_into(layer, *state, kv_head, rows)?;
-            let dim = rows.len() / n_tokens;
+            let rows = sample.vectors_into(layer, *state, kv_head..kv_head + 1, room)?;
             if *state == State::K && measures.has_sets {
                 let (shares, bridge, eps_grid) = (options.shares, options.bridge, options.eps_grid.as_slice());
                 let rule = SetRule { shares, bridge, eps_grid, reference_eps: measures.reference_eps };
-                let found = SampleSets::of(Rows::new(rows, dim), &mass, classes, rule);
+                let found = SampleSets::of(rows, &mass, classes, rule);
                 self.sets.add(&found);
                 sets = Some(found);
             }
             if *state == State::K && measures.has_queries {
-                let group = (0..measures.group).map(|g| sample.vectors(layer, State::Q, kv_head * measures.group + g));
-                let group = group.collect::<Result<Vec<_>, _>>()?;
-                let states = HeadStates {
-                    head_dim: dim,
-                    keys: rows,
-                    values: &sample.vectors(layer, State::V, kv_head)?,
-                    queries: &group,
-                    query_positions: &sample.query_positions(layer)?,
-                };
+                let (values, group) = (sample.vectors(layer, State::V, kv_head)?, sample.queries(layer, kv_head)?);
+                let query_positions = &sample.query_positions(layer)?;
+                let states = HeadStates { keys: rows, values: values.rows(), queries: group.rows(), query_positions };
                 let found = SampleQueries::of(states, &mass, &options.budgets, options.bridge);
                 self.queries.add(&found);
                 queries = Some(found);
             }
-            neighbours.push(counters.add(rows, dim, &options.lags, &options.eps_grid));
+            neighbours.push(counters.add(rows, &options.lags, &options.eps_grid));
         }
         Ok(HeadSample { layer, kv_head, neighbours, sets, queries })
     }

@@ -13,7 +13,7 @@ use crate::files::ModelIdentity;
 use crate::format::dump::Sample;
 use crate::format::map;
 use crate::format::map::MapEntry;
-use crate::math::{TILE, Tile, UnitRows, copy_past_caches, narrow_f16, settle, widen_f16};
+use crate::math::{Rows, TILE, Tile, UnitRows, copy_past_caches, narrow_f16, settle, widen_f16};
 
 /// Longest sample of which a map is made; it takes 8/3·T² bytes of memory, 683 MiB.
 pub(crate) const MAX_MAP_TOKENS: usize = 1 << 14;
@@ -42,7 +42,7 @@ impl MapFile<'_> {
         let (dataset, id, n_levels) = (sample.dataset.clone(), sample.id.clone(), map::n_levels(n_tokens));
         let file = format!("maps/{name}.safetensors");
         let mut entry = MapEntry { file, dataset, id, state, layer, kv_head, n_tokens, n_levels, sha256: None };
-        let levels = maker.map(&rows, rows.len() / n_tokens, n_levels);
+        let levels = maker.map(rows.rows(), n_levels);
         entry.sha256 = Some(map::write(out_dir, &entry, self.model, levels)?);
         Ok(entry)
     }
@@ -62,12 +62,12 @@ impl MapMaker {
     /// A cell of a coarser level is the mean over 2 x 2 cells of the one before, of those that are there and defined,
     /// rounded to f16. NaN where there is none, as where one of two vectors has no direction.
     ///
-    /// - Shape: rows `[T, D]`, D = `dim` → `n_levels` of `[T, T]`, `[⌈T/2⌉, ⌈T/2⌉]`, and so on; at most 9
+    /// - Shape: rows `[T, D]` → `n_levels` of `[T, T]`, `[⌈T/2⌉, ⌈T/2⌉]`, and so on; at most 9
     /// - Unit:  cosine, rounded to f16
     /// - Cost:  O(T²·D) time, half of it by symmetry; 8/3·T² bytes for all levels, and five tiles per thread
-    pub fn map(&mut self, rows: &[f32], dim: usize, n_levels: usize) -> &[Vec<f16>] {
+    pub fn map(&mut self, rows: Rows<'_>, n_levels: usize) -> &[Vec<f16>] {
         let Self { unit, workers, levels } = self;
-        unit.set(rows, dim);
+        unit.set(rows);
         levels.resize(n_levels, Vec::new());
         let mut side = unit.len();
         let squares = levels.iter_mut().map(|cells| {
@@ -268,18 +268,18 @@ fn safe_name(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn map_of(rows: &[f32], dim: usize, n_levels: usize) -> Vec<Vec<f16>> {
+    fn map_of(rows: Rows<'_>, n_levels: usize) -> Vec<Vec<f16>> {
         // In used room.
         let mut maker = MapMaker::default();
-        maker.map(&vec![1.0; 3 * TILE * dim], dim, n_levels + 1);
-        maker.map(rows, dim, n_levels).to_vec()
+        maker.map(Rows::new(&vec![1.0; 3 * TILE * rows.width()], rows.width()), n_levels + 1);
+        maker.map(rows, n_levels).to_vec()
     }
 
     #[test]
     fn levels_of_five_tokens_by_hand() {
         // Directions 0°, 90°, none, 0°, 180°.
         let rows = vec![1.0, 0.0, 0.0, 2.0, 0.0, 0.0, 3.0, 0.0, -1.0, 0.0];
-        let levels = map_of(&rows, 2, 4);
+        let levels = map_of(Rows::new(&rows, 2), 4);
         let nan = f32::NAN;
         let expected = [
             [1.0, 0.0, nan, 1.0, -1.0],
@@ -293,7 +293,7 @@ mod tests {
         same(&levels[1], &[0.5, 0.5, -0.5, 0.5, 1.0, -1.0, -0.5, -1.0, 1.0]);
         same(&levels[2], &[0.625, -0.75, -0.75, 1.0]);
         same(&levels[3], &[0.03125]);
-        same(&map_of(&[0.0], 1, 1)[0], &[nan]);
+        same(&map_of(Rows::new(&[0.0], 1), 1)[0], &[nan]);
     }
 
     #[test]
@@ -302,8 +302,9 @@ mod tests {
         let (n, dim) = (301, 5);
         let mut rows: Vec<f32> = (0..n * dim).map(|i| (i as f32 * 0.7).sin() + 0.3).collect();
         rows[290 * dim..291 * dim].fill(0.0);
-        let levels = map_of(&rows, dim, 4);
-        let exact = |i: usize, j: usize| crate::math::cosine(&rows[i * dim..][..dim], &rows[j * dim..][..dim]);
+        let rows = Rows::new(&rows, dim);
+        let levels = map_of(rows, 4);
+        let exact = |i: usize, j: usize| crate::math::cosine(rows.row(i), rows.row(j));
         for (level, cells) in levels.iter().enumerate() {
             let (block, side) = (1 << level, n.div_ceil(1 << level));
             assert_eq!(cells.len(), side * side);

@@ -34,8 +34,6 @@ pub(crate) struct RunPlan {
     pub(crate) layers: Vec<usize>,
     /// KV heads of every layer, rising.
     pub(crate) kv_heads: Vec<usize>,
-    /// Query heads of a KV head.
-    pub(crate) group: usize,
     pub(crate) datasets: Vec<DatasetPlan>,
     /// Per dump, for provenance: name, states, samples planned and found.
     pub(crate) dumps: Vec<Value>,
@@ -57,8 +55,8 @@ impl RunPlan {
                 limit: MAX_HEADS,
             });
         }
-        let (kv_heads, group) = (held(first), model.group());
-        let mut plan = Self { layers, kv_heads, group, datasets: Vec::new(), dumps: Vec::new(), inputs: Vec::new() };
+        let kv_heads = held(first);
+        let mut plan = Self { layers, kv_heads, datasets: Vec::new(), dumps: Vec::new(), inputs: Vec::new() };
         let mut seen = HashMap::new();
         for (index, dump) in dumps.iter().enumerate() {
             plan.check_dump(first, dump)?;

@@ -2,9 +2,7 @@
 
 use crate::analyze::AnalyzeOptions;
 use crate::format::analysis::{HeadQueries, QueryAware, RuleError};
-use crate::math::{
-    Interval, Rhs, Rows, bootstrap_mean, cosine, mean, product, quantile_sorted, spearman, squared_distance,
-};
+use crate::math::{Interval, Rhs, bootstrap_mean, cosine, mean, product, quantile_sorted, spearman, squared_distance};
 use crate::merge::{HeadStates, Kernel, MergeRule, Merging, OutputProbe, Protection, Shares, SlotStates, ValueRule};
 
 /// Tokens whose logits are held at a time: with 192 queries 192 KiB, which a core's cache holds.
@@ -45,10 +43,9 @@ impl SampleQueries {
     /// - Memory: that of the states, and for the errors late queries x T
     pub(crate) fn of(states: HeadStates<'_>, mass: &[f32], budgets: &[f64], bridge: bool) -> Self {
         let gaps = neighbour_gaps(states);
-        let key = |token: usize| &states.keys[token * states.head_dim..][..states.head_dim];
         let (mut cosines, mut known) = (Vec::new(), Vec::new());
         for (token, gap) in gaps.iter().enumerate() {
-            if let Some((cosine, gap)) = cosine(key(token), key(token + 1)).zip(*gap) {
+            if let Some((cosine, gap)) = cosine(states.keys.row(token), states.keys.row(token + 1)).zip(*gap) {
                 cosines.push(f64::from(cosine));
                 known.push(gap);
             }
@@ -83,17 +80,16 @@ fn quantiles(sorted: &[f32]) -> Option<[f64; 5]> {
 /// - Unit:  nats
 /// - Cost:  O(group · n_q · T · D)
 fn neighbour_gaps(states: HeadStates<'_>) -> Vec<Option<f64>> {
-    let head_dim = states.head_dim;
-    let n_tokens = states.keys.len() / head_dim;
+    let (n_tokens, d) = (states.keys.len(), states.keys.width());
     let (rows, positions) = by_position(states);
     let n_rows = positions.len();
-    let factor = 1.0 / head_dim as f64;
+    let factor = 1.0 / d as f64;
     let mut gaps = Vec::with_capacity(n_tokens);
     let mut logits = vec![0f32; (BLOCK + 1) * n_rows];
     for start in (0..n_tokens.saturating_sub(1)).step_by(BLOCK) {
         let end = (start + BLOCK + 1).min(n_tokens);
-        let keys = &states.keys[start * head_dim..end * head_dim];
-        product(keys, &rows, &mut logits, [end - start, n_rows, head_dim], Rhs::Transposed);
+        let keys = states.keys.part(start..end);
+        product(keys.flat(), &rows, &mut logits, [keys.len(), n_rows, d], Rhs::Transposed);
         for token in start..end - 1 {
             let first = positions.partition_point(|position| *position < token + 1);
             let n_seeing = n_rows - first;
@@ -110,15 +106,10 @@ fn neighbour_gaps(states: HeadStates<'_>) -> Vec<Option<f64>> {
 
 /// The queries of the whole group in one list `[group · n_q, D]` by rising position, and their positions.
 fn by_position(states: HeadStates<'_>) -> (Vec<f32>, Vec<usize>) {
-    let head_dim = states.head_dim;
-    let mut order: Vec<(usize, &[f32])> = states
-        .queries
-        .iter()
-        .flat_map(|queries| states.query_positions.iter().copied().zip(queries.chunks_exact(head_dim)))
-        .collect();
+    let mut order: Vec<(usize, &[f32])> = states.placed_queries().collect();
     order.sort_by_key(|(position, _)| *position);
-    let positions = order.iter().map(|(position, _)| *position).collect();
-    (order.into_iter().flat_map(|(_, query)| query.iter().copied()).collect(), positions)
+    let (positions, queries): (Vec<usize>, Vec<&[f32]>) = order.into_iter().unzip();
+    (queries.concat(), positions)
 }
 
 /// Attention-output error of every rule at every budget, on the same queries at all budgets: those among the recent tokens
@@ -132,13 +123,12 @@ fn errors(
     let n_tokens = mass.len();
     let n_recent = |budget: &f64| Shares::of_paper(*budget).counts(n_tokens).0;
     let probe = OutputProbe::new(states, n_tokens - budgets.iter().map(n_recent).min().unwrap_or(0));
-    let keys = Rows::new(states.keys, states.head_dim);
-    let slots = SlotStates::new(keys, mass);
+    let slots = SlotStates::new(states.keys, mass);
     let protection = Protection { bridge, ..Protection::default() };
     let (mut all, mut unreachable) = (Vec::new(), Vec::new());
     for budget in budgets {
         let budget_tokens = ((budget * n_tokens as f64).round() as usize).max(1);
-        let merging = Merging::at_budget(keys, mass, n_tokens, budget_tokens, protection).ok();
+        let merging = Merging::at_budget(states.keys, mass, n_tokens, budget_tokens, protection).ok();
         unreachable.push(merging.is_none());
         all.push(
             probe
@@ -319,6 +309,7 @@ fn range(interval: Interval, factor: f64, decimals: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::math::Rows;
 
     #[test]
     fn gaps_of_uneven_queries_by_hand() {
@@ -326,9 +317,9 @@ mod tests {
         let keys: Vec<f32> = (0..4).flat_map(|t| [(t * t) as f32, 0.0, 0.0, 5.0]).collect();
         // Two query heads with first components 2 and 4 at position 1, 6 and 0 at position 3.
         let query = |x: f32| [x, 7.0, 7.0, 1.0];
-        let queries = [[query(2.0), query(6.0)].concat(), [query(4.0), query(0.0)].concat()];
-        let states =
-            HeadStates { head_dim: 4, keys: &keys, values: &keys, queries: &queries, query_positions: &[1, 3] };
+        let queries = [query(2.0), query(6.0), query(4.0), query(0.0)].concat();
+        let keys = Rows::new(&keys, 4);
+        let states = HeadStates { keys, values: keys, queries: Rows::new(&queries, 4), query_positions: &[1, 3] };
         let gaps = neighbour_gaps(states);
         // Pair 0-1, all four queries: gaps 1, 3, 2, 0 of squares 14. Pairs 1-2 and 2-3, those at 3: 9, 0 and 15, 0.
         let expected = [14f64 / 4.0, 81.0 / 2.0, 225.0 / 2.0].map(f64::sqrt);
@@ -336,8 +327,8 @@ mod tests {
             assert!((gap.unwrap() - expected).abs() < 1e-6, "{gaps:?}");
         }
         // With one late query of three per head, pairs after token 1 are seen by too few.
-        let queries = [[query(2.0), query(3.0), query(6.0)].concat()];
-        let late = HeadStates { queries: &queries, query_positions: &[0, 1, 3], ..states };
+        let queries = [query(2.0), query(3.0), query(6.0)].concat();
+        let late = HeadStates { queries: Rows::new(&queries, 4), query_positions: &[0, 1, 3], ..states };
         let seen: Vec<bool> = neighbour_gaps(late).iter().map(Option::is_some).collect();
         assert_eq!(seen, [true, false, false]);
     }
@@ -346,9 +337,8 @@ mod tests {
     fn blocks_join_without_a_seam() {
         let n = 2 * BLOCK + 3;
         let keys: Vec<f32> = (0..n).map(|t| (t as f32 * 0.7).sin()).collect();
-        let queries = [vec![2.0f32, -1.0]];
-        let states =
-            HeadStates { head_dim: 1, keys: &keys, values: &keys, queries: &queries, query_positions: &[n - 1, n - 1] };
+        let [rows, queries] = [&keys, &[2.0, -1.0][..]].map(|x| Rows::new(x, 1));
+        let states = HeadStates { keys: rows, values: rows, queries, query_positions: &[n - 1, n - 1] };
         let gaps = neighbour_gaps(states);
         assert_eq!(gaps.len(), n - 1);
         for (token, gap) in gaps.iter().enumerate() {
@@ -365,14 +355,8 @@ mod tests {
         let twin = |t: usize| (t / 2) as f32;
         let keys: Vec<f32> = (0..n).flat_map(|t| [(twin(t) * 0.9).cos(), (twin(t) * 0.9).sin()]).collect();
         let values: Vec<f32> = (0..n).flat_map(|t| [twin(t), 1.0]).collect();
-        let queries = [vec![1.0f32, 0.5, 0.2, -1.0]];
-        let states = HeadStates {
-            head_dim: 2,
-            keys: &keys,
-            values: &values,
-            queries: &queries,
-            query_positions: &[n - 2, n - 1],
-        };
+        let [keys, values, queries] = [&keys, &values, &[1.0, 0.5, 0.2, -1.0][..]].map(|x| Rows::new(x, 2));
+        let states = HeadStates { keys, values, queries, query_positions: &[n - 2, n - 1] };
         let mass = vec![1.0; n];
         let found = SampleQueries::of(states, &mass, &[0.9, 0.75, 0.3], false);
         let [scaled, convex, log_count, by_mass, evict] = found.errors[1].unwrap();
@@ -384,7 +368,7 @@ mod tests {
         // 17 % and 12 % protected cannot go below 29 %, and the shares of a smaller budget are smaller.
         let cut = SampleQueries::of(states, &[9.0, 0.1].repeat(n / 2), &[0.5], false);
         assert!(cut.errors[0].is_some());
-        let none = HeadStates { queries: &[], query_positions: &[], ..states };
+        let none = HeadStates { queries: Rows::new(&[], 2), query_positions: &[], ..states };
         let none = SampleQueries::of(none, &mass, &[0.5], false);
         assert_eq!((none.gap, none.cosine_predicts, none.errors), (None, None, vec![None]));
     }

@@ -2,7 +2,7 @@
 
 use crate::format::analysis::Neighbours;
 use crate::math::{
-    add_gram, axpy, centred_gram, counts_above, effective_rank, lagged_sums, neighbour_products, range, sum,
+    Rows, add_gram, axpy, centred_gram, counts_above, effective_rank, lagged_sums, neighbour_products, range, sum,
     unit_factor,
 };
 
@@ -18,8 +18,7 @@ pub(crate) const COARSE_BINS: usize = 40;
 /// A row has no direction when its squared length in f32 is 0 or not finite, as for [`crate::merge::links`].
 #[derive(Debug)]
 struct Directions<'a> {
-    rows: &'a [f32],
-    dim: usize,
+    rows: Rows<'a>,
     /// 0 of a row without direction.
     factors: Vec<f32>,
     /// Inner products with the next row.
@@ -28,14 +27,13 @@ struct Directions<'a> {
 }
 
 impl<'a> Directions<'a> {
-    /// - Shape: rows `[T, D]`, D = `dim`
-    fn new(rows: &'a [f32], dim: usize) -> Self {
-        let n_rows = rows.len() / dim.max(1);
-        let (mut factors, mut products) = (vec![0f32; n_rows], vec![0f32; n_rows]);
-        neighbour_products(rows, dim, &mut factors, &mut products);
+    /// - Shape: rows `[T, D]`
+    fn new(rows: Rows<'a>) -> Self {
+        let (mut factors, mut products) = (vec![0f32; rows.len()], vec![0f32; rows.len()]);
+        neighbour_products(rows, &mut factors, &mut products);
         factors.iter_mut().for_each(|square| *square = unit_factor(*square).unwrap_or(0.0));
         let all_defined = factors.iter().all(|factor| *factor > 0.0);
-        Self { rows, dim, factors, products, all_defined }
+        Self { rows, factors, products, all_defined }
     }
 
     /// cos(x_i, x_{i+1}) for every i where both have a direction.
@@ -55,7 +53,7 @@ impl<'a> Directions<'a> {
         let pairs = move |lag: usize| {
             factors.iter().zip(&factors[lag.min(n)..]).filter(|(a, b)| **a > 0.0 && **b > 0.0).count()
         };
-        let totals = lagged_sums(self.rows, self.dim, factors, lags).into_iter();
+        let totals = lagged_sums(self.rows, factors, lags).into_iter();
         totals.zip(lags).map(move |(total, lag)| {
             let n = if self.all_defined { n.saturating_sub(*lag) } else { pairs(*lag) };
             Sum { total, n: n as u64 }
@@ -116,9 +114,9 @@ impl HeadCounters {
     /// Counts one sample's vectors `[T, D]`; returns the sum over its neighbours.
     ///
     /// - Cost: O(T·D·lags)
-    pub(crate) fn add(&mut self, rows: &[f32], dim: usize, lags: &[usize], eps_grid: &[f32]) -> Sum {
-        self.rank.add(rows, dim);
-        let sample = Directions::new(rows, dim);
+    pub(crate) fn add(&mut self, rows: Rows<'_>, lags: &[usize], eps_grid: &[f32]) -> Sum {
+        self.rank.add(rows);
+        let sample = Directions::new(rows);
         let cosines = sample.neighbours();
         let neighbours = Sum { total: sum(&cosines), n: cosines.len() as u64 };
         for cosine in &cosines {
@@ -196,15 +194,14 @@ struct RankCounters {
 
 impl RankCounters {
     /// Adds at most [`RANK_ROWS`] of a sample's rows.
-    fn add(&mut self, rows: &[f32], dim: usize) {
-        let n_rows = rows.len() / dim.max(1);
-        let every = n_rows.div_ceil(RANK_ROWS).max(1);
-        let mut chosen = Vec::with_capacity(n_rows.div_ceil(every) * dim);
-        rows.chunks_exact(dim.max(1)).step_by(every).for_each(|row| chosen.extend_from_slice(row));
-        self.gram.resize(dim * dim, 0.0);
-        self.sum.resize(dim, 0.0);
-        add_gram(&chosen, dim, &mut self.gram);
-        for row in chosen.chunks_exact(dim.max(1)) {
+    fn add(&mut self, rows: Rows<'_>) {
+        let (d, every) = (rows.width(), rows.len().div_ceil(RANK_ROWS).max(1));
+        let chosen = rows.iter().step_by(every).collect::<Vec<_>>().concat();
+        let chosen = Rows::new(&chosen, d);
+        self.gram.resize(d * d, 0.0);
+        self.sum.resize(d, 0.0);
+        add_gram(chosen, &mut self.gram);
+        for row in chosen.iter() {
             axpy(1.0, row, &mut self.sum);
             self.n += 1;
         }
@@ -232,7 +229,7 @@ mod tests {
         // Directions 0°, 0°, 90°, none, 180°: one pair of neighbours at 0°, one at 90°, two undefined.
         let rows = [2.0, 0.0, 5.0, 0.0, 0.0, 3.0, 0.0, 0.0, -1.0, 0.0];
         let mut head = HeadCounters::new(4, 3);
-        let neighbours = head.add(&rows, 2, &[1, 2, 4, 5], &[-0.5, 0.0, 0.5]);
+        let neighbours = head.add(Rows::new(&rows, 2), &[1, 2, 4, 5], &[-0.5, 0.0, 0.5]);
         assert_eq!((neighbours.n(), neighbours.mean()), (2, Some(0.5)));
         // Lag 2: (0, 2) 90° and (2, 4) 90°, (1, 3) undefined; lag 4: (0, 4) 180°; lag 5: no pair.
         assert_eq!(head.locality(), [Some(0.5), Some(0.0), Some(-1.0), None]);
@@ -259,8 +256,8 @@ mod tests {
             })
             .collect();
         let mut head = HeadCounters::new(1, 0);
-        head.add(&rows, 2, &[1], &[]);
-        let mut sorted: Vec<f32> = Directions::new(&rows, 2).neighbours();
+        head.add(Rows::new(&rows, 2), &[1], &[]);
+        let mut sorted: Vec<f32> = Directions::new(Rows::new(&rows, 2)).neighbours();
         sorted.sort_by(f32::total_cmp);
         for (quantile, q) in head.neighbours().quantiles.unwrap().iter().zip([0.05, 0.25, 0.5, 0.75, 0.95]) {
             let exact = crate::math::quantile_sorted(&sorted, q).unwrap();
@@ -271,7 +268,7 @@ mod tests {
     #[test]
     fn one_token_has_no_neighbours() {
         let mut head = HeadCounters::new(1, 1);
-        head.add(&[1.0, 2.0], 2, &[1], &[0.5]);
+        head.add(Rows::new(&[1.0, 2.0], 2), &[1], &[0.5]);
         assert_eq!(head.neighbours(), Neighbours { n: 0, mean: None, quantiles: None });
         assert_eq!((head.locality(), head.share_above()), (vec![None], vec![None]));
         assert_eq!(head.effective_ranks(), [Some(1.0), None]);
@@ -284,7 +281,7 @@ mod tests {
         for factor in [1.0, 2.0] {
             let row = |t: i32| [3.0, 4.0, 0.0].map(|x| x * factor * t as f32);
             let rows: Vec<f32> = (-600..=600).flat_map(|t| [row(t)[0], row(t)[1], 7.0]).collect();
-            head.add(&rows, 3, &[1], &[]);
+            head.add(Rows::new(&rows, 3), &[1], &[]);
         }
         let [plain, centred] = head.effective_ranks();
         assert!(plain.unwrap() > 1.01 && plain.unwrap() < 2.0, "{plain:?}");

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::files::ModelIdentity;
 use crate::format::dump::{DumpError, Manifest, SampleWriter, State, Tensor};
-use crate::math::axpy;
+use crate::math::{Rows, axpy};
 use crate::model::{AttnMass, ChunkStates, HeadSlots, KvStore, SlotVectors, StoreNeeds};
 
 /// One layer's states by head, until they are written.
@@ -125,18 +125,16 @@ impl<'a> Recorder<'a> {
 
 /// Appends `[T, n_heads, D]` to one growing `[n, D]` per head of `heads`, for which `n_tokens` rows are set aside at first.
 fn split_heads(
-    x: &[f32],
+    x: Rows<'_>,
     heads: impl Iterator<Item = usize>,
-    [n_heads, head_dim, n_tokens]: [usize; 3],
+    [n_heads, n_tokens]: [usize; 2],
     into: &mut Vec<Vec<f32>>,
 ) {
     for (at, head) in heads.enumerate() {
         if at == into.len() {
-            into.push(Vec::with_capacity(n_tokens * head_dim));
+            into.push(Vec::with_capacity(n_tokens * x.width()));
         }
-        for token in x.chunks_exact(n_heads * head_dim) {
-            into[at].extend_from_slice(&token[head * head_dim..][..head_dim]);
-        }
+        x.every(n_heads, head).for_each(|row| into[at].extend_from_slice(row));
     }
 }
 
@@ -160,19 +158,24 @@ impl KvStore for Recorder<'_> {
         let SampleOutput { n_tokens, query_positions, .. } = &self.output;
         let is_wanted = self.manifest.layers.contains(&chunk.layer);
         let buffer = &mut self.buffers[chunk.layer];
-        let shape = [n_kv_heads, head_dim, *n_tokens];
+        let (shape, rows) = ([n_kv_heads, *n_tokens], |x| Rows::new(x, head_dim));
         // Attention needs the keys and values of all heads.
-        split_heads(chunk.k, 0..n_kv_heads, shape, &mut buffer.k);
-        split_heads(chunk.v, 0..n_kv_heads, shape, &mut buffer.v);
+        split_heads(rows(chunk.k), 0..n_kv_heads, shape, &mut buffer.k);
+        split_heads(rows(chunk.v), 0..n_kv_heads, shape, &mut buffer.v);
         if is_wanted && !chunk.k_pre_rope.is_empty() {
-            split_heads(chunk.k_pre_rope, self.manifest.held_kv_heads(), shape, &mut buffer.k_pre_rope);
+            split_heads(rows(chunk.k_pre_rope), self.manifest.held_kv_heads(), shape, &mut buffer.k_pre_rope);
         }
         if is_wanted && self.manifest.states.contains(&State::Q) {
-            let (shape, width) = ([n_q_heads, head_dim, query_positions.len()], n_q_heads * head_dim);
+            let shape = [n_q_heads, query_positions.len()];
             let end = chunk.first_position + chunk.n_tokens;
             for position in query_positions.iter().filter(|p| (chunk.first_position..end).contains(p)) {
-                let row = &chunk.q[(position - chunk.first_position) * width..][..width];
-                split_heads(row, self.manifest.held_heads(State::Q), shape, &mut buffer.q);
+                let first = (position - chunk.first_position) * n_q_heads;
+                split_heads(
+                    rows(chunk.q).part(first..first + n_q_heads),
+                    self.manifest.held_heads(State::Q),
+                    shape,
+                    &mut buffer.q,
+                );
             }
         }
         buffer.positions.extend((chunk.first_position..chunk.first_position + chunk.n_tokens).map(|p| p as u32));

@@ -30,7 +30,7 @@ pub use paired::{Paired, paired, sign_test, sign_test_needs};
 pub use product::{Rhs, product, product_columns};
 pub use rank::{ranks, spearman};
 pub use rope::Rope;
-pub use rows::Rows;
+pub use rows::{HeldRows, Rows};
 pub(crate) use simd::fold;
 pub use simd::{
     THRESHOLDS, add_weighted_rows, axpy, bf16_to_f32, cosine, counts_above, dot, dot_rows, exp_shifted_sum, f16_to_f32,

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::math::axpy;
+use crate::math::{Rows, axpy};
 
 /// One token's share in a slot.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -190,34 +190,34 @@ impl HeadPlan {
     /// New keys `[slots, D]` from the old ones `[T, D]`: Σ key_weight · key over each slot's members.
     ///
     /// A slot of one whole member is copied bit for bit.
-    pub fn fold_keys(&self, keys: &[f32], head_dim: usize) -> Vec<f32> {
-        self.fold(keys, head_dim, |member| member.key_weight)
+    pub fn fold_keys(&self, keys: Rows<'_>) -> Vec<f32> {
+        self.fold(keys, |member| member.key_weight)
     }
 
     /// New values `[slots, D]` from the old ones, as [`HeadPlan::fold_keys`] makes keys, after all flows.
-    pub fn fold_values(&self, values: &[f32], head_dim: usize) -> Vec<f32> {
-        if !self.flows.is_empty() {
-            let mut values = values.to_vec();
-            let mut handed_on = vec![0f32; head_dim];
-            for flow in &self.flows {
-                handed_on.copy_from_slice(&values[flow.from as usize * head_dim..][..head_dim]);
-                axpy(flow.weight, &handed_on, &mut values[flow.to as usize * head_dim..][..head_dim]);
-            }
-            return self.fold(&values, head_dim, |member| member.value_weight);
+    pub fn fold_values(&self, values: Rows<'_>) -> Vec<f32> {
+        let weight = |member: &Member| member.value_weight;
+        if self.flows.is_empty() {
+            return self.fold(values, weight);
         }
-        self.fold(values, head_dim, |member| member.value_weight)
+        let (d, mut values) = (values.width(), values.flat().to_vec());
+        let mut handed_on = vec![0f32; d];
+        for flow in &self.flows {
+            handed_on.copy_from_slice(&values[flow.from as usize * d..][..d]);
+            axpy(flow.weight, &handed_on, &mut values[flow.to as usize * d..][..d]);
+        }
+        self.fold(Rows::new(&values, d), weight)
     }
 
-    fn fold(&self, vectors: &[f32], head_dim: usize, weight: fn(&Member) -> f32) -> Vec<f32> {
-        let vector = |source: u32| &vectors[source as usize * head_dim..][..head_dim];
-        let mut folded = vec![0f32; self.slots.len() * head_dim];
-        for (slot, out) in self.slots.iter().zip(folded.chunks_exact_mut(head_dim)) {
+    fn fold(&self, vectors: Rows<'_>, weight: fn(&Member) -> f32) -> Vec<f32> {
+        let mut folded = vec![0f32; self.slots.len() * vectors.width()];
+        for (slot, out) in self.slots.iter().zip(folded.chunks_exact_mut(vectors.width())) {
             match self.members_of(slot) {
-                [only] if weight(only) == 1.0 => out.copy_from_slice(vector(only.source)),
+                [only] if weight(only) == 1.0 => out.copy_from_slice(vectors.row(only.source as usize)),
                 members => members
                     .iter()
                     .filter(|member| weight(member) != 0.0)
-                    .for_each(|member| axpy(weight(member), vector(member.source), out)),
+                    .for_each(|member| axpy(weight(member), vectors.row(member.source as usize), out)),
             }
         }
         folded
@@ -296,9 +296,9 @@ mod tests {
         let mut plan = HeadPlan::keep(vec![1]);
         let part = |source, key_weight| Member { source, key_weight, value_weight: 4.0 * key_weight };
         plan.push(2, [part(0, 0.25), part(2, 0.75)], 0.0);
-        let x = [4.0, 0.0, 9.0, 8.0, 8.0, 4.0];
-        assert_eq!(plan.fold_keys(&x, 2), [9.0, 8.0, 7.0, 3.0]);
-        assert_eq!(plan.fold_values(&x, 2), [9.0, 8.0, 28.0, 12.0]);
+        let x = Rows::new(&[4.0, 0.0, 9.0, 8.0, 8.0, 4.0], 2);
+        assert_eq!(plan.fold_keys(x), [9.0, 8.0, 7.0, 3.0]);
+        assert_eq!(plan.fold_values(x), [9.0, 8.0, 28.0, 12.0]);
     }
 
     #[test]
@@ -307,8 +307,9 @@ mod tests {
         let mut plan = HeadPlan::keep(vec![2, 3]);
         plan.flows = vec![Flow { from: 0, to: 1, weight: 0.5 }, Flow { from: 1, to: 2, weight: 1.0 }];
         assert_eq!(plan.check(4), Ok(()));
-        assert_eq!(plan.fold_values(&[8.0, 1.0, 2.0, 7.0], 1), [7.0, 7.0]);
-        assert_eq!(plan.fold_keys(&[8.0, 1.0, 2.0, 7.0], 1), [2.0, 7.0]);
+        let x = Rows::new(&[8.0, 1.0, 2.0, 7.0], 1);
+        assert_eq!(plan.fold_values(x), [7.0, 7.0]);
+        assert_eq!(plan.fold_keys(x), [2.0, 7.0]);
         assert_eq!(plan.counters(4), Counters { seen: 4, kept: 2, merged: 2, evicted: 0 });
         plan.flows.push(Flow { from: 3, to: 4, weight: 1.0 });
         assert_eq!(plan.check(4), Err(PlanFault::FlowOutOfRange { flow: 2, n_tokens: 4 }));

@@ -1,29 +1,33 @@
 //! What a plan does to a head's attention output, on queries that were kept.
 
-use crate::math::{Rhs, axpy, exp_shifted_sum, max, product, scale};
+use crate::math::{Rhs, Rows, axpy, exp_shifted_sum, max, product, scale};
 use crate::merge::{HeadPlan, Slot};
 
 /// One KV head's states in one sample.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadStates<'a> {
-    /// Numbers in a key.
-    pub head_dim: usize,
     /// Keys after RoPE, `[T, D]`.
-    pub keys: &'a [f32],
+    pub keys: Rows<'a>,
     /// Values, `[T, D]`.
-    pub values: &'a [f32],
-    /// Queries of each query head of the group, `[group][n_q, D]`.
-    pub queries: &'a [Vec<f32>],
-    /// Position of each query, `[n_q]`.
+    pub values: Rows<'a>,
+    /// Queries of the query heads of the group, one head behind the other, `[group · n_q, D]`.
+    pub queries: Rows<'a>,
+    /// Positions of the queries of a query head, `[n_q]`.
     pub query_positions: &'a [usize],
+}
+
+impl<'a> HeadStates<'a> {
+    /// Every query with its position, in their order.
+    pub fn placed_queries(self) -> impl Iterator<Item = (usize, &'a [f32])> {
+        self.query_positions.iter().copied().cycle().zip(self.queries.iter())
+    }
 }
 
 /// A head's late queries, and their attention output over the whole head: what every plan is held against.
 #[derive(Clone, Debug)]
 pub struct OutputProbe<'a> {
-    head_dim: usize,
-    keys: &'a [f32],
-    values: &'a [f32],
+    keys: Rows<'a>,
+    values: Rows<'a>,
     /// Queries over √D, `[n, D]`.
     queries: Vec<f32>,
     positions: Vec<usize>,
@@ -44,20 +48,14 @@ impl<'a> OutputProbe<'a> {
     ///
     /// - Cost: O(group · n_q · T · D)
     pub fn new(states: HeadStates<'a>, first_query: usize) -> Option<Self> {
-        let HeadStates { head_dim, keys, values, .. } = states;
-        let (mut queries, mut positions) = (Vec::new(), Vec::new());
-        for of_head in states.queries {
-            for (query, position) in of_head.chunks_exact(head_dim).zip(states.query_positions) {
-                if *position >= first_query {
-                    queries.extend_from_slice(query);
-                    positions.push(*position);
-                }
-            }
-        }
-        scale(&mut queries, 1.0 / (head_dim as f32).sqrt());
-        let (n_rows, n_tokens) = (positions.len(), keys.len() / head_dim);
+        let HeadStates { keys, values, .. } = states;
+        let late = states.placed_queries().filter(|(position, _)| *position >= first_query);
+        let (positions, queries): (Vec<usize>, Vec<&[f32]>) = late.unzip();
+        let mut queries = queries.concat();
+        scale(&mut queries, 1.0 / (keys.width() as f32).sqrt());
+        let (n_rows, n_tokens) = (positions.len(), keys.len());
         let mut weights = vec![0f32; n_rows * n_tokens];
-        product(&queries, keys, &mut weights, [n_rows, n_tokens, head_dim], Rhs::Transposed);
+        product(&queries, keys.flat(), &mut weights, [n_rows, n_tokens, keys.width()], Rhs::Transposed);
         let mut shifts = Vec::with_capacity(n_rows);
         for (row, position) in weights.chunks_exact_mut(n_tokens.max(1)).zip(&positions) {
             let (seen, hidden) = row.split_at_mut((position + 1).min(n_tokens));
@@ -66,9 +64,9 @@ impl<'a> OutputProbe<'a> {
             exp_shifted_sum(seen, shift);
             shifts.push(shift);
         }
-        let full = outputs(weights.clone(), values, n_rows, head_dim);
+        let full = outputs(weights.clone(), values, n_rows);
         let energy: f64 = full.iter().map(|x| f64::from(*x).powi(2)).sum();
-        let probe = Self { head_dim, keys, values, queries, positions, shifts, weights, full, energy };
+        let probe = Self { keys, values, queries, positions, shifts, weights, full, energy };
         (energy > 0.0).then_some(probe)
     }
 
@@ -79,9 +77,8 @@ impl<'a> OutputProbe<'a> {
 
     /// Attention that every token receives from its queries, `[T]`: the sum of their softmax weights.
     pub fn attn_mass(&self) -> Vec<f32> {
-        let n_tokens = self.keys.len() / self.head_dim;
-        let mut mass = vec![0f32; n_tokens];
-        for row in self.weights.chunks_exact(n_tokens.max(1)) {
+        let mut mass = vec![0f32; self.keys.len()];
+        for row in self.weights.chunks_exact(mass.len().max(1)) {
             axpy(1.0 / row.iter().sum::<f32>(), row, &mut mass);
         }
         mass
@@ -100,9 +97,9 @@ impl<'a> OutputProbe<'a> {
     /// - Unit: squared norm of the attention output
     /// - Cost: O(queries · slots · D)
     pub fn squared_change(&self, plan: &HeadPlan) -> f64 {
-        let (d, n_rows) = (self.head_dim, self.positions.len());
-        let (n_tokens, n_slots) = (self.keys.len() / d, plan.slots.len());
-        let values = plan.fold_values(self.values, d);
+        let (d, n_rows) = (self.keys.width(), self.positions.len());
+        let (n_tokens, n_slots) = (self.keys.len(), plan.slots.len());
+        let values = plan.fold_values(self.values);
         let mut weights = vec![0f32; n_rows * n_slots];
         // A slot with a token's own key keeps the token's weight; what has a new key is scored anew.
         let is_own = |slot: &Slot| {
@@ -121,7 +118,7 @@ impl<'a> OutputProbe<'a> {
             }
         }
         if !new.is_empty() {
-            let keys = plan.fold_keys(self.keys, d);
+            let keys = plan.fold_keys(self.keys);
             let keys: Vec<f32> = new.iter().flat_map(|slot| &keys[slot * d..][..d]).copied().collect();
             let mut scores = vec![0f32; n_rows * new.len()];
             product(&self.queries, &keys, &mut scores, [n_rows, new.len(), d], Rhs::Transposed);
@@ -135,22 +132,22 @@ impl<'a> OutputProbe<'a> {
                 }
             }
         }
-        let found = outputs(weights, &values, n_rows, d);
+        let found = outputs(weights, Rows::new(&values, d), n_rows);
         self.full.iter().zip(&found).map(|(a, b)| f64::from(a - b).powi(2)).sum()
     }
 }
 
 /// Outputs `[n, D]` of weights `[n, slots]` that do not sum to 1 yet. A query that sees no slot has none.
-fn outputs(mut weights: Vec<f32>, values: &[f32], n_rows: usize, head_dim: usize) -> Vec<f32> {
-    let n_slots = values.len() / head_dim;
+fn outputs(mut weights: Vec<f32>, values: Rows<'_>, n_rows: usize) -> Vec<f32> {
+    let (n_slots, d) = (values.len(), values.width());
     for row in weights.chunks_exact_mut(n_slots.max(1)) {
         let sum: f32 = row.iter().sum();
         if sum > 0.0 {
             scale(row, 1.0 / sum);
         }
     }
-    let mut outputs = vec![0f32; n_rows * head_dim];
-    product(&weights, values, &mut outputs, [n_rows, head_dim, n_slots], Rhs::Plain);
+    let mut outputs = vec![0f32; n_rows * d];
+    product(&weights, values.flat(), &mut outputs, [n_rows, d, n_slots], Rhs::Plain);
     outputs
 }
 
@@ -159,12 +156,16 @@ mod tests {
     use super::*;
     use crate::merge::Member;
 
+    /// Three tokens of D = 1, and one query head.
+    fn states<'a>(keys: &'a [f32; 3], queries: &'a [f32], query_positions: &'a [usize]) -> HeadStates<'a> {
+        let [keys, values, queries] = [keys, &[1.0, 2.0, 6.0], queries].map(|x| Rows::new(x, 1));
+        HeadStates { keys, values, queries, query_positions }
+    }
+
     #[test]
     fn error_of_dropping_a_token_by_hand() {
         // D = 1, keys 0, values 1, 2, 6: a query at position 2 sees the mean, 3. Without token 1 it is 3.5.
-        let (keys, values, queries) = ([0.0; 3], [1.0, 2.0, 6.0], [vec![5.0, 5.0]]);
-        let states =
-            HeadStates { head_dim: 1, keys: &keys, values: &values, queries: &queries, query_positions: &[0, 2] };
+        let states = states(&[0.0; 3], &[5.0, 5.0], &[0, 2]);
         let probe = OutputProbe::new(states, 2).unwrap();
         assert_eq!(probe.full, [3.0]);
         let error = probe.error(&HeadPlan::keep(vec![0, 2]));
@@ -181,9 +182,7 @@ mod tests {
     #[test]
     fn a_merged_key_is_scored_anew() {
         // Keys 0, 1, 3, query 2 (D = 1): tokens 1 and 2 merged on 2 with equal weights have key 2 and value 4.
-        let (keys, values, queries) = ([0.0, 1.0, 3.0], [1.0, 2.0, 6.0], [vec![2.0]]);
-        let states = HeadStates { head_dim: 1, keys: &keys, values: &values, queries: &queries, query_positions: &[2] };
-        let probe = OutputProbe::new(states, 0).unwrap();
+        let probe = OutputProbe::new(states(&[0.0, 1.0, 3.0], &[2.0], &[2]), 0).unwrap();
         let half = |source| Member { source, key_weight: 0.5, value_weight: 0.5 };
         let mut plan = HeadPlan::keep(vec![0]);
         plan.push(2, [half(1), half(2)], 0.0);
@@ -195,9 +194,7 @@ mod tests {
 
     #[test]
     fn an_early_query_sees_its_past_only() {
-        let (keys, values, queries) = ([0.0; 3], [1.0, 2.0, 6.0], [vec![5.0, 5.0]]);
-        let states =
-            HeadStates { head_dim: 1, keys: &keys, values: &values, queries: &queries, query_positions: &[0, 2] };
+        let states = states(&[0.0; 3], &[5.0, 5.0], &[0, 2]);
         let probe = OutputProbe::new(states, 0).unwrap();
         assert_eq!(probe.full, [1.0, 3.0]);
         let mass = probe.attn_mass();

@@ -1,17 +1,16 @@
 //! The ragged cache: every KV head of every layer has its own number of slots, and memory is what is stored.
 
-use std::borrow::Cow;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
-use crate::math::{Rope, Rows};
+use crate::math::{HeldRows, Rope, Rows};
 use crate::merge::{Counters, HeadPlan, Origin, RefitHead, Refitted, Sampling, refit_slots};
 use crate::model::{AttnMass, ChunkStates, Config, HeadSlots, KvStore, StoreNeeds};
 use crate::policy::{Claim, HeadView, Needs, Scope};
 use crate::runtime::queries::QuerySample;
-use crate::runtime::slots::{CacheType, Head, Unstorable, Vectors};
+use crate::runtime::slots::{CacheType, Head, Unstorable};
 use crate::runtime::{Budget, Compression, RuntimeError};
 
 /// Part of a prompt that is passing.
@@ -81,7 +80,7 @@ impl RaggedCache {
             n_kv_heads: config.n_kv_heads,
             head_dim: config.head_dim,
             kind,
-            heads: (0..n_heads).map(|_| Head::new(kind)).collect(),
+            heads: (0..n_heads).map(|_| Head::new(kind, config.head_dim)).collect(),
             compression,
             group: config.n_q_heads / config.n_kv_heads,
             rope: config.rope(),
@@ -204,7 +203,7 @@ impl RaggedCache {
     pub(super) fn end_replay(&mut self) {
         let Some(Replay { n_seen, .. }) = self.replay.take() else { return };
         let n_new = self.n_seen - n_seen;
-        self.heads.iter_mut().for_each(|head| head.pop(n_new, self.head_dim));
+        self.heads.iter_mut().for_each(|head| head.pop(n_new));
         self.rewrites.iter_mut().for_each(|rewrites| *rewrites += 1);
         self.n_seen = n_seen;
     }
@@ -362,31 +361,31 @@ impl RaggedCache {
         let head = &self.heads[index];
         let sample = compression.policy.needs().queries.and_then(|sampling| self.sample(sampling));
         Widened {
-            keys: head.keys.widened(),
-            values: sample.map(|_| head.values.widened()).unwrap_or_default(),
-            queries: sample.map(|sample| self.rows(sample, index)).unwrap_or_default(),
+            keys: head.keys(),
+            values: sample.map(|_| head.values()),
+            queries: sample.map(|sample| self.queries(sample, index)),
             counts: head.counts(),
         }
     }
 
     /// Queries of a sample that read a head, `[n, D]`.
-    fn rows(&self, sample: &QuerySample, index: usize) -> Vec<f32> {
+    fn queries(&self, sample: &QuerySample, index: usize) -> HeldRows<'static> {
         let (layer, kv_head) = (index / self.n_kv_heads, index % self.n_kv_heads);
-        sample.rows(layer, kv_head, self.n_kv_heads, &self.rope, self.n_seen)
+        HeldRows::new(sample.rows(layer, kv_head, self.n_kv_heads, &self.rope, self.n_seen), self.head_dim)
     }
 
     fn view<'a>(&'a self, index: usize, states: &'a Widened<'_>) -> HeadView<'a> {
-        let head = &self.heads[index];
-        let rows = |x: &'a [f32]| Rows::new(x, self.head_dim);
+        let (head, keys) = (&self.heads[index], states.keys.rows());
+        let none = keys.part(0..0);
         HeadView {
             layer: index / self.n_kv_heads,
             kv_head: index % self.n_kv_heads,
             n_kv_heads: self.n_kv_heads,
             group: self.group,
             n_seen: self.n_seen,
-            keys: rows(&states.keys),
-            values: rows(&states.values),
-            queries: rows(&states.queries),
+            keys,
+            values: states.values.as_ref().map_or(none, HeldRows::rows),
+            queries: states.queries.as_ref().map_or(none, HeldRows::rows),
             mass: &head.mass,
             mass_window: &head.mass_window,
             counts: states.counts.as_deref(),
@@ -451,7 +450,7 @@ impl RaggedCache {
         let old = self.of_layer(layer);
         let keep_mass = keep_mass && self.needs.mass && compression.policy.needs().mass;
         let folded = |(kv_head, (head, plan)): (usize, (&Head, &HeadPlan))| {
-            head.folded(plan, self.head_dim, keep_mass).map_err(|fault| fault.at(layer, kv_head))
+            head.folded(plan, keep_mass).map_err(|fault| fault.at(layer, kv_head))
         };
         let mut heads: Vec<Head> = old.iter().zip(&plans).enumerate().map(folded).collect::<Result<_, _>>()?;
         self.refit(compression, layer, &mut heads)?;
@@ -466,29 +465,24 @@ impl RaggedCache {
     fn refit(&self, compression: &Compression, layer: usize, new: &mut [Head]) -> Result<(), RuntimeError> {
         let Some(refit) = compression.policy.refit() else { return Ok(()) };
         let Some(sample) = self.sample(refit.sampling()).filter(|sample| sample.has(layer)) else { return Ok(()) };
-        let solved: Vec<Option<Refitted>> = self
+        let solved: Vec<(usize, Option<Refitted>)> = self
             .of_layer(layer)
             .par_iter()
             .zip(&*new)
             .enumerate()
+            .filter(|(_, (old, new))| old.len() != new.len())
             .map(|(kv_head, (old, new))| {
-                if old.len() == new.len() {
-                    return Some(Refitted { values: new.values.widened().into_owned(), logit_bias: None });
-                }
-                let [old_keys, old_values] = [&old.keys, &old.values].map(Vectors::widened);
-                let [new_keys, new_values] = [&new.keys, &new.values].map(Vectors::widened);
-                let rows = |x| Rows::new(x, self.head_dim);
-                let logit_bias = old.logit_bias.as_deref();
-                let full = RefitHead { keys: rows(&old_keys), values: rows(&old_values), logit_bias };
-                let logit_bias = new.logit_bias.as_deref();
-                let stored = RefitHead { keys: rows(&new_keys), values: rows(&new_values), logit_bias };
-                let queries = self.rows(sample, layer * self.n_kv_heads + kv_head);
-                refit_slots(rows(&queries), full, stored, refit)
+                let held = [old.keys(), old.values(), new.keys(), new.values()];
+                let [old_keys, old_values, new_keys, new_values] = held.each_ref().map(HeldRows::rows);
+                let full = RefitHead { keys: old_keys, values: old_values, logit_bias: old.logit_bias.as_deref() };
+                let stored = RefitHead { keys: new_keys, values: new_values, logit_bias: new.logit_bias.as_deref() };
+                let queries = self.queries(sample, layer * self.n_kv_heads + kv_head);
+                (kv_head, refit_slots(queries.rows(), full, stored, refit))
             })
             .collect();
-        for (kv_head, (head, refitted)) in new.iter_mut().zip(solved).enumerate() {
+        for (kv_head, refitted) in solved {
             let refitted = refitted.ok_or(RuntimeError::Refit { layer, kv_head })?;
-            head.set_refitted(refitted).map_err(|fault| fault.at(layer, kv_head))?;
+            new[kv_head].set_refitted(refitted).map_err(|fault| fault.at(layer, kv_head))?;
         }
         Ok(())
     }
@@ -549,9 +543,10 @@ fn samplings(compression: &Compression) -> Vec<Sampling> {
 
 /// A head as policies look at it.
 struct Widened<'a> {
-    keys: Cow<'a, [f32]>,
-    values: Cow<'a, [f32]>,
-    queries: Vec<f32>,
+    keys: HeldRows<'a>,
+    /// `None` where no queries are looked at.
+    values: Option<HeldRows<'a>>,
+    queries: Option<HeldRows<'static>>,
     counts: Option<Vec<u32>>,
 }
 
@@ -594,14 +589,12 @@ impl KvStore for RaggedCache {
     }
 
     fn append(&mut self, chunk: &ChunkStates<'_>) -> Result<(), RuntimeError> {
-        let (n_kv_heads, head_dim) = (self.n_kv_heads, self.head_dim);
+        let n_kv_heads = self.n_kv_heads;
+        let [keys, values] = [chunk.k, chunk.v].map(|x| Rows::new(x, self.head_dim));
         let heads = &mut self.heads[chunk.layer * n_kv_heads..(chunk.layer + 1) * n_kv_heads];
         for (kv_head, head) in heads.iter_mut().enumerate() {
-            let rows = (0..chunk.n_tokens).map(|token| {
-                let at = (token * n_kv_heads + kv_head) * head_dim;
-                [&chunk.k[at..at + head_dim], &chunk.v[at..at + head_dim]]
-            });
-            head.append(chunk.first_position, head_dim, rows).map_err(|fault| fault.at(chunk.layer, kv_head))?;
+            let rows = keys.every(n_kv_heads, kv_head).zip(values.every(n_kv_heads, kv_head));
+            head.append(chunk.first_position, rows).map_err(|fault| fault.at(chunk.layer, kv_head))?;
         }
         self.take_queries(chunk);
         if chunk.layer == 0 {

@@ -8,7 +8,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
-use crate::math::{BF16_LIMIT, F16_LIMIT, axpy, first_not_below};
+use crate::math::{BF16_LIMIT, F16_LIMIT, HeldRows, axpy, first_not_below};
 use crate::merge::{HeadPlan, Member, Refitted, Slot};
 use crate::model::{HeadSlots, SlotVectors};
 use crate::runtime::RuntimeError;
@@ -97,7 +97,7 @@ impl Unstorable {
 
 /// Vectors `[n, D]` in their storage type.
 #[derive(Debug)]
-pub(crate) enum Vectors {
+enum Vectors {
     F32(Vec<f32>),
     F16(Vec<f16>),
     Bf16(Vec<bf16>),
@@ -172,7 +172,7 @@ impl Vectors {
         Ok(())
     }
 
-    pub(crate) fn widened(&self) -> Cow<'_, [f32]> {
+    fn widened(&self) -> Cow<'_, [f32]> {
         match self {
             Self::F32(v) => v.into(),
             Self::F16(v) => v.to_f32_vec().into(),
@@ -239,8 +239,9 @@ impl Counts {
 /// One KV head's slots.
 #[derive(Debug)]
 pub(crate) struct Head {
-    pub(crate) keys: Vectors,
-    pub(crate) values: Vectors,
+    head_dim: usize,
+    keys: Vectors,
+    values: Vectors,
     pub(crate) positions: Vec<u32>,
     /// Tokens that each of the first slots stands for, as compression left them; every slot behind them stands for one.
     counts: Option<Counts>,
@@ -253,8 +254,9 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    pub(crate) fn new(kind: CacheType) -> Self {
+    pub(crate) fn new(kind: CacheType, head_dim: usize) -> Self {
         Self {
+            head_dim,
             keys: Vectors::new(kind),
             values: Vectors::new(kind),
             positions: Vec::new(),
@@ -267,6 +269,14 @@ impl Head {
 
     pub(crate) fn len(&self) -> usize {
         self.positions.len()
+    }
+
+    pub(crate) fn keys(&self) -> HeldRows<'_> {
+        HeldRows::new(self.keys.widened(), self.head_dim)
+    }
+
+    pub(crate) fn values(&self) -> HeldRows<'_> {
+        HeldRows::new(self.values.widened(), self.head_dim)
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -283,15 +293,14 @@ impl Head {
     pub(crate) fn append<'a>(
         &mut self,
         first_position: usize,
-        head_dim: usize,
-        rows: impl ExactSizeIterator<Item = [&'a [f32]; 2]>,
+        rows: impl ExactSizeIterator<Item = (&'a [f32], &'a [f32])>,
     ) -> Result<(), Unstorable> {
         let (n, step) = (rows.len(), growth(self.len()));
-        self.keys.reserve(n * head_dim, step * head_dim);
-        self.values.reserve(n * head_dim, step * head_dim);
+        self.keys.reserve(n * self.head_dim, step * self.head_dim);
+        self.values.reserve(n * self.head_dim, step * self.head_dim);
         reserve(&mut self.positions, n, step);
         self.positions.extend((first_position..first_position + n).map(|p| p as u32));
-        for [key, value] in rows {
+        for (key, value) in rows {
             self.keys.push(key, State::Key)?;
             self.values.push(value, State::Value)?;
         }
@@ -303,10 +312,10 @@ impl Head {
     }
 
     /// Takes the last `n` tokens off, which came behind the last compression.
-    pub(crate) fn pop(&mut self, n: usize, head_dim: usize) {
+    pub(crate) fn pop(&mut self, n: usize) {
         let left = self.len() - n;
-        self.keys.truncate(left * head_dim);
-        self.values.truncate(left * head_dim);
+        self.keys.truncate(left * self.head_dim);
+        self.values.truncate(left * self.head_dim);
         self.positions.truncate(left);
         if let Some(bias) = &mut self.logit_bias {
             bias.truncate(left);
@@ -344,7 +353,7 @@ impl Head {
     }
 
     /// The head that a plan makes of this one. Counts and masses of what is folded add up; what is dropped takes its own along.
-    pub(crate) fn folded(&self, plan: &HeadPlan, head_dim: usize, keep_mass: bool) -> Result<Self, Unstorable> {
+    pub(crate) fn folded(&self, plan: &HeadPlan, keep_mass: bool) -> Result<Self, Unstorable> {
         let counts = self.counts();
         let members = |slot: &Slot| plan.members_of(slot).iter().filter(|member| member.weighs());
         let count_of = |member: &Member| counts.as_ref().map_or(1, |counts| counts[member.source as usize]);
@@ -357,8 +366,9 @@ impl Head {
             Vec::new()
         };
         Ok(Self {
-            keys: self.keys.replaced(&plan.fold_keys(&self.keys.widened(), head_dim), State::Key)?,
-            values: self.values.replaced(&plan.fold_values(&self.values.widened(), head_dim), State::Value)?,
+            head_dim: self.head_dim,
+            keys: self.keys.replaced(&plan.fold_keys(self.keys().rows()), State::Key)?,
+            values: self.values.replaced(&plan.fold_values(self.values().rows()), State::Value)?,
             positions: plan.slots.iter().map(|slot| self.positions[slot.pivot as usize]).collect(),
             counts: counts.iter().any(|c| *c != 1).then(|| Counts::new(counts)),
             logit_bias: bias.iter().any(|b| *b != 0.0).then_some(bias),

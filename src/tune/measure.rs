@@ -4,7 +4,6 @@ use rayon::prelude::*;
 
 use crate::files::ModelIdentity;
 use crate::format::dump::{Dump, DumpError, Sample, State};
-use crate::math::Rows;
 use crate::merge::{HeadStates, OutputProbe};
 use crate::policy::HeadView;
 use crate::tune::TuneError;
@@ -82,17 +81,15 @@ fn measure_head(
     prompt_end: usize,
     trials: &[Trial<'_>],
 ) -> Result<(f64, ByTrial<Outcome>), DumpError> {
-    let (layer, kv_head, head_dim) = (head / model.n_kv_heads, head % model.n_kv_heads, model.head_dim);
+    let (layer, kv_head) = (head / model.n_kv_heads, head % model.n_kv_heads);
     let keys = sample.vectors(layer, State::K, kv_head)?;
     let values = sample.vectors(layer, State::V, kv_head)?;
     let mut mass = sample.mass(layer, kv_head)?;
     let mut mass_window = sample.mass_window(layer, kv_head)?;
     let query_positions = sample.query_positions(layer)?;
-    let group = model.group();
-    let queries =
-        (0..group).map(|g| sample.vectors(layer, State::Q, kv_head * group + g)).collect::<Result<Vec<_>, _>>()?;
-    let states =
-        HeadStates { head_dim, keys: &keys, values: &values, queries: &queries, query_positions: &query_positions };
+    let queries = sample.queries(layer, kv_head)?;
+    let (keys, values, queries) = (keys.rows(), values.rows(), queries.rows());
+    let states = HeadStates { keys, values, queries, query_positions: &query_positions };
     let probe = OutputProbe::new(states, prompt_end);
     if let (Some(probe), true) = (&probe, prompt_end < sample.entry().n_prompt_tokens) {
         let late = probe.attn_mass();
@@ -106,7 +103,7 @@ fn measure_head(
         n_kv_heads: model.n_kv_heads,
         mass: &mass,
         mass_window: &mass_window,
-        ..HeadView::new(Rows::new(&keys, head_dim).first(prompt_end))
+        ..HeadView::new(keys.part(0..prompt_end))
     };
     let outcome = |Trial { policy, share, .. }: &Trial<'_>| {
         let budget = ((prompt_end as f64 * share).round() as usize).clamp(1, prompt_end);
@@ -115,7 +112,7 @@ fn measure_head(
             return Outcome { square: None, eps: None, kept: prompt_end };
         };
         let (eps, kept) = (plan.lowest_joined, plan.slots.len());
-        let plan = plan.followed_by(prompt_end..keys.len() / head_dim);
+        let plan = plan.followed_by(prompt_end..keys.len());
         // A head whose outputs are all zero loses nothing, whatever becomes of it.
         let square = probe.as_ref().map_or(0.0, |probe| probe.squared_change(&plan)) as f32;
         Outcome { square: Some(square), eps, kept }

@@ -38,7 +38,7 @@ pub fn sample_faults(dump: &Dump, index: usize) -> Vec<String> {
                 if *state == State::Mass {
                     add(sample.check_whole_mass(*layer, head));
                 } else {
-                    add(sample.vectors_into(*layer, *state, head, &mut room));
+                    add(sample.vectors_into(*layer, *state, head..head + 1, &mut room).map(drop));
                 }
             }
         }

@@ -11,7 +11,7 @@ use safetensors::{Dtype, SafeTensorError};
 
 use crate::files::{FileError, Sha256, open_own, read_at};
 use crate::format::dump::{DumpError, ElementType, Manifest, SampleEntry, State, Tensor, TensorSpec, TokenClass};
-use crate::math::{first_not_below, widen_f16};
+use crate::math::{HeldRows, Rows, first_not_below, widen_f16};
 
 /// Values that are read and widened at a time: they stay in the nearest caches.
 const VALUES_AT_ONCE: usize = 1 << 14;
@@ -95,19 +95,41 @@ impl<'a> Sample<'a> {
     /// One head's vectors `[T, D]` of a key or value state, or its sampled queries `[n_q, D]` (`head` is a query head).
     ///
     /// - Errors: a head or state that was not captured; a number that is not finite
-    pub fn vectors(&self, layer: usize, state: State, head: usize) -> Result<Vec<f32>, DumpError> {
-        let mut out = Vec::new();
-        self.vectors_into(layer, state, head, &mut out)?;
-        Ok(out)
+    pub fn vectors(&self, layer: usize, state: State, head: usize) -> Result<HeldRows<'static>, DumpError> {
+        self.vectors_of(layer, state, head..head + 1)
     }
 
-    /// The same into `out`, whose room is used again.
-    pub fn vectors_into(&self, layer: usize, state: State, head: usize, out: &mut Vec<f32>) -> Result<(), DumpError> {
-        let name = Tensor::State(layer, state).name();
-        self.head_into(&name, state, head, out)?;
-        let Some(at) = first_not_below(out, f32::INFINITY) else { return Ok(()) };
-        let row = at / self.manifest.model.head_dim;
-        Err(DumpError::inconsistent(&self.path, format!("{name} has {} in row {row} of head {head}", out[at])))
+    /// The sampled queries of a KV head's query heads, one head behind the other, `[group · n_q, D]`.
+    pub fn queries(&self, layer: usize, kv_head: usize) -> Result<HeldRows<'static>, DumpError> {
+        let group = self.manifest.model.group();
+        self.vectors_of(layer, State::Q, kv_head * group..(kv_head + 1) * group)
+    }
+
+    fn vectors_of(&self, layer: usize, state: State, heads: Range<usize>) -> Result<HeldRows<'static>, DumpError> {
+        let mut out = Vec::new();
+        self.vectors_into(layer, state, heads, &mut out)?;
+        Ok(HeldRows::new(out, self.manifest.model.head_dim))
+    }
+
+    /// Vectors of some heads, one head behind the other, in `out`, whose room is used again.
+    pub fn vectors_into<'o>(
+        &self,
+        layer: usize,
+        state: State,
+        heads: Range<usize>,
+        out: &'o mut Vec<f32>,
+    ) -> Result<Rows<'o>, DumpError> {
+        let (name, width) = (Tensor::State(layer, state).name(), self.manifest.model.head_dim);
+        out.clear();
+        for head in heads {
+            let start = out.len();
+            self.add_head(&name, state, head, out)?;
+            if let Some(at) = first_not_below(&out[start..], f32::INFINITY) {
+                let what = format!("{name} has {} in row {} of head {head}", out[start + at], at / width);
+                return Err(DumpError::inconsistent(&self.path, what));
+            }
+        }
+        Ok(Rows::new(out, width))
     }
 
     /// Attention mass `[T]` over all queries of the sample.
@@ -153,7 +175,7 @@ impl<'a> Sample<'a> {
 
     fn mass_of(&self, tensor: Tensor, head: usize, n_queries: usize) -> Result<Vec<f32>, DumpError> {
         let (name, mut mass) = (tensor.name(), Vec::new());
-        self.head_into(&name, State::Mass, head, &mut mass)?;
+        self.add_head(&name, State::Mass, head, &mut mass)?;
         let fault = |what: String| Err(DumpError::inconsistent(&self.path, format!("{name} {what}")));
         if let Some(t) = mass.iter().position(|m| !(m.is_finite() && *m >= 0.0)) {
             return fault(format!("has {} at token {t} of head {head}", mass[t]));
@@ -240,7 +262,8 @@ impl<'a> Sample<'a> {
         read_at(&self.file, into, at).map_err(|e| FileError::io("read", &self.path, e).into())
     }
 
-    fn head_into(&self, name: &str, state: State, head: usize, out: &mut Vec<f32>) -> Result<(), DumpError> {
+    /// Appends a head's numbers.
+    fn add_head(&self, name: &str, state: State, head: usize, out: &mut Vec<f32>) -> Result<(), DumpError> {
         let place = self.place(name)?;
         let held = self.manifest.place_of_head(state, head).ok_or_else(|| DumpError::MissingHead {
             path: self.path.clone(),
@@ -250,11 +273,11 @@ impl<'a> Sample<'a> {
         let size = place.dtype.bitsize() / 8;
         let n_values = place.shape.iter().skip(1).product::<usize>();
         let start = place.bytes.start + (held * n_values * size) as u64;
-        out.clear();
-        out.resize(n_values, 0.0);
+        let before = out.len();
+        out.resize(before + n_values, 0.0);
         // Halves, so that they are aligned for the kernel that widens them.
         let mut piece = vec![f16::ZERO; VALUES_AT_ONCE.min(n_values) * size / 2];
-        for (i, out) in out.chunks_mut(VALUES_AT_ONCE).enumerate() {
+        for (i, out) in out[before..].chunks_mut(VALUES_AT_ONCE).enumerate() {
             let bytes = &mut bytemuck::cast_slice_mut::<_, u8>(&mut piece)[..out.len() * size];
             self.read(bytes, start + (i * VALUES_AT_ONCE * size) as u64)?;
             match place.dtype {

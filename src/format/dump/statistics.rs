@@ -47,11 +47,10 @@ impl Sample<'_> {
         let manifest = self.manifest();
         for layer in &manifest.layers {
             for head in manifest.held_heads(state) {
-                let values = match state {
-                    State::Mass => self.mass(*layer, head)?,
-                    _ => self.vectors(*layer, state, head)?,
-                };
-                statistics.add(&values);
+                match state {
+                    State::Mass => statistics.add(&self.mass(*layer, head)?),
+                    _ => statistics.add(self.vectors(*layer, state, head)?.flat()),
+                }
             }
         }
         Ok(())

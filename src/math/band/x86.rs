@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use bytemuck::cast;
 
+use crate::math::Rows;
 use crate::math::band::{GROUP, Piece, WIDTH, filled_up, with_next};
 
 /// Σ_i `here[i]` · `before[g][i]`, by lane, for every g.
@@ -50,9 +51,9 @@ fn pointers(pieces: [&[Piece]; GROUP], n: usize) -> [*const Piece; GROUP] {
 
 /// Rows `i` to `i + GROUP` and columns `j` to `j + WIDTH` of XᵀX.
 #[target_feature(enable = "avx512f")]
-pub(super) fn gram_avx512(rows: &[f32], dim: usize, [i, j]: [usize; 2]) -> [[f32; WIDTH]; GROUP] {
+pub(super) fn gram_avx512(rows: Rows<'_>, [i, j]: [usize; 2]) -> [[f32; WIDTH]; GROUP] {
     let mut sums = [_mm512_setzero_ps(); GROUP];
-    for row in rows.chunks_exact(dim) {
+    for row in rows.iter() {
         let (Some(left), Some(right)) = (row[i..].first_chunk::<GROUP>(), row[j..].first_chunk::<WIDTH>()) else {
             break;
         };
@@ -66,11 +67,11 @@ pub(super) fn gram_avx512(rows: &[f32], dim: usize, [i, j]: [usize; 2]) -> [[f32
 
 /// The same with four rows at a time.
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn gram_avx2(rows: &[f32], dim: usize, [i, j]: [usize; 2]) -> [[f32; WIDTH]; GROUP] {
+pub(super) fn gram_avx2(rows: Rows<'_>, [i, j]: [usize; 2]) -> [[f32; WIDTH]; GROUP] {
     let mut all = [[0f32; WIDTH]; GROUP];
     for (part, out) in all.as_chunks_mut::<4>().0.iter_mut().enumerate() {
         let mut sums = [[_mm256_setzero_ps(); 2]; 4];
-        for row in rows.chunks_exact(dim) {
+        for row in rows.iter() {
             let left = row[i + 4 * part..].first_chunk::<4>();
             let (Some(left), Some(right)) = (left, row[j..].first_chunk::<WIDTH>()) else { break };
             let right: [__m256; 2] = cast(*right);
@@ -86,8 +87,8 @@ pub(super) fn gram_avx2(rows: &[f32], dim: usize, [i, j]: [usize; 2]) -> [[f32; 
 
 /// Every row times its factor, zeros where that is 0, piece p of row r in `out[p * height + r]`.
 #[target_feature(enable = "avx512f")]
-pub(super) fn scaled_columns_avx512(rows: &[f32], dim: usize, factors: &[f32], out: &mut [Piece], height: usize) {
-    for (r, (row, factor)) in rows.chunks_exact(dim).zip(factors).enumerate() {
+pub(super) fn scaled_columns_avx512(rows: Rows<'_>, factors: &[f32], out: &mut [Piece], height: usize) {
+    for (r, (row, factor)) in rows.iter().zip(factors).enumerate() {
         let kept = if *factor == 0.0 { 0 } else { u16::MAX };
         let factor = _mm512_set1_ps(*factor);
         for (p, x) in row.chunks(WIDTH).enumerate() {
@@ -98,8 +99,8 @@ pub(super) fn scaled_columns_avx512(rows: &[f32], dim: usize, factors: &[f32], o
 
 /// The same.
 #[target_feature(enable = "avx2")]
-pub(super) fn scaled_columns_avx2(rows: &[f32], dim: usize, factors: &[f32], out: &mut [Piece], height: usize) {
-    for (r, (row, factor)) in rows.chunks_exact(dim).zip(factors).enumerate() {
+pub(super) fn scaled_columns_avx2(rows: Rows<'_>, factors: &[f32], out: &mut [Piece], height: usize) {
+    for (r, (row, factor)) in rows.iter().zip(factors).enumerate() {
         let factor = _mm256_set1_ps(*factor);
         let kept = _mm256_cmp_ps::<_CMP_NEQ_OQ>(factor, _mm256_setzero_ps());
         for (p, x) in row.chunks(WIDTH).enumerate() {
@@ -112,13 +113,9 @@ pub(super) fn scaled_columns_avx2(rows: &[f32], dim: usize, factors: &[f32], out
 
 /// ⟨x_i, x_i⟩ and ⟨x_i, x_{i+1}⟩ for every row.
 #[target_feature(enable = "avx512f")]
-pub(super) fn neighbour_products_avx512<'a>(
-    rows: &[f32],
-    dim: usize,
-    out: impl Iterator<Item = (&'a mut f32, &'a mut f32)>,
-) {
+pub(super) fn neighbour_products_avx512<'a>(rows: Rows<'_>, out: impl Iterator<Item = (&'a mut f32, &'a mut f32)>) {
     for (i, (square, product)) in out.enumerate() {
-        let [row, next] = with_next(rows, dim, i);
+        let [row, next] = with_next(rows, i);
         let ((row, row_rest), (next, next_rest)) = (row.as_chunks::<WIDTH>(), next.as_chunks::<WIDTH>());
         let mut own = _mm512_setzero_ps();
         for x in row {
@@ -141,14 +138,10 @@ pub(super) fn neighbour_products_avx512<'a>(
 
 /// The same.
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn neighbour_products_avx2<'a>(
-    rows: &[f32],
-    dim: usize,
-    out: impl Iterator<Item = (&'a mut f32, &'a mut f32)>,
-) {
+pub(super) fn neighbour_products_avx2<'a>(rows: Rows<'_>, out: impl Iterator<Item = (&'a mut f32, &'a mut f32)>) {
     const HALF: usize = WIDTH / 2;
     for (i, (square, product)) in out.enumerate() {
-        let [row, next] = with_next(rows, dim, i);
+        let [row, next] = with_next(rows, i);
         let ((row, row_rest), (next, next_rest)) = (row.as_chunks::<HALF>(), next.as_chunks::<HALF>());
         let mut own = _mm256_setzero_ps();
         for x in row {

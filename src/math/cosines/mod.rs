@@ -7,7 +7,7 @@ use half::f16;
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
-use crate::math::{Instructions, dot, unit_factor};
+use crate::math::{Instructions, Rows, dot, unit_factor};
 
 /// Rows and columns of a tile: in f16, with the two sides it is the product of, it stays in a core's own cache.
 pub const TILE: usize = 256;
@@ -101,19 +101,19 @@ pub struct UnitRows {
 impl UnitRows {
     /// Replaces the rows; the room of those before is used again.
     ///
-    /// - Shape: rows `[T, D]`, D = `dim` > 0
+    /// - Shape: rows `[T, D]`
     /// - Cost:  O(T·D) time and memory
-    pub fn set(&mut self, rows: &[f32], dim: usize) {
-        let n_rows = rows.len() / dim;
+    pub fn set(&mut self, rows: Rows<'_>) {
+        let (n_rows, dim) = (rows.len(), rows.width());
         (self.dim, self.n_rows) = (dim, n_rows);
         self.panels.resize(n_rows.next_multiple_of(BLOCK) / PANEL * dim, Line([0; 16]));
         let numbers: &mut [f32] = bytemuck::cast_slice_mut(&mut self.panels);
         numbers.par_chunks_mut(PANEL * dim).enumerate().for_each(|(index, panel)| {
-            let rows = &rows[n_rows.min(index * PANEL) * dim..];
-            if rows.len() < PANEL * dim {
+            let rows = rows.part(n_rows.min(index * PANEL)..n_rows.min((index + 1) * PANEL));
+            if rows.len() < PANEL {
                 panel.fill(0.0);
             }
-            for (place, row) in rows.chunks_exact(dim).enumerate().take(PANEL) {
+            for (place, row) in rows.iter().enumerate() {
                 let factor = unit_factor(dot(row, row)).unwrap_or(f32::NAN);
                 row.iter().zip(panel[place..].iter_mut().step_by(PANEL)).for_each(|(x, out)| *out = x * factor);
             }
@@ -240,7 +240,7 @@ mod tests {
             if n > 30 {
                 rows[29 * dim..30 * dim].fill(0.0);
             }
-            unit.set(&rows, dim);
+            unit.set(Rows::new(&rows, dim));
             assert_eq!(unit.len(), n);
             for instructions in Instructions::available() {
                 for (row, column) in [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2)] {

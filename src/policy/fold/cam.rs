@@ -119,7 +119,7 @@ mod tests {
         let flow = |from, to| Flow { from, to, weight: 0.5 };
         assert_eq!(found.flows, [flow(1, 2), flow(1, 3), flow(2, 3), flow(2, 4)]);
         // Values 0 1 2 3 4: 2 becomes 2.5, 3 becomes 3.5, then 3 takes 1.25 more and 4 takes 1.25.
-        assert_eq!(found.fold_values(&[0.0, 1.0, 2.0, 3.0, 4.0], 1), [0.0, 4.75, 5.25]);
+        assert_eq!(found.fold_values(Rows::new(&[0.0, 1.0, 2.0, 3.0, 4.0], 1)), [0.0, 4.75, 5.25]);
         // Without mass nothing flows: that is streaming.
         let found = plan(0.0, 2, &[9.0, 0.0, 0.0, 1.0, 1.0], &worth, 3);
         assert_eq!((pivots(&found), found.flows.len()), (vec![0, 3, 4], 0));

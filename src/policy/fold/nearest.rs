@@ -125,7 +125,7 @@ mod tests {
         // Masses 4 + 1 and 3 + 0.5: logits rise by ln 5/4 and ln 7/6, values mix 4 : 1.
         assert!((plan.slots[0].logit_bias - 1.25f32.ln()).abs() < 1e-6);
         assert!((plan.slots[1].logit_bias - (3.5f32 / 3.0).ln()).abs() < 1e-6);
-        assert!((plan.fold_values(&[1.0, 6.0, 0.0, 0.0, 0.0], 1)[0] - 2.0).abs() < 1e-6);
+        assert!((plan.fold_values(Rows::new(&[1.0, 6.0, 0.0, 0.0, 0.0], 1))[0] - 2.0).abs() < 1e-6);
         // Above 0.5 only the first is alike.
         let strict = Folding { near: Nearest { eps: 0.5, ..fold.near }, ..fold };
         assert_eq!(strict.plan(&view, &mass, 2).unwrap().counters(5).evicted, 2);
