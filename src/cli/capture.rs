@@ -45,7 +45,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value = "f16")]
     dtype: Dtype,
     /// Queries kept per sample, or all: half of them the last, the others drawn from the rest
-    #[arg(long, value_name = "N", default_value = "64", value_parser = parse_queries)]
+    #[arg(long, value_name = "N", default_value = "256", value_parser = parse_queries)]
     queries: Queries,
     /// Last queries that the windowed attention mass counts
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = numbers::count)]

@@ -1,7 +1,7 @@
 //! What a plan does to a head's attention output, on queries that were kept.
 
 use crate::math::{Rhs, Rows, axpy, exp_shifted_sum, max, product, scale};
-use crate::merge::{HeadPlan, Slot};
+use crate::merge::{HeadPlan, Refitted, Slot};
 
 /// One KV head's states in one sample.
 #[derive(Clone, Copy, Debug)]
@@ -89,17 +89,23 @@ impl<'a> OutputProbe<'a> {
     /// - Unit: relative error, 0 when nothing changed
     /// - Cost: O(queries · slots · D)
     pub fn error(&self, plan: &HeadPlan) -> f64 {
-        (self.squared_change(plan) / self.energy).sqrt()
+        (self.squared_change(plan, None) / self.energy).sqrt()
     }
 
-    /// ‖O_full - O_plan‖² over all its queries; what the plan does not name counts as dropped.
+    /// ‖O_full - O_plan‖² over all its queries; what the plan does not name counts as dropped. The first slots have the values
+    /// `[slots, D]` and biases of a refit where one is given.
     ///
     /// - Unit: squared norm of the attention output
     /// - Cost: O(queries · slots · D)
-    pub fn squared_change(&self, plan: &HeadPlan) -> f64 {
+    pub fn squared_change(&self, plan: &HeadPlan, refitted: Option<&Refitted>) -> f64 {
         let (d, n_rows) = (self.keys.width(), self.positions.len());
         let (n_tokens, n_slots) = (self.keys.len(), plan.slots.len());
-        let values = plan.fold_values(self.values);
+        let mut values = plan.fold_values(self.values);
+        let mut biases: Vec<f32> = plan.slots.iter().map(|slot| slot.logit_bias).collect();
+        if let Some(Refitted { values: new, logit_bias }) = refitted {
+            values[..new.len()].copy_from_slice(new);
+            logit_bias.iter().for_each(|new| biases[..new.len()].copy_from_slice(new));
+        }
         let mut weights = vec![0f32; n_rows * n_slots];
         // A slot with a token's own key keeps the token's weight; what has a new key is scored anew.
         let is_own = |slot: &Slot| {
@@ -110,7 +116,7 @@ impl<'a> OutputProbe<'a> {
         let (own, new): (Vec<usize>, Vec<usize>) = (0..n_slots).partition(|slot| is_own(&plan.slots[*slot]));
         let places: Vec<(usize, usize, f32)> = own
             .iter()
-            .map(|slot| (*slot, plan.slots[*slot].pivot as usize, plan.slots[*slot].logit_bias.exp()))
+            .map(|slot| (*slot, plan.slots[*slot].pivot as usize, biases[*slot].exp()))
             .collect();
         for (row, all) in weights.chunks_exact_mut(n_slots.max(1)).zip(self.weights.chunks_exact(n_tokens.max(1))) {
             for (slot, token, factor) in &places {
@@ -125,9 +131,8 @@ impl<'a> OutputProbe<'a> {
             let rows = weights.chunks_exact_mut(n_slots).zip(scores.chunks_exact(new.len()));
             for ((row, scores), (position, shift)) in rows.zip(self.positions.iter().zip(&self.shifts)) {
                 for (slot, score) in new.iter().zip(scores) {
-                    let Slot { pivot, logit_bias, .. } = &plan.slots[*slot];
-                    if *pivot as usize <= *position {
-                        row[*slot] = (score + logit_bias - shift).exp();
+                    if plan.slots[*slot].pivot as usize <= *position {
+                        row[*slot] = (score + biases[*slot] - shift).exp();
                     }
                 }
             }
@@ -176,7 +181,7 @@ mod tests {
         let mut plan = HeadPlan::keep(vec![0, 2]);
         plan.slots[0].logit_bias = 3f32.ln();
         assert!((probe.error(&plan) - 0.75 / 3.0).abs() < 1e-6);
-        assert!((probe.squared_change(&plan) - 0.75f64.powi(2)).abs() < 1e-6 && probe.energy() == 9.0);
+        assert!((probe.squared_change(&plan, None) - 0.75f64.powi(2)).abs() < 1e-6 && probe.energy() == 9.0);
     }
 
     #[test]
@@ -189,7 +194,7 @@ mod tests {
         let (a, b, c) = (1.0, 2f64.exp(), 6f64.exp());
         let full = (a + 2.0 * b + 6.0 * c) / (a + b + c);
         let found = (a + 4.0 * 4f64.exp()) / (a + 4f64.exp());
-        assert!((probe.squared_change(&plan) - (full - found).powi(2)).abs() < 1e-5);
+        assert!((probe.squared_change(&plan, None) - (full - found).powi(2)).abs() < 1e-5);
     }
 
     #[test]

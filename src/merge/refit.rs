@@ -9,6 +9,8 @@ use crate::merge::{Origin, Sampling};
 
 /// Most that a refit multiplies or divides a slot's mass by: e³, as Attention Matching does.
 const MOST_MASS: f32 = 20.085_537;
+/// The recent slots that stay are at most this part of all.
+const MOST_FIXED: usize = 4;
 /// Sweeps over the masses, at most.
 const MOST_SWEEPS: usize = 50;
 /// Change of a mass at which it counts as found.
@@ -33,7 +35,7 @@ pub struct Refit {
     pub span: usize,
     /// Weight of the ridge.
     pub lambda: f32,
-    /// Most recent slots of each head that stay as they are.
+    /// Most recent slots of each head that stay as they are, a quarter of them at most.
     pub recent: usize,
     /// Whether masses are refitted with the values, so that the slots weigh against new tokens what the full head does.
     pub mass: bool,
@@ -79,7 +81,7 @@ pub struct Refitted {
     pub logit_bias: Option<Vec<f32>>,
 }
 
-/// New masses if `refit.mass`, and new values under them, for the stored slots, all but the last `refit.recent`.
+/// New masses if `refit.mass`, and new values under them, for the stored slots, all but the most recent.
 ///
 /// Masses first: with a weight exp(logit) over the sum of the full head's exponentials, a row of A says which share of the full
 /// head's mass each slot holds for a query. Factors w with A w near 1 make the slots weigh against new tokens what the full
@@ -98,7 +100,7 @@ pub struct Refitted {
 pub fn refit_slots(queries: Rows<'_>, full: RefitHead<'_>, stored: RefitHead<'_>, refit: Refit) -> Option<Refitted> {
     let d = stored.values.width();
     let n = stored.keys.len();
-    let n_free = n.saturating_sub(refit.recent);
+    let n_free = n - refit.recent.min(n / MOST_FIXED);
     if n_free == 0 || queries.is_empty() {
         return Some(Refitted { values: stored.values.flat().to_vec(), logit_bias: None });
     }

@@ -1,5 +1,7 @@
 //! Which queries stand for those to come.
 
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 /// Where queries come from.
@@ -25,6 +27,20 @@ pub struct Sampling {
     pub span: usize,
     /// Seed of the sample.
     pub seed: u64,
+}
+
+impl Sampling {
+    /// Draws tokens of `n`, as many as give the rows for a KV head that `group` query heads read: their places, rising, and how
+    /// many positions behind the last token each is to stand.
+    pub fn draw(&self, group: usize, n: usize, stream: u64) -> Vec<(usize, usize)> {
+        let mut random = ChaCha8Rng::seed_from_u64(self.seed);
+        random.set_stream(stream);
+        let n_drawn = self.queries.div_ceil(group).min(n);
+        let mut places = rand::seq::index::sample(&mut random, n, n_drawn).into_vec();
+        places.sort_unstable();
+        let mut ahead = || (random.random::<f32>() * self.span as f32) as usize;
+        places.into_iter().map(|place| (place, ahead())).collect()
+    }
 }
 
 impl Default for Sampling {

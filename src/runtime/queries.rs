@@ -1,8 +1,5 @@
 //! Queries that stand for those to come, kept until the slots of a prompt are chosen.
 
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-
 use crate::math::Rope;
 use crate::merge::{Origin, Sampling};
 use crate::model::ChunkStates;
@@ -11,10 +8,8 @@ use crate::model::ChunkStates;
 #[derive(Clone, Debug)]
 pub(super) struct QuerySample {
     sampling: Sampling,
-    /// Positions in the prompt of the sampled tokens, rising.
-    positions: Vec<usize>,
-    /// How far behind the part each of them is to stand, as a share of the span.
-    ahead: Vec<f32>,
+    /// Positions in the prompt of the sampled tokens, rising, and how far behind the part each is to stand.
+    tokens: Vec<(usize, usize)>,
     /// Queries after RoPE, `[layer][tokens, n_q_heads · D]`; empty before they pass and once a layer has been compressed.
     queries: Vec<Vec<f32>>,
 }
@@ -22,14 +17,9 @@ pub(super) struct QuerySample {
 impl QuerySample {
     /// Chooses tokens of a part: as many as give `sampling.queries` rows for every KV head.
     pub fn draw(sampling: Sampling, group: usize, n_layers: usize, part: std::ops::Range<usize>) -> Self {
-        let mut random = ChaCha8Rng::seed_from_u64(sampling.seed);
-        random.set_stream(part.start as u64);
-        let n = sampling.queries.div_ceil(group).min(part.len());
-        let mut positions = rand::seq::index::sample(&mut random, part.len(), n).into_vec();
-        positions.sort_unstable();
-        positions.iter_mut().for_each(|position| *position += part.start);
-        let ahead = positions.iter().map(|_| random.random()).collect();
-        Self { sampling, positions, ahead, queries: vec![Vec::new(); n_layers] }
+        let mut tokens = sampling.draw(group, part.len(), part.start as u64);
+        tokens.iter_mut().for_each(|(position, _)| *position += part.start);
+        Self { sampling, tokens, queries: vec![Vec::new(); n_layers] }
     }
 
     /// What was asked for.
@@ -41,8 +31,8 @@ impl QuerySample {
     pub fn take(&mut self, chunk: &ChunkStates<'_>, skip: usize, first: usize) {
         let width = chunk.q.len() / chunk.n_tokens.max(1);
         let end = first + chunk.n_tokens - skip;
-        let from = self.positions.partition_point(|position| *position < first);
-        for position in self.positions[from..].iter().take_while(|position| **position < end) {
+        let from = self.tokens.partition_point(|(position, _)| *position < first);
+        for (position, _) in self.tokens[from..].iter().take_while(|(position, _)| *position < end) {
             let at = (position - first + skip) * width;
             self.queries[chunk.layer].extend_from_slice(&chunk.q[at..at + width]);
         }
@@ -64,15 +54,14 @@ impl QuerySample {
     /// - Shape: `[tokens · group, D]`
     pub fn rows(&self, layer: usize, kv_head: usize, n_kv_heads: usize, rope: &Rope, n_seen: usize) -> Vec<f32> {
         let queries = &self.queries[layer];
-        let width = queries.len() / self.positions.len().max(1);
+        let width = queries.len() / self.tokens.len().max(1);
         let group_width = width / n_kv_heads;
-        let mut rows = Vec::with_capacity(self.positions.len() * group_width);
-        for ((token, position), ahead) in queries.chunks_exact(width.max(1)).zip(&self.positions).zip(&self.ahead) {
+        let mut rows = Vec::with_capacity(self.tokens.len() * group_width);
+        for (token, (position, ahead)) in queries.chunks_exact(width.max(1)).zip(&self.tokens) {
             let first = rows.len();
             rows.extend_from_slice(&token[kv_head * group_width..][..group_width]);
             if self.sampling.from == Origin::Prompt {
-                let steps = (n_seen - position) as f32 + (ahead * self.sampling.span as f32).floor();
-                rope.turn(&mut rows[first..], steps);
+                rope.turn(&mut rows[first..], (n_seen - position + ahead) as f32);
             }
         }
         rows

@@ -4,7 +4,8 @@ use rayon::prelude::*;
 
 use crate::files::ModelIdentity;
 use crate::format::dump::{Dump, DumpError, Sample, State};
-use crate::merge::{HeadStates, OutputProbe};
+use crate::math::{Rope, Rows};
+use crate::merge::{HeadPlan, HeadStates, OutputProbe, Refit, RefitHead, Refitted, Sampling, refit_slots};
 use crate::policy::HeadView;
 use crate::tune::TuneError;
 use crate::tune::trial::{ByTrial, Trial};
@@ -53,7 +54,13 @@ pub(super) fn prompt_end(sample: &Sample<'_>, layer: usize, n_late: Option<usize
     Ok(entry.n_tokens - wanted)
 }
 
-/// Carries out trials on every head of a sample, those that `trials` gives for it.
+/// Whether a sample keeps queries of the compressed part, and the model's frequencies by which they turn.
+pub(super) fn has_early_queries(dump: &Dump, sample: &Sample<'_>, prompt_end: usize) -> Result<bool, DumpError> {
+    let early = sample.query_positions(0)?.first().is_some_and(|position| *position < prompt_end);
+    Ok(early && !dump.manifest().model.rope_frequencies.is_empty())
+}
+
+/// Carries out trials on every head of a sample, those that `trials` gives for it; what stays is refitted where that is asked for.
 ///
 /// Attention mass is that of the compressed part's own queries: what the following tokens attend to is taken off what the
 /// dump has counted, so that no selection sees them.
@@ -61,13 +68,14 @@ pub(super) fn measure<'t>(
     dump: &Dump,
     sample: &Sample<'_>,
     prompt_end: usize,
+    refit: Option<Refit>,
     trials: &(dyn Fn(usize) -> Vec<Trial<'t>> + Sync),
 ) -> Result<Measured, DumpError> {
     let model = &dump.manifest().model;
     let n_heads = model.n_layers * model.n_kv_heads;
     let heads: Vec<(f64, ByTrial<Outcome>)> = (0..n_heads)
         .into_par_iter()
-        .map(|head| measure_head(sample, model, head, prompt_end, &trials(head)))
+        .map(|head| measure_head(sample, model, head, prompt_end, refit, &trials(head)))
         .collect::<Result<_, DumpError>>()?;
     let (energy, heads) = heads.into_iter().unzip();
     Ok(Measured { energy, heads, n_tokens: prompt_end })
@@ -79,6 +87,7 @@ fn measure_head(
     model: &ModelIdentity,
     head: usize,
     prompt_end: usize,
+    refit: Option<Refit>,
     trials: &[Trial<'_>],
 ) -> Result<(f64, ByTrial<Outcome>), DumpError> {
     let (layer, kv_head) = (head / model.n_kv_heads, head % model.n_kv_heads);
@@ -97,13 +106,29 @@ fn measure_head(
     }
     mass.truncate(prompt_end);
     mass_window.truncate(prompt_end);
+    let (prompt_keys, prompt_values) = (keys.part(0..prompt_end), values.part(0..prompt_end));
+    let turned = |sampling: Sampling| turned_queries(states, model, prompt_end, sampling);
+    let for_scores = trials.iter().find_map(|trial| trial.policy.needs().queries).map(turned).unwrap_or_default();
+    let for_refit = refit.map(|refit| turned(refit.sampling())).unwrap_or_default();
     let view = HeadView {
         layer,
         kv_head,
         n_kv_heads: model.n_kv_heads,
+        group: model.group(),
+        values: prompt_values,
+        queries: Rows::new(&for_scores, model.head_dim),
         mass: &mass,
         mass_window: &mass_window,
-        ..HeadView::new(keys.part(0..prompt_end))
+        ..HeadView::new(prompt_keys)
+    };
+    let full = RefitHead { keys: prompt_keys, values: prompt_values, logit_bias: None };
+    let refit = |plan: &HeadPlan| -> Option<Option<Refitted>> {
+        let Some(refit) = refit.filter(|_| plan.slots.len() < prompt_end) else { return Some(None) };
+        let (keys, values) = (plan.fold_keys(prompt_keys), plan.fold_values(prompt_values));
+        let biases: Vec<f32> = plan.slots.iter().map(|slot| slot.logit_bias).collect();
+        let rows = |x| Rows::new(x, model.head_dim);
+        let stored = RefitHead { keys: rows(&keys), values: rows(&values), logit_bias: Some(&biases) };
+        refit_slots(rows(&for_refit), full, stored, refit).map(Some)
     };
     let outcome = |Trial { policy, share, .. }: &Trial<'_>| {
         let budget = ((prompt_end as f64 * share).round() as usize).clamp(1, prompt_end);
@@ -112,11 +137,30 @@ fn measure_head(
             return Outcome { square: None, eps: None, kept: prompt_end };
         };
         let (eps, kept) = (plan.lowest_joined, plan.slots.len());
+        let Some(refitted) = refit(&plan) else { return Outcome { square: None, eps, kept } };
         let plan = plan.followed_by(prompt_end..keys.len());
         // A head whose outputs are all zero loses nothing, whatever becomes of it.
-        let square = probe.as_ref().map_or(0.0, |probe| probe.squared_change(&plan)) as f32;
+        let square = probe.as_ref().map_or(0.0, |probe| probe.squared_change(&plan, refitted.as_ref())) as f32;
         Outcome { square: Some(square), eps, kept }
     };
     let outcomes = trials.iter().map(|trial| (trial.key, outcome(trial))).collect();
     Ok((probe.as_ref().map_or(0.0, |probe| probe.energy()), outcomes))
+}
+
+/// Queries of the compressed part, of a drawn sample of those that the dump keeps, at positions behind that part.
+///
+/// - Shape: `[tokens · group, D]`, the group's queries of a token side by side
+fn turned_queries(states: HeadStates<'_>, model: &ModelIdentity, prompt_end: usize, sampling: Sampling) -> Vec<f32> {
+    let rope = Rope::new(model.rope_frequencies.clone());
+    let n_kept = states.query_positions.len();
+    let n_early = states.query_positions.partition_point(|position| *position < prompt_end);
+    let mut turned = Vec::new();
+    for (place, ahead) in sampling.draw(model.group(), n_early, 0) {
+        let first = turned.len();
+        for head in 0..model.group() {
+            turned.extend_from_slice(states.queries.row(head * n_kept + place));
+        }
+        rope.turn(&mut turned[first..], (prompt_end - states.query_positions[place] + ahead) as f32);
+    }
+    turned
 }

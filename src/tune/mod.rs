@@ -57,6 +57,14 @@ pub enum TuneError {
         /// Queries of the window.
         needed: usize,
     },
+    /// A setting or refit looks at queries that the dump does not keep.
+    #[error("{what} looks at queries of the prompt, and sample {id} keeps none from before its end, or not how they turn")]
+    NoEarlyQueries {
+        /// The setting as typed, or `refit`.
+        what: String,
+        /// Row id.
+        id: String,
+    },
     /// The dumps are of different models.
     #[error("the dumps are of different models: {first} and {other}")]
     MixedModels {

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 
 use crate::files::ModelIdentity;
 use crate::format::dump::{Dump, DumpError, Sample, SampleEntry};
+use crate::merge::Origin;
 use crate::policy;
 use crate::policy::{Policy, Scope};
 use crate::tune::cost::{Checked, CostSums, EpsMeans, curves};
 use crate::tune::curves::UNITS;
-use crate::tune::measure::{measure, prompt_end};
+use crate::tune::measure::{has_early_queries, measure, prompt_end};
 use crate::tune::options::check_options;
 use crate::tune::profiles::Evidence;
 use crate::tune::search::SearchEntry;
@@ -18,7 +19,7 @@ use crate::tune::trial::{ByTrial, Trial, TrialKey};
 use crate::tune::{SEARCHES, TuneError, TuneOptions, Tuned};
 
 /// Sizes at which heads are measured, beside the budgets.
-const SIZES: [f64; 8] = [0.06, 0.12, 0.18, 0.25, 0.35, 0.5, 0.65, 0.8];
+const SIZES: [f64; 12] = [0.01, 0.02, 0.035, 0.06, 0.09, 0.13, 0.18, 0.25, 0.35, 0.5, 0.65, 0.8];
 /// Calibration samples from which on searches can be compared by cross-validation.
 const FEWEST_TO_VALIDATE: usize = 4;
 
@@ -68,6 +69,22 @@ pub fn tune(
     for (setting, policy) in options.settings.iter().zip(&settings) {
         check_window(setting, policy.as_ref(), &samples, &ends)?;
     }
+    let mut samplings = settings.iter().zip(&options.settings).filter_map(|(policy, name)| Some((policy.needs().queries?, name)));
+    if let Some((first, _)) = samplings.next()
+        && let Some((_, setting)) = samplings.find(|(other, _)| *other != first)
+    {
+        let why = "its sample of queries is not that of the other policies";
+        return Err(TuneError::Setting { setting: setting.clone(), why });
+    }
+    let looking = options.settings.iter().zip(&settings).find(|(_, policy)| policy.needs().queries.is_some());
+    let looking = looking.map(|(setting, _)| setting.as_str()).or(options.refit.map(|_| "the refit"));
+    if let Some(what) = looking {
+        for (place, end) in samples.iter().zip(&ends) {
+            if !has_early_queries(place.dump, &place.open()?, *end)? {
+                return Err(TuneError::NoEarlyQueries { what: what.into(), id: place.entry().id.clone() });
+            }
+        }
+    }
     let names: Vec<&str> = samples.iter().map(|place| place.entry().dataset.as_str()).collect();
     let (calibration, held_out) = split(&names, options.hold_out, options.seed);
     let n_steps = calibration.len() + samples.len();
@@ -89,7 +106,7 @@ pub fn tune(
     let mut eps_of_grid = EpsMeans::default();
     for (done, at) in calibration.iter().enumerate() {
         let sample = samples[*at].open()?;
-        let measured = sample.verified(|| measure(samples[*at].dump, &sample, ends[*at], &|_| grid.clone()))?;
+        let measured = sample.verified(|| measure(samples[*at].dump, &sample, ends[*at], options.refit, &|_| grid.clone()))?;
         halves[done % 2].add(&measured);
         eps_of_grid.add(&measured);
         progress(done + 1, n_steps);
@@ -134,7 +151,7 @@ pub fn tune(
     let mut eps_of_checks = EpsMeans::default();
     for (i, place) in samples.iter().enumerate() {
         let sample = place.open()?;
-        let work = || measure(place.dump, &sample, ends[i], &checks);
+        let work = || measure(place.dump, &sample, ends[i], options.refit, &checks);
         let measured = if calibration.contains(&i) {
             // Verified above.
             let measured = work()?;
@@ -184,6 +201,9 @@ fn parse_setting(setting: &str) -> Result<Box<dyn Policy>, TuneError> {
     }
     if policy.scope() != Scope::Head {
         return fault("its allocation shares slots among heads, which is what tuning decides");
+    }
+    if policy.needs().queries.is_some_and(|sampling| sampling.from == Origin::Replay) {
+        return fault("its queries are those of a replay, which a dump does not hold");
     }
     if policy.refit().is_some() {
         return fault("the refit is one for all heads: give it with --refit");
