@@ -96,12 +96,9 @@ impl KvStore for Sink {
             self.keys.iter_mut().chain(&mut self.values).for_each(Vec::clear);
             self.positions.clear();
         }
-        let head_dim = chunk.k.len() / (chunk.n_tokens * self.n_kv_heads);
         for (from, into) in [(chunk.k, &mut self.keys), (chunk.v, &mut self.values)] {
-            for token in from.chunks_exact(self.n_kv_heads * head_dim) {
-                for (head, vector) in into.iter_mut().zip(token.chunks_exact(head_dim)) {
-                    head.extend_from_slice(vector);
-                }
+            for (head, into) in into.iter_mut().enumerate() {
+                from.every(self.n_kv_heads, head).for_each(|row| into.extend_from_slice(row));
             }
         }
         self.positions.extend((chunk.first_position..chunk.first_position + chunk.n_tokens).map(|p| p as u32));

@@ -183,16 +183,13 @@ impl KvStore for Thinned {
     }
 
     fn append(&mut self, chunk: &ChunkStates<'_>) -> Result<(), Infallible> {
-        let (d, layer) = (self.head_dim, &mut self.heads[chunk.layer]);
+        let layer = &mut self.heads[chunk.layer];
         let n_heads = layer.len();
-        for token in 0..chunk.n_tokens {
-            for (h, head) in layer.iter_mut().enumerate() {
-                let at = (token * n_heads + h) * d;
-                head.keys.extend_from_slice(&chunk.k[at..at + d]);
-                head.values.extend_from_slice(&chunk.v[at..at + d]);
-                head.bias.push(0.0);
-                head.positions.push((chunk.first_position + token) as u32);
-            }
+        for (h, head) in layer.iter_mut().enumerate() {
+            head.keys.extend(chunk.k.every(n_heads, h).flatten());
+            head.values.extend(chunk.v.every(n_heads, h).flatten());
+            head.positions.extend((chunk.first_position..chunk.first_position + chunk.n_tokens).map(|p| p as u32));
+            head.bias.resize(head.positions.len(), 0.0);
         }
         Ok(())
     }

@@ -422,14 +422,14 @@ proptest! {
         };
         let policy = parse(&spec).unwrap().1;
         let (keys, values) = (head.flat_keys(), head.values.concat());
-        let view = HeadView { mass: &head.mass, ..HeadView::new(Rows::new(&keys, head.head_dim())) };
+        let [k, v, none] = [&keys[..], &values, &[]].map(|x| Rows::new(x, head.head_dim()));
+        let view = HeadView { mass: &head.mass, ..HeadView::new(k) };
         let plan = policy.plan(&view, kept);
         prop_assert_eq!(plan.is_ok(), expected.is_some(), "{}", &spec);
         let config = shape(1, 1, 1, head.head_dim());
         let compression = Compression::new(spec.clone(), policy, Budget::KeptFraction(kept as f64 / n as f64));
         let mut cache = RaggedCache::new(&config, CacheType::F32, Some(compression));
-        let chunk =
-            ChunkStates { layer: 0, first_position: 0, n_tokens: n, q: &[], k: &keys, k_pre_rope: &[], v: &values };
+        let chunk = ChunkStates { layer: 0, first_position: 0, n_tokens: n, q: none, k, k_pre_rope: none, v };
         cache.begin_prompt(n);
         cache.append(&chunk).unwrap();
         let applied = cache.attended(&chunk, AttnMass { all: vec![head.mass.clone()], window: vec![] });
@@ -477,7 +477,7 @@ proptest! {
             prop_assert!(close(biases[i], bias, 1.0), "{}, slot {i}: bias", &spec);
             if set.len() == 1 {
                 // Kept tokens are kept bit for bit.
-                prop_assert_eq!(&stored_keys[at..][..head.head_dim()], &keys[set[0] as usize * head.head_dim()..][..head.head_dim()]);
+                prop_assert_eq!(&stored_keys[at..][..head.head_dim()], k.row(set[0] as usize));
                 prop_assert_eq!(&stored_values[at..][..head.head_dim()], &head.values[set[0] as usize][..]);
             }
             // A member of no weight in key and value is gone: it is not counted as merged.

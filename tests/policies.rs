@@ -255,6 +255,7 @@ fn permuted(layer: &Layer, config: &Config, order: &[usize]) -> Layer {
     };
     let masses = |x: &[Vec<f32>]| order.iter().map(|h| x[*h].clone()).collect();
     Layer {
+        head_dim: layer.head_dim,
         n_tokens: layer.n_tokens,
         k: heads(&layer.k),
         v: heads(&layer.v),

@@ -154,28 +154,24 @@ impl KvStore for Recorder<'_> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(RecordError::Stopped);
         }
-        let ModelIdentity { n_q_heads, n_kv_heads, head_dim, .. } = self.manifest.model;
+        let ModelIdentity { n_q_heads, n_kv_heads, .. } = self.manifest.model;
         let SampleOutput { n_tokens, query_positions, .. } = &self.output;
         let is_wanted = self.manifest.layers.contains(&chunk.layer);
         let buffer = &mut self.buffers[chunk.layer];
-        let (shape, rows) = ([n_kv_heads, *n_tokens], |x| Rows::new(x, head_dim));
+        let shape = [n_kv_heads, *n_tokens];
         // Attention needs the keys and values of all heads.
-        split_heads(rows(chunk.k), 0..n_kv_heads, shape, &mut buffer.k);
-        split_heads(rows(chunk.v), 0..n_kv_heads, shape, &mut buffer.v);
+        split_heads(chunk.k, 0..n_kv_heads, shape, &mut buffer.k);
+        split_heads(chunk.v, 0..n_kv_heads, shape, &mut buffer.v);
         if is_wanted && !chunk.k_pre_rope.is_empty() {
-            split_heads(rows(chunk.k_pre_rope), self.manifest.held_kv_heads(), shape, &mut buffer.k_pre_rope);
+            split_heads(chunk.k_pre_rope, self.manifest.held_kv_heads(), shape, &mut buffer.k_pre_rope);
         }
         if is_wanted && self.manifest.states.contains(&State::Q) {
             let shape = [n_q_heads, query_positions.len()];
             let end = chunk.first_position + chunk.n_tokens;
             for position in query_positions.iter().filter(|p| (chunk.first_position..end).contains(p)) {
                 let first = (position - chunk.first_position) * n_q_heads;
-                split_heads(
-                    rows(chunk.q).part(first..first + n_q_heads),
-                    self.manifest.held_heads(State::Q),
-                    shape,
-                    &mut buffer.q,
-                );
+                let of_token = chunk.q.part(first..first + n_q_heads);
+                split_heads(of_token, self.manifest.held_heads(State::Q), shape, &mut buffer.q);
             }
         }
         buffer.positions.extend((chunk.first_position..chunk.first_position + chunk.n_tokens).map(|p| p as u32));

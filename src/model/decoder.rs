@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::checkpoint::{CONFIG, ModelFiles, choose, instead_of_weights, model_name};
 use crate::files::{FileError, ModelIdentity, read_limited};
-use crate::math::{Rope, first_not_below};
+use crate::math::{Rope, Rows, first_not_below};
 use crate::model::ModelError;
 use crate::model::attention::{Geometry, attend};
 use crate::model::config::Config;
@@ -321,8 +321,8 @@ impl Model {
             kernels.check(values, Some(index), state)?;
         }
         let n_tokens = x.len() / c.hidden_size;
-        let chunk =
-            ChunkStates { layer: index, first_position, n_tokens, q: &q, k: &k, k_pre_rope: &k_pre_rope, v: &v };
+        let [q, k, k_pre_rope, v] = [&q, &k, &k_pre_rope, &v].map(|x| Rows::new(x, c.head_dim));
+        let chunk = ChunkStates { layer: index, first_position, n_tokens, q, k, k_pre_rope, v };
         store.append(&chunk).map_err(ForwardError::Store)?;
         let geometry = Geometry {
             n_q_heads: c.n_q_heads,
@@ -330,7 +330,7 @@ impl Model {
             head_dim: c.head_dim,
             sliding_window: c.windows[index],
         };
-        let (attended, mass) = attend(&q, &store.heads(index), geometry, first_position, needs);
+        let (attended, mass) = attend(q.flat(), &store.heads(index), geometry, first_position, needs);
         store.attended(&chunk, mass).map_err(ForwardError::Store)?;
         add(x, &layer.o.forward(&attended, scratch));
         Ok(())

@@ -1,5 +1,6 @@
 //! The seam between the forward pass and whoever keeps its keys and values.
 
+use crate::math::Rows;
 use crate::model::ModelError;
 use crate::model::slots::{AttnMass, HeadSlots};
 
@@ -12,14 +13,14 @@ pub struct ChunkStates<'a> {
     pub first_position: usize,
     /// Tokens T in the chunk.
     pub n_tokens: usize,
-    /// Queries after RoPE, `[T, n_q_heads, D]`.
-    pub q: &'a [f32],
-    /// Keys after RoPE, `[T, n_kv_heads, D]`.
-    pub k: &'a [f32],
-    /// Keys before RoPE, `[T, n_kv_heads, D]`; empty unless asked for.
-    pub k_pre_rope: &'a [f32],
-    /// Values, `[T, n_kv_heads, D]`.
-    pub v: &'a [f32],
+    /// Queries after RoPE, `[T · n_q_heads, D]`: those of all heads of a token, then those of the next.
+    pub q: Rows<'a>,
+    /// Keys after RoPE, `[T · n_kv_heads, D]`.
+    pub k: Rows<'a>,
+    /// Keys before RoPE, `[T · n_kv_heads, D]`; empty unless asked for.
+    pub k_pre_rope: Rows<'a>,
+    /// Values, `[T · n_kv_heads, D]`.
+    pub v: Rows<'a>,
 }
 
 /// Which logits a forward pass computes.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
-use crate::math::{HeldRows, Rope, Rows};
+use crate::math::{HeldRows, Rope};
 use crate::merge::{Counters, HeadPlan, Origin, RefitHead, Refitted, Sampling, refit_slots};
 use crate::model::{AttnMass, ChunkStates, Config, HeadSlots, KvStore, StoreNeeds};
 use crate::policy::{Claim, HeadView, Needs, Scope};
@@ -590,10 +590,9 @@ impl KvStore for RaggedCache {
 
     fn append(&mut self, chunk: &ChunkStates<'_>) -> Result<(), RuntimeError> {
         let n_kv_heads = self.n_kv_heads;
-        let [keys, values] = [chunk.k, chunk.v].map(|x| Rows::new(x, self.head_dim));
         let heads = &mut self.heads[chunk.layer * n_kv_heads..(chunk.layer + 1) * n_kv_heads];
         for (kv_head, head) in heads.iter_mut().enumerate() {
-            let rows = keys.every(n_kv_heads, kv_head).zip(values.every(n_kv_heads, kv_head));
+            let rows = chunk.k.every(n_kv_heads, kv_head).zip(chunk.v.every(n_kv_heads, kv_head));
             head.append(chunk.first_position, rows).map_err(|fault| fault.at(chunk.layer, kv_head))?;
         }
         self.take_queries(chunk);

@@ -29,12 +29,12 @@ impl QuerySample {
 
     /// Keeps the sampled ones of a chunk's queries; its token behind the first `skip` stands at `first` in the prompt.
     pub fn take(&mut self, chunk: &ChunkStates<'_>, skip: usize, first: usize) {
-        let width = chunk.q.len() / chunk.n_tokens.max(1);
+        let n_heads = chunk.q.len() / chunk.n_tokens.max(1);
         let end = first + chunk.n_tokens - skip;
         let from = self.tokens.partition_point(|(position, _)| *position < first);
         for (position, _) in self.tokens[from..].iter().take_while(|(position, _)| *position < end) {
-            let at = (position - first + skip) * width;
-            self.queries[chunk.layer].extend_from_slice(&chunk.q[at..at + width]);
+            let at = (position - first + skip) * n_heads;
+            self.queries[chunk.layer].extend_from_slice(chunk.q.part(at..at + n_heads).flat());
         }
     }
 

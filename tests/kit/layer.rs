@@ -1,5 +1,6 @@
 //! What a forward pass would hand to a cache, without a model.
 
+use kvscope::math::Rows;
 use kvscope::model::{AttnMass, ChunkStates, Config, KvStore};
 use kvscope::runtime::RaggedCache;
 
@@ -12,6 +13,7 @@ const N_MASSES: usize = 1024;
 ///
 /// Keys drift, so that neighbours are alike and merging has something to join.
 pub struct Layer {
+    pub head_dim: usize,
     pub n_tokens: usize,
     pub k: Vec<f32>,
     pub v: Vec<f32>,
@@ -33,12 +35,13 @@ impl Layer {
                 .collect()
         };
         let mass = AttnMass { all: by_head(seed + 1), window: by_head(seed + 2) };
-        Self { n_tokens, k, v: noise(n_tokens * width, seed + 3), mass }
+        Self { head_dim: config.head_dim, n_tokens, k, v: noise(n_tokens * width, seed + 3), mass }
     }
 
     /// What the forward pass would hand over.
     pub fn chunk(&self, layer: usize, first_position: usize) -> ChunkStates<'_> {
-        ChunkStates { layer, first_position, n_tokens: self.n_tokens, q: &[], k: &self.k, k_pre_rope: &[], v: &self.v }
+        let [q, k, k_pre_rope, v] = [&[], &self.k[..], &[], &self.v].map(|x| Rows::new(x, self.head_dim));
+        ChunkStates { layer, first_position, n_tokens: self.n_tokens, q, k, k_pre_rope, v }
     }
 
     /// The masses that a cache asks for, one for every slot that it holds of that layer.

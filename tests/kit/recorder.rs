@@ -18,7 +18,6 @@ pub struct RecordedLayer {
 /// A store that keeps everything the forward pass can tell.
 pub struct Recorder {
     pub layers: Vec<RecordedLayer>,
-    head_dim: usize,
     n_kv_heads: usize,
     needs: StoreNeeds,
 }
@@ -36,7 +35,6 @@ impl Recorder {
         };
         Self {
             layers: vec![layer; config.n_layers],
-            head_dim: config.head_dim,
             n_kv_heads: config.n_kv_heads,
             needs: StoreNeeds { k_pre_rope: true, mass: true, mass_from_position: Some(mass_from_position) },
         }
@@ -52,15 +50,14 @@ impl KvStore for Recorder {
 
     fn append(&mut self, chunk: &ChunkStates<'_>) -> Result<(), Infallible> {
         let layer = &mut self.layers[chunk.layer];
-        for token in 0..chunk.n_tokens {
-            for head in 0..self.n_kv_heads {
-                let range = (token * self.n_kv_heads + head) * self.head_dim..;
-                layer.k[head].extend_from_slice(&chunk.k[range.clone()][..self.head_dim]);
-                layer.v[head].extend_from_slice(&chunk.v[range.clone()][..self.head_dim]);
-                layer.k_pre_rope[head].extend_from_slice(&chunk.k_pre_rope[range][..self.head_dim]);
+        for (states, into) in
+            [(chunk.k, &mut layer.k), (chunk.v, &mut layer.v), (chunk.k_pre_rope, &mut layer.k_pre_rope)]
+        {
+            for (head, into) in into.iter_mut().enumerate() {
+                into.extend(states.every(self.n_kv_heads, head).flatten());
             }
-            layer.positions.push((chunk.first_position + token) as u32);
         }
+        layer.positions.extend((chunk.first_position..chunk.first_position + chunk.n_tokens).map(|p| p as u32));
         Ok(())
     }
 

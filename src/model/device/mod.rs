@@ -12,7 +12,7 @@ use candle_core::{D, DType, Device, Tensor};
 pub use crate::model::device::compute::{Compute, Matmul};
 pub(crate) use crate::model::device::mirror::Mirror;
 
-use crate::math::{Rope, first_not_below};
+use crate::math::{Rope, Rows, first_not_below};
 use crate::model::ModelError;
 use crate::model::attention::Geometry;
 use crate::model::config::Config;
@@ -266,10 +266,10 @@ impl DeviceDecoder {
             layer: index,
             first_position: *first_position,
             n_tokens: *n_tokens,
-            q: &on_host_q,
-            k: &on_host_k,
-            k_pre_rope: &k_pre_rope,
-            v: &on_host_v,
+            q: Rows::new(&on_host_q, head_dim),
+            k: Rows::new(&on_host_k, head_dim),
+            k_pre_rope: Rows::new(&k_pre_rope, head_dim),
+            v: Rows::new(&on_host_v, head_dim),
         };
         store.append(&states).map_err(ForwardError::Store)?;
         let Place { device, dtype } = &self.place;
