@@ -114,10 +114,8 @@ impl<'a> OutputProbe<'a> {
             own && weighing.next().is_none()
         };
         let (own, new): (Vec<usize>, Vec<usize>) = (0..n_slots).partition(|slot| is_own(&plan.slots[*slot]));
-        let places: Vec<(usize, usize, f32)> = own
-            .iter()
-            .map(|slot| (*slot, plan.slots[*slot].pivot as usize, biases[*slot].exp()))
-            .collect();
+        let places: Vec<(usize, usize, f32)> =
+            own.iter().map(|slot| (*slot, plan.slots[*slot].pivot as usize, biases[*slot].exp())).collect();
         for (row, all) in weights.chunks_exact_mut(n_slots.max(1)).zip(self.weights.chunks_exact(n_tokens.max(1))) {
             for (slot, token, factor) in &places {
                 row[*slot] = all[*token] * factor;

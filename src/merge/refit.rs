@@ -346,9 +346,8 @@ mod tests {
 
     /// Squared distance of normalised outputs.
     fn residual(queries: Rows<'_>, full: RefitHead<'_>, stored: RefitHead<'_>) -> f32 {
-        let outputs = |head: RefitHead<'_>| {
-            attention_over(queries, head.keys, head.logit_bias, None).outputs(head.values)
-        };
+        let outputs =
+            |head: RefitHead<'_>| attention_over(queries, head.keys, head.logit_bias, None).outputs(head.values);
         crate::math::squared_distance(&outputs(full), &outputs(stored))
     }
 

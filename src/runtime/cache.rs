@@ -109,7 +109,9 @@ impl RaggedCache {
     ) -> Result<Self, RuntimeError> {
         let (mut needs, mut all) = (Needs::default(), Vec::new());
         for compression in compressions {
-            all.extend(samplings(compression).into_iter().filter(|sampling| !all.contains(sampling)).collect::<Vec<_>>());
+            all.extend(
+                samplings(compression).into_iter().filter(|sampling| !all.contains(sampling)).collect::<Vec<_>>(),
+            );
             let wanted = compression.policy.needs();
             needs.mass |= wanted.mass;
             match (needs.mass_window, wanted.mass_window) {
@@ -183,9 +185,7 @@ impl RaggedCache {
         let every = self.compression.as_ref().and_then(|compression| compression.every_tokens);
         let part_end = every.map_or(prompt_end, |every| self.n_seen.saturating_add(every.max(1)).min(prompt_end));
         self.passing = Some(Passing { prompt_end, part_end });
-        let draw = |sampling: &Sampling| {
-            QuerySample::draw(*sampling, self.group, self.n_layers, self.n_seen..part_end)
-        };
+        let draw = |sampling: &Sampling| QuerySample::draw(*sampling, self.group, self.n_layers, self.n_seen..part_end);
         self.samples = self.samplings.iter().map(draw).collect();
     }
 
@@ -240,7 +240,9 @@ impl RaggedCache {
     ///
     /// - Errors: [`RuntimeError::NeedsPrompt`]
     pub(super) fn check_has_queries(&self) -> Result<(), RuntimeError> {
-        let Some(Compression { name, policy, every_tokens, decode_slack, .. }) = &self.compression else { return Ok(()) };
+        let Some(Compression { name, policy, every_tokens, decode_slack, .. }) = &self.compression else {
+            return Ok(());
+        };
         let fault = |when| Err(RuntimeError::NeedsPrompt { policy: name.clone(), when });
         if policy.needs().queries.is_some() && decode_slack.is_some() {
             return fault("in decode");

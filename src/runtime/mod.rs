@@ -160,7 +160,9 @@ pub enum RuntimeError {
     #[error("one prefill cannot record attention mass over the last {0} and the last {1} queries")]
     DifferentWindows(usize, usize),
     /// The model's context does not hold a prompt and its repetition.
-    #[error("repeating the prompt behind itself takes {n_tokens} positions, and the model's context has {max_positions}")]
+    #[error(
+        "repeating the prompt behind itself takes {n_tokens} positions, and the model's context has {max_positions}"
+    )]
     NoRoomToReplay {
         /// Positions needed.
         n_tokens: usize,

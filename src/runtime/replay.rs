@@ -20,16 +20,14 @@ const CHUNK_TOKENS: usize = 2048;
 pub(super) fn replay(pass: &mut Pass<'_>, prompt: &[u32], cache: &mut RaggedCache) -> Result<(), RuntimeError> {
     let max_positions = pass.model().config().max_positions;
     let tokenizer = pass.model().tokenizer()?;
-    let [repeat_all, repeat_from] = [REPEAT_ALL, REPEAT_FROM].map(|text| tokenizer.encode(text, AddSpecial::No).map_err(ModelError::from));
+    let [repeat_all, repeat_from] =
+        [REPEAT_ALL, REPEAT_FROM].map(|text| tokenizer.encode(text, AddSpecial::No).map_err(ModelError::from));
     let (repeat_all, repeat_from) = (repeat_all?, repeat_from?);
     let first_position = cache.n_seen() - prompt.len();
     for (i, chunk) in prompt.chunks(CHUNK_TOKENS).enumerate() {
         let at = i * CHUNK_TOKENS;
-        let mut tokens = if i == 0 {
-            repeat_all.clone()
-        } else {
-            [&repeat_from[..], &prompt[at - N_LEAD_IN.min(at)..at]].concat()
-        };
+        let mut tokens =
+            if i == 0 { repeat_all.clone() } else { [&repeat_from[..], &prompt[at - N_LEAD_IN.min(at)..at]].concat() };
         let n_asking = tokens.len();
         tokens.extend_from_slice(chunk);
         let n_tokens = cache.n_seen() + tokens.len();

@@ -58,7 +58,9 @@ pub enum TuneError {
         needed: usize,
     },
     /// A setting or refit looks at queries that the dump does not keep.
-    #[error("{what} looks at queries of the prompt, and sample {id} keeps none from before its end, or not how they turn")]
+    #[error(
+        "{what} looks at queries of the prompt, and sample {id} keeps none from before its end, or not how they turn"
+    )]
     NoEarlyQueries {
         /// The setting as typed, or `refit`.
         what: String,

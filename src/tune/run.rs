@@ -69,7 +69,8 @@ pub fn tune(
     for (setting, policy) in options.settings.iter().zip(&settings) {
         check_window(setting, policy.as_ref(), &samples, &ends)?;
     }
-    let mut samplings = settings.iter().zip(&options.settings).filter_map(|(policy, name)| Some((policy.needs().queries?, name)));
+    let mut samplings =
+        settings.iter().zip(&options.settings).filter_map(|(policy, name)| Some((policy.needs().queries?, name)));
     if let Some((first, _)) = samplings.next()
         && let Some((_, setting)) = samplings.find(|(other, _)| *other != first)
     {
@@ -106,7 +107,8 @@ pub fn tune(
     let mut eps_of_grid = EpsMeans::default();
     for (done, at) in calibration.iter().enumerate() {
         let sample = samples[*at].open()?;
-        let measured = sample.verified(|| measure(samples[*at].dump, &sample, ends[*at], options.refit, &|_| grid.clone()))?;
+        let measured =
+            sample.verified(|| measure(samples[*at].dump, &sample, ends[*at], options.refit, &|_| grid.clone()))?;
         halves[done % 2].add(&measured);
         eps_of_grid.add(&measured);
         progress(done + 1, n_steps);

@@ -9,9 +9,9 @@ pub(in crate::model) use gguf::ROPE_FREQS;
 
 use serde_json::Value;
 
+use crate::math::Rope;
 use crate::model::ModelError;
 use crate::model::gguf::Gguf;
-use crate::math::Rope;
 use crate::model::rope::{RopeScaling, rope};
 
 /// A line of the architecture table: what tells one Llama-family member from another.
