@@ -21,7 +21,7 @@ pub use merging::{Merging, push_set};
 pub use plan::{Counters, Flow, HeadPlan, Member, PlanFault, Slot};
 pub use protect::{Protection, Shares, heaviest, heavy_within, protect};
 pub use quality::{HeadStates, OutputProbe};
-pub use refit::{Refit, RefitHead, Refitted, refit_slots};
+pub use refit::{Refit, RefitHead, RefitTarget, Refitted, refit_slots};
 pub use rule::MergeRule;
 pub use sampling::{Origin, Sampling};
 pub use sets::{Link, MergingSets, links, sets_above, sets_for_budget};

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::math::{Rhs, Rows, axpy, dot, product, product_columns, scale, solve_positive_definite};
-use crate::merge::attention::{Attention, attention_over};
+use crate::merge::attention::{Attention, attention, attention_over};
 use crate::merge::{Origin, Sampling};
 
 /// Most that a refit multiplies or divides a slot's mass by: e³, as Attention Matching does.
@@ -12,9 +12,9 @@ const MOST_MASS: f32 = 20.085_537;
 /// The recent slots that stay are at most this part of all.
 const MOST_FIXED: usize = 4;
 /// Sweeps over the masses, at most.
-const MOST_SWEEPS: usize = 50;
+const MOST_SWEEPS: usize = 20;
 /// Change of a mass at which it counts as found.
-const SMALL_CHANGE: f32 = 1e-3;
+const SMALL_CHANGE: f32 = 5e-3;
 /// Rows of a strip of the system.
 const TILE: usize = 64;
 
@@ -81,6 +81,27 @@ pub struct Refitted {
     pub logit_bias: Option<Vec<f32>>,
 }
 
+/// What a whole head gives queries: what its stored slots are refitted to.
+#[derive(Clone, Debug)]
+pub struct RefitTarget<'a> {
+    queries: Rows<'a>,
+    /// Logarithms of the whole head's masses, `[rows]`.
+    log_masses: Vec<f32>,
+    /// `[rows, D]`.
+    outputs: Vec<f32>,
+}
+
+impl<'a> RefitTarget<'a> {
+    /// Of queries that see every slot of the head.
+    ///
+    /// - Shape: queries `[rows, D]`, rotated
+    /// - Cost:  O(rows · T · D)
+    pub fn new(queries: Rows<'a>, full: RefitHead<'_>) -> Self {
+        let all = attention(queries, full.keys, full.logit_bias);
+        Self { queries, outputs: all.outputs(full.values), log_masses: all.log_masses }
+    }
+}
+
 /// New masses if `refit.mass`, and new values under them, for the stored slots, all but the most recent.
 ///
 /// Masses first: with a weight exp(logit) over the sum of the full head's exponentials, a row of A says which share of the full
@@ -93,19 +114,18 @@ pub struct Refitted {
 /// that may change. The system is solved in the smaller of its two forms: as large as the slots are many, or in its dual
 /// Λ⁻¹ Xᵀ (X Λ⁻¹ Xᵀ + 1)⁻¹ (O - X V), as large as the queries are.
 ///
-/// - Shape: queries `[rows, D]`, rotated → values `[n, D]`
-/// - Cost:  O(rows · (T + n) · D + rows · n · (sweeps + min(rows, n)))
+/// - Shape: values `[n, D]` → `[n, D]`
+/// - Cost:  O(rows · n · (D + sweeps + min(rows, n)))
 /// - Returns: `None` when the system cannot be solved, as with states that are not finite
 /// - Source: Attention Matching (arXiv 2602.16284), masses before values. Differs: both are anchored at what is stored
-pub fn refit_slots(queries: Rows<'_>, full: RefitHead<'_>, stored: RefitHead<'_>, refit: Refit) -> Option<Refitted> {
+pub fn refit_slots(target: &RefitTarget<'_>, stored: RefitHead<'_>, refit: Refit) -> Option<Refitted> {
     let d = stored.values.width();
     let n = stored.keys.len();
     let n_free = n - refit.recent.min(n / MOST_FIXED);
-    if n_free == 0 || queries.is_empty() {
+    if n_free == 0 || target.queries.is_empty() {
         return Some(Refitted { values: stored.values.flat().to_vec(), logit_bias: None });
     }
-    let all = attention_over(queries, full.keys, full.logit_bias, None);
-    let mut left = attention_over(queries, stored.keys, stored.logit_bias, Some(&all.log_masses));
+    let mut left = attention_over(target.queries, stored.keys, stored.logit_bias, Some(&target.log_masses));
     let logit_bias = refit.mass.then(|| {
         let factors = masses(&left, n_free, refit.lambda);
         left.scale_slots(&factors);
@@ -115,7 +135,7 @@ pub fn refit_slots(queries: Rows<'_>, full: RefitHead<'_>, stored: RefitHead<'_>
     });
     left.normalise();
     // What is missing, row by row.
-    let mut residual = all.outputs(full.values);
+    let mut residual = target.outputs.clone();
     axpy(-1.0, &left.outputs(stored.values), &mut residual);
     let mut values = stored.values.flat().to_vec();
     let change = values_change(&left, residual, n_free, d, refit.lambda)?;
@@ -246,21 +266,20 @@ mod tests {
         // Two queries: X = (1, 1)ᵀ, XᵀX = 2, Λ = 0.5 (2 + 2) = 2: V = 1 + 2 · (3 - 1) / (2 + 2) = 2.
         let (full, stored) = (head(&[0.0; 3], &[1.0, 2.0, 6.0], 1), head(&[0.0], &[1.0], 1));
         let queries = Rows::new(&[1.0, -1.0], 1);
-        let found = refit_slots(queries, full, stored, refit(0, 0.5, false)).unwrap();
+        let found = refit_slots(&RefitTarget::new(queries, full), stored, refit(0, 0.5, false)).unwrap();
         assert!((found.values[0] - 2.0).abs() < 1e-6 && found.logit_bias.is_none(), "{found:?}");
         // With masses: A = (1/3, 1/3)ᵀ, AᵀA = 2/9, the ridge is 0.5 (2/9 + 2/9) = 2/9, so
         // w = 1 + 2/3 · (1 - 1/3) / (2/9 + 2/9) = 2: bias ln 2.
-        let found = refit_slots(queries, full, stored, refit(0, 0.5, true)).unwrap();
+        let found = refit_slots(&RefitTarget::new(queries, full), stored, refit(0, 0.5, true)).unwrap();
         assert!((found.values[0] - 2.0).abs() < 1e-5, "{found:?}");
         assert!((found.logit_bias.unwrap()[0] - 2f32.ln()).abs() < 1e-5);
         // A slot that already stands for two, A = 2/3: AᵀA and the ridge are 8/9, w = 1 + 4/3 · (1 - 2/3) / (16/9) = 1.25.
         let two = RefitHead { logit_bias: Some(&[std::f32::consts::LN_2]), ..stored };
-        let found = refit_slots(queries, full, two, refit(0, 0.5, true)).unwrap();
+        let found = refit_slots(&RefitTarget::new(queries, full), two, refit(0, 0.5, true)).unwrap();
         assert!((found.logit_bias.unwrap()[0] - 2.5f32.ln()).abs() < 1e-5);
-        // Recent slots stay, and so does everything without a query.
+        // Without a query everything stays.
         let same = Refitted { values: vec![1.0], logit_bias: None };
-        assert_eq!(refit_slots(queries, full, stored, refit(1, 0.5, true)).unwrap(), same);
-        assert_eq!(refit_slots(Rows::new(&[], 1), full, stored, refit(0, 0.5, true)).unwrap(), same);
+        assert_eq!(refit_slots(&RefitTarget::new(Rows::new(&[], 1), full), stored, refit(0, 0.5, true)).unwrap(), same);
     }
 
     #[test]
@@ -268,7 +287,7 @@ mod tests {
         // Two tokens, keys 0 and ln 99: the stored one has 1 % of the mass and would need 100 times as much.
         let keys = [0.0, 99f32.ln()];
         let (full, stored) = (head(&keys, &[1.0, 2.0], 1), head(&[0.0], &[1.0], 1));
-        let found = refit_slots(Rows::new(&[1.0], 1), full, stored, refit(0, 1e-6, true)).unwrap();
+        let found = refit_slots(&RefitTarget::new(Rows::new(&[1.0], 1), full), stored, refit(0, 1e-6, true)).unwrap();
         assert!((found.logit_bias.unwrap()[0] - 3.0).abs() < 1e-5);
     }
 
@@ -291,13 +310,13 @@ mod tests {
             all.iter_mut().for_each(|x| *x /= total);
             a.iter_mut().for_each(|x| *x /= total);
         }
-        let n = stored.keys.len() - refit.recent;
+        let n = stored.keys.len() - refit.recent.min(stored.keys.len() / MOST_FIXED);
         let gram = |a: &[Vec<f64>], i: usize, j: usize| -> f64 { a.iter().map(|row| row[i] * row[j]).sum() };
         let ridges = |a: &[Vec<f64>]| -> Vec<f64> {
             let mean = (0..n).map(|i| gram(a, i, i)).sum::<f64>() / n as f64;
             (0..n).map(|i| lambda * (gram(a, i, i) + mean)).collect()
         };
-        let mut w = vec![1.0; n + refit.recent];
+        let mut w = vec![1.0; stored.keys.len()];
         if refit.mass {
             let ridge = ridges(&a);
             let trace: f64 = (0..n).map(|i| gram(&a, i, i) + ridge[i]).sum();
@@ -346,8 +365,7 @@ mod tests {
 
     /// Squared distance of normalised outputs.
     fn residual(queries: Rows<'_>, full: RefitHead<'_>, stored: RefitHead<'_>) -> f32 {
-        let outputs =
-            |head: RefitHead<'_>| attention_over(queries, head.keys, head.logit_bias, None).outputs(head.values);
+        let outputs = |head: RefitHead<'_>| attention(queries, head.keys, head.logit_bias).outputs(head.values);
         crate::math::squared_distance(&outputs(full), &outputs(stored))
     }
 
@@ -365,7 +383,7 @@ mod tests {
             let full = head(&keys, &values, d);
             let stored = RefitHead { logit_bias: Some(&bias), ..head(&keys[..n * d], &values[..n * d], d) };
             for (lambda, recent, mass) in [(0.1, 0, false), (1.0, 2, false), (0.1, 0, true), (0.3, 2, true)] {
-                let found = refit_slots(queries, full, stored, refit(recent, lambda, mass)).unwrap();
+                let found = refit_slots(&RefitTarget::new(queries, full), stored, refit(recent, lambda, mass)).unwrap();
                 let (wanted, factors) = reference(queries, full, stored, refit(recent, lambda, mass));
                 let close = |x: f32, y: f64| {
                     assert!((f64::from(x) - y).abs() < 2e-2 * (1.0 + y.abs()), "{n_rows} {n} {lambda} {mass}: {x} {y}");
@@ -373,7 +391,9 @@ mod tests {
                 found.values.iter().zip(&wanted).for_each(|(x, y)| close(*x, *y));
                 let fitted = found.logit_bias.as_deref().unwrap_or(&bias);
                 fitted.iter().zip(&bias).zip(&factors).for_each(|((x, b), w)| close(*x - b, w.ln()));
-                assert_eq!(found.values[(n - recent) * d..], values[(n - recent) * d..n * d]);
+                // A quarter of five is one.
+                let first_recent = n - recent.min(n / 4);
+                assert_eq!(found.values[first_recent * d..], values[first_recent * d..n * d]);
                 let after = RefitHead { values: Rows::new(&found.values, d), logit_bias: Some(fitted), ..stored };
                 let (before, after) = (residual(queries, full, stored), residual(queries, full, after));
                 assert!(mass || after < before, "{n_rows} {n} {lambda} {mass}: {before} to {after}");
@@ -386,10 +406,10 @@ mod tests {
         let (keys, values, queries) = (noise(40 * 4, 1), noise(40 * 4, 2), noise(30 * 4, 3));
         let queries = Rows::new(&queries, 4);
         let whole = head(&keys, &values, 4);
-        let found = refit_slots(queries, whole, whole, refit(0, 0.03, true)).unwrap();
+        let found = refit_slots(&RefitTarget::new(queries, whole), whole, refit(0, 0.03, true)).unwrap();
         assert!(found.values.iter().zip(&values).all(|(a, b)| (a - b).abs() < 1e-4));
         assert!(found.logit_bias.unwrap().iter().all(|bias| bias.abs() < 1e-4));
         let broken = head(&[f32::NAN; 160], &values, 4);
-        assert!(refit_slots(queries, whole, broken, refit(0, 0.03, false)).is_none());
+        assert!(refit_slots(&RefitTarget::new(queries, whole), broken, refit(0, 0.03, false)).is_none());
     }
 }

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use crate::files::ModelIdentity;
 use crate::format::dump::{Dump, DumpError, Sample, State};
 use crate::math::{Rope, Rows};
-use crate::merge::{HeadPlan, HeadStates, OutputProbe, Refit, RefitHead, Refitted, Sampling, refit_slots};
+use crate::merge::{HeadPlan, HeadStates, OutputProbe, Refit, RefitHead, RefitTarget, Refitted, Sampling, refit_slots};
 use crate::policy::HeadView;
 use crate::tune::TuneError;
 use crate::tune::trial::{ByTrial, Trial};
@@ -122,13 +122,14 @@ fn measure_head(
         ..HeadView::new(prompt_keys)
     };
     let full = RefitHead { keys: prompt_keys, values: prompt_values, logit_bias: None };
+    let target = RefitTarget::new(Rows::new(&for_refit, model.head_dim), full);
     let refit = |plan: &HeadPlan| -> Option<Option<Refitted>> {
         let Some(refit) = refit.filter(|_| plan.slots.len() < prompt_end) else { return Some(None) };
         let (keys, values) = (plan.fold_keys(prompt_keys), plan.fold_values(prompt_values));
         let biases: Vec<f32> = plan.slots.iter().map(|slot| slot.logit_bias).collect();
         let rows = |x| Rows::new(x, model.head_dim);
         let stored = RefitHead { keys: rows(&keys), values: rows(&values), logit_bias: Some(&biases) };
-        refit_slots(rows(&for_refit), full, stored, refit).map(Some)
+        refit_slots(&target, stored, refit).map(Some)
     };
     let outcome = |Trial { policy, share, .. }: &Trial<'_>| {
         let budget = ((prompt_end as f64 * share).round() as usize).clamp(1, prompt_end);

@@ -9,12 +9,13 @@ use super::noise::noise;
 /// Masses of a head, so that slots which stand before the layer's tokens get some too.
 const N_MASSES: usize = 1024;
 
-/// Keys and values `[T, n_kv_heads, D]` of one layer, and both masses by KV head, all synthetic.
+/// Queries `[T, n_q_heads, D]`, keys and values `[T, n_kv_heads, D]` of one layer, and both masses by KV head, all synthetic.
 ///
 /// Keys drift, so that neighbours are alike and merging has something to join.
 pub struct Layer {
     pub head_dim: usize,
     pub n_tokens: usize,
+    pub q: Vec<f32>,
     pub k: Vec<f32>,
     pub v: Vec<f32>,
     pub mass: AttnMass,
@@ -35,12 +36,13 @@ impl Layer {
                 .collect()
         };
         let mass = AttnMass { all: by_head(seed + 1), window: by_head(seed + 2) };
-        Self { head_dim: config.head_dim, n_tokens, k, v: noise(n_tokens * width, seed + 3), mass }
+        let q = noise(n_tokens * config.n_q_heads * config.head_dim, seed + 4);
+        Self { head_dim: config.head_dim, n_tokens, q, k, v: noise(n_tokens * width, seed + 3), mass }
     }
 
     /// What the forward pass would hand over.
     pub fn chunk(&self, layer: usize, first_position: usize) -> ChunkStates<'_> {
-        let [q, k, k_pre_rope, v] = [&[], &self.k[..], &[], &self.v].map(|x| Rows::new(x, self.head_dim));
+        let [q, k, k_pre_rope, v] = [&self.q[..], &self.k, &[], &self.v].map(|x| Rows::new(x, self.head_dim));
         ChunkStates { layer, first_position, n_tokens: self.n_tokens, q, k, k_pre_rope, v }
     }
 

@@ -20,6 +20,7 @@ pub(super) const PART: Part<dyn Fold> = Part {
 
 /// What stays: the newest tokens, and of the others those that are worth most.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Kept {
     /// Share of the budget that goes to the newest tokens.
     recent: f64,

@@ -43,7 +43,7 @@ impl Score for ExpectedAttention {
         let n = view.n_slots();
         let mut worth = vec![0f32; n];
         for head in 0..view.group {
-            let of_head = view.queries.iter().skip(head).step_by(view.group);
+            let of_head = view.queries.every(view.group, head);
             let mut expected = logits(view.keys, of_head.flatten().copied().collect());
             let total = {
                 let most = max(&expected);

@@ -1,0 +1,195 @@
+//! What a compression makes of a cache's heads: their sizes, their plans, and the new heads.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::math::HeldRows;
+use crate::merge::{Counters, HeadPlan, RefitHead, RefitTarget, Refitted, refit_slots};
+use crate::policy::{Claim, HeadView, Scope};
+use crate::runtime::queries::QuerySample;
+use crate::runtime::slots::Head;
+use crate::runtime::{Compression, RaggedCache, RuntimeError};
+
+/// A head as policies look at it.
+struct Widened<'a> {
+    keys: HeldRows<'a>,
+    /// `None` where no queries are looked at.
+    values: Option<HeldRows<'a>>,
+    queries: Option<HeldRows<'static>>,
+    counts: Option<Vec<u32>>,
+}
+
+/// A layer after compression.
+pub(super) struct NewLayer {
+    pub heads: Vec<Head>,
+    /// Of each head.
+    pub counters: Vec<Counters>,
+    /// Whether any head was asked to drop a slot.
+    pub asked: bool,
+}
+
+/// What the heads of a layer are to become.
+struct LayerPlan {
+    heads: Vec<HeadPlan>,
+    /// Whether any of them was asked to drop a slot.
+    asked: bool,
+}
+
+impl RaggedCache {
+    /// Slots that each head of some layers may keep.
+    pub(super) fn sizes(&self, compression: &Compression, layers: Range<usize>) -> Result<Vec<usize>, RuntimeError> {
+        self.check_samples(compression, layers.start)?;
+        let heads = layers.start * self.n_kv_heads..layers.end * self.n_kv_heads;
+        let given = |head| compression.budget_tokens(self.n_layers, self.n_kv_heads, head, self.n_seen);
+        let mut sizes = heads.clone().map(given).collect::<Result<Vec<usize>, _>>()?;
+        if compression.policy.scope() == Scope::Head {
+            return Ok(sizes);
+        }
+        let shares = |head: &usize| !compression.skip_layers.contains(&(head / self.n_kv_heads));
+        let sharing: Vec<usize> = heads.clone().filter(shares).collect();
+        // One head's keys are widened at a time on each thread.
+        let claims: Vec<Claim> = sharing
+            .par_iter()
+            .map(|head| {
+                let states = self.widened(compression, *head);
+                compression.policy.claim(&self.view(*head, &states), sizes[*head - heads.start])
+            })
+            .collect();
+        for (head, size) in sharing.iter().zip(compression.policy.sizes(&claims)) {
+            sizes[*head - heads.start] = size;
+        }
+        Ok(sizes)
+    }
+
+    /// Refuses a policy whose queries were not recorded.
+    pub(super) fn check_samples(&self, compression: &Compression, layer: usize) -> Result<(), RuntimeError> {
+        let Some(sampling) = compression.policy.needs().queries else { return Ok(()) };
+        if self.sample(sampling).is_some_and(|sample| sample.has(layer)) {
+            return Ok(());
+        }
+        let what = "a sample of the prompt's queries";
+        Err(RuntimeError::NotRecorded { policy: compression.name.clone(), what })
+    }
+
+    /// What a policy looks at of a head and the head does not hold as such.
+    fn widened(&self, compression: &Compression, index: usize) -> Widened<'_> {
+        let head = &self.heads[index];
+        let sample = compression.policy.needs().queries.and_then(|sampling| self.sample(sampling));
+        Widened {
+            keys: head.keys(),
+            values: sample.map(|_| head.values()),
+            queries: sample.map(|sample| self.queries(sample, index)),
+            counts: head.counts(),
+        }
+    }
+
+    /// Queries of a sample that read a head, `[n, D]`.
+    fn queries(&self, sample: &QuerySample, index: usize) -> HeldRows<'static> {
+        let (layer, kv_head) = (index / self.n_kv_heads, index % self.n_kv_heads);
+        HeldRows::new(sample.rows(layer, kv_head, self.n_kv_heads, &self.rope, self.n_seen), self.head_dim)
+    }
+
+    fn view<'a>(&'a self, index: usize, states: &'a Widened<'_>) -> HeadView<'a> {
+        let (head, keys) = (&self.heads[index], states.keys.rows());
+        let none = keys.part(0..0);
+        HeadView {
+            layer: index / self.n_kv_heads,
+            kv_head: index % self.n_kv_heads,
+            n_kv_heads: self.n_kv_heads,
+            group: self.group,
+            n_seen: self.n_seen,
+            keys,
+            values: states.values.as_ref().map_or(none, HeldRows::rows),
+            queries: states.queries.as_ref().map_or(none, HeldRows::rows),
+            mass: &head.mass,
+            mass_window: &head.mass_window,
+            counts: states.counts.as_deref(),
+            logit_bias: head.logit_bias.as_deref(),
+        }
+    }
+
+    fn plan(&self, compression: &Compression, layer: usize, sizes: &[usize]) -> Result<LayerPlan, RuntimeError> {
+        let heads = self.of_layer(layer);
+        let skip = compression.skip_layers.contains(&layer);
+        // Widened on this thread: what worker threads allocate and free, the allocator keeps to itself.
+        let first = layer * self.n_kv_heads;
+        let states: Vec<Widened<'_>> = (0..heads.len()).map(|head| self.widened(compression, first + head)).collect();
+        let planned: Result<Vec<(HeadPlan, bool)>, RuntimeError> = heads
+            .par_iter()
+            .zip(&states)
+            .zip(sizes)
+            .enumerate()
+            .map(|(kv_head, ((head, states), budget_tokens))| {
+                let (n_slots, budget_tokens) = (head.len(), *budget_tokens);
+                if skip {
+                    return Ok((HeadPlan::identity(n_slots), false));
+                }
+                let view = self.view(first + kv_head, states);
+                let plan = compression.policy.plan(&view, budget_tokens).map_err(|source| {
+                    RuntimeError::Unmeetable { layer, kv_head, budget_tokens, n_tokens: n_slots, source }
+                })?;
+                plan.check(n_slots).map_err(|source| RuntimeError::FaultyPlan {
+                    policy: compression.name.clone(),
+                    layer,
+                    kv_head,
+                    source,
+                })?;
+                let most = if compression.policy.sets_own_size() { 1 } else { budget_tokens };
+                Ok((plan, n_slots > most))
+            })
+            .collect();
+        let (heads, asked): (Vec<HeadPlan>, Vec<bool>) = planned?.into_iter().unzip();
+        Ok(LayerPlan { heads, asked: asked.contains(&true) })
+    }
+
+    /// What a compression makes of a layer's heads.
+    pub(super) fn rewritten(
+        &self,
+        compression: &Compression,
+        layer: usize,
+        sizes: &[usize],
+        keep_mass: bool,
+    ) -> Result<NewLayer, RuntimeError> {
+        let LayerPlan { heads: plans, asked } = self.plan(compression, layer, sizes)?;
+        let old = self.of_layer(layer);
+        let keep_mass = keep_mass && self.needs.mass && compression.policy.needs().mass;
+        let folded = |(kv_head, (head, plan)): (usize, (&Head, &HeadPlan))| {
+            head.folded(plan, keep_mass).map_err(|fault| fault.at(layer, kv_head))
+        };
+        let mut heads: Vec<Head> = old.iter().zip(&plans).enumerate().map(folded).collect::<Result<_, _>>()?;
+        self.refit(compression, layer, &mut heads)?;
+        let counters = old.iter().zip(&plans).map(|(head, plan)| plan.counters(head.len())).collect();
+        Ok(NewLayer { heads, counters, asked })
+    }
+
+    /// Refits a layer's new heads to what the old ones give for the sampled queries. Heads of which nothing went stay as
+    /// they are; so do all in decode, which has no queries to spare.
+    ///
+    /// - Errors: a head whose system could not be solved, or whose values do not fit their type
+    fn refit(&self, compression: &Compression, layer: usize, new: &mut [Head]) -> Result<(), RuntimeError> {
+        let Some(refit) = compression.policy.refit() else { return Ok(()) };
+        let Some(sample) = self.sample(refit.sampling()).filter(|sample| sample.has(layer)) else { return Ok(()) };
+        let solved: Vec<(usize, Option<Refitted>)> = self
+            .of_layer(layer)
+            .par_iter()
+            .zip(&*new)
+            .enumerate()
+            .filter(|(_, (old, new))| old.len() != new.len())
+            .map(|(kv_head, (old, new))| {
+                let held = [old.keys(), old.values(), new.keys(), new.values()];
+                let [old_keys, old_values, new_keys, new_values] = held.each_ref().map(HeldRows::rows);
+                let full = RefitHead { keys: old_keys, values: old_values, logit_bias: old.logit_bias.as_deref() };
+                let queries = self.queries(sample, layer * self.n_kv_heads + kv_head);
+                let target = RefitTarget::new(queries.rows(), full);
+                let stored = RefitHead { keys: new_keys, values: new_values, logit_bias: new.logit_bias.as_deref() };
+                (kv_head, refit_slots(&target, stored, refit))
+            })
+            .collect();
+        for (kv_head, refitted) in solved {
+            let refitted = refitted.ok_or(RuntimeError::Refit { layer, kv_head })?;
+            new[kv_head].set_refitted(refitted).map_err(|fault| fault.at(layer, kv_head))?;
+        }
+        Ok(())
+    }
+}
