@@ -1,5 +1,6 @@
 //! The one writer of tables: names to the left, numbers to the right, within the width of a terminal.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::cli::common::Common;
@@ -45,9 +46,11 @@ impl Table {
         self.rows.push(cells.into());
     }
 
-    /// Width of every column: that of its widest cell. Names give way until all fit, the widest first.
+    /// Width of every column: that of its widest cell, or of the longest word of its head. Names give way until all fit, the
+    /// widest first.
     fn widths(&self) -> Vec<usize> {
-        let mut widths: Vec<usize> = self.columns.iter().map(|column| columns(&column.head)).collect();
+        let longest = |column: &Column| column.head.split(' ').map(columns).max().unwrap_or(0);
+        let mut widths: Vec<usize> = self.columns.iter().map(longest).collect();
         for row in &self.rows {
             widths.iter_mut().zip(row).for_each(|(width, cell)| *width = columns(cell).max(*width));
         }
@@ -66,8 +69,16 @@ impl Table {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let widths = self.widths();
-        let heads = self.columns.iter().map(|column| column.head.clone()).collect();
-        for row in std::iter::once(&heads).chain(&self.rows) {
+        // Heads in as many lines as the tallest needs; the last one stands on the numbers.
+        let heads: Vec<Vec<Cow<'_, str>>> =
+            self.columns.iter().zip(&widths).map(|(column, width)| textwrap::wrap(&column.head, *width)).collect();
+        let n_lines = heads.iter().map(Vec::len).max().unwrap_or(0);
+        let line = |i: usize| -> Vec<String> {
+            let of_head = |head: &Vec<Cow<'_, str>>| (i + head.len()).checked_sub(n_lines).map(|i| head[i].to_string());
+            heads.iter().map(|head| of_head(head).unwrap_or_default()).collect()
+        };
+        let heads: Vec<Vec<String>> = (0..n_lines).map(line).collect();
+        for row in heads.iter().chain(&self.rows) {
             let mut line = String::new();
             for ((cell, column), width) in row.iter().zip(&self.columns).zip(&widths) {
                 let cell = printable(cell, *width);
@@ -123,6 +134,10 @@ mod tests {
         table.row(["h2o".into(), digits(Some(5.0), 1), digits(None, 3)]);
         table.row(["漢字".into(), digits(Some(49.96), 1), digits(Some(0.0125), 3)]);
         assert_eq!(table.to_string(), "policy  kept     KL\nh2o      5.0      -\n漢字    50.0  0.013\n");
+        // A long head takes several lines, not a wide column.
+        let mut table = Table::new([name("policy"), number("mean KL (nats)")]);
+        table.row(["h2o".into(), "0.01".into()]);
+        assert_eq!(table.to_string(), "          mean\n            KL\npolicy  (nats)\nh2o       0.01\n");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::files::{FolderLock, InputHash, check_replaceable, create_dir, read_js
 use crate::format::dump::Dump;
 use crate::format::profile::{Profile, TUNED};
 use crate::math::Interval;
+use crate::merge::Refit;
 use crate::policy::parse_refit;
 use crate::prompts::ReadOptions;
 use crate::tune;
@@ -38,8 +39,8 @@ pub(crate) struct Args {
     budget: Vec<f64>,
     #[arg(long, value_name = "UNIT", default_value = "slots", value_parser = one_of("unit", &BudgetUnit::ALL, |unit| unit.name()), help = format!("What a budget is a share of: {}; bytes of a cache of that type count counts and biases too", names(BudgetUnit::ALL.map(BudgetUnit::name))))]
     budget_unit: &'static BudgetUnit,
-    /// Policy that a head may use, with parameters: NAME[:key=value,...]. May be repeated [default: h2o, evict and kvmerger
-    /// with several shares and variants]
+    /// Policy that a head may use, with parameters: NAME[:key=value,...]. May be repeated [default: restkv, h2o
+    /// and kvmerger]
     #[arg(long, value_name = "SPEC")]
     policy: Vec<String>,
     #[arg(long, value_name = "NAME", value_parser = one_of("search", SEARCHES, |entry| entry.name), help = format!("How sizes and policies are chosen: {} [default: the best in cross-validation]", names(SEARCHES.iter().map(|entry| entry.name))))]
@@ -47,13 +48,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", default_value = "layer", value_parser = one_of("measure", &Measure::ALL, |measure| measure.name()), help = format!("Error to minimise, the squared change of the attention output: relative to the layer, relative to the head, or absolute ({})", names(Measure::ALL.map(Measure::name))))]
     measure: &'static Measure,
     /// Smallest size of a head, as a share of the budget
-    #[arg(long, value_name = "X", default_value_t = 0.25, value_parser = numbers::share)]
+    #[arg(long, value_name = "X", default_value_t = 0.1, value_parser = numbers::share)]
     min_share: f64,
     /// Tokens at the end of a sample that stand in for future text [default: all whose queries the dump holds]
     #[arg(long, value_name = "N", value_parser = numbers::count)]
     late: Option<usize>,
-    /// Let the profile refit stored slots: key=value,... of queries, span, lambda, recent, mass and seed, or nothing
-    #[arg(long, value_name = "PARAMS", num_args = 0..=1, default_missing_value = "")]
+    /// How the profile refits stored slots: key=value,... of queries, span, lambda, recent, mass and seed, or none [default:
+    /// values and masses; with --from as that profile does]
+    #[arg(long, value_name = "PARAMS|none", num_args = 0..=1, default_missing_value = "")]
     refit: Option<String>,
     /// Highest acceptable error of the attention output: the upper end of its interval on held-out samples
     #[arg(long, value_name = "X", value_parser = numbers::not_negative, conflicts_with = "from")]
@@ -94,6 +96,15 @@ struct ValidateArgs {
     continuation: usize,
 }
 
+/// The refit as typed, or another where none is.
+fn refit(args: &Args, otherwise: Option<Refit>) -> Result<Option<Refit>> {
+    match args.refit.as_deref() {
+        None => Ok(otherwise),
+        Some("none") => Ok(None),
+        Some(params) => Ok(Some(parse_refit(params)?)),
+    }
+}
+
 pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let options = options(args)?;
     // Taken before the work, so that it is not lost to a folder in use.
@@ -102,6 +113,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
             let profile: Profile = read_json(path)?;
             profile.check()?;
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let options = TuneOptions { refit: refit(args, profile.refit)?, ..options };
             let source = InputHash { name, sha256: sha256_file(path)? };
             let beside = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let dir = args.out.clone().unwrap_or_else(|| beside.to_path_buf());
@@ -112,6 +124,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
             let dumps = args.dumps.iter().map(|dir| Dump::open(dir)).collect::<Result<Vec<_>, _>>()?;
             let dir = out_dir(args.out.as_ref(), "reports", &run_name(&args.dumps[0]));
             let lock = FolderLock::take(&dir)?;
+            let options = TuneOptions { refit: refit(args, Some(Refit::default()))?, ..options };
             (dir, lock, tuned(&dumps, &options, common)?)
         }
     };
@@ -157,7 +170,7 @@ fn options(args: &Args) -> Result<TuneOptions> {
         measure: *args.measure,
         min_share: args.min_share,
         n_late: args.late,
-        refit: args.refit.as_deref().map(parse_refit).transpose()?,
+        refit: None,
         hold_out: args.hold_out,
         seed: args.seed,
     })

@@ -20,10 +20,9 @@ const TILE: usize = 64;
 
 /// How values are refitted after slots were chosen.
 ///
-/// The prompt's own queries, turned to positions behind it, stand for the queries to come. On SmolLM2 (six texts of 1,536
-/// tokens, half of the slots kept by `evict`) a lambda of 0.03 or less made the next-token distributions worse than no
-/// refit did; 0.1 was the best of those tried. On four texts twice the queries gained 0.001 nats at most. On seven texts with
-/// 35 % kept by `h2o`, refitted masses took mean KL from 0.0179 to 0.0169 nats (no refit: 0.0237).
+/// The prompt's own queries, turned to positions behind it, stand for the queries to come. Measured on SmolLM2 (seven texts of
+/// 1,536 tokens, a tenth of the slots kept in tuned sizes by the score `queries`), mean KL in nats: 0.058 without a refit,
+/// 0.047 with 384 rows and a lambda of 0.1, 0.045 with 0.03, 0.034 with 1,536 rows, 0.032 with both.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Refit {
@@ -45,7 +44,7 @@ pub struct Refit {
 
 impl Default for Refit {
     fn default() -> Self {
-        Self { from: Origin::Prompt, queries: 384, span: 512, lambda: 0.1, recent: 32, mass: true, seed: 0 }
+        Self { from: Origin::Prompt, queries: 1536, span: 512, lambda: 0.03, recent: 32, mass: true, seed: 0 }
     }
 }
 
@@ -291,8 +290,15 @@ mod tests {
         assert!((found.logit_bias.unwrap()[0] - 3.0).abs() < 1e-5);
     }
 
-    /// In f64: the masses by projected gradient, the values by Gaussian elimination of the primal form.
-    fn reference(queries: Rows<'_>, full: RefitHead<'_>, stored: RefitHead<'_>, refit: Refit) -> (Vec<f64>, Vec<f64>) {
+    /// In f64, from factors of the masses that were found: what they leave of the objective over what projected gradient
+    /// leaves, and the values under them by Gaussian elimination of the primal form.
+    fn reference(
+        queries: Rows<'_>,
+        full: RefitHead<'_>,
+        stored: RefitHead<'_>,
+        refit: Refit,
+        found: &[f64],
+    ) -> (f64, Vec<f64>) {
         let (d, lambda) = (stored.values.width(), f64::from(refit.lambda));
         let exponentials = |head: RefitHead<'_>| -> Vec<Vec<f64>> {
             let of_query = |q: &[f32]| {
@@ -316,11 +322,16 @@ mod tests {
             let mean = (0..n).map(|i| gram(a, i, i)).sum::<f64>() / n as f64;
             (0..n).map(|i| lambda * (gram(a, i, i) + mean)).collect()
         };
-        let mut w = vec![1.0; stored.keys.len()];
+        let ridge = ridges(&a);
+        let objective = |w: &[f64]| -> f64 {
+            let missing = a.iter().map(|row| (1.0 - row.iter().zip(w).map(|(a, w)| a * w).sum::<f64>()).powi(2));
+            missing.sum::<f64>() + ridge.iter().zip(w).map(|(ridge, w)| ridge * (w - 1.0).powi(2)).sum::<f64>()
+        };
+        let mut excess = 1.0;
         if refit.mass {
-            let ridge = ridges(&a);
+            let mut w = vec![1.0; stored.keys.len()];
             let trace: f64 = (0..n).map(|i| gram(&a, i, i) + ridge[i]).sum();
-            for _ in 0..200_000 {
+            for _ in 0..20_000 {
                 let missing: Vec<f64> =
                     a.iter().map(|row| 1.0 - row.iter().zip(&w).map(|(a, w)| a * w).sum::<f64>()).collect();
                 let step = |i: usize| {
@@ -330,9 +341,10 @@ mod tests {
                 let new: Vec<f64> = (0..n).map(step).collect();
                 w[..n].copy_from_slice(&new);
             }
+            excess = objective(found) / objective(&w);
         }
         for row in &mut a {
-            row.iter_mut().zip(&w).for_each(|(x, w)| *x *= w);
+            row.iter_mut().zip(found).for_each(|(x, w)| *x *= w);
             let total: f64 = row.iter().sum();
             row.iter_mut().for_each(|x| *x /= total);
         }
@@ -360,7 +372,7 @@ mod tests {
         for (i, row) in rows.iter().enumerate() {
             (0..d).for_each(|c| values[i * d + c] += row[n + c] / row[i]);
         }
-        (values, w)
+        (excess, values)
     }
 
     /// Squared distance of normalised outputs.
@@ -384,13 +396,13 @@ mod tests {
             let stored = RefitHead { logit_bias: Some(&bias), ..head(&keys[..n * d], &values[..n * d], d) };
             for (lambda, recent, mass) in [(0.1, 0, false), (1.0, 2, false), (0.1, 0, true), (0.3, 2, true)] {
                 let found = refit_slots(&RefitTarget::new(queries, full), stored, refit(recent, lambda, mass)).unwrap();
-                let (wanted, factors) = reference(queries, full, stored, refit(recent, lambda, mass));
-                let close = |x: f32, y: f64| {
-                    assert!((f64::from(x) - y).abs() < 2e-2 * (1.0 + y.abs()), "{n_rows} {n} {lambda} {mass}: {x} {y}");
-                };
-                found.values.iter().zip(&wanted).for_each(|(x, y)| close(*x, *y));
                 let fitted = found.logit_bias.as_deref().unwrap_or(&bias);
-                fitted.iter().zip(&bias).zip(&factors).for_each(|((x, b), w)| close(*x - b, w.ln()));
+                let factors: Vec<f64> = fitted.iter().zip(&bias).map(|(x, b)| f64::from(x - b).exp()).collect();
+                let (excess, wanted) = reference(queries, full, stored, refit(recent, lambda, mass), &factors);
+                assert!(excess < 1.01, "{n_rows} {n} {lambda}: {excess}");
+                for (x, y) in found.values.iter().zip(&wanted) {
+                    assert!((f64::from(*x) - y).abs() < 4e-3 * (1.0 + y.abs()), "{n_rows} {n} {lambda} {mass}: {x} {y}");
+                }
                 // A quarter of five is one.
                 let first_recent = n - recent.min(n / 4);
                 assert_eq!(found.values[first_recent * d..], values[first_recent * d..n * d]);

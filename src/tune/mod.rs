@@ -130,7 +130,8 @@ impl Hint for TuneError {
         match self {
             Self::Dump(error) => error.hint(),
             Self::Policy(error) => error.hint(),
-            Self::Setting { .. } => Some("leave out eps=, so that the budget decides".into()),
+            Self::Setting { why, .. } if why.contains("thresholds") => Some("leave out eps=, so that the budget decides".into()),
+            Self::Setting { .. } => Some("leave it out of --policy".into()),
             Self::Window { .. } => {
                 Some("capture with --window of as many queries and --decode N, and tune on that".into())
             }
@@ -145,6 +146,9 @@ impl Hint for TuneError {
                 let names: Vec<&str> = SEARCHES.iter().map(|entry| entry.name).collect();
                 Some(format!("choose one of {}", names.join(", ")))
             }
+            Self::NoEarlyQueries { .. } => Some(
+                "capture again with this version, or tune with --refit none and policies that look at attention mass".into(),
+            ),
             Self::NoCurves => Some("tune from the dumps".into()),
             _ => None,
         }

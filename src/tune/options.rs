@@ -5,21 +5,10 @@ use crate::merge::Refit;
 use crate::tune::unit::BudgetUnit;
 use crate::tune::{Measure, SEARCHES, TuneError};
 
-/// Policies that heads choose among unless others are named. Of the merges those that bridge, so that protected tokens do
-/// not cut chains: others cannot reach small sizes.
-pub const DEFAULT_SETTINGS: &[&str] = &[
-    "h2o",
-    "h2o:recent=0.25",
-    "h2o:recent=0.1",
-    "evict:bridge=true",
-    "kvmerger:bridge=true",
-    "kvmerger:bridge=true,variant=convex",
-    "kvmerger:bridge=true,variant=log-count",
-    "kvmerger:bridge=true,variant=mass,kernel=key-fixed",
-    "kvmerger:bridge=true,variant=convex,recent=0.08,heavy=0.16",
-    "kvmerger:bridge=true,variant=log-count,recent=0.08,heavy=0.16",
-    "evict:bridge=true,recent=0.08,heavy=0.16",
-];
+/// Policies that heads choose among unless others are named: two ways to keep tokens, and a merge of the first one's. The merge
+/// bridges, so that protected tokens do not cut chains: others cannot reach small sizes.
+pub const DEFAULT_SETTINGS: &[&str] =
+    &["restkv", "h2o:first=4,last=32", "kvmerger:score=leave-one-out,bridge=true,variant=log-count"];
 
 /// What to tune.
 #[derive(Clone, Debug)]
@@ -38,7 +27,7 @@ pub struct TuneOptions {
     pub min_share: f64,
     /// Last tokens of a sample that stand for the text to come; `None` for what the dump allows.
     pub n_late: Option<usize>,
-    /// Refit that the profile asks for; it has no part in the choice.
+    /// Refit of what stays, with which everything is measured.
     pub refit: Option<Refit>,
     /// Share of each data set's samples that are only measured.
     pub hold_out: f64,
@@ -54,9 +43,9 @@ impl Default for TuneOptions {
             settings: DEFAULT_SETTINGS.iter().map(|setting| setting.to_string()).collect(),
             search: None,
             measure: Measure::default(),
-            min_share: 0.25,
+            min_share: 0.1,
             n_late: None,
-            refit: None,
+            refit: Some(Refit::default()),
             hold_out: 0.34,
             seed: 0,
         }

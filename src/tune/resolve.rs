@@ -26,8 +26,7 @@ pub fn resolve(profile: &Profile, source: InputHash, options: &TuneOptions) -> R
     if searches.is_empty() {
         return Err(TuneError::UnknownSearch(wanted.clone()));
     }
-    let refit = options.refit.or(profile.refit);
-    let weights = options.unit.weights(&profile.model, &parse_settings(&profile.settings)?, refit);
+    let weights = options.unit.weights(&profile.model, &parse_settings(&profile.settings)?, options.refit);
     let solve = |budget: &f64| {
         let solutions = solutions(&searches, &curves, None, target(*budget, profile.min_share), &weights);
         let candidates = solutions
@@ -47,7 +46,7 @@ pub fn resolve(profile: &Profile, source: InputHash, options: &TuneOptions) -> R
                 let mut solved = Profile {
                     heads: heads.collect(),
                     search: solution.entry.name.into(),
-                    tried: tried(std::slice::from_ref(solution), refit.is_some()),
+                    tried: tried(std::slice::from_ref(solution), options.refit.is_some()),
                     target_kept_fraction: *budget,
                     budget_unit: options.unit.name().into(),
                     calibration_kept_fraction: point(mean_share(&solution.choices)),
@@ -62,7 +61,7 @@ pub fn resolve(profile: &Profile, source: InputHash, options: &TuneOptions) -> R
                         json!({ "from": profile.provenance.options, "budgets": options.budgets, "budget_unit": options.unit.name(), "search": options.search }),
                         vec![source.clone()],
                     ),
-                    refit,
+                    refit: options.refit,
                     ..profile.clone()
                 };
                 solved.verdict = words::solved(&solved, profile);
