@@ -141,7 +141,7 @@ fn captured(model: &Model, texts: &[Prompt], dir: &Path, common: &Common) -> Res
         layers: (0..model.config().n_layers).collect(),
         dtype: ElementType::F16,
         kv_heads: None,
-        n_queries: Some(64),
+        n_queries: Some(256),
         window_tokens: 32,
         chunk_tokens: 0,
         decode_tokens: 0,
