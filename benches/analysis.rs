@@ -32,8 +32,8 @@ use kit::dump::{Sample, manifest};
 use kit::identity::identity;
 use kvscope::analyze::{AnalyzeOptions, MapMaker, analyze};
 use kvscope::files::write_json;
-use kvscope::format::dump::{Dump, ElementType, Manifest, SampleEntry, State, Tensor};
-use kvscope::math::Rows;
+use kvscope::format::dump::{Dump, Manifest, SampleEntry, State, Tensor};
+use kvscope::math::{Float, Rows};
 use kvscope::runtime::start_threads;
 
 /// Levels of a map of 4,096 tokens, as `analyze` writes it.
@@ -244,7 +244,7 @@ fn write_dump(dir: &Path, tokens: usize, layers: usize, samples: usize) -> Dump 
     const GROUP: usize = 3;
     const DIM: usize = 64;
     const QUERIES: usize = 64;
-    let manifest = Manifest { dtype: ElementType::F16, ..manifest(identity(layers, KV * GROUP, KV, DIM), &State::ALL) };
+    let manifest = Manifest { dtype: Float::F16, ..manifest(identity(layers, KV * GROUP, KV, DIM), &State::ALL) };
     let sample = Sample { dataset: "noise 0".into(), id: "0".into(), n_tokens: tokens, n_queries: QUERIES };
     let seed = Cell::new(99);
     let dump = kit::dump::write_dump(dir, manifest, &[sample], &|_, tensor, shape| {

@@ -20,8 +20,9 @@ use common::median::median;
 use common::peer::{Peer, PeerArgs};
 use common::prompt::prompt;
 use kvscope::hub::{HubSettings, resolve};
+use kvscope::math::Float;
 use kvscope::model::{LogitRows, Model, Pass};
-use kvscope::runtime::{Budget, CacheType, Compression, RaggedCache, prefill, read_bandwidth, start_threads};
+use kvscope::runtime::{Budget, Compression, RaggedCache, prefill, read_bandwidth, start_threads};
 
 /// Decode beside llama.cpp
 #[derive(Debug, Parser)]
@@ -126,7 +127,7 @@ fn main() -> anyhow::Result<()> {
     for context in contexts {
         let n_prompt = context - args.new_tokens;
         let prompt = prompt(n_prompt);
-        let mut full = RaggedCache::recording(model.config(), CacheType::F16, [&compression])?;
+        let mut full = RaggedCache::recording(model.config(), Float::F16, [&compression])?;
         let start = Instant::now();
         prefill(&mut Pass::new(&model), &prompt, &mut full, 1024)?;
         let prefill_secs = start.elapsed().as_secs_f64();

@@ -25,13 +25,14 @@ use common::peer::{Peer, PeerArgs};
 use common::prompt::prompt;
 use kvscope::capture;
 use kvscope::capture::{CaptureOptions, SampleInput};
-use kvscope::format::dump::{ElementType, State};
+use kvscope::format::dump::State;
 use kvscope::format::run::Target;
 use kvscope::hub::{HubSettings, resolve};
+use kvscope::math::Float;
 use kvscope::model::{
     AttnMass, ChunkStates, Compute, HeadSlots, KvStore, LogitRows, Matmul, Model, Pass, SlotVectors, StoreNeeds,
 };
-use kvscope::runtime::{CacheType, RaggedCache, start_threads};
+use kvscope::runtime::{RaggedCache, start_threads};
 
 /// Chunk of a capture, as the command line has it.
 const CHUNK_TOKENS: usize = 1024;
@@ -124,7 +125,7 @@ impl KvStore for Sink {
 /// Seconds, and the first of the highest logits.
 fn prefill(model: &Model, tokens: &[u32]) -> anyhow::Result<(f64, u32)> {
     let start = Instant::now();
-    let mut cache = RaggedCache::new(model.config(), CacheType::F32, None);
+    let mut cache = RaggedCache::new(model.config(), Float::F32, None);
     cache.begin_prompt(tokens.len());
     let logits = model.forward(tokens, 0, &mut cache, LogitRows::Last)?;
     let secs = start.elapsed().as_secs_f64();
@@ -145,7 +146,7 @@ fn written(model: &Model, tokens: &[u32], dir: &Path) -> anyhow::Result<f64> {
     let options = CaptureOptions {
         states: [State::K, State::V, State::Mass].into(),
         layers: (0..model.config().n_layers).collect(),
-        dtype: ElementType::F16,
+        dtype: Float::F16,
         n_queries: Some(0),
         kv_heads: None,
         window_tokens: 32,

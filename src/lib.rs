@@ -16,9 +16,10 @@
 //! ```
 //!
 //! ```
+//! use kvscope::math::Float;
 //! use kvscope::model::Model;
 //! use kvscope::model::tokenizer::{AddSpecial, SkipSpecial};
-//! use kvscope::runtime::{Budget, CacheType, Compression, GenerateOptions, RaggedCache, generate};
+//! use kvscope::runtime::{Budget, Compression, GenerateOptions, RaggedCache, generate};
 //!
 //! # let path = "tests/fixtures/models/llama-gqa";
 //! // A GGUF file or a Hugging Face folder.
@@ -26,7 +27,7 @@
 //! let prompt = model.tokenizer()?.encode("Once upon a time", AddSpecial::Yes)?;
 //! // As `--policy` takes it; of a tuned profile: Compression::from_profile(name, &profile).
 //! let compression = Compression::parse("kvmerger:variant=log-count", Budget::KeptFraction(0.5))?;
-//! let mut cache = RaggedCache::new(model.config(), CacheType::F32, Some(compression));
+//! let mut cache = RaggedCache::new(model.config(), Float::F32, Some(compression));
 //! let options = GenerateOptions { max_new_tokens: 64, ..Default::default() };
 //! let text = generate(&model, &prompt, &mut cache, &options, &mut |_| std::ops::ControlFlow::Continue(()))?;
 //! println!("{}", model.tokenizer()?.decode(&text.tokens, SkipSpecial::Yes)?);

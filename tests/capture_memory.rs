@@ -18,8 +18,9 @@ use kit::demo::demo_model;
 use kit::noise::noise;
 use kvscope::capture;
 use kvscope::capture::{CaptureError, CaptureOptions, SampleInput, memory_estimate};
-use kvscope::format::dump::{ElementType, Manifest};
+use kvscope::format::dump::Manifest;
 use kvscope::format::run::Target;
+use kvscope::math::Float;
 use kvscope::model::Model;
 use kvscope::runtime::{release_freed_memory, start_threads};
 use safetensors::Dtype;
@@ -91,7 +92,7 @@ fn wide_model(dir: &Path) -> Model {
 
 /// Everything there is to capture, in chunks as the command takes them by default.
 fn options(model: &Model) -> CaptureOptions {
-    CaptureOptions { dtype: ElementType::F16, n_queries: Some(64), chunk_tokens: 1024, ..everything(model) }
+    CaptureOptions { dtype: Float::F16, n_queries: Some(64), chunk_tokens: 1024, ..everything(model) }
 }
 
 fn input(model: &Model, n_tokens: usize) -> SampleInput {

@@ -9,11 +9,12 @@ mod kit {
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 use kit::fixtures::fixture;
 use kit::json;
 use kit::recorder::Recorder;
 use kvscope::hint::Hint;
+use kvscope::math::Float;
 use kvscope::model::{Compute, ForwardError, LogitRows, Matmul, Model, ModelError};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -274,7 +275,7 @@ fn pipes_devices_and_folders_are_no_files() {
 
 #[test]
 fn weights_that_are_not_finite_are_named() {
-    let candle = Compute::Candle { device: Device::Cpu, dtype: DType::F32 };
+    let candle = Compute::Candle { device: Device::Cpu, dtype: Float::F32 };
     let kernels = Compute::Kernels { matmul: Matmul::F32 };
     let names: Vec<String> = read(&fixture("llama-biases/model.safetensors")).into_keys().collect();
     for name in &names {
@@ -308,7 +309,7 @@ fn states_that_overflow_are_told_apart_from_damage() {
     });
     let error = logits(&Model::load(&folder.path()).unwrap()).unwrap_err();
     assert!(told(&error).contains("hidden states of layer 1 are not finite; no weight is NaN"), "{}", told(&error));
-    let half = Compute::Candle { device: Device::Cpu, dtype: DType::F16 };
+    let half = Compute::Candle { device: Device::Cpu, dtype: Float::F16 };
     let error = logits(&Model::load_on(&folder.path(), &half).unwrap()).unwrap_err();
     assert!(told(&error).contains("bf16"), "{}", told(&error));
 }

@@ -18,12 +18,11 @@ use kit::model::model;
 use kit::slots::contents;
 use kit::tokens::reference_tokens;
 use kvscope::hint::Hint;
+use kvscope::math::Float;
 use kvscope::model::{AttnMass, Config, KvStore, LogitRows, Model, Pass};
 use kvscope::policy;
 use kvscope::policy::{POLICIES, Scope};
-use kvscope::runtime::{Budget, CacheType, Compression, RaggedCache, RuntimeError, prefill};
-
-const TYPES: [CacheType; 3] = [CacheType::F32, CacheType::F16, CacheType::Bf16];
+use kvscope::runtime::{Budget, Compression, RaggedCache, RuntimeError, prefill};
 
 fn compression(spec: &str, kept_fraction: f64) -> Compression {
     Compression::parse(spec, Budget::KeptFraction(kept_fraction)).unwrap_or_else(|error| panic!("{spec}: {error}"))
@@ -48,7 +47,7 @@ fn one_prefill_serves_every_compression() {
             "h2o+refit:recent=3",
         ])
         .collect();
-    for kind in TYPES {
+    for kind in Float::ALL {
         for chunk_tokens in [0, 7] {
             let wanted: Vec<Compression> =
                 specs.iter().flat_map(|spec| [0.5, 0.77].map(|kept| compression(spec, kept))).collect();
@@ -85,7 +84,7 @@ fn what_was_not_recorded_is_refused() {
     let (model, prompt) = (model("llama-gqa"), reference_tokens("llama-gqa"));
     let record = |specs: &[&str]| {
         let wanted: Vec<Compression> = specs.iter().map(|spec| compression(spec, 0.5)).collect();
-        RaggedCache::recording(model.config(), CacheType::F32, &wanted)
+        RaggedCache::recording(model.config(), Float::F32, &wanted)
     };
     assert!(matches!(record(&["snapkv", "h2o", "snapkv:window=8"]), Err(RuntimeError::DifferentWindows(32, 8))));
     let mut whole = record(&["streaming", "snapkv"]).unwrap();
@@ -155,7 +154,7 @@ fn parts_and_decode_stay_within_the_budget_and_account_for_every_token() {
         assert!(SPECS.iter().any(|spec| spec.split(':').next() == Some(entry.name)), "{} is missing", entry.name);
     }
     for spec in SPECS {
-        for (n_q_heads, n_kv_heads, kind) in [(4, 2, CacheType::F16), (3, 3, CacheType::F32)] {
+        for (n_q_heads, n_kv_heads, kind) in [(4, 2, Float::F16), (3, 3, Float::F32)] {
             let config = shape(2, n_q_heads, n_kv_heads, 8);
             for n_prompt in [1, 2, 100] {
                 let kept_fraction = 0.35;
@@ -227,7 +226,7 @@ fn parts_and_decode_stay_within_the_budget_and_account_for_every_token() {
 fn a_budget_of_everything_is_never_compressed() {
     let config = shape(2, 4, 2, 8);
     let run = |compression: Option<Compression>| {
-        let mut cache = RaggedCache::new(&config, CacheType::F32, compression);
+        let mut cache = RaggedCache::new(&config, Float::F32, compression);
         cache.begin_prompt(40);
         (0..4).for_each(|_| pass(&mut cache, &config, 10).unwrap());
         cache.end_prompt().unwrap();
@@ -249,7 +248,7 @@ fn budgets_in_tokens_and_per_head_are_met_head_by_head() {
     let config = shape(2, 4, 2, 8);
     let slots = |budget: Budget, n_new: usize| -> Result<Vec<usize>, RuntimeError> {
         let compression = Compression { decode_slack: Some(0), ..Compression::parse("h2o", budget).unwrap() };
-        let mut cache = RaggedCache::new(&config, CacheType::F32, Some(compression));
+        let mut cache = RaggedCache::new(&config, Float::F32, Some(compression));
         cache.begin_prompt(60);
         pass(&mut cache, &config, 60)?;
         cache.end_prompt()?;
@@ -279,7 +278,7 @@ fn h2o_scores_accumulate_through_decode_and_go_with_their_token() {
     let config = shape(1, 2, 1, 4);
     let mut compression = Compression::parse("h2o", Budget::Tokens(BUDGET)).unwrap();
     compression.decode_slack = Some(SLACK);
-    let mut cache = RaggedCache::new(&config, CacheType::F32, Some(compression));
+    let mut cache = RaggedCache::new(&config, Float::F32, Some(compression));
     let mut kept: Vec<(u32, u64)> = Vec::new();
     let drop_to_budget = |kept: &mut Vec<(u32, u64)>| {
         while kept.len() > BUDGET {
@@ -328,12 +327,12 @@ fn two_thousand_decode_steps_stay_within_their_byte_budget() {
     const SLACK: usize = 32;
     let config = shape(1, 2, 2, 64);
     for (spec, kind) in [
-        ("h2o", CacheType::F32),
-        ("h2o", CacheType::F16),
-        ("kvmerger:variant=mass", CacheType::F32),
-        ("kvmerger:variant=log-count", CacheType::F16),
-        ("snapkv", CacheType::F16),
-        ("streaming", CacheType::F16),
+        ("h2o", Float::F32),
+        ("h2o", Float::F16),
+        ("kvmerger:variant=mass", Float::F32),
+        ("kvmerger:variant=log-count", Float::F16),
+        ("snapkv", Float::F16),
+        ("streaming", Float::F16),
     ] {
         let compression = Compression { decode_slack: Some(SLACK), ..compression(spec, KEPT) };
         let mut cache = RaggedCache::new(&config, kind, Some(compression));
@@ -365,7 +364,7 @@ fn demo_model_writes_two_thousand_tokens_within_its_byte_budget() {
     let prompt = &prompt[..1500];
     for spec in ["h2o", "kvmerger:variant=mass+refit"] {
         let compression = Compression { decode_slack: Some(SLACK), ..compression(spec, KEPT) };
-        let mut cache = RaggedCache::new(model.config(), CacheType::F16, Some(compression));
+        let mut cache = RaggedCache::new(model.config(), Float::F16, Some(compression));
         let mut logits = prefill(&mut Pass::new(&model), prompt, &mut cache, 512).unwrap();
         let mut worst = f64::MIN;
         for _ in 0..2000 {
@@ -386,7 +385,7 @@ fn a_refit_changes_values_and_masses_of_what_is_not_recent_only() {
     let plain = compression("evict", 0.35);
     let refitted = compression("evict+refit:recent=4,span=16", 0.35);
     let values_only = compression("evict+refit:recent=4,span=16,mass=false", 0.35);
-    let mut whole = RaggedCache::recording(model.config(), CacheType::F32, [&plain, &refitted, &values_only]).unwrap();
+    let mut whole = RaggedCache::recording(model.config(), Float::F32, [&plain, &refitted, &values_only]).unwrap();
     prefill(&mut Pass::new(&model), &prompt, &mut whole, 0).unwrap();
     let of = |compression| contents(&whole.compressed(compression).unwrap(), model.config());
     let d = model.config().head_dim;
@@ -404,7 +403,7 @@ fn a_refit_changes_values_and_masses_of_what_is_not_recent_only() {
     let other = compression("evict+refit:seed=1,queries=5", 0.35);
     assert!(matches!(whole.compressed(&other), Err(RuntimeError::NotRecorded { .. })));
     // One prefill records any number of samples.
-    let mut both = RaggedCache::recording(model.config(), CacheType::F32, [&refitted, &other]).unwrap();
+    let mut both = RaggedCache::recording(model.config(), Float::F32, [&refitted, &other]).unwrap();
     prefill(&mut Pass::new(&model), &prompt, &mut both, 0).unwrap();
     assert_eq!(contents(&both.compressed(&refitted).unwrap(), model.config()), of(&refitted));
     both.compressed(&other).unwrap();

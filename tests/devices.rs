@@ -15,7 +15,7 @@ use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 use kit::capture::everything;
 use kit::demo::demo_model;
 use kit::error::relative_error;
@@ -26,12 +26,12 @@ use kvscope::capture;
 use kvscope::capture::{CaptureOptions, SampleInput};
 use kvscope::format::dump::{Dump, State};
 use kvscope::format::run::Target;
-use kvscope::math::argmax;
+use kvscope::math::{Float, argmax};
 use kvscope::model::{
     AttnMass, ChunkStates, Compute, Decoding, HeadSlots, KvStore, LogitRows, Matmul, Model, Pass, SlotVectors,
     StoreNeeds,
 };
-use kvscope::runtime::{Budget, CacheType, Compression, RaggedCache, prefill};
+use kvscope::runtime::{Budget, Compression, RaggedCache, prefill};
 
 /// Bound on max |a - b| / max |b| in f32.
 const TOLERANCE: f64 = 1e-5;
@@ -53,7 +53,7 @@ fn models() -> Vec<PathBuf> {
 }
 
 /// The same model for the kernels and for the tensor library.
-fn both(path: &Path, dtype: DType) -> (Model, Model) {
+fn both(path: &Path, dtype: Float) -> (Model, Model) {
     let candle = Compute::Candle { device: Device::Cpu, dtype };
     let kernels = Compute::Kernels { matmul: Matmul::F32 };
     (Model::load_on(path, &kernels).unwrap(), Model::load_on(path, &candle).unwrap())
@@ -93,7 +93,7 @@ fn difference(kernels: &Model, candle: &Model, chunk: usize) -> f64 {
 #[test]
 fn states_masses_and_logits_are_those_of_the_kernels() {
     for path in models() {
-        let (kernels, candle) = both(&path, DType::F32);
+        let (kernels, candle) = both(&path, Float::F32);
         for chunk in [N_TOKENS, 7, 1] {
             let error = difference(&kernels, &candle, chunk);
             println!("{} in chunks of {chunk}: {error:.1e}", path.file_name().unwrap().display());
@@ -105,7 +105,7 @@ fn states_masses_and_logits_are_those_of_the_kernels() {
 #[test]
 #[ignore = "needs the demo model: kvscope pull smollm2-135m"]
 fn demo_model_states_masses_and_logits_are_those_of_the_kernels() {
-    let (kernels, candle) = both(&demo_model(), DType::F32);
+    let (kernels, candle) = both(&demo_model(), Float::F32);
     let error = difference(&kernels, &candle, 20);
     println!("SmolLM2-135M, all layers: {error:.1e}");
     // 30 layers round where the tiny models have 2.
@@ -115,7 +115,7 @@ fn demo_model_states_masses_and_logits_are_those_of_the_kernels() {
 #[test]
 fn half_precision_is_near() {
     for path in models() {
-        let (kernels, candle) = both(&path, DType::F16);
+        let (kernels, candle) = both(&path, Float::F16);
         let error = difference(&kernels, &candle, 20);
         println!("{} in f16: {error:.1e}", path.file_name().unwrap().display());
         // Not closer than half precision either: the weights are not f32.
@@ -220,7 +220,7 @@ impl KvStore for Thinned {
 #[test]
 fn ragged_heads_with_biases_and_gaps_are_those_of_the_kernels() {
     for path in models() {
-        let (kernels, candle) = both(&path, DType::F32);
+        let (kernels, candle) = both(&path, Float::F32);
         let all = tokens(&kernels);
         let (prompt, rest) = all.split_at(30);
         // What a device holds is kept from call to call, or not.
@@ -271,7 +271,7 @@ fn ragged_heads_with_biases_and_gaps_are_those_of_the_kernels() {
 #[test]
 fn a_decode_step_uploads_what_is_new() {
     let path = fixture("llama-gqa");
-    let (_, candle) = both(&path, DType::F32);
+    let (_, candle) = both(&path, Float::F32);
     let all = tokens(&candle);
     let n_heads = candle.config().n_layers * candle.config().n_kv_heads;
     let mut store = Thinned::new(&candle, true);
@@ -297,7 +297,7 @@ fn a_decode_step_uploads_what_is_new() {
 #[test]
 fn the_runtimes_cache_generates_the_same_on_both() {
     for path in models() {
-        let (kernels, candle) = both(&path, DType::F32);
+        let (kernels, candle) = both(&path, Float::F32);
         let prompt = tokens(&kernels);
         let n_heads = kernels.config().n_layers * kernels.config().n_kv_heads;
         for spec in ["full", "streaming"] {
@@ -308,7 +308,7 @@ fn the_runtimes_cache_generates_the_same_on_both() {
                     ..Compression::parse(spec, Budget::KeptFraction(0.6)).unwrap()
                 };
                 let compression = (spec != "full").then_some(compression);
-                let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression);
+                let mut cache = RaggedCache::new(model.config(), Float::F32, compression);
                 let mut pass = Pass::new(model);
                 let logits = prefill(&mut pass, &prompt, &mut cache, 20).unwrap();
                 let mut decoding = Decoding::new(&mut pass, &mut cache, prompt.len(), logits);
@@ -333,7 +333,7 @@ fn the_runtimes_cache_generates_the_same_on_both() {
 #[test]
 fn a_capture_is_that_of_the_kernels() {
     for name in ["llama-gqa", "mistral-window", "qwen3"] {
-        let (kernels, candle) = both(&fixture(name), DType::F32);
+        let (kernels, candle) = both(&fixture(name), Float::F32);
         let tokens = tokens(&kernels);
         let inputs = [SampleInput { dataset: "d".into(), id: "0".into(), n_tokens_full: tokens.len(), tokens }];
         let dumps = [&kernels, &candle].map(|model| {

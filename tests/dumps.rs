@@ -25,8 +25,9 @@ use kit::model::model;
 use kvscope::capture;
 use kvscope::capture::{CaptureOptions, SampleInput};
 use kvscope::files::{sha256_bytes, write_json};
-use kvscope::format::dump::{Dump, DumpError, ElementType, Manifest, SampleWriter, State, Tensor, TensorSpec};
+use kvscope::format::dump::{Dump, DumpError, Manifest, SampleWriter, State, Tensor, TensorSpec};
 use kvscope::format::run::Target;
+use kvscope::math::Float;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -38,7 +39,7 @@ fn foreign(dataset: &str) -> String {
 }
 
 /// One sample of three tokens: keys 0, 0.5, 1, … and masses of a group of two query heads.
-fn written(dir: &Path, dtype: ElementType) -> Dump {
+fn written(dir: &Path, dtype: Float) -> Dump {
     let manifest = Manifest { layers: vec![1], dtype, ..manifest(identity(2, 4, 2, 2), &[State::K, State::Mass]) };
     let sample = Sample { dataset: "d".into(), id: "0".into(), n_tokens: 3, n_queries: 0 };
     write_dump(dir, manifest, &[sample], &|_, tensor, _| match tensor {
@@ -50,7 +51,7 @@ fn written(dir: &Path, dtype: ElementType) -> Dump {
 
 #[test]
 fn what_is_written_is_read_back_head_by_head() {
-    for dtype in [ElementType::F16, ElementType::Bf16, ElementType::F32] {
+    for dtype in Float::ALL {
         let dir = tempfile::tempdir().unwrap();
         let dump = written(dir.path(), dtype);
         let sample = dump.sample(0).unwrap();
@@ -66,7 +67,7 @@ fn what_is_written_is_read_back_head_by_head() {
 #[test]
 fn a_changed_or_missing_file_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let mut manifest = written(dir.path(), ElementType::F16).manifest().clone();
+    let mut manifest = written(dir.path(), Float::F16).manifest().clone();
     let path = dir.path().join("0.safetensors");
     let good = std::fs::read(&path).unwrap();
     std::fs::write(&path, &good[..good.len() - 1]).unwrap();
@@ -95,7 +96,7 @@ fn a_changed_or_missing_file_is_named() {
 fn the_writer_holds_its_caller_to_the_declaration() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.safetensors");
-    let specs = || vec![TensorSpec { name: "x".into(), element: ElementType::F32, shape: vec![2] }];
+    let specs = || vec![TensorSpec { name: "x".into(), element: Dtype::F32, shape: vec![2] }];
     let mut writer = SampleWriter::create(&path, specs(), &[]).unwrap();
     assert!(matches!(writer.write_f32("y", &[1.0, 2.0]), Err(DumpError::OutOfTurn { .. })));
     let mut writer = SampleWriter::create(&path, specs(), &[]).unwrap();

@@ -21,9 +21,10 @@ use kvscope::eval::{Plan, Settings};
 use kvscope::files::read_json;
 use kvscope::format::evaluation::{Evaluation, FULL, Question, ROWS_FILE, Row};
 use kvscope::format::run::{Run, Target};
+use kvscope::math::Float;
 use kvscope::model::tokenizer::AddSpecial;
 use kvscope::prompts::Prompt;
-use kvscope::runtime::{Budget, CacheType, Compression, RaggedCache, compare};
+use kvscope::runtime::{Budget, Compression, RaggedCache, compare};
 use serde_json::{Value, json};
 
 fn eval_args<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
@@ -248,7 +249,7 @@ fn answers_are_written_as_the_benchmarks_take_them() {
     let prompt = model.tokenizer().unwrap().encode(&words(2, 14), AddSpecial::Yes).unwrap();
     let stop_tokens = model.tokenizer().unwrap().eos().to_vec();
     let options = kvscope::runtime::GenerateOptions { max_new_tokens: 32, stop_tokens, ..Default::default() };
-    let mut cache = RaggedCache::new(model.config(), CacheType::F32, None);
+    let mut cache = RaggedCache::new(model.config(), Float::F32, None);
     let go_on = &mut |_| std::ops::ControlFlow::Continue(());
     let generation = kvscope::runtime::generate(&model, &prompt, &mut cache, &options, go_on).unwrap();
     assert_eq!((row.n_prompt_tokens, row.n_new_tokens), (prompt.len(), generation.tokens.len()));
@@ -315,7 +316,7 @@ fn divergences_are_those_of_decoding_token_by_token() {
         continuation_tokens: 12,
         max_prompt_tokens: None,
         raw: true,
-        cache_type: CacheType::F32,
+        cache_type: Float::F32,
         seed: 1,
     };
     let (items, skipped) = eval::items(&model, &[prompt], &[task("kl").unwrap()], &settings).unwrap();
@@ -330,8 +331,8 @@ fn divergences_are_those_of_decoding_token_by_token() {
     assert_eq!(seen.len(), 4);
     for row in &seen[1..] {
         let compression = Compression::parse(&row.policy, Budget::KeptFraction(0.4)).unwrap();
-        let mut full = RaggedCache::new(model.config(), CacheType::F32, None);
-        let mut compressed = RaggedCache::new(model.config(), CacheType::F32, Some(compression));
+        let mut full = RaggedCache::new(model.config(), Float::F32, None);
+        let mut compressed = RaggedCache::new(model.config(), Float::F32, Some(compression));
         let expected = compare(&model, &tokens[..60], &tokens[60..72], &mut full, &mut compressed, 0).unwrap();
         let (found, wanted) = (row.metrics["kl"], expected.mean_kl.unwrap());
         assert!((found - wanted).abs() < 1e-5 * wanted.max(1e-3), "{}: {found} instead of {wanted}", row.policy);

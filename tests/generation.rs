@@ -21,17 +21,18 @@ use kit::demo::demo_model;
 use kit::layer::Layer;
 use kit::model::model;
 use kit::slots::contents;
-use kit::stored::{TYPES, stored_as};
+use kit::stored::stored_as;
 use kit::tokens::reference_tokens;
 use kvscope::format::generation::StopReason;
 use kvscope::hint::Hint;
+use kvscope::math::Float;
 use kvscope::merge::MergeError;
 use kvscope::model::tokenizer::AddSpecial;
 use kvscope::model::{Config, KvStore, Model, ModelError};
 use kvscope::policy::POLICIES;
 use kvscope::prompts::demo;
 use kvscope::runtime::{
-    Budget, CacheType, Compression, GenerateOptions, Generation, RaggedCache, RuntimeError, Sampling, State, generate,
+    Budget, Compression, GenerateOptions, Generation, RaggedCache, RuntimeError, Sampling, State, generate,
 };
 
 fn compression(spec: &str, kept_fraction: f64, skip_layers: &[usize]) -> Option<Compression> {
@@ -101,7 +102,7 @@ fn decode(cache: &mut RaggedCache, config: &Config, n_prompt: usize, n_tokens: u
 fn a_budget_of_everything_changes_nothing() {
     for name in ["llama-gqa", "llama-mha", "mistral-window", "qwen3"] {
         let (model, prompt) = (model(name), reference_tokens(name));
-        for kind in TYPES {
+        for kind in Float::ALL {
             let mut full = RaggedCache::new(model.config(), kind, None);
             let expected = run(&model, &prompt, &mut full, &greedy(64)).unwrap();
             assert_eq!((expected.tokens.len(), expected.stop), (64, StopReason::MaxNewTokens));
@@ -126,7 +127,7 @@ fn compressed_generation_runs_and_keeps_what_it_says() {
     let n_heads = model.config().n_layers * model.config().n_kv_heads;
     for spec in budget_specs() {
         for chunk_tokens in [0, 7] {
-            let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression(&spec, 0.5, &[]));
+            let mut cache = RaggedCache::new(model.config(), Float::F32, compression(&spec, 0.5, &[]));
             let options = GenerateOptions { chunk_tokens, ..greedy(64) };
             let found = match run(&model, &prompt, &mut cache, &options) {
                 Ok(found) => found,
@@ -152,7 +153,7 @@ fn stored_bytes_are_the_kept_fraction_of_a_full_cache() {
     const N_PROMPT: usize = 1500;
     /// Decode steps after which bytes are compared: at the first growth, soon after it and long after it.
     const STEPS: [usize; 4] = [0, 1, 30, 500];
-    const TYPES: [CacheType; 2] = [CacheType::F32, CacheType::F16];
+    const TYPES: [Float; 2] = [Float::F32, Float::F16];
     let mut worst = [0f64; 2];
     for head_dim in [64, 128] {
         let config = shape(1, 9, 3, head_dim);
@@ -171,7 +172,7 @@ fn stored_bytes_are_the_kept_fraction_of_a_full_cache() {
             };
             let full = allocated(None, "full");
             assert_eq!(full[0], (3 * N_PROMPT * (2 * head_dim * if i == 0 { 4 } else { 2 } + 4)) as f64);
-            let tolerance = if kind == CacheType::F32 { 0.02 } else { 0.05 };
+            let tolerance = if kind == Float::F32 { 0.02 } else { 0.05 };
             for spec in budget_specs() {
                 for kept_fraction in [0.35, 0.5] {
                     let what = format!("{spec}, {kind:?}, D = {head_dim}, {kept_fraction}");
@@ -199,8 +200,7 @@ fn slots_of_all_heads_sum_to_the_nearest_whole_share() {
             for kept_fraction in [0.2, 0.35, 0.5, 0.77] {
                 for skipped in [vec![], vec![0], vec![n_layers - 1]] {
                     let whole = skipped.len() as f64 / n_layers as f64;
-                    let mut cache =
-                        RaggedCache::new(&config, CacheType::F32, compression("h2o", kept_fraction, &skipped));
+                    let mut cache = RaggedCache::new(&config, Float::F32, compression("h2o", kept_fraction, &skipped));
                     let fed = feed(&mut cache, &config, &layer);
                     if whole >= kept_fraction {
                         assert!(matches!(fed, Err(RuntimeError::SkippedTooMuch { .. })), "{fed:?}");
@@ -230,16 +230,16 @@ fn slots_of_all_heads_sum_to_the_nearest_whole_share() {
 #[test]
 fn skipped_layers_stay_whole_and_count_in_the_budget() {
     let (model, prompt) = (model("llama-gqa"), reference_tokens("llama-gqa"));
-    let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression("streaming", 0.75, &[1]));
+    let mut cache = RaggedCache::new(model.config(), Float::F32, compression("streaming", 0.75, &[1]));
     run(&model, &prompt, &mut cache, &greedy(1)).unwrap();
     // Of 2 layers one is whole; the other keeps half, so that both together keep three quarters.
     let by_layer: Vec<usize> = cache.counters_by_layer().iter().map(|c| c.kept).collect();
     assert_eq!(by_layer, [48, 96]);
     // A layer that the model does not have changes nothing.
-    let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression("streaming", 0.75, &[9]));
+    let mut cache = RaggedCache::new(model.config(), Float::F32, compression("streaming", 0.75, &[9]));
     run(&model, &prompt, &mut cache, &greedy(1)).unwrap();
     assert_eq!(cache.n_slots(), 144);
-    let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression("streaming", 0.5, &[0]));
+    let mut cache = RaggedCache::new(model.config(), Float::F32, compression("streaming", 0.5, &[0]));
     let error = run(&model, &prompt, &mut cache, &greedy(1)).unwrap_err();
     assert!(matches!(error, RuntimeError::SkippedTooMuch { n_skipped: 1, n_layers: 2, .. }), "{error}");
 }
@@ -250,7 +250,7 @@ fn merged_counts_sum_to_the_tokens_seen() {
     let n_tokens = 400;
     let layer = Layer::new(&config, n_tokens, 21);
     for spec in merger_variants().iter().map(String::as_str).chain(["kvmerger:eps=0.75", "kvmerger:sigma=printed"]) {
-        let mut cache = RaggedCache::new(&config, CacheType::F32, compression(spec, 0.5, &[]));
+        let mut cache = RaggedCache::new(&config, Float::F32, compression(spec, 0.5, &[]));
         feed(&mut cache, &config, &layer).unwrap_or_else(|error| panic!("{spec}: {error}"));
         let mut represented = 0;
         for i in 0..config.n_layers {
@@ -278,7 +278,7 @@ fn new_tokens_enter_a_compressed_cache_unmerged() {
     let config = shape(2, 6, 3, 16);
     let layer = Layer::new(&config, 400, 21);
     let token = Layer::new(&config, 1, 99);
-    for kind in TYPES {
+    for kind in Float::ALL {
         for spec in budget_specs() {
             let mut cache = RaggedCache::new(&config, kind, compression(&spec, 0.5, &[]));
             feed(&mut cache, &config, &layer).unwrap_or_else(|error| panic!("{spec}: {error}"));
@@ -307,7 +307,7 @@ fn new_tokens_enter_a_compressed_cache_unmerged() {
 #[test]
 fn a_compression_that_does_nothing_is_an_error() {
     let (model, prompt) = (model("llama-gqa"), reference_tokens("llama-gqa"));
-    let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression("kvmerger:eps=1.0", 0.5, &[]));
+    let mut cache = RaggedCache::new(model.config(), Float::F32, compression("kvmerger:eps=1.0", 0.5, &[]));
     let error = run(&model, &prompt, &mut cache, &greedy(4)).unwrap_err();
     assert!(matches!(error, RuntimeError::NothingCompressed { n_slots: 192, .. }), "{error}");
     assert_eq!(error.to_string(), "policy kvmerger:eps=1.0 changed nothing: all 192 slots are still there");
@@ -318,7 +318,7 @@ fn a_compression_that_does_nothing_is_an_error() {
 fn a_share_that_is_none_is_refused() {
     let (model, prompt) = (model("llama-gqa"), reference_tokens("llama-gqa"));
     for bad in [0.0, -0.5, 1.5, f64::NAN, f64::INFINITY] {
-        let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression("h2o", bad, &[]));
+        let mut cache = RaggedCache::new(model.config(), Float::F32, compression("h2o", bad, &[]));
         let error = run(&model, &prompt, &mut cache, &greedy(4)).unwrap_err();
         assert!(matches!(error, RuntimeError::BadKeptFraction(_)), "{bad}: {error}");
     }
@@ -329,7 +329,7 @@ fn a_head_that_cannot_meet_its_budget_is_named() {
     let (model, prompt) = (model("llama-gqa"), reference_tokens("llama-gqa"));
     // 48 tokens: 24 recent and 14 heavy ones, but 24 may stay.
     let spec = "kvmerger:recent=0.5,heavy=0.3";
-    let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression(spec, 0.5, &[]));
+    let mut cache = RaggedCache::new(model.config(), Float::F32, compression(spec, 0.5, &[]));
     let error = run(&model, &prompt, &mut cache, &greedy(4)).unwrap_err();
     let RuntimeError::Unmeetable { layer: 0, kv_head, budget_tokens: 24, n_tokens: 48, ref source } = error else {
         panic!("{error}")
@@ -353,7 +353,7 @@ fn prompts_that_cannot_be_run_are_refused() {
     for chunk_tokens in [0, 50] {
         let options = GenerateOptions { chunk_tokens, ..greedy(4) };
         let refused = |prompt: &[u32]| {
-            let mut cache = RaggedCache::new(model.config(), CacheType::F32, None);
+            let mut cache = RaggedCache::new(model.config(), Float::F32, None);
             let error = run(&model, prompt, &mut cache, &options).unwrap_err();
             // The refusal comes before any work.
             assert_eq!(cache.n_seen(), 0, "{error}");
@@ -374,12 +374,12 @@ fn decode_stops_where_the_context_ends() {
     let model = model("llama-gqa");
     for (n_prompt, n_new) in [(128, 1), (127, 2), (100, 29)] {
         for spec in ["full", "h2o"] {
-            let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression(spec, 0.5, &[]));
+            let mut cache = RaggedCache::new(model.config(), Float::F32, compression(spec, 0.5, &[]));
             let found = run(&model, &vec![5; n_prompt], &mut cache, &greedy(60)).unwrap();
             assert_eq!((found.tokens.len(), found.stop), (n_new, StopReason::ContextFull), "{n_prompt}, {spec}");
         }
     }
-    let mut cache = RaggedCache::new(model.config(), CacheType::F32, None);
+    let mut cache = RaggedCache::new(model.config(), Float::F32, None);
     let found = run(&model, &[5; 100], &mut cache, &greedy(29)).unwrap();
     assert_eq!((found.tokens.len(), found.stop), (29, StopReason::MaxNewTokens));
 }
@@ -387,7 +387,7 @@ fn decode_stops_where_the_context_ends() {
 #[test]
 fn generation_ends_when_told_to() {
     let (model, prompt) = (model("llama-gqa"), reference_tokens("llama-gqa"));
-    let fresh = || RaggedCache::new(model.config(), CacheType::F32, None);
+    let fresh = || RaggedCache::new(model.config(), Float::F32, None);
     let all = run(&model, &prompt, &mut fresh(), &greedy(20)).unwrap().tokens;
     let stop = all[10];
     let first = all.iter().position(|token| *token == stop).unwrap();
@@ -410,18 +410,18 @@ fn generation_ends_when_told_to() {
 fn a_second_turn_goes_on_where_the_first_ended() {
     let (model, prompt) = (model("llama-gqa"), reference_tokens("llama-gqa"));
     let (first, second) = prompt.split_at(30);
-    let mut cache = RaggedCache::new(model.config(), CacheType::F32, None);
+    let mut cache = RaggedCache::new(model.config(), Float::F32, None);
     let reply = run(&model, first, &mut cache, &greedy(10)).unwrap();
     assert_eq!((reply.decode_steps, cache.n_seen()), (9, 39));
     let next = [&reply.tokens[reply.decode_steps..], second].concat();
     let found = run(&model, &next, &mut cache, &greedy(20)).unwrap();
     let everything = [first, &reply.tokens, second].concat();
-    let mut fresh = RaggedCache::new(model.config(), CacheType::F32, None);
+    let mut fresh = RaggedCache::new(model.config(), Float::F32, None);
     assert_eq!(found.tokens, run(&model, &everything, &mut fresh, &greedy(20)).unwrap().tokens);
     assert_eq!(cache.n_seen(), fresh.n_seen());
     // Compressed, the second turn's budget is of all tokens seen.
     for spec in budget_specs() {
-        let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression(&spec, 0.5, &[]));
+        let mut cache = RaggedCache::new(model.config(), Float::F32, compression(&spec, 0.5, &[]));
         let turns = |cache: &mut RaggedCache| -> Result<Generation, RuntimeError> {
             let reply = run(&model, first, cache, &greedy(10))?;
             run(&model, &[&reply.tokens[reply.decode_steps..], second].concat(), cache, &greedy(20))
@@ -440,7 +440,7 @@ fn a_second_turn_goes_on_where_the_first_ended() {
 fn sampling_is_reproducible_by_its_seed() {
     let (model, prompt) = (model("llama-gqa"), reference_tokens("llama-gqa"));
     let sampled = |sampling: Sampling| {
-        let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression("h2o", 0.5, &[]));
+        let mut cache = RaggedCache::new(model.config(), Float::F32, compression("h2o", 0.5, &[]));
         run(&model, &prompt, &mut cache, &GenerateOptions { sampling, ..greedy(40) }).unwrap().tokens
     };
     let greedy_tokens = sampled(Sampling::default());
@@ -468,32 +468,29 @@ fn sampling_is_reproducible_by_its_seed() {
     assert_eq!(sampled(Sampling { top_p: Some(0.0), ..hot }), greedy_tokens);
     assert_eq!(sampled(Sampling { top_k: Some(0), top_p: Some(1.0), ..hot }), sampled(hot));
     let faulty = GenerateOptions { sampling: Sampling { top_p: Some(1.5), ..hot }, ..greedy(4) };
-    let mut cache = RaggedCache::new(model.config(), CacheType::F32, None);
+    let mut cache = RaggedCache::new(model.config(), Float::F32, None);
     assert!(matches!(run(&model, &prompt, &mut cache, &faulty), Err(RuntimeError::Sampling { option: "top-p", .. })));
 }
 
 #[test]
 fn a_number_that_a_cache_cannot_hold_is_placed() {
     let config = shape(2, 4, 2, 8);
-    let fed = |kind: CacheType, at: usize, x: f32| {
+    let fed = |kind: Float, at: usize, x: f32| {
         let mut cache = RaggedCache::new(&config, kind, compression("h2o", 0.5, &[]));
         let mut layer = Layer::new(&config, 12, 3);
         layer.v[at] = x;
         feed(&mut cache, &config, &layer)
     };
     // Token 0 has the values of KV head 0 in numbers 0 to 7, of KV head 1 in 8 to 15.
-    let overflow = fed(CacheType::F16, 9, 7e4).unwrap_err();
+    let overflow = fed(Float::F16, 9, 7e4).unwrap_err();
     assert!(
-        matches!(
-            overflow,
-            RuntimeError::Overflow { state: State::Value, layer: 0, kv_head: 1, kind: CacheType::F16, .. }
-        ),
+        matches!(overflow, RuntimeError::Overflow { state: State::Value, layer: 0, kv_head: 1, kind: Float::F16, .. }),
         "{overflow}"
     );
     assert!(overflow.hint().unwrap().contains("--cache-dtype"));
-    assert!(fed(CacheType::F16, 9, 65_504.0).is_ok() && fed(CacheType::Bf16, 9, 7e4).is_ok());
-    assert!(matches!(fed(CacheType::Bf16, 0, f32::MAX), Err(RuntimeError::Overflow { kv_head: 0, .. })));
-    for kind in [CacheType::F32, CacheType::F16, CacheType::Bf16] {
+    assert!(fed(Float::F16, 9, 65_504.0).is_ok() && fed(Float::Bf16, 9, 7e4).is_ok());
+    assert!(matches!(fed(Float::Bf16, 0, f32::MAX), Err(RuntimeError::Overflow { kv_head: 0, .. })));
+    for kind in Float::ALL {
         for x in [f32::NAN, f32::INFINITY] {
             let error = fed(kind, 3, x).unwrap_err();
             assert!(matches!(error, RuntimeError::NotFinite { state: State::Value, layer: 0, kv_head: 0 }), "{error}");
@@ -532,11 +529,11 @@ fn demo_prompt() -> &'static (Model, Vec<u32>) {
 #[ignore = "needs the demo model: kvscope pull smollm2-135m"]
 fn demo_model_with_a_budget_of_everything_generates_the_same() {
     let (model, prompt) = demo_prompt();
-    let mut full = RaggedCache::new(model.config(), CacheType::F32, None);
+    let mut full = RaggedCache::new(model.config(), Float::F32, None);
     let options = GenerateOptions { chunk_tokens: 512, ..greedy(32) };
     let expected = run(model, prompt, &mut full, &options).unwrap();
     for entry in POLICIES {
-        let mut cache = RaggedCache::new(model.config(), CacheType::F32, compression(entry.name, 1.0, &[]));
+        let mut cache = RaggedCache::new(model.config(), Float::F32, compression(entry.name, 1.0, &[]));
         assert_eq!(run(model, prompt, &mut cache, &options).unwrap().tokens, expected.tokens, "{}", entry.name);
     }
 }
@@ -546,11 +543,11 @@ fn demo_model_with_a_budget_of_everything_generates_the_same() {
 fn demo_model_stores_the_kept_fraction_of_its_full_cache() {
     let (model, prompt) = demo_prompt();
     let n_heads = model.config().n_layers * model.config().n_kv_heads;
-    for (kind, kept_fraction, tolerance) in [(CacheType::F32, 0.35, 0.02), (CacheType::F16, 0.5, 0.05)] {
+    for (kind, kept_fraction, tolerance) in [(Float::F32, 0.35, 0.02), (Float::F16, 0.5, 0.05)] {
         let mut full = RaggedCache::new(model.config(), kind, None);
         let full_bytes = run(model, prompt, &mut full, &greedy(1)).unwrap().prompt_cache_bytes as f64;
         // A prompt of this length takes seconds: half precision is tried on merging only.
-        for spec in DEMO_SPECS.into_iter().filter(|spec| kind == CacheType::F32 || spec.contains("variant")) {
+        for spec in DEMO_SPECS.into_iter().filter(|spec| kind == Float::F32 || spec.contains("variant")) {
             let merges = spec.starts_with("kvmerger");
             let mut cache = RaggedCache::new(model.config(), kind, compression(spec, kept_fraction, &[]));
             let found = run(model, prompt, &mut cache, &greedy(8)).unwrap();

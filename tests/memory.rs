@@ -15,8 +15,9 @@ use kit::config::shape;
 use kit::demo::demo_model;
 use kit::layer::Layer;
 use kvscope::files::resident_bytes;
+use kvscope::math::Float;
 use kvscope::model::{KvStore, Model, Pass};
-use kvscope::runtime::{Budget, CacheType, Compression, RaggedCache, prefill, release_freed_memory, start_threads};
+use kvscope::runtime::{Budget, Compression, RaggedCache, prefill, release_freed_memory, start_threads};
 
 fn main() {
     if cfg!(not(all(target_os = "linux", target_env = "gnu"))) {
@@ -40,7 +41,7 @@ fn demo_model_peaks_fall_by_what_compression_between_parts_saves() {
     let model = Model::load(&demo_model()).unwrap();
     let n_tokens = model.config().max_positions;
     let prompt: Vec<u32> = (0..n_tokens).map(|i| ((i * 7919 + 13) % model.config().vocab_size) as u32).collect();
-    let kind = CacheType::F16;
+    let kind = Float::F16;
     let run = |compression: Option<Compression>| {
         release_freed_memory();
         let base = resident_bytes().unwrap();
@@ -81,11 +82,9 @@ fn a_smaller_cache_is_a_smaller_process() {
     let n_tokens = CHUNK * N_CHUNKS;
     let layer = Layer::new(&config, CHUNK, 3);
     let empty = resident_bytes().unwrap();
-    for (spec, kind, kept_fraction) in [
-        ("h2o", CacheType::F32, 0.25),
-        ("kvmerger:variant=log-count", CacheType::F32, 0.5),
-        ("snapkv", CacheType::F16, 0.35),
-    ] {
+    for (spec, kind, kept_fraction) in
+        [("h2o", Float::F32, 0.25), ("kvmerger:variant=log-count", Float::F32, 0.5), ("snapkv", Float::F16, 0.35)]
+    {
         let compression = Compression::parse(spec, Budget::KeptFraction(kept_fraction)).unwrap();
         let mut cache = RaggedCache::new(&config, kind, Some(compression));
         cache.begin_prompt(n_tokens);
@@ -102,7 +101,7 @@ fn a_smaller_cache_is_a_smaller_process() {
         }
         release_freed_memory();
         let (full, full_resident) = (cache.bytes(), resident_bytes().unwrap());
-        assert!(full > if kind == CacheType::F32 { 200_000_000 } else { 100_000_000 }, "{full}");
+        assert!(full > if kind == Float::F32 { 200_000_000 } else { 100_000_000 }, "{full}");
         for l in 0..config.n_layers {
             let chunk = layer.chunk(l, n_tokens - CHUNK);
             let masses = layer.masses(&cache, l);

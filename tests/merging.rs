@@ -11,14 +11,14 @@ use kit::config::shape;
 use kit::noise::noise;
 use kit::property::property_cases;
 use kit::slots::contents;
-use kvscope::math::Rows;
+use kvscope::math::{Float, Rows};
 use kvscope::merge::{
     Kernel, MergeError, MergeRule, Sigma, SlotStates, ValueRule, links, pivot, protect, set_weights, sets_above,
     sets_for_budget,
 };
 use kvscope::model::{AttnMass, ChunkStates, KvStore};
 use kvscope::policy::{HeadView, parse};
-use kvscope::runtime::{Budget, CacheType, Compression, RaggedCache, RuntimeError};
+use kvscope::runtime::{Budget, Compression, RaggedCache, RuntimeError};
 use proptest::prelude::*;
 
 /// The second implementation. Keys are rows of small integers, so that cosines can be compared without rounding.
@@ -428,7 +428,7 @@ proptest! {
         prop_assert_eq!(plan.is_ok(), expected.is_some(), "{}", &spec);
         let config = shape(1, 1, 1, head.head_dim());
         let compression = Compression::new(spec.clone(), policy, Budget::KeptFraction(kept as f64 / n as f64));
-        let mut cache = RaggedCache::new(&config, CacheType::F32, Some(compression));
+        let mut cache = RaggedCache::new(&config, Float::F32, Some(compression));
         let chunk = ChunkStates { layer: 0, first_position: 0, n_tokens: n, q: none, k, k_pre_rope: none, v };
         cache.begin_prompt(n);
         cache.append(&chunk).unwrap();

@@ -17,8 +17,9 @@ use kit::demo::demo_model;
 use kit::error::relative_error;
 use kit::fixtures::fixture;
 use kit::recorder::Recorder;
+use kvscope::math::Float;
 use kvscope::model::{Compute, LogitRows, Matmul, Model};
-use kvscope::runtime::{CacheType, GenerateOptions, RaggedCache, generate};
+use kvscope::runtime::{GenerateOptions, RaggedCache, generate};
 use safetensors::{Dtype, SafeTensors};
 
 /// Queries of the observation window in the references.
@@ -148,7 +149,7 @@ fn run(model: &Model, tokens: &[u32], chunk: usize) -> (Recorder, Vec<f32>) {
 
 /// Greedy continuation with an uncompressed cache.
 fn greedy(model: &Model, tokens: &[u32], n: usize, chunk_tokens: usize) -> Vec<u32> {
-    let mut cache = RaggedCache::new(model.config(), CacheType::F32, None);
+    let mut cache = RaggedCache::new(model.config(), Float::F32, None);
     let options = GenerateOptions { max_new_tokens: n, chunk_tokens, ..GenerateOptions::default() };
     generate(model, tokens, &mut cache, &options, &mut |_| ControlFlow::Continue(())).unwrap().tokens
 }

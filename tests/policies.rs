@@ -17,13 +17,13 @@ use kit::layer::Layer;
 use kit::noise::noise;
 use kit::property::property_cases;
 use kit::slots::contents;
-use kit::stored::{TYPES, stored_as};
+use kit::stored::stored_as;
 use kvscope::hint::Hint;
-use kvscope::math::Rows;
+use kvscope::math::{Float, Rows};
 use kvscope::merge::{HeadPlan, MergeError, Origin};
 use kvscope::model::{AttnMass, Config, KvStore};
 use kvscope::policy::{HeadView, POLICIES, Policy, Scope, parse};
-use kvscope::runtime::{Budget, CacheType, Compression, RaggedCache, RuntimeError};
+use kvscope::runtime::{Budget, Compression, RaggedCache, RuntimeError};
 use proptest::prelude::*;
 
 /// What each policy is tried with beside its defaults.
@@ -95,7 +95,7 @@ fn pivots(plan: &HeadPlan) -> Vec<u32> {
 /// A prompt through a compressed cache; the layers go in as one chunk each.
 fn compressed(
     config: &Config,
-    kind: CacheType,
+    kind: Float,
     spec: &str,
     kept_fraction: f64,
     layers: &[Layer],
@@ -118,13 +118,13 @@ fn compressed(
 }
 
 /// Runs `check` on every policy, head layout, storage type, length and share that can be met.
-fn for_every_case(mut check: impl FnMut(&'static str, &Config, CacheType, f64, &[Layer])) {
+fn for_every_case(mut check: impl FnMut(&'static str, &Config, Float, f64, &[Layer])) {
     for spec in every_spec() {
         for (n_q_heads, n_kv_heads) in HEADS {
             let config = shape(2, n_q_heads, n_kv_heads, 8);
             for n_tokens in LENGTHS {
                 let layers: Vec<Layer> = (0..2).map(|i| Layer::new(&config, n_tokens, 100 * i + 7)).collect();
-                for kind in TYPES {
+                for kind in Float::ALL {
                     for kept_fraction in FRACTIONS {
                         check(spec, &config, kind, kept_fraction, &layers);
                     }
@@ -198,7 +198,7 @@ fn caches_meet_the_budget_and_account_for_every_token() {
     // Every policy runs on every length, whatever the share, unless it was told what to protect.
     for spec in every_spec() {
         for n_tokens in LENGTHS {
-            let all = TYPES.len() * FRACTIONS.len() * HEADS.len();
+            let all = Float::ALL.len() * FRACTIONS.len() * HEADS.len();
             let met = met.get(&(spec, n_tokens)).copied().unwrap_or(0);
             assert!(
                 met == all || (n_tokens == 5 && spec == "kvmerger:bridge=true,heavy=0.1"),
@@ -227,7 +227,7 @@ fn heads_without_direction_mass_or_difference_have_an_answer() {
                 change(&mut layer);
                 // One slot a head, some, and everything.
                 for kept_fraction in [1e-9, 0.5, 1.0] {
-                    let found = compressed(&config, CacheType::F32, spec, kept_fraction, std::slice::from_ref(&layer));
+                    let found = compressed(&config, Float::F32, spec, kept_fraction, std::slice::from_ref(&layer));
                     let what = format!("{spec}, {what}, {n_tokens} tokens, {kept_fraction}");
                     match found {
                         Ok(cache) => {
@@ -283,8 +283,8 @@ fn heads_permuted_in_come_permuted_out() {
             let config = shape(1, n_q_heads, order.len(), 8);
             let layer = Layer::new(&config, 300, 5);
             // Half of 300 is whole, so that every head has the same budget.
-            let plain = compressed(&config, CacheType::F32, spec, 0.5, std::slice::from_ref(&layer)).unwrap();
-            let moved = compressed(&config, CacheType::F32, spec, 0.5, &[permuted(&layer, &order)]).unwrap();
+            let plain = compressed(&config, Float::F32, spec, 0.5, std::slice::from_ref(&layer)).unwrap();
+            let moved = compressed(&config, Float::F32, spec, 0.5, &[permuted(&layer, &order)]).unwrap();
             let (plain, moved) = (contents(&plain, &config), contents(&moved, &config));
             for (to, from) in order.iter().enumerate() {
                 if spec == "random:allocation=model" {

@@ -8,8 +8,9 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
 use crate::files::{Document, InputHash, ModelIdentity, Provenance};
-use crate::format::dump::{ElementType, Manifest, State, TensorSpec};
+use crate::format::dump::{Manifest, State, TensorSpec};
 use crate::format::run::Shard;
+use crate::math::Float;
 
 /// What is captured of every sample.
 #[derive(Clone, Debug)]
@@ -21,7 +22,7 @@ pub struct CaptureOptions {
     /// KV heads of these layers to write, rising, with the query heads of their groups; `None` for all.
     pub kv_heads: Option<Vec<usize>>,
     /// Element type of keys, values and queries.
-    pub dtype: ElementType,
+    pub dtype: Float,
     /// Queries kept per sample: half of them the last ones, the others a seeded sample of the rest; `None` for all.
     pub n_queries: Option<usize>,
     /// Queries in the observation window.
@@ -133,7 +134,7 @@ mod tests {
             states: State::ALL.into_iter().collect(),
             layers: vec![0],
             kv_heads: None,
-            dtype: ElementType::F16,
+            dtype: Float::F16,
             n_queries: Some(n_queries),
             window_tokens: 32,
             chunk_tokens: 0,

@@ -12,10 +12,10 @@ use crate::files::InputHash;
 use crate::format::evaluation::Role;
 use crate::format::profile::{CONTROL, HeldOutKl, Profile, ProfileError, TUNED, Tried};
 use crate::hint::Hint;
-use crate::math::{bootstrap_mean, paired};
+use crate::math::{Float, bootstrap_mean, paired};
 use crate::model::Model;
 use crate::prompts::Prompt;
-use crate::runtime::{Budget, CacheType, Compression};
+use crate::runtime::{Budget, Compression};
 use crate::tune::Tuned;
 
 /// Resamples of every bootstrap interval.
@@ -87,7 +87,7 @@ pub fn choose(
         continuation_tokens: texts.continuation_tokens,
         max_prompt_tokens: None,
         raw: true,
-        cache_type: CacheType::F32,
+        cache_type: Float::F32,
         seed,
     };
     let kl: Vec<_> = task("kl").into_iter().collect();
@@ -124,7 +124,7 @@ fn kls(
         })
         .collect();
     let (mut done, total) = (0, items.len() * arms.len());
-    let rows = eval::measure(model, items, &arms, CacheType::F32, &mut || {
+    let rows = eval::measure(model, items, &arms, Float::F32, &mut || {
         done += 1;
         progress(done, total);
     })?;

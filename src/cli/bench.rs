@@ -6,9 +6,10 @@ use crate::cli::Outcome;
 use crate::cli::common::Common;
 use crate::cli::failure::{Result, Usage};
 use crate::cli::numbers;
-use crate::cli::options::{DeviceArg, Dtype, load_model};
+use crate::cli::options::{DeviceArg, load_model};
 use crate::cli::output::{bar, emit, emit_json, note, printable, size};
 use crate::cli::table::{Table, digits, name, number};
+use crate::math::Float;
 use crate::runtime::{BreakEven, Budget, Compression, SpeedOptions, SpeedRow, read_bandwidth, speed};
 
 /// Widest policy name in a sentence.
@@ -40,7 +41,7 @@ pub(crate) struct Args {
     chunk: usize,
     /// Element type of the cache
     #[arg(long, value_enum, default_value = "f16")]
-    cache_dtype: Dtype,
+    cache_dtype: Float,
     #[command(flatten)]
     device: DeviceArg,
 }
@@ -70,7 +71,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let options = SpeedOptions {
         contexts: &contexts,
         compressions: &compressions,
-        cache_type: args.cache_dtype.into(),
+        cache_type: args.cache_dtype,
         chunk_tokens: args.chunk,
         new_tokens: args.max_new_tokens,
         repeats: args.repeats,

@@ -12,11 +12,12 @@ use crate::cli::failure::{Context, Result, Usage};
 use crate::cli::inputs::Inputs;
 use crate::cli::names::{names, one_of};
 use crate::cli::numbers;
-use crate::cli::options::{DeviceArg, Dtype, load_model, out_dir, parse_heads, parse_layers, stop_flag};
+use crate::cli::options::{DeviceArg, load_model, out_dir, parse_heads, parse_layers, stop_flag};
 use crate::cli::output::{bar, emit, emit_json, note, size};
 use crate::files::InputHash;
 use crate::format::dump::{Manifest, State};
 use crate::format::run::{Part, Target};
+use crate::math::Float;
 use crate::model::tokenizer::AddSpecial;
 use crate::model::{Model, ModelError};
 use crate::prompts;
@@ -43,7 +44,7 @@ pub(crate) struct Args {
     heads: String,
     /// Element type of the written states
     #[arg(long, value_enum, default_value = "f16")]
-    dtype: Dtype,
+    dtype: Float,
     /// Queries kept per sample, or all: half of them the last, the others drawn from the rest
     #[arg(long, value_name = "N", default_value = "256", value_parser = parse_queries)]
     queries: Queries,
@@ -91,7 +92,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let options = CaptureOptions {
         states: if args.states.is_empty() { State::ALL.into() } else { args.states.iter().copied().copied().collect() },
         layers: parse_layers("--layers", &args.layers, model.config().n_layers)?,
-        dtype: args.dtype.into(),
+        dtype: args.dtype,
         kv_heads: parse_heads("--heads", &args.heads, model.config().n_kv_heads)?,
         n_queries: args.queries.0,
         window_tokens: args.window,

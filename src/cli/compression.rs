@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use crate::cli::failure::{Context, Result, Usage};
 use crate::cli::names::names;
 use crate::cli::numbers;
-use crate::cli::options::{Dtype, parse_layers};
+use crate::cli::options::parse_layers;
 use crate::files::read_json;
 use crate::format::profile::Profile;
+use crate::math::Float;
 use crate::model::Model;
 use crate::policy::POLICIES;
-use crate::runtime::{Budget, CacheType, Compression};
+use crate::runtime::{Budget, Compression};
 
 /// What compresses the cache.
 #[derive(Clone, Debug, clap::Args)]
@@ -45,14 +46,10 @@ pub(crate) struct CompressionArgs {
     force: bool,
     /// Element type of the cache
     #[arg(long, value_enum, default_value = "f32")]
-    cache_dtype: Dtype,
+    pub(crate) cache_dtype: Float,
 }
 
 impl CompressionArgs {
-    pub(crate) fn cache_type(&self) -> CacheType {
-        self.cache_dtype.into()
-    }
-
     /// Builds the compression; `None` for the full cache.
     pub(crate) fn build(&self, model: &Model) -> Result<Option<Compression>> {
         let skip_layers: BTreeSet<usize> = match &self.skip_layers {
@@ -98,7 +95,7 @@ impl CompressionArgs {
         }
         let compression = more(compression);
         Ok(Some(match self.budget_bytes {
-            Some(bytes) => compression.within_bytes(bytes, model.config(), self.cache_type())?,
+            Some(bytes) => compression.within_bytes(bytes, model.config(), self.cache_dtype)?,
             None => compression,
         }))
     }

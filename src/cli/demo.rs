@@ -23,14 +23,15 @@ use crate::cli::table::verdict;
 use crate::cli::tune;
 use crate::cli::tune::tuned;
 use crate::files::{FileError, write_json};
-use crate::format::dump::{Dump, ElementType, State};
+use crate::format::dump::{Dump, State};
 use crate::format::run::Target;
 use crate::hub;
 use crate::hub::{HubSettings, PullOptions};
+use crate::math::Float;
 use crate::model::Model;
 use crate::prompts;
 use crate::prompts::Prompt;
-use crate::runtime::{CacheType, Compression, GenerateOptions};
+use crate::runtime::{Compression, GenerateOptions};
 use crate::tune::{TuneOptions, Tuned};
 
 /// The demo model's name.
@@ -139,7 +140,7 @@ fn captured(model: &Model, texts: &[Prompt], dir: &Path, common: &Common) -> Res
     let options = CaptureOptions {
         states: State::ALL.into_iter().collect(),
         layers: (0..model.config().n_layers).collect(),
-        dtype: ElementType::F16,
+        dtype: Float::F16,
         kv_heads: None,
         n_queries: Some(256),
         window_tokens: 32,
@@ -173,7 +174,7 @@ fn generated(
         stop_tokens: model.tokenizer()?.eos().to_vec(),
         ..GenerateOptions::default()
     };
-    let job = Job { model, compression: Some(compression), cache_type: CacheType::F32, options, stop: Vec::new() };
+    let job = Job { model, compression: Some(compression), cache_type: Float::F32, options, stop: Vec::new() };
     let report = job.report(&prompt, true, common)?;
     let path = dir.join("generate.json");
     write_json(&path, &report)?;

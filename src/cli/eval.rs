@@ -10,7 +10,7 @@ use crate::cli::failure::{Result, Usage};
 use crate::cli::inputs::Inputs;
 use crate::cli::names::{names, one_of};
 use crate::cli::numbers;
-use crate::cli::options::{DeviceArg, Dtype, load_model, out_dir, stop_flag};
+use crate::cli::options::{DeviceArg, load_model, out_dir, stop_flag};
 use crate::cli::output::{bar, emit, emit_json, note};
 use crate::cli::table::{Table, bounds, digits, estimate, missing, name, number, wrapped};
 use crate::eval;
@@ -18,6 +18,7 @@ use crate::eval::task::{TASKS, TaskEntry};
 use crate::eval::{Arm, NeedleGrid, Plan, Settings};
 use crate::format::evaluation::{Evaluation, FULL, Headline, Role, SummaryEntry};
 use crate::format::run::{Part, Run, Target};
+use crate::math::Float;
 use crate::model::Model;
 use crate::runtime::Compression;
 
@@ -62,7 +63,7 @@ pub(crate) struct Args {
     raw: bool,
     /// Element type of the cache
     #[arg(long, value_enum, default_value = "f32")]
-    cache_dtype: Dtype,
+    cache_dtype: Float,
     /// Seed of the intervals
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -99,7 +100,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         continuation_tokens: args.continuation,
         max_prompt_tokens: args.max_tokens,
         raw: args.raw,
-        cache_type: args.cache_dtype.into(),
+        cache_type: args.cache_dtype,
         seed: args.seed,
     };
     let (items, skipped) = eval::items(&model, &prompts, &tasks, &settings)?;

@@ -94,7 +94,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let job = Job {
         model: &model,
         compression: args.compression.build(&model)?,
-        cache_type: args.compression.cache_type(),
+        cache_type: args.compression.cache_dtype,
         options: GenerateOptions {
             max_new_tokens: args.max_new_tokens,
             sampling,

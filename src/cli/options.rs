@@ -4,16 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 use crate::cli::common::Common;
 use crate::cli::failure::{Context, Result, Usage};
 use crate::cli::output::{LogLines, LogStream, note, size};
-use crate::format::dump::ElementType;
 use crate::hub;
 use crate::hub::HubSettings;
+use crate::math::Float;
 use crate::model::{Compute, Matmul, Model};
-use crate::runtime::{CacheType, start_threads};
+use crate::runtime::start_threads;
 
 /// Starts the thread pool and the log.
 pub(crate) fn set_up(common: &Common) -> Result<()> {
@@ -42,7 +43,7 @@ pub(crate) struct DeviceArg {
     device: String,
     /// Element type of weights and attention on a GPU; the CPU computes in f32
     #[arg(long, value_enum, value_name = "TYPE", default_value = "f32")]
-    compute_dtype: Dtype,
+    compute_dtype: Float,
     /// How the CPU multiplies block-quantised weights (GGUF's Q4_0 to Q8_0) [default: fixed16 where the processor has it]
     #[arg(long, value_enum, value_name = "ARITHMETIC")]
     matmul: Option<MatmulArg>,
@@ -51,7 +52,7 @@ pub(crate) struct DeviceArg {
 impl DeviceArg {
     /// Opens the device.
     pub(crate) fn open(&self) -> Result<Compute> {
-        let compute = Compute::open(&self.device, self.compute_dtype.into())?;
+        let compute = Compute::open(&self.device, self.compute_dtype)?;
         match (compute, self.matmul) {
             (compute, None) => Ok(compute),
             (Compute::Kernels { .. }, Some(matmul)) => Ok(Compute::Kernels { matmul: matmul.into() }),
@@ -80,44 +81,18 @@ impl From<MatmulArg> for Matmul {
     }
 }
 
-/// Element type of states or cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Dtype {
-    /// Half precision
-    F16,
-    /// Upper half of single precision
-    Bf16,
-    /// Single precision
-    F32,
-}
-
-impl From<Dtype> for ElementType {
-    fn from(dtype: Dtype) -> Self {
-        match dtype {
-            Dtype::F16 => Self::F16,
-            Dtype::Bf16 => Self::Bf16,
-            Dtype::F32 => Self::F32,
-        }
+impl ValueEnum for Float {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
     }
-}
 
-impl From<Dtype> for candle_core::DType {
-    fn from(dtype: Dtype) -> Self {
-        match dtype {
-            Dtype::F16 => Self::F16,
-            Dtype::Bf16 => Self::BF16,
-            Dtype::F32 => Self::F32,
-        }
-    }
-}
-
-impl From<Dtype> for CacheType {
-    fn from(dtype: Dtype) -> Self {
-        match dtype {
-            Dtype::F16 => Self::F16,
-            Dtype::Bf16 => Self::Bf16,
-            Dtype::F32 => Self::F32,
-        }
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            Self::F16 => "Half precision",
+            Self::Bf16 => "Upper half of single precision",
+            Self::F32 => "Single precision",
+        };
+        Some(PossibleValue::new(self.name()).help(help))
     }
 }
 

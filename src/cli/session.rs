@@ -13,11 +13,10 @@ use crate::cli::options::stop_flag;
 use crate::cli::output::{emit, headed, note, size};
 use crate::files::{Document, resident_bytes};
 use crate::format::generation::{Compared, Divergence, FullCache, Generated, StopReason};
+use crate::math::Float;
 use crate::model::tokenizer::{AddSpecial, Message, SkipSpecial};
 use crate::model::{Model, ModelError};
-use crate::runtime::{
-    CacheType, Compression, GenerateOptions, Generation, RaggedCache, StopStrings, compare, generate,
-};
+use crate::runtime::{Compression, GenerateOptions, Generation, RaggedCache, StopStrings, compare, generate};
 
 /// Tokens of a prompt, in the model's chat format unless `raw` or it has none.
 pub(crate) fn encode_prompt(model: &Model, text: &str, raw: bool) -> Result<Vec<u32>> {
@@ -40,7 +39,7 @@ pub(crate) struct Job<'a> {
     pub(crate) model: &'a Model,
     /// `None` keeps the full cache.
     pub(crate) compression: Option<Compression>,
-    pub(crate) cache_type: CacheType,
+    pub(crate) cache_type: Float,
     pub(crate) options: GenerateOptions,
     /// Strings that end the text.
     pub(crate) stop: Vec<String>,

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, HashSet};
 use crate::eval::EvalError;
 use crate::eval::metric::{Reference, metric};
 use crate::eval::task::{AnswerJob, Job, Predictions, Take, TaskEntry};
+use crate::math::Float;
 use crate::model::Model;
 use crate::model::tokenizer::{AddSpecial, Message, SkipSpecial};
 use crate::prompts::{Prompt, middle_truncate};
-use crate::runtime::CacheType;
 
 /// Settings of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct Settings {
     /// Give prompts as they are, even if the model has a chat format.
     pub raw: bool,
     /// Element type of the cache.
-    pub cache_type: CacheType,
+    pub cache_type: Float,
     /// Seed of the intervals.
     pub seed: u64,
 }

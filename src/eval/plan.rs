@@ -8,7 +8,7 @@ use crate::eval::task::task;
 use crate::files::{Document, InputHash, ModelIdentity, Provenance};
 use crate::format::evaluation::{ArmEntry, Evaluation, TextEntry};
 use crate::format::run::{Run, Target};
-use crate::runtime::CacheType;
+use crate::math::Float;
 
 /// What the numbers are numbers of; the same in every document.
 const EVALUATED: &str = "Each prompt is run once, whole, and compressed once, at its end, for every policy and budget from \
@@ -19,7 +19,7 @@ const EVALUATED: &str = "Each prompt is run once, whole, and compressed once, at
 /// What a run compares, before anything is measured.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    pub(super) cache_type: CacheType,
+    pub(super) cache_type: Float,
     document: Evaluation,
 }
 

@@ -12,8 +12,9 @@ use crate::eval::{predictions, summary};
 use crate::files::{FolderLock, write_json};
 use crate::format::evaluation::{Evaluation, Row, RowFile, write_rows};
 use crate::format::run::{Run, RunError, Target};
+use crate::math::Float;
 use crate::model::{Model, Pass};
-use crate::runtime::{CacheType, Compression, RaggedCache, RuntimeError, prefill};
+use crate::runtime::{Compression, RaggedCache, RuntimeError, prefill};
 
 /// Prompt tokens that pass at a time.
 const CHUNK_TOKENS: usize = 1024;
@@ -87,7 +88,7 @@ pub fn measure(
     model: &Model,
     items: &[Item],
     arms: &[Arm],
-    cache_type: CacheType,
+    cache_type: Float,
     on_row: &mut dyn FnMut(),
 ) -> Result<Vec<Vec<Row>>, EvalError> {
     items
@@ -109,7 +110,7 @@ pub fn measure(
 struct Text<'a> {
     model: &'a Model,
     item: &'a Item,
-    cache_type: CacheType,
+    cache_type: Float,
     /// The whole prompt, with what policies of one observation window need, and its last token's logits.
     prefilled: Option<(Option<usize>, RaggedCache, Vec<f32>)>,
     /// Logits of the given continuation behind the whole prompt.
@@ -117,7 +118,7 @@ struct Text<'a> {
 }
 
 impl<'a> Text<'a> {
-    fn new(model: &'a Model, item: &'a Item, cache_type: CacheType) -> Self {
+    fn new(model: &'a Model, item: &'a Item, cache_type: Float) -> Self {
         Self { model, item, cache_type, prefilled: None, full_logits: None }
     }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::{ModelIdentity, TOOL_VERSION, is_inside, map_opened, open_own, read_own, sha256_bytes};
 use crate::format::FormatError;
-use crate::format::dump::{DumpError, ElementType, SampleWriter, State, TensorSpec};
+use crate::format::dump::{DumpError, SampleWriter, State, TensorSpec};
 
 /// Levels are halved until they are no wider.
 const COARSEST: usize = 256;
@@ -75,7 +75,7 @@ pub fn write(dir: &Path, entry: &MapEntry, model: &ModelIdentity, levels: &[Vec<
         ("kv_head", entry.kv_head.to_string()),
         ("state", entry.state.name().to_string()),
     ];
-    let spec = |(level, side)| TensorSpec { name: level_name(level), element: ElementType::F16, shape: vec![side; 2] };
+    let spec = |(level, side)| TensorSpec { name: level_name(level), element: Dtype::F16, shape: vec![side; 2] };
     let specs = entry.sides().into_iter().enumerate().map(spec).collect();
     let mut writer = SampleWriter::create(&dir.join(&entry.file), specs, &metadata)?;
     for (level, cells) in levels.iter().enumerate() {

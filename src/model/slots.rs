@@ -1,7 +1,9 @@
 //! Stored slots as attention reads them, and what attention tells about them.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 /// Stored vectors `[n, D]` of one head.
@@ -23,6 +25,15 @@ impl<'a> SlotVectors<'a> {
             Self::F32(x) => Self::F32(&x[range]),
             Self::F16(x) => Self::F16(&x[range]),
             Self::Bf16(x) => Self::Bf16(&x[range]),
+        }
+    }
+
+    /// The vectors in f32.
+    pub fn widened(self) -> Cow<'a, [f32]> {
+        match self {
+            Self::F32(x) => x.into(),
+            Self::F16(x) => x.to_f32_vec().into(),
+            Self::Bf16(x) => x.to_f32_vec().into(),
         }
     }
 }

@@ -22,12 +22,13 @@ pub use compression::{Budget, Compression};
 pub use generate::{GenerateOptions, Generation, generate, prefill};
 pub use memory::release_freed_memory;
 pub use sampling::Sampling;
-pub use slots::{CacheType, State};
+pub use slots::State;
 pub use speed::{BreakEven, Speed, SpeedOptions, SpeedRow, SpeedSamples, read_bandwidth, speed};
 pub use stop::StopStrings;
 pub use threads::start_threads;
 
 use crate::hint::Hint;
+use crate::math::Float;
 use crate::merge::{MergeError, PlanFault};
 use crate::model::{ForwardError, ModelError};
 
@@ -144,7 +145,7 @@ pub enum RuntimeError {
         /// KV head.
         kv_head: usize,
         /// Type of the cache.
-        kind: CacheType,
+        kind: Float,
         /// The largest number of that type.
         most: f32,
     },

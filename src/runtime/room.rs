@@ -1,8 +1,9 @@
 //! How many slots a number of bytes has room for.
 
+use crate::math::Float;
 use crate::model::Config;
 use crate::runtime::slots::GROWTH_PART;
-use crate::runtime::{Budget, CacheType, Compression, RuntimeError};
+use crate::runtime::{Budget, Compression, RuntimeError};
 
 /// Part of a budget of bytes that new tokens may fill before a head is compressed again.
 const SLACK_PART: usize = 16;
@@ -16,7 +17,7 @@ impl Compression {
     /// [`Compression::decode_slack`] of them, or a 16th, before it is compressed again.
     ///
     /// - Errors: fewer bytes than one slot of every head takes, with room to grow
-    pub fn within_bytes(self, bytes: u64, config: &Config, kind: CacheType) -> Result<Self, RuntimeError> {
+    pub fn within_bytes(self, bytes: u64, config: &Config, kind: Float) -> Result<Self, RuntimeError> {
         let n_heads = (config.n_layers * config.n_kv_heads) as u64;
         let has_bias = self.policy.refit().is_some_and(|refit| refit.mass);
         let extras = self.policy.slot_extras().bytes(has_bias) + POSITION_BYTES + MASS_BYTES;

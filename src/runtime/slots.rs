@@ -1,59 +1,14 @@
 //! The slots of one KV head in their storage type.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::fmt::{Display, Formatter};
 
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use serde::{Deserialize, Serialize};
 
-use crate::math::{BF16_LIMIT, F16_LIMIT, HeldRows, axpy, first_not_below};
+use crate::math::{Float, HeldRows, axpy, first_not_below};
 use crate::merge::{HeadPlan, Member, Refitted, Slot};
 use crate::model::{HeadSlots, SlotVectors};
 use crate::runtime::RuntimeError;
-
-/// Element type of stored keys and values.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CacheType {
-    /// IEEE half precision.
-    F16,
-    /// The upper half of single precision.
-    Bf16,
-    /// Single precision.
-    #[default]
-    F32,
-}
-
-impl CacheType {
-    /// Bytes of a number.
-    pub(super) fn bytes(self) -> usize {
-        match self {
-            Self::F16 | Self::Bf16 => 2,
-            Self::F32 => 4,
-        }
-    }
-
-    /// The largest number of the type.
-    fn most(self) -> f32 {
-        match self {
-            Self::F16 => f16::MAX.to_f32(),
-            Self::Bf16 => bf16::MAX.to_f32(),
-            Self::F32 => f32::MAX,
-        }
-    }
-}
-
-impl Display for CacheType {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-            Self::F32 => "f32",
-        })
-    }
-}
 
 /// What is stored of a slot, or counted for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +37,7 @@ pub(crate) enum Unstorable {
     /// It is none.
     NotFinite(State),
     /// The type of storage has none as large.
-    Overflow(State, CacheType),
+    Overflow(State, Float),
 }
 
 impl Unstorable {
@@ -121,19 +76,19 @@ fn reserve<T>(values: &mut Vec<T>, more: usize, step: usize) {
 }
 
 impl Vectors {
-    fn new(kind: CacheType) -> Self {
+    fn new(kind: Float) -> Self {
         match kind {
-            CacheType::F32 => Self::F32(Vec::new()),
-            CacheType::F16 => Self::F16(Vec::new()),
-            CacheType::Bf16 => Self::Bf16(Vec::new()),
+            Float::F32 => Self::F32(Vec::new()),
+            Float::F16 => Self::F16(Vec::new()),
+            Float::Bf16 => Self::Bf16(Vec::new()),
         }
     }
 
-    fn kind(&self) -> CacheType {
+    fn kind(&self) -> Float {
         match self {
-            Self::F32(_) => CacheType::F32,
-            Self::F16(_) => CacheType::F16,
-            Self::Bf16(_) => CacheType::Bf16,
+            Self::F32(_) => Float::F32,
+            Self::F16(_) => Float::F16,
+            Self::Bf16(_) => Float::Bf16,
         }
     }
 
@@ -155,12 +110,7 @@ impl Vectors {
 
     /// Stores numbers; `state` is what they are.
     fn push(&mut self, x: &[f32], state: State) -> Result<(), Unstorable> {
-        let limit = match self {
-            Self::F32(_) => f32::INFINITY,
-            Self::F16(_) => F16_LIMIT,
-            Self::Bf16(_) => BF16_LIMIT,
-        };
-        if first_not_below(x, limit).is_some() {
+        if first_not_below(x, self.kind().limit()).is_some() {
             check_finite(x, state)?;
             return Err(Unstorable::Overflow(state, self.kind()));
         }
@@ -172,14 +122,6 @@ impl Vectors {
         Ok(())
     }
 
-    fn widened(&self) -> Cow<'_, [f32]> {
-        match self {
-            Self::F32(v) => v.into(),
-            Self::F16(v) => v.to_f32_vec().into(),
-            Self::Bf16(v) => v.to_f32_vec().into(),
-        }
-    }
-
     fn slots(&self) -> SlotVectors<'_> {
         match self {
             Self::F32(v) => SlotVectors::F32(v),
@@ -189,11 +131,12 @@ impl Vectors {
     }
 
     fn bytes(&self) -> u64 {
-        (match self {
-            Self::F32(v) => v.capacity() * size_of::<f32>(),
-            Self::F16(v) => v.capacity() * size_of::<f16>(),
-            Self::Bf16(v) => v.capacity() * size_of::<bf16>(),
-        }) as u64
+        let capacity = match self {
+            Self::F32(v) => v.capacity(),
+            Self::F16(v) => v.capacity(),
+            Self::Bf16(v) => v.capacity(),
+        };
+        (capacity * self.kind().bytes()) as u64
     }
 
     /// The same type of storage, holding exactly `x`.
@@ -254,7 +197,7 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    pub(crate) fn new(kind: CacheType, head_dim: usize) -> Self {
+    pub(crate) fn new(kind: Float, head_dim: usize) -> Self {
         Self {
             head_dim,
             keys: Vectors::new(kind),
@@ -272,11 +215,11 @@ impl Head {
     }
 
     pub(crate) fn keys(&self) -> HeldRows<'_> {
-        HeldRows::new(self.keys.widened(), self.head_dim)
+        HeldRows::new(self.keys.slots().widened(), self.head_dim)
     }
 
     pub(crate) fn values(&self) -> HeldRows<'_> {
-        HeldRows::new(self.values.widened(), self.head_dim)
+        HeldRows::new(self.values.slots().widened(), self.head_dim)
     }
 
     pub(crate) fn bytes(&self) -> u64 {

@@ -6,9 +6,9 @@ use std::time::Instant;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::math::{dot, quantile_sorted};
+use crate::math::{Float, dot, quantile_sorted};
 use crate::model::Model;
-use crate::runtime::{CacheType, Compression, GenerateOptions, RaggedCache, RuntimeError, generate};
+use crate::runtime::{Compression, GenerateOptions, RaggedCache, RuntimeError, generate};
 
 /// What was measured of one cache at one context length, in seconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -82,7 +82,7 @@ pub struct SpeedOptions<'a> {
     /// Compressions, measured beside the full cache.
     pub compressions: &'a [Compression],
     /// How the cache stores keys and values.
-    pub cache_type: CacheType,
+    pub cache_type: Float,
     /// Prompt tokens per forward pass; 0 for all at once.
     pub chunk_tokens: usize,
     /// New tokens of every run.

@@ -1,6 +1,7 @@
 //! What a budget is a share of.
 
 use crate::files::ModelIdentity;
+use crate::math::Float;
 use crate::merge::Refit;
 use crate::policy::Policy;
 
@@ -13,41 +14,27 @@ pub enum BudgetUnit {
     /// Of the slots of a full cache.
     #[default]
     Slots,
-    /// Of its bytes, with keys and values of two bytes a number.
-    F16,
-    /// Of its bytes, with keys and values of two bytes a number.
-    Bf16,
-    /// Of its bytes, with keys and values of four bytes a number.
-    F32,
+    /// Of its bytes, with keys and values of that type.
+    Bytes(Float),
 }
 
 impl BudgetUnit {
     /// All units, the default first.
-    pub const ALL: [Self; 4] = [Self::Slots, Self::F16, Self::Bf16, Self::F32];
+    pub const ALL: [Self; 4] =
+        [Self::Slots, Self::Bytes(Float::F16), Self::Bytes(Float::Bf16), Self::Bytes(Float::F32)];
 
     /// Name on the command line and in profiles.
     pub fn name(self) -> &'static str {
         match self {
             Self::Slots => "slots",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-            Self::F32 => "f32",
+            Self::Bytes(element) => element.name(),
         }
-    }
-
-    /// The unit of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|unit| unit.name() == name)
     }
 
     /// What slots weigh in this unit.
     pub(super) fn weights(self, model: &ModelIdentity, settings: &[Box<dyn Policy>], refit: Option<Refit>) -> Weights {
-        let n_bytes = match self {
-            Self::Slots => return Weights { full: 1, slots: vec![1; settings.len()] },
-            Self::F16 | Self::Bf16 => 2,
-            Self::F32 => 4,
-        };
-        let full = 2 * model.head_dim * n_bytes + POSITION_BYTES;
+        let Self::Bytes(element) = self else { return Weights { full: 1, slots: vec![1; settings.len()] } };
+        let full = 2 * model.head_dim * element.bytes() + POSITION_BYTES;
         let has_bias = refit.is_some_and(|refit| refit.mass);
         let slots = settings.iter().map(|policy| full + policy.slot_extras().bytes(has_bias));
         Weights { full, slots: slots.collect() }
@@ -74,9 +61,14 @@ mod tests {
         let weights = |unit: BudgetUnit, refit| unit.weights(&model, &settings, refit);
         assert_eq!(weights(BudgetUnit::Slots, None), Weights { full: 1, slots: vec![1; 4] });
         // 2 · 48 numbers of 2 bytes and a position; counts of 2 bytes where tokens are folded, a bias of 4 bytes.
-        assert_eq!(weights(BudgetUnit::F16, None), Weights { full: 196, slots: vec![196, 198, 202, 196] });
+        assert_eq!(
+            weights(BudgetUnit::Bytes(Float::F16), None),
+            Weights { full: 196, slots: vec![196, 198, 202, 196] }
+        );
         let refit = Some(Refit::default());
-        assert_eq!(weights(BudgetUnit::F32, refit), Weights { full: 388, slots: vec![392, 394, 394, 392] });
-        assert!(BudgetUnit::ALL.iter().all(|unit| BudgetUnit::from_name(unit.name()) == Some(*unit)));
+        assert_eq!(
+            weights(BudgetUnit::Bytes(Float::F32), refit),
+            Weights { full: 388, slots: vec![392, 394, 394, 392] }
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! Captures.
 
 use kvscope::capture::CaptureOptions;
-use kvscope::format::dump::{ElementType, State};
+use kvscope::format::dump::State;
+use kvscope::math::Float;
 use kvscope::model::Model;
 
 /// Everything of a prompt, in f32.
@@ -10,7 +11,7 @@ pub fn everything(model: &Model) -> CaptureOptions {
         states: State::ALL.into_iter().collect(),
         layers: (0..model.config().n_layers).collect(),
         kv_heads: None,
-        dtype: ElementType::F32,
+        dtype: Float::F32,
         n_queries: None,
         window_tokens: 32,
         chunk_tokens: 0,

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use kvscope::files::{Document, ModelIdentity, Provenance, write_json};
-use kvscope::format::dump::{Dump, ElementType, Manifest, SampleEntry, SampleWriter, State, Tensor};
+use kvscope::format::dump::{Dump, Manifest, SampleEntry, SampleWriter, State, Tensor};
+use kvscope::math::Float;
 
 /// A manifest of no samples: all layers and heads, in f32.
 pub fn manifest(model: ModelIdentity, states: &[State]) -> Manifest {
@@ -14,7 +15,7 @@ pub fn manifest(model: ModelIdentity, states: &[State]) -> Manifest {
         model,
         states: states.to_vec(),
         kv_heads: None,
-        dtype: ElementType::F32,
+        dtype: Float::F32,
         window_tokens: 32,
         token_classes: None,
         shard: None,

@@ -1,16 +1,13 @@
-//! The types that a cache keeps numbers in.
+//! Numbers in the type of a cache.
 
 use half::{bf16, f16};
-use kvscope::runtime::CacheType;
-
-/// All of them.
-pub const TYPES: [CacheType; 3] = [CacheType::F32, CacheType::F16, CacheType::Bf16];
+use kvscope::math::Float;
 
 /// A number as a cache of that type keeps it.
-pub fn stored_as(kind: CacheType, x: f32) -> f32 {
+pub fn stored_as(kind: Float, x: f32) -> f32 {
     match kind {
-        CacheType::F32 => x,
-        CacheType::F16 => f16::from_f32(x).to_f32(),
-        CacheType::Bf16 => bf16::from_f32(x).to_f32(),
+        Float::F32 => x,
+        Float::F16 => f16::from_f32(x).to_f32(),
+        Float::Bf16 => bf16::from_f32(x).to_f32(),
     }
 }

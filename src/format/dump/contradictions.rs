@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use crate::format::dump::{ElementType, Manifest, State, TokenClass};
+use crate::format::dump::{Manifest, State, TokenClass};
 use crate::format::run::Run;
 
 /// More heads or dimensions than any model has: what a stranger claims must not make a loop endless.
@@ -34,9 +34,6 @@ pub fn manifest_faults(manifest: &Manifest) -> Vec<String> {
     }
     if !manifest.states.is_sorted_by(|a, b| a < b) {
         faults.push("states are not sorted, or one is there twice".into());
-    }
-    if manifest.dtype == ElementType::I64 {
-        faults.push("states cannot have element type i64".into());
     }
     if manifest.states.contains(&State::Mass) && manifest.window_tokens == 0 {
         faults.push("the window of queries has 0 tokens".into());

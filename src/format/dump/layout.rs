@@ -1,6 +1,42 @@
 //! The tensors of a sample's file: their names, types and shapes, and their order.
 
-use crate::format::dump::{ElementType, Manifest, State, TensorSpec};
+use safetensors::Dtype;
+
+use crate::format::dump::{Manifest, State};
+use crate::math::Float;
+
+impl From<Float> for Dtype {
+    fn from(float: Float) -> Self {
+        match float {
+            Float::F16 => Self::F16,
+            Float::Bf16 => Self::BF16,
+            Float::F32 => Self::F32,
+        }
+    }
+}
+
+/// The type of floating-point number that a file's type is; `None` of others.
+pub(super) fn float_of(dtype: Dtype) -> Option<Float> {
+    Float::ALL.into_iter().find(|float| Dtype::from(*float) == dtype)
+}
+
+/// A tensor that a file will hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Name within the file.
+    pub name: String,
+    /// Stored type.
+    pub element: Dtype,
+    /// Row-major shape.
+    pub shape: Vec<usize>,
+}
+
+impl TensorSpec {
+    /// Bytes of the data.
+    pub fn bytes(&self) -> u64 {
+        (self.shape.iter().product::<usize>() * (self.element.bitsize() / 8)) as u64
+    }
+}
 
 /// A tensor of a sample's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,13 +85,13 @@ impl Manifest {
     pub fn spec(&self, tensor: Tensor, n_tokens: usize, n_queries: usize) -> TensorSpec {
         let rows = |state, n_rows| vec![self.n_held_heads(state), n_rows, self.model.head_dim];
         let (element, shape) = match tensor {
-            Tensor::TokenIds => (ElementType::I64, vec![n_tokens]),
-            Tensor::QueryPositions(_) => (ElementType::I64, vec![n_queries]),
+            Tensor::TokenIds => (Dtype::I64, vec![n_tokens]),
+            Tensor::QueryPositions(_) => (Dtype::I64, vec![n_queries]),
             Tensor::State(_, State::Mass) | Tensor::MassWindow(_) => {
-                (ElementType::F32, vec![self.n_held_heads(State::Mass), n_tokens])
+                (Dtype::F32, vec![self.n_held_heads(State::Mass), n_tokens])
             }
-            Tensor::State(_, State::Q) => (self.dtype, rows(State::Q, n_queries)),
-            Tensor::State(_, state) => (self.dtype, rows(state, n_tokens)),
+            Tensor::State(_, State::Q) => (self.dtype.into(), rows(State::Q, n_queries)),
+            Tensor::State(_, state) => (self.dtype.into(), rows(state, n_tokens)),
         };
         TensorSpec { name: tensor.name(), element, shape }
     }

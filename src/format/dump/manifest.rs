@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::files::{Document, ModelIdentity, Provenance};
-use crate::format::dump::ElementType;
 use crate::format::run::{Run, Shard};
+use crate::math::Float;
 
 /// A captured quantity. Key states are `[kv_heads, T, D]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -85,7 +85,7 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_heads: Option<Vec<usize>>,
     /// Element type of k, v, k_pre_rope and q; masses are f32.
-    pub dtype: ElementType,
+    pub dtype: Float,
     /// Queries in the observation window of `attn_mass_window`.
     pub window_tokens: usize,
     /// Class of every token id of the vocabulary, one letter of [`crate::format::dump::TokenClass`] an id; `None` where unknown.

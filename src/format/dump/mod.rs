@@ -15,15 +15,17 @@ mod writer;
 
 pub use check::{faults, sample_faults};
 pub use join::join;
-pub use layout::Tensor;
+pub use layout::{Tensor, TensorSpec};
 pub use manifest::{Manifest, SampleEntry, State};
 pub use reader::Dump;
 pub use sample::Sample;
 pub use statistics::Statistics;
 pub use token_class::TokenClass;
-pub use writer::{ElementType, SampleWriter, TensorSpec};
+pub use writer::SampleWriter;
 
 use std::path::{Path, PathBuf};
+
+use safetensors::Dtype;
 
 use crate::files::FileError;
 use crate::hint::Hint;
@@ -87,7 +89,7 @@ pub enum DumpError {
         /// The number.
         value: f32,
         /// The element type.
-        element: &'static str,
+        element: Dtype,
     },
     /// A tensor that is needed is not in the file.
     #[error("{} holds no tensor {name}", path.display())]

@@ -10,8 +10,9 @@ use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensorError};
 
 use crate::files::{FileError, Sha256, open_own, read_at};
-use crate::format::dump::{DumpError, ElementType, Manifest, SampleEntry, State, Tensor, TensorSpec, TokenClass};
-use crate::math::{HeldRows, Rows, first_not_below, widen_f16};
+use crate::format::dump::layout::float_of;
+use crate::format::dump::{DumpError, Manifest, SampleEntry, State, Tensor, TensorSpec, TokenClass};
+use crate::math::{Float, HeldRows, Rows, first_not_below, widen_f16};
 
 /// Values that are read and widened at a time: they stay in the nearest caches.
 const VALUES_AT_ONCE: usize = 1 << 14;
@@ -170,7 +171,7 @@ impl<'a> Sample<'a> {
 
     /// Masses are f32 whatever the states are, but another program may have summed probabilities of the states' type.
     fn mass_tolerance(&self) -> f64 {
-        if self.manifest.dtype == ElementType::Bf16 { 1e-2 } else { 2e-3 }
+        if self.manifest.dtype == Float::Bf16 { 1e-2 } else { 2e-3 }
     }
 
     fn mass_of(&self, tensor: Tensor, head: usize, n_queries: usize) -> Result<Vec<f32>, DumpError> {
@@ -230,8 +231,8 @@ impl<'a> Sample<'a> {
             };
             let TensorSpec { name, element, shape } = self.manifest.spec(tensor, self.entry.n_tokens, n_queries);
             let Place { dtype, shape: found, .. } = self.place(&name)?;
-            if format!("{dtype:?}") != element.safetensors_name() {
-                return fault(format!("{name} is {dtype:?} where {} is due", element.safetensors_name()));
+            if *dtype != element {
+                return fault(format!("{name} is {dtype} where {element} is due"));
             }
             if *found != shape {
                 return fault(format!("{name} has shape {found:?} where the manifest needs {shape:?}"));
@@ -270,7 +271,9 @@ impl<'a> Sample<'a> {
             name: name.into(),
             head,
         })?;
-        let size = place.dtype.bitsize() / 8;
+        let float = float_of(place.dtype)
+            .ok_or_else(|| DumpError::inconsistent(&self.path, format!("{name} has element type {}", place.dtype)))?;
+        let size = float.bytes();
         let n_values = place.shape.iter().skip(1).product::<usize>();
         let start = place.bytes.start + (held * n_values * size) as u64;
         let before = out.len();
@@ -280,22 +283,19 @@ impl<'a> Sample<'a> {
         for (i, out) in out[before..].chunks_mut(VALUES_AT_ONCE).enumerate() {
             let bytes = &mut bytemuck::cast_slice_mut::<_, u8>(&mut piece)[..out.len() * size];
             self.read(bytes, start + (i * VALUES_AT_ONCE * size) as u64)?;
-            match place.dtype {
-                Dtype::F32 => {
+            match float {
+                Float::F32 => {
                     let values = bytes.as_chunks::<4>().0;
                     out.iter_mut().zip(values).for_each(|(x, b)| *x = f32::from_le_bytes(*b));
                 }
-                Dtype::F16 if cfg!(target_endian = "little") => widen_f16(&piece[..out.len()], out),
-                Dtype::F16 => {
+                Float::F16 if cfg!(target_endian = "little") => widen_f16(&piece[..out.len()], out),
+                Float::F16 => {
                     let values = bytes.as_chunks::<2>().0;
                     out.iter_mut().zip(values).for_each(|(x, b)| *x = f16::from_le_bytes(*b).to_f32());
                 }
-                Dtype::BF16 => {
+                Float::Bf16 => {
                     let values = bytes.as_chunks::<2>().0;
                     out.iter_mut().zip(values).for_each(|(x, b)| *x = bf16::from_le_bytes(*b).to_f32());
-                }
-                other => {
-                    return Err(DumpError::inconsistent(&self.path, format!("{name} has element type {other:?}")));
                 }
             }
         }
@@ -305,7 +305,7 @@ impl<'a> Sample<'a> {
     fn integers(&self, name: &str) -> Result<Vec<i64>, DumpError> {
         let place = self.place(name)?;
         if place.dtype != Dtype::I64 {
-            let what = format!("{name} has element type {:?}, not I64", place.dtype);
+            let what = format!("{name} has element type {}, not I64", place.dtype);
             return Err(DumpError::inconsistent(&self.path, what));
         }
         let mut bytes = vec![0u8; (place.bytes.end - place.bytes.start) as usize];

@@ -4,76 +4,16 @@ use std::io::Write;
 use std::path::Path;
 
 use half::{bf16, f16};
-use serde::{Deserialize, Serialize};
+use safetensors::Dtype;
 use serde_json::{Map, Value};
 
 use crate::files::{AtomicFile, FileError, HashingWriter};
-use crate::format::dump::DumpError;
-use crate::math::{BF16_LIMIT, F16_LIMIT, first_not_below, narrow_f16};
+use crate::format::dump::layout::float_of;
+use crate::format::dump::{DumpError, TensorSpec};
+use crate::math::{Float, first_not_below, narrow_f16};
 
 /// Values that are converted at a time: enough for long writes, little beside a layer.
 const VALUES_AT_ONCE: usize = 1 << 16;
-
-/// Element type of a stored tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ElementType {
-    /// IEEE half precision.
-    F16,
-    /// The upper half of an f32.
-    Bf16,
-    /// Single precision.
-    F32,
-    /// Signed 64-bit integer.
-    I64,
-}
-
-impl ElementType {
-    /// Bytes of one element.
-    pub fn size(self) -> usize {
-        match self {
-            Self::F16 | Self::Bf16 => 2,
-            Self::F32 => 4,
-            Self::I64 => 8,
-        }
-    }
-
-    /// Magnitude from which on a number rounds to infinity.
-    fn limit(self) -> f32 {
-        match self {
-            Self::F16 => F16_LIMIT,
-            Self::Bf16 => BF16_LIMIT,
-            Self::F32 | Self::I64 => f32::INFINITY,
-        }
-    }
-
-    pub(super) fn safetensors_name(self) -> &'static str {
-        match self {
-            Self::F16 => "F16",
-            Self::Bf16 => "BF16",
-            Self::F32 => "F32",
-            Self::I64 => "I64",
-        }
-    }
-}
-
-/// A tensor that a file will hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TensorSpec {
-    /// Name within the file.
-    pub name: String,
-    /// Stored type.
-    pub element: ElementType,
-    /// Row-major shape.
-    pub shape: Vec<usize>,
-}
-
-impl TensorSpec {
-    /// Bytes of the data.
-    pub fn bytes(&self) -> u64 {
-        self.shape.iter().product::<usize>() as u64 * self.element.size() as u64
-    }
-}
 
 /// An open sample file. Tensors are written in the declared order; the file appears under its name at the end.
 #[derive(Debug)]
@@ -95,7 +35,7 @@ impl SampleWriter {
         for spec in &specs {
             let end = offset + spec.bytes();
             let entry = serde_json::json!({
-                "dtype": spec.element.safetensors_name(), "shape": spec.shape, "data_offsets": [offset, end],
+                "dtype": spec.element, "shape": spec.shape, "data_offsets": [offset, end],
             });
             header.insert(spec.name.clone(), entry);
             offset = end;
@@ -125,32 +65,32 @@ impl SampleWriter {
     pub fn write_f32_parts<P: AsRef<[f32]>>(&mut self, name: &str, parts: &[P]) -> Result<(), DumpError> {
         let n_values = parts.iter().map(|part| part.as_ref().len()).sum();
         let spec = self.next_spec(name, n_values)?;
+        let Some(float) = float_of(spec.element) else {
+            return Err(DumpError::inconsistent(&self.target, format!("{name} is declared as {}", spec.element)));
+        };
         let mut halves = Vec::new();
         for part in parts.iter().flat_map(|part| part.as_ref().chunks(VALUES_AT_ONCE)) {
-            if let Some(at) = first_not_below(part, spec.element.limit()) {
-                return Err(self.unwritable(&spec, part[at]));
+            if let Some(at) = first_not_below(part, float.limit()) {
+                return Err(self.unwritable(spec, part[at]));
             }
-            match spec.element {
-                ElementType::F16 => {
+            match float {
+                Float::F16 => {
                     halves.resize(part.len(), f16::ZERO);
                     narrow_f16(part, &mut halves);
                     fill(&mut self.buffer, &halves, f16::to_le_bytes);
                 }
-                ElementType::Bf16 => fill(&mut self.buffer, part, |x| bf16::from_f32(x).to_le_bytes()),
-                ElementType::F32 => fill(&mut self.buffer, part, f32::to_le_bytes),
-                ElementType::I64 => {
-                    return Err(DumpError::inconsistent(&self.target, format!("{name} is declared as integers")));
-                }
+                Float::Bf16 => fill(&mut self.buffer, part, |x| bf16::from_f32(x).to_le_bytes()),
+                Float::F32 => fill(&mut self.buffer, part, f32::to_le_bytes),
             }
             self.put_buffer()?;
         }
         Ok(())
     }
 
-    fn unwritable(&self, spec: &TensorSpec, value: f32) -> DumpError {
-        let (path, name) = (self.target.clone(), spec.name.clone());
+    fn unwritable(&self, TensorSpec { name, element, .. }: TensorSpec, value: f32) -> DumpError {
+        let path = self.target.clone();
         if value.is_finite() {
-            DumpError::Overflow { path, name, value, element: spec.element.safetensors_name() }
+            DumpError::Overflow { path, name, value, element }
         } else {
             DumpError::NotFinite { path, name, value }
         }
@@ -159,7 +99,7 @@ impl SampleWriter {
     /// Writes the next declared tensor, which must be f16, as it is.
     pub fn write_f16(&mut self, name: &str, values: &[f16]) -> Result<(), DumpError> {
         let spec = self.next_spec(name, values.len())?;
-        if spec.element != ElementType::F16 {
+        if spec.element != Dtype::F16 {
             return Err(DumpError::inconsistent(&self.target, format!("{name} is not declared as f16")));
         }
         for part in values.chunks(VALUES_AT_ONCE) {

@@ -7,13 +7,9 @@
 mod decode;
 mod prefill;
 
-use std::borrow::Cow;
-
-use half::slice::HalfFloatSliceExt;
-
 use crate::model::attention::decode::decode;
 use crate::model::attention::prefill::prefill;
-use crate::model::slots::{AttnMass, HeadSlots, SlotVectors};
+use crate::model::slots::{AttnMass, HeadSlots};
 use crate::model::store::StoreNeeds;
 
 /// Head counts and reach of a layer's attention.
@@ -62,22 +58,15 @@ pub fn attend(
     prefill(q, heads, geometry, first_position, needs, n_tokens)
 }
 
-/// The vectors in f32.
-pub(in crate::model) fn widen(vectors: SlotVectors<'_>) -> Cow<'_, [f32]> {
-    match vectors {
-        SlotVectors::F32(x) => Cow::Borrowed(x),
-        SlotVectors::F16(x) => Cow::Owned(x.to_f32_vec()),
-        SlotVectors::Bf16(x) => Cow::Owned(x.to_f32_vec()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use half::f16;
+    use half::slice::HalfFloatSliceExt;
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
+    use crate::model::slots::SlotVectors;
 
     struct Head {
         keys: Vec<f32>,

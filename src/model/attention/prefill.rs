@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use rayon::prelude::*;
 
 use crate::math::{Rhs, axpy, exp_shifted_sum, max, product, scale};
-use crate::model::attention::{Geometry, widen};
+use crate::model::attention::Geometry;
 use crate::model::slots::{AttnMass, HeadSlots};
 use crate::model::store::StoreNeeds;
 
@@ -31,8 +31,8 @@ pub(super) fn prefill(
 ) -> (Vec<f32>, AttnMass) {
     let (group, head_dim) = (geometry.group(), geometry.head_dim);
     let width = geometry.n_q_heads * head_dim;
-    let keys: Vec<Cow<'_, [f32]>> = heads.iter().map(|h| widen(h.keys)).collect();
-    let values: Vec<Cow<'_, [f32]>> = heads.iter().map(|h| widen(h.values)).collect();
+    let keys: Vec<Cow<'_, [f32]>> = heads.iter().map(|h| h.keys.widened()).collect();
+    let values: Vec<Cow<'_, [f32]>> = heads.iter().map(|h| h.values.widened()).collect();
     let n_blocks = n_tokens.div_ceil(BLOCK_TOKENS);
     let blocks: Vec<Block> = (0..heads.len() * n_blocks)
         .into_par_iter()

@@ -1,7 +1,8 @@
 //! Where a model computes, as typed: `cpu`, `cuda`, `cuda:1`, `metal`.
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 
+use crate::math::Float;
 use crate::model::ModelError;
 use crate::model::matrix::Kernel;
 use crate::model::weights::first_line;
@@ -35,8 +36,8 @@ pub enum Compute {
     Candle {
         /// The device; the CPU too.
         device: Device,
-        /// Type of weights, and of keys and values in attention: F32, F16 or BF16.
-        dtype: DType,
+        /// Type of weights, and of keys and values in attention.
+        dtype: Float,
     },
 }
 
@@ -51,7 +52,7 @@ impl Compute {
     ///
     /// - Errors: [`ModelError::Device`] for another name, a device that this build or machine does not have, or another
     ///   type than f32 on the CPU
-    pub fn open(name: &str, dtype: DType) -> Result<Self, ModelError> {
+    pub fn open(name: &str, dtype: Float) -> Result<Self, ModelError> {
         let fault = |what: String, hint: &str| ModelError::Device { name: name.into(), what, hint: hint.into() };
         let (kind, index) = match name.split_once(':') {
             None => (name, Some(0)),
@@ -61,9 +62,9 @@ impl Compute {
             return Err(fault("is no device".into(), NAMES));
         };
         let (has_feature, opened) = match kind {
-            "cpu" if dtype == DType::F32 => return Ok(Self::default()),
+            "cpu" if dtype == Float::F32 => return Ok(Self::default()),
             "cpu" => {
-                return Err(fault(format!("computes in f32, not in {}", dtype.as_str()), "use --compute-dtype f32"));
+                return Err(fault(format!("computes in f32, not in {dtype}"), "use --compute-dtype f32"));
             }
             "cuda" => (cfg!(feature = "cuda"), Device::new_cuda(index)),
             "metal" => (cfg!(feature = "metal"), Device::new_metal(index)),
@@ -103,7 +104,7 @@ impl Compute {
                     Device::Cuda(_) => "cuda",
                     Device::Metal(_) => "metal",
                 };
-                format!("{device} {}", dtype.as_str())
+                format!("{device} {dtype}")
             }
         }
     }
@@ -132,7 +133,7 @@ mod tests {
     use super::*;
     use crate::hint::Hint;
 
-    fn refused(name: &str, dtype: DType) -> String {
+    fn refused(name: &str, dtype: Float) -> String {
         let error = Compute::open(name, dtype).unwrap_err();
         format!("{error}; {}", error.hint().unwrap())
     }
@@ -140,11 +141,11 @@ mod tests {
     #[test]
     fn devices_by_name() {
         assert_eq!(Compute::Kernels { matmul: Matmul::F32 }.name(), "cpu f32");
-        assert!(["cpu f32", "cpu fixed16"].contains(&&*Compute::open("cpu", DType::F32).unwrap().name()));
-        assert_eq!(Compute::Candle { device: Device::Cpu, dtype: DType::F16 }.name(), "candle cpu f16");
-        assert!(refused("cpu", DType::F16).contains("computes in f32, not in f16"));
+        assert!(["cpu f32", "cpu fixed16"].contains(&&*Compute::open("cpu", Float::F32).unwrap().name()));
+        assert_eq!(Compute::Candle { device: Device::Cpu, dtype: Float::F16 }.name(), "candle cpu f16");
+        assert!(refused("cpu", Float::F16).contains("computes in f32, not in f16"));
         for name in ["gpu", "", "cuda:x", "cuda:", "cpu:0", "metal:0", "CUDA"] {
-            assert!(refused(name, DType::F32).contains("is no device"), "{name}");
+            assert!(refused(name, Float::F32).contains("is no device"), "{name}");
         }
     }
 
@@ -152,7 +153,7 @@ mod tests {
     #[cfg(not(feature = "cuda"))]
     fn a_build_without_cuda_says_how_to_get_it() {
         for name in ["cuda", "cuda:3"] {
-            let told = refused(name, DType::F32);
+            let told = refused(name, Float::F32);
             assert!(told.contains("is not in this build") && told.contains("--features cuda"), "{told}");
         }
     }
@@ -160,6 +161,6 @@ mod tests {
     #[test]
     #[cfg(not(feature = "metal"))]
     fn a_build_without_metal_says_how_to_get_it() {
-        assert!(refused("metal", DType::F32).contains("--features metal"));
+        assert!(refused("metal", Float::F32).contains("--features metal"));
     }
 }

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::model::attention::widen;
 use crate::model::slots::HeadSlots;
 
 /// Slots that a longer mirror is rounded up to.
@@ -149,8 +148,8 @@ impl LayerMirror {
             let rows: Vec<f32> = heads.iter().zip(&new).flat_map(|(head, rows)| of(head, rows.clone(), d)).collect();
             Tensor::from_vec(rows, (n_new, d), target.device)?.to_dtype(target.dtype)
         };
-        let keys = vectors(|head, rows, d| widen(head.keys.part(d, rows)).into_owned())?;
-        let values = vectors(|head, rows, d| widen(head.values.part(d, rows)).into_owned())?;
+        let keys = vectors(|head, rows, d| head.keys.part(d, rows).widened().into_owned())?;
+        let values = vectors(|head, rows, d| head.values.part(d, rows).widened().into_owned())?;
         self.put(&self.keys, &keys, &new)?;
         self.put(&self.values, &values, &new)?;
         if let Some(all) = &self.bias {

@@ -12,7 +12,7 @@ use candle_core::{D, DType, Device, Tensor};
 pub use crate::model::device::compute::{Compute, Matmul};
 pub(crate) use crate::model::device::mirror::Mirror;
 
-use crate::math::{Rope, Rows, first_not_below};
+use crate::math::{Float, Rope, Rows, first_not_below};
 use crate::model::ModelError;
 use crate::model::attention::Geometry;
 use crate::model::config::Config;
@@ -113,7 +113,12 @@ pub(super) struct DeviceDecoder {
 
 impl DeviceDecoder {
     /// Without layers yet.
-    pub(super) fn new(device: &Device, dtype: DType, ends: Ends<'_>) -> Result<Self, candle_core::Error> {
+    pub(super) fn new(device: &Device, dtype: Float, ends: Ends<'_>) -> Result<Self, candle_core::Error> {
+        let dtype = match dtype {
+            Float::F16 => DType::F16,
+            Float::Bf16 => DType::BF16,
+            Float::F32 => DType::F32,
+        };
         let place = Place { device: device.clone(), dtype };
         let embedding = place.weight(ends.embedding)?;
         let shared = ends.tied_output.then(|| embedding.clone());

@@ -5,13 +5,13 @@ mod planning;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::math::Rope;
+use crate::math::{Float, Rope};
 use crate::merge::{Counters, Origin, Sampling};
 use crate::model::{AttnMass, ChunkStates, Config, HeadSlots, KvStore, StoreNeeds};
 use crate::policy::{Needs, Scope};
 use crate::runtime::cache::planning::NewLayer;
 use crate::runtime::queries::QuerySample;
-use crate::runtime::slots::{CacheType, Head, Unstorable};
+use crate::runtime::slots::{Head, Unstorable};
 use crate::runtime::{Budget, Compression, RuntimeError};
 
 /// Part of a prompt that is passing.
@@ -44,7 +44,7 @@ pub struct RaggedCache {
     n_layers: usize,
     n_kv_heads: usize,
     head_dim: usize,
-    kind: CacheType,
+    kind: Float,
     heads: Vec<Head>,
     compression: Option<Compression>,
     group: usize,
@@ -72,7 +72,7 @@ pub struct RaggedCache {
 
 impl RaggedCache {
     /// An empty cache for a model.
-    pub fn new(config: &Config, kind: CacheType, compression: Option<Compression>) -> Self {
+    pub fn new(config: &Config, kind: Float, compression: Option<Compression>) -> Self {
         let needs = compression.as_ref().map_or_else(Needs::default, |compression| compression.policy.needs());
         let samplings = compression.as_ref().map(samplings).unwrap_or_default();
         let n_heads = config.n_layers * config.n_kv_heads;
@@ -105,7 +105,7 @@ impl RaggedCache {
     /// - Errors: [`RuntimeError::DifferentWindows`] when two policies need attention mass over windows of different sizes
     pub fn recording<'a>(
         config: &Config,
-        kind: CacheType,
+        kind: Float,
         compressions: impl IntoIterator<Item = &'a Compression>,
     ) -> Result<Self, RuntimeError> {
         let (mut needs, mut all) = (Needs::default(), Vec::new());
@@ -277,8 +277,7 @@ impl RaggedCache {
 
     /// Bytes that the same tokens take uncompressed: keys, values and positions of every token and head.
     pub fn full_bytes(&self) -> u64 {
-        let element = if self.kind == CacheType::F32 { 4 } else { 2 };
-        (self.heads.len() * self.n_seen * (2 * self.head_dim * element + 4)) as u64
+        (self.heads.len() * self.n_seen * (2 * self.head_dim * self.kind.bytes() + 4)) as u64
     }
 
     /// Slots stored, over all heads.
