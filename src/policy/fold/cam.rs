@@ -10,7 +10,7 @@ use crate::merge::{Flow, HeadPlan, MergeError, heaviest};
 use crate::policy::fold::Fold;
 use crate::policy::fold::drop::Kept;
 use crate::policy::part::joined;
-use crate::policy::{HeadView, Needs, Part, SlotExtras};
+use crate::policy::{HeadView, Needs, Part};
 
 pub(super) const PART: Part<dyn Fold> = Part {
     name: "cam",
@@ -52,10 +52,6 @@ impl Fold for Cam {
 
     fn folds(&self) -> bool {
         true
-    }
-
-    fn slot_extras(&self) -> SlotExtras {
-        SlotExtras { count: true, logit_bias: false }
     }
 
     /// Tokens enter one by one behind the first `budget_tokens`, and the older one that is worth least goes; worth and masses are
