@@ -21,7 +21,7 @@ use kvscope::hint::Hint;
 use kvscope::math::Float;
 use kvscope::model::{AttnMass, Config, KvStore, LogitRows, Model, Pass};
 use kvscope::policy;
-use kvscope::policy::{POLICIES, Scope};
+use kvscope::policy::{POLICIES, Scope, SlotExtras, SlotLayout};
 use kvscope::runtime::{Budget, Compression, RaggedCache, RuntimeError, prefill};
 
 fn compression(spec: &str, kept_fraction: f64) -> Compression {
@@ -318,6 +318,25 @@ fn h2o_scores_accumulate_through_decode_and_go_with_their_token() {
         }
         let positions: Vec<u32> = kept.iter().map(|(position, _)| *position).collect();
         assert_eq!(cache.heads(0)[0].positions, positions, "after {} tokens", cache.n_seen());
+    }
+}
+
+#[test]
+fn a_compressed_cache_takes_what_the_layout_of_its_slots_says() {
+    let (model, prompt) = (model("llama-gqa"), reference_tokens("llama-gqa"));
+    for element in Float::ALL {
+        for entry in POLICIES.iter().map(|entry| entry.name).filter(|name| *name != "full") {
+            for spec in [entry.to_string(), format!("{entry}+refit"), format!("{entry}+refit:mass=false")] {
+                let compression = compression(&spec, 0.4);
+                let (head_dim, extras) = (model.config().head_dim, compression.policy.slot_extras());
+                let bytes = |extras| SlotLayout { element, head_dim, extras }.bytes();
+                let mut cache = RaggedCache::new(model.config(), element, Some(compression));
+                prefill(&mut Pass::new(&model), &prompt[..40], &mut cache, 0).unwrap();
+                assert_eq!(cache.bytes(), (cache.n_slots() * bytes(extras)) as u64, "{spec}, {element}");
+                let n_whole = cache.counters().seen;
+                assert_eq!(cache.full_bytes(), (n_whole * bytes(SlotExtras::default())) as u64, "{spec}, {element}");
+            }
+        }
     }
 }
 

@@ -13,6 +13,9 @@ use kvscope::files::read_json;
 use kvscope::format::profile::Profile;
 use serde_json::{Value, json};
 
+/// A text that the tiny tokenizer can spell.
+const PROMPT: &str = "the ring and then in a stone, another thing on the shore, again. the reeds and the ring";
+
 /// Twelve texts of two data sets that the tiny tokenizer can spell, captured.
 fn captured(dir: &Path, more: &[&str]) {
     write_prompts(dir, &texts(12));
@@ -79,8 +82,7 @@ fn budgets_are_met_exactly_and_other_ones_are_solved_from_the_curves() {
     assert_eq!(std::fs::read(&first).unwrap(), bytes);
 
     // What the profile says is what the runtime does.
-    let prompt = "the ring and then in a stone, another thing on the shore, again. the reeds and the ring";
-    let args = ["--json", "generate", "--model", MODEL, "--prompt", prompt, "--max-new-tokens", "2", "--profile"];
+    let args = ["--json", "generate", "--model", MODEL, "--prompt", PROMPT, "--max-new-tokens", "2", "--profile"];
     let run: Value =
         serde_json::from_slice(&kvscope(dir, &[&args[..], &[first.to_str().unwrap()]].concat()).stdout).unwrap();
     assert!((run["prompt_kept_fraction"].as_f64().unwrap() - 0.6).abs() < 0.02, "{run}");
@@ -105,6 +107,13 @@ fn a_budget_of_bytes_counts_what_merging_stores_beside_the_slots() {
             "{unit}: {}",
             mean_share(&profile)
         );
+        // What the cache then holds of its bytes, but for the rounding of slots.
+        let args =
+            ["--json", "generate", "--model", MODEL, "--prompt", PROMPT, "--max-new-tokens", "1", "--cache-dtype"];
+        let run = done(kvscope(dir, &[&args[..], &[unit, "--profile", path.to_str().unwrap()]].concat()));
+        let run: Value = serde_json::from_str(&run).unwrap();
+        let held = run["cache_bytes"].as_f64().unwrap() / run["full_cache_bytes"].as_f64().unwrap();
+        assert!((held - 0.6).abs() < 0.005, "{unit}: {held}");
         // The same from the curves.
         let from =
             ["tune", "--from", path.to_str().unwrap(), "--budget", "0.6", "--budget-unit", unit, "--out", "again"];

@@ -85,7 +85,7 @@ impl Policy for Method {
     }
 
     fn slot_extras(&self) -> SlotExtras {
-        self.fold.slot_extras()
+        self.fold.slot_extras().with(self.refit)
     }
 
     fn refit(&self) -> Option<Refit> {

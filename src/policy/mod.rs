@@ -26,7 +26,7 @@ use part::part;
 pub use per_head::PerHead;
 pub use score::{SCORES, Score};
 pub use table::POLICIES;
-pub use view::{HeadView, Needs, SlotExtras};
+pub use view::{HeadView, Needs, SlotExtras, SlotLayout};
 
 use std::fmt::Debug;
 

@@ -3,7 +3,7 @@
 use crate::format::profile::Profile;
 use crate::merge::{HeadPlan, MergeError, Refit, Sampling};
 use crate::policy;
-use crate::policy::{Claim, HeadView, Needs, Policy, PolicyError};
+use crate::policy::{Claim, HeadView, Needs, Policy, PolicyError, SlotExtras};
 
 /// One of several policies for each head.
 #[derive(Debug)]
@@ -68,6 +68,11 @@ impl Policy for PerHead {
         self.settings.iter().fold(Needs::default(), |needs, (_, policy)| needs.and(policy.needs()))
     }
 
+    fn slot_extras(&self) -> SlotExtras {
+        let of_heads = self.settings.iter().map(|(_, policy)| policy.slot_extras());
+        of_heads.fold(SlotExtras::default(), SlotExtras::or).with(self.refit)
+    }
+
     fn refit(&self) -> Option<Refit> {
         self.refit
     }
@@ -121,6 +126,7 @@ mod tests {
     fn the_control_evicts_where_heads_merge() {
         let policy = of(&["kvmerger:variant=convex,recent=0.1", "h2o"]).unwrap();
         assert!(policy.merges());
+        assert_eq!(policy.slot_extras(), SlotExtras { count: true, logit_bias: false });
         let control = policy.evicting().unwrap();
         assert_eq!(control.params()["settings"], serde_json::json!(["evict:recent=0.1", "h2o"]));
         assert!(!control.merges());

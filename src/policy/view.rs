@@ -1,7 +1,7 @@
 //! What a policy is shown of a head, and what has to be recorded for it.
 
-use crate::math::Rows;
-use crate::merge::{MergeRule, Sampling, SlotStates, ValueRule};
+use crate::math::{Float, Rows};
+use crate::merge::{MergeRule, Refit, Sampling, SlotStates, ValueRule};
 
 /// One KV head as a policy sees it: `T` stored slots in order of position.
 #[derive(Clone, Copy, Debug)]
@@ -114,8 +114,32 @@ impl SlotExtras {
         Self { count: rule.folds(), logit_bias: rule.folds() && is_biased }
     }
 
-    /// Bytes of a slot's extras, with a logit bias in any case if `has_bias`. Counts take two bytes as long as they fit.
-    pub fn bytes(self, has_bias: bool) -> usize {
-        2 * usize::from(self.count) + 4 * usize::from(self.logit_bias || has_bias)
+    /// With what a refit may add.
+    pub fn with(self, refit: Option<Refit>) -> Self {
+        Self { logit_bias: self.logit_bias || refit.is_some_and(|refit| refit.mass), ..self }
+    }
+
+    /// With what either has.
+    pub(super) fn or(self, other: Self) -> Self {
+        Self { count: self.count || other.count, logit_bias: self.logit_bias || other.logit_bias }
+    }
+}
+
+/// What a slot takes in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotLayout {
+    /// Type of keys and values.
+    pub element: Float,
+    /// Numbers in a key, and in a value.
+    pub head_dim: usize,
+    /// What is stored beside key, value and position.
+    pub extras: SlotExtras,
+}
+
+impl SlotLayout {
+    /// Bytes of a slot. Positions and biases take four bytes, counts two as long as they fit.
+    pub fn bytes(self) -> usize {
+        let SlotExtras { count, logit_bias } = self.extras;
+        2 * self.head_dim * self.element.bytes() + 4 + 2 * usize::from(count) + 4 * usize::from(logit_bias)
     }
 }

@@ -2,13 +2,12 @@
 
 use crate::math::Float;
 use crate::model::Config;
+use crate::policy::SlotLayout;
 use crate::runtime::slots::GROWTH_PART;
 use crate::runtime::{Budget, Compression, RuntimeError};
 
 /// Part of a budget of bytes that new tokens may fill before a head is compressed again.
 const SLACK_PART: usize = 16;
-/// Bytes of a slot's position.
-const POSITION_BYTES: usize = 4;
 /// Bytes of the two masses by which heads are compressed again in decode.
 const MASS_BYTES: usize = 8;
 
@@ -19,9 +18,8 @@ impl Compression {
     /// - Errors: fewer bytes than one slot of every head takes, with room to grow
     pub fn within_bytes(self, bytes: u64, config: &Config, kind: Float) -> Result<Self, RuntimeError> {
         let n_heads = (config.n_layers * config.n_kv_heads) as u64;
-        let has_bias = self.policy.refit().is_some_and(|refit| refit.mass);
-        let extras = self.policy.slot_extras().bytes(has_bias) + POSITION_BYTES + MASS_BYTES;
-        let slot = (2 * config.head_dim * kind.bytes() + extras) as u64;
+        let layout = SlotLayout { element: kind, head_dim: config.head_dim, extras: self.policy.slot_extras() };
+        let slot = (layout.bytes() + MASS_BYTES) as u64;
         let part = GROWTH_PART as u64;
         let most = (bytes / part * (part - 1) / n_heads / slot) as usize;
         let slack = self.decode_slack.unwrap_or((most / SLACK_PART).max(1));

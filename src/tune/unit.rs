@@ -3,10 +3,7 @@
 use crate::files::ModelIdentity;
 use crate::math::Float;
 use crate::merge::Refit;
-use crate::policy::Policy;
-
-/// Bytes of a slot's position.
-const POSITION_BYTES: usize = 4;
+use crate::policy::{Policy, SlotExtras, SlotLayout};
 
 /// What a budget is a share of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,10 +31,9 @@ impl BudgetUnit {
     /// What slots weigh in this unit.
     pub(super) fn weights(self, model: &ModelIdentity, settings: &[Box<dyn Policy>], refit: Option<Refit>) -> Weights {
         let Self::Bytes(element) = self else { return Weights { full: 1, slots: vec![1; settings.len()] } };
-        let full = 2 * model.head_dim * element.bytes() + POSITION_BYTES;
-        let has_bias = refit.is_some_and(|refit| refit.mass);
-        let slots = settings.iter().map(|policy| full + policy.slot_extras().bytes(has_bias));
-        Weights { full, slots: slots.collect() }
+        let bytes = |extras| SlotLayout { element, head_dim: model.head_dim, extras }.bytes();
+        let slots = settings.iter().map(|policy| bytes(policy.slot_extras().with(refit)));
+        Weights { full: bytes(SlotExtras::default()), slots: slots.collect() }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::math::{Float, Rope};
 use crate::merge::{Counters, Origin, Sampling};
 use crate::model::{AttnMass, ChunkStates, Config, HeadSlots, KvStore, StoreNeeds};
-use crate::policy::{Needs, Scope};
+use crate::policy::{Needs, Scope, SlotExtras, SlotLayout};
 use crate::runtime::cache::planning::NewLayer;
 use crate::runtime::queries::QuerySample;
 use crate::runtime::slots::{Head, Unstorable};
@@ -277,7 +277,8 @@ impl RaggedCache {
 
     /// Bytes that the same tokens take uncompressed: keys, values and positions of every token and head.
     pub fn full_bytes(&self) -> u64 {
-        (self.heads.len() * self.n_seen * (2 * self.head_dim * self.kind.bytes() + 4)) as u64
+        let layout = SlotLayout { element: self.kind, head_dim: self.head_dim, extras: SlotExtras::default() };
+        (self.heads.len() * self.n_seen * layout.bytes()) as u64
     }
 
     /// Slots stored, over all heads.
