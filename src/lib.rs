@@ -56,4 +56,5 @@ pub mod policy;
 pub mod prompts;
 pub mod report;
 pub mod runtime;
+pub mod say;
 pub mod tune;

@@ -4,13 +4,13 @@ use rayon::iter::{IntoParallelRefIterator, IntoParallelRefMutIterator, ParallelI
 
 use crate::analyze::plan::{DatasetPlan, RunPlan, entry};
 use crate::analyze::queries::{QueryCounters, RULES, SampleErrors, SampleQueries};
-use crate::analyze::similarity::{COARSE_BINS, HeadCounters, Sum};
+use crate::analyze::similarity::{COARSE_BINS, HeadCounters};
 use crate::analyze::sparsity::{OverlapCounters, POSITION_BINS, SampleSets, SetCounters, SetRule};
 use crate::analyze::{AnalyzeError, AnalyzeOptions};
 use crate::format::analysis::{DatasetAnalysis, HeadSimilarity, Placed, SetPlaces, StateSimilarity};
 use crate::format::dump::{Dump, Sample, State, TokenClass};
 use crate::format::stats::{StatsRow, StatsTable};
-use crate::math::mean;
+use crate::math::{Mean, mean};
 use crate::merge::HeadStates;
 
 /// What is measured of every head of a data set.
@@ -37,7 +37,7 @@ struct HeadRun {
 struct HeadSample {
     layer: usize,
     kv_head: usize,
-    neighbours: Vec<Sum>,
+    neighbours: Vec<Mean>,
     sets: Option<SampleSets>,
     queries: Option<SampleQueries>,
 }
@@ -97,8 +97,7 @@ impl<'a> DatasetRun<'a> {
         let sets: Vec<&SampleSets> = found.iter().filter_map(|head| head.sets.as_ref()).collect();
         if measures.has_sets {
             let at = measures.reference_eps;
-            let kept: Vec<f64> = sets.iter().map(|sets| sets.grid.kept_fraction[at]).collect();
-            self.kept_fractions.extend(mean(&kept));
+            self.kept_fractions.extend(mean(sets.iter().map(|sets| sets.grid.kept_fraction[at])));
             // Protected tokens are as many in every head, so that all have a ratio or none has.
             if let Some(ratios) = sets.iter().map(|sets| sets.grid.set_ratio[at]).collect::<Option<Vec<f64>>>() {
                 self.ratios.push((n_tokens, ratios));
@@ -141,7 +140,7 @@ impl<'a> DatasetRun<'a> {
             value,
         };
         for (state, sum) in self.measures.states.iter().zip(&head.neighbours) {
-            table.push(&row(*state, "neighbour_cosine_mean", sum.mean()))?;
+            table.push(&row(*state, "neighbour_cosine_mean", sum.get()))?;
             table.push(&row(*state, "neighbour_pairs", Some(sum.n() as f64)))?;
         }
         if let Some(sets) = &head.sets {

@@ -3,6 +3,7 @@
 //! One pass over the samples, one head's states in memory per thread. What is kept is a fixed number of counters per
 //! head; sums are taken in a fixed order, so that the numbers do not depend on the thread count.
 
+mod agreement;
 mod compare;
 mod dataset;
 mod error;

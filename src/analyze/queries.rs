@@ -1,15 +1,15 @@
 //! Does similarity matter? What real queries make of neighbouring keys, and what merging does to a head's output.
 
 use crate::analyze::AnalyzeOptions;
-use crate::format::analysis::{HeadQueries, QueryAware, RuleError};
-use crate::math::{Interval, Rhs, bootstrap_mean, cosine, mean, product, quantile_sorted, spearman, squared_distance};
+use crate::format::analysis::{HeadQueries, QUANTILES, QueryAware, RuleError};
+use crate::math::{
+    Mean, Paired, Resamples, Rhs, bootstrap_mean, cosine, mean, paired, product, quantiles, spearman, squared_distance,
+};
 use crate::merge::{HeadStates, Kernel, MergeRule, Merging, OutputProbe, Protection, Shares, SlotStates, ValueRule};
+use crate::say::{interval, outcome, percent};
 
 /// Tokens whose logits are held at a time: with 192 queries 192 KiB, which a core's cache holds.
 const BLOCK: usize = 256;
-
-/// Resamples of every interval.
-const RESAMPLES: usize = 2000;
 
 /// Name of the control: the same slots, nothing merged into them.
 pub(crate) const CONTROL: &str = "evict";
@@ -50,25 +50,15 @@ impl SampleQueries {
                 known.push(gap);
             }
         }
-        let mut sorted: Vec<f32> = known.iter().map(|gap| *gap as f32).collect();
-        sorted.sort_unstable_by(f32::total_cmp);
         let (errors, unreachable) = errors(states, mass, budgets, bridge);
         Self {
             gap: mean(&known),
-            gap_quantiles: quantiles(&sorted),
+            gap_quantiles: quantiles(&known, QUANTILES),
             cosine_predicts: spearman(&cosines, &known),
             errors,
             unreachable,
         }
     }
-}
-
-fn quantiles(sorted: &[f32]) -> Option<[f64; 5]> {
-    let mut found = [0.0; 5];
-    for (found, q) in found.iter_mut().zip([0.05, 0.25, 0.5, 0.75, 0.95]) {
-        *found = quantile_sorted(sorted, q)?;
-    }
-    Some(found)
 }
 
 /// Root mean square over the queries of q·(k_i - k_{i+1})/√D, for every pair of neighbours.
@@ -149,25 +139,6 @@ pub(crate) struct QueryCounters {
     errors: Vec<[Mean; RULES.len()]>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Mean {
-    total: f64,
-    n: usize,
-}
-
-impl Mean {
-    fn add(&mut self, x: Option<f64>) {
-        if let Some(x) = x {
-            self.total += x;
-            self.n += 1;
-        }
-    }
-
-    fn get(self) -> Option<f64> {
-        (self.n > 0).then(|| self.total / self.n as f64)
-    }
-}
-
 impl QueryCounters {
     pub(crate) fn new(n_budgets: usize) -> Self {
         Self {
@@ -179,14 +150,14 @@ impl QueryCounters {
     }
 
     pub(crate) fn add(&mut self, sample: &SampleQueries) {
-        self.gap.add(sample.gap);
-        self.cosine_predicts.add(sample.cosine_predicts);
+        self.gap.extend(sample.gap);
+        self.cosine_predicts.extend(sample.cosine_predicts);
         for (index, mean) in self.gap_quantiles.iter_mut().enumerate() {
-            mean.add(sample.gap_quantiles.map(|quantiles| quantiles[index]));
+            mean.extend(sample.gap_quantiles.map(|quantiles| quantiles[index]));
         }
         for (means, errors) in self.errors.iter_mut().zip(&sample.errors) {
             for (rule, mean) in means.iter_mut().enumerate() {
-                mean.add(errors.map(|errors| errors[rule]));
+                mean.extend(errors.map(|errors| errors[rule]));
             }
         }
     }
@@ -217,13 +188,14 @@ pub(crate) struct SampleErrors {
 impl SampleErrors {
     pub(crate) fn over_heads(heads: &[&SampleQueries], n_budgets: usize) -> Self {
         let errors = |budget: usize| {
-            let known: Vec<[f64; RULES.len()]> = heads.iter().filter_map(|head| head.errors[budget]).collect();
-            let mean = |rule: usize| known.iter().map(|errors| errors[rule]).sum::<f64>() / known.len() as f64;
-            (!known.is_empty()).then(|| std::array::from_fn(mean))
+            let mut means = [Mean::default(); RULES.len()];
+            for errors in heads.iter().filter_map(|head| head.errors[budget]) {
+                means.iter_mut().zip(errors).for_each(|(mean, error)| mean.add(error));
+            }
+            (means[0].n() > 0).then(|| means.map(|mean| mean.get().unwrap_or_default()))
         };
-        let predicts: Vec<f64> = heads.iter().filter_map(|head| head.cosine_predicts).collect();
         Self {
-            cosine_predicts: mean(&predicts),
+            cosine_predicts: mean(heads.iter().filter_map(|head| head.cosine_predicts)),
             errors: (0..n_budgets).map(errors).collect(),
             unreachable: (0..n_budgets).map(|b| heads.iter().filter(|head| head.unreachable[b]).count()).collect(),
         }
@@ -235,75 +207,64 @@ pub(crate) fn query_aware(samples: &[SampleErrors], options: &AnalyzeOptions) ->
     if samples.is_empty() {
         return None;
     }
-    let interval = |units: Vec<f64>| bootstrap_mean(&units, RESAMPLES, options.seed);
-    let mut errors = Vec::with_capacity(options.budgets.len() * RULES.len());
-    for (b, budget) in options.budgets.iter().enumerate() {
-        let known = || samples.iter().filter_map(|sample| sample.errors[b]);
-        for (r, (rule, ..)) in RULES.iter().enumerate() {
-            errors.push(RuleError {
-                budget: *budget,
-                rule: (*rule).into(),
-                error: interval(known().map(|errors| errors[r]).collect()),
-                against_evict: interval(known().map(|errors| errors[r] - errors[RULES.len() - 1]).collect()),
-                unreachable: samples.iter().map(|sample| sample.unreachable[b]).sum(),
-            });
-        }
-    }
-    let cosine_predicts = interval(samples.iter().filter_map(|sample| sample.cosine_predicts).collect());
-    Some(QueryAware {
-        verdict: verdict(cosine_predicts, &options.budgets, &errors),
-        budgets: options.budgets.clone(),
-        rules: RULES.map(|(rule, ..)| rule.to_string()).to_vec(),
-        errors,
-        cosine_predicts,
-    })
-}
-
-/// The outcome in words.
-fn verdict(cosine_predicts: Option<Interval>, budgets: &[f64], errors: &[RuleError]) -> String {
-    let mut words = match cosine_predicts {
+    let resamples = Resamples::of_means(options.seed);
+    let cosine_predicts: Vec<f64> = samples.iter().filter_map(|sample| sample.cosine_predicts).collect();
+    let cosine_predicts = bootstrap_mean(&cosine_predicts, resamples);
+    let mut verdict = match cosine_predicts {
         Some(rho) => format!(
             "The cosine of neighbouring keys ranks how interchangeable they are to real queries with a correlation of \
-             {:.2}{} over {} samples (-1 would be perfect, 0 none).",
+             {:.2} ({}) over {} samples (-1 would be perfect, 0 none).",
             rho.estimate,
-            range(rho, 1.0, 2),
+            interval(rho, 2),
             rho.n
         ),
         None => "Too few queries were kept to tell what similarity means to them.".into(),
     };
-    for budget in budgets {
-        let at = || errors.iter().filter(|error| error.budget == *budget);
-        let Some(control) = at().find(|error| error.rule == CONTROL).and_then(|error| error.error) else { continue };
-        let merges = at().filter(|error| error.rule != CONTROL);
-        let measured = merges.filter_map(|error| Some((error.rule.as_str(), error.error?, error.against_evict?)));
-        let Some((rule, error, gain)) = measured.min_by(|a, b| a.1.estimate.total_cmp(&b.1.estimate)) else { continue };
-        let conclusion = match (gain.low, gain.high) {
-            (_, Some(high)) if high < 0.0 => "helps",
-            (Some(low), _) if low > 0.0 => "does harm",
-            _ => "makes no difference that these samples show",
+    let mut all = Vec::with_capacity(options.budgets.len() * RULES.len());
+    for (b, budget) in options.budgets.iter().enumerate() {
+        let of_rule = |rule: usize| -> Vec<f64> {
+            samples.iter().filter_map(|sample| sample.errors[b]).map(|errors| errors[rule]).collect()
         };
-        words += &format!(
-            " At {:.0} % kept, merging {conclusion}: the best of {} rules, {rule}, errs by {:.1} % and evicting the same \
-             tokens by {:.1} % (difference {:+.2} points{}).",
-            100.0 * budget,
-            RULES.len() - 1,
-            100.0 * error.estimate,
-            100.0 * control.estimate,
-            100.0 * gain.estimate,
-            range(gain, 100.0, 2),
-        );
+        let evict = of_rule(RULES.len() - 1);
+        let found: Vec<Option<Paired>> = (0..RULES.len()).map(|r| paired(&of_rule(r), &evict, resamples)).collect();
+        let errors: Vec<RuleError> = (0..RULES.len())
+            .map(|r| RuleError {
+                budget: *budget,
+                rule: RULES[r].0.into(),
+                error: bootstrap_mean(&of_rule(r), resamples),
+                against_evict: found[r].as_ref().map(|found| found.difference),
+                unreachable: samples.iter().map(|sample| sample.unreachable[b]).sum(),
+            })
+            .collect();
+        verdict += &at_budget(*budget, &errors, &found).unwrap_or_default();
+        all.extend(errors);
     }
-    words
+    Some(QueryAware {
+        verdict,
+        budgets: options.budgets.clone(),
+        rules: RULES.map(|(rule, ..)| rule.to_string()).to_vec(),
+        errors: all,
+        cosine_predicts,
+    })
 }
 
-/// `, 95 % interval LOW to HIGH`, or nothing.
-fn range(interval: Interval, factor: f64, decimals: usize) -> String {
-    match (interval.low, interval.high) {
-        (Some(low), Some(high)) => {
-            format!(", 95 % interval {:.decimals$} to {:.decimals$}", factor * low, factor * high)
-        }
-        _ => String::new(),
-    }
+/// What the best rule at a budget comes to, beside the control; `None` where nothing was measured.
+fn at_budget(budget: f64, errors: &[RuleError], found: &[Option<Paired>]) -> Option<String> {
+    let (control, rules) = errors.split_last()?;
+    let measured = rules.iter().zip(found).filter_map(|(rule, found)| Some((rule, rule.error?, found.as_ref()?)));
+    let (rule, error, found) = measured.min_by(|a, b| a.1.estimate.total_cmp(&b.1.estimate))?;
+    let points = found.difference.times(100.0);
+    Some(format!(
+        " At {} kept, {}: the best of {} rules, {}, errs by {} and evicting by {} (difference {:+.2} points, {}).",
+        percent(budget, 0),
+        outcome("merging", "evicting the same tokens", found, true),
+        rules.len(),
+        rule.rule,
+        percent(error.estimate, 1),
+        percent(control.error?.estimate, 1),
+        points.estimate,
+        interval(points, 2),
+    ))
 }
 
 #[cfg(test)]

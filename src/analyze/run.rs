@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::analyze::agreement::{agreement, agreement_verdict};
 use crate::analyze::dataset::DatasetRun;
 use crate::analyze::maps::{MapFile, MapMaker};
 use crate::analyze::persistence::{PersistenceOptions, SampleRatios, persistence};
@@ -10,13 +11,11 @@ use crate::analyze::queries::{SampleErrors, query_aware};
 use crate::analyze::sparsity::{OverlapCounters, SIZE_BINS};
 use crate::analyze::{AnalyzeError, AnalyzeOptions};
 use crate::files::{Document, FolderLock, InputHash, Provenance, check_replaceable, create_own_dir, write_json};
-use crate::format::analysis::{Agreement, Analysis, DatasetAnalysis, FILE, SetOverlap};
+use crate::format::analysis::{Analysis, FILE, SetOverlap};
 use crate::format::dump::Dump;
 use crate::format::stats::{StatsTable, TABLE_FILE};
-use crate::math::{bootstrap_mean, spearman};
+use crate::math::{Resamples, bootstrap_mean};
 
-/// Resamples of the bootstrap.
-const RESAMPLES: usize = 10_000;
 /// Above this many layers their overlap, a square of numbers, is left out.
 const MAX_OVERLAP_LAYERS: usize = 512;
 
@@ -69,7 +68,7 @@ pub fn analyze(
             sample.verified(|| run.add(&sample, overlap.as_mut(), &mut table))?;
             step();
         }
-        kept_fraction.push(bootstrap_mean(&run.kept_fractions, RESAMPLES, options.seed));
+        kept_fraction.push(bootstrap_mean(&run.kept_fractions, Resamples::of_headline(options.seed)));
         let in_dataset = std::mem::take(&mut run.ratios).into_iter();
         ratios.extend(in_dataset.map(|(n_tokens, ratios)| SampleRatios { dataset: index, n_tokens, ratios }));
         errors.append(&mut run.errors);
@@ -100,6 +99,7 @@ pub fn analyze(
         let [dice, chance] = overlap.finish();
         SetOverlap { dice, chance }
     });
+    let agreement = agreement(&datasets, reference_eps);
     let analysis = Analysis {
         schema: Analysis::schema_id(),
         provenance: Provenance::new("analyze", options.seed, options_json, plan.inputs),
@@ -110,7 +110,8 @@ pub fn analyze(
         reference_eps,
         shares: options.shares,
         bridge: options.bridge,
-        agreement: agreement(&datasets, reference_eps),
+        agreement_verdict: agreement_verdict(&agreement),
+        agreement,
         datasets,
         kept_fraction,
         persistence: Some(persistence),
@@ -123,19 +124,4 @@ pub fn analyze(
     // Last, so that whoever finds it finds the files that it names.
     write_json(&path, &analysis)?;
     Ok(analysis)
-}
-
-/// Spearman's rho of the heads' set ratios for every pair of data sets.
-fn agreement(datasets: &[DatasetAnalysis], reference_eps: usize) -> Vec<Agreement> {
-    let mut pairs = Vec::new();
-    for (index, a) in datasets.iter().enumerate() {
-        for b in &datasets[index + 1..] {
-            // Both lists are by layer and head, or empty.
-            let both = a.sparsity.iter().zip(&b.sparsity);
-            let (x, y): (Vec<f64>, Vec<f64>) =
-                both.filter_map(|(a, b)| a.set_ratio[reference_eps].zip(b.set_ratio[reference_eps])).unzip();
-            pairs.push(Agreement { a: a.dataset.clone(), b: b.dataset.clone(), spearman: spearman(&x, &y) });
-        }
-    }
-    pairs
 }

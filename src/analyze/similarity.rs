@@ -1,9 +1,9 @@
 //! Cosines between the tokens of one head: those of neighbours, and how they fall with distance.
 
-use crate::format::analysis::Neighbours;
+use crate::format::analysis::{Neighbours, QUANTILES};
 use crate::math::{
-    Rows, add_gram, axpy, centred_gram, counts_above, effective_rank, lagged_sums, neighbour_products, range, sum,
-    unit_factor,
+    Mean, Rows, add_gram, axpy, centred_gram, counts_above, effective_rank, lagged_sums, neighbour_products, range,
+    sum, unit_factor,
 };
 
 /// Bins of a head's histogram over [-1, 1]. Quantiles are read from it: they are off by at most a bin, 0.0005.
@@ -47,7 +47,7 @@ impl<'a> Directions<'a> {
     }
 
     /// Sums of cos(x_{i-lag}, x_i) for every lag, over every i where both have a direction.
-    fn sums_at(&self, lags: &[usize]) -> impl Iterator<Item = Sum> {
+    fn sums_at(&self, lags: &[usize]) -> impl Iterator<Item = Mean> {
         let factors = &self.factors;
         let n = factors.len();
         let pairs = move |lag: usize| {
@@ -56,57 +56,33 @@ impl<'a> Directions<'a> {
         let totals = lagged_sums(self.rows, factors, lags).into_iter();
         totals.zip(lags).map(move |(total, lag)| {
             let n = if self.all_defined { n.saturating_sub(*lag) } else { pairs(*lag) };
-            Sum { total, n: n as u64 }
+            Mean::of_sum(total, n as u64)
         })
-    }
-}
-
-/// A sum and the number of its terms.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Sum {
-    total: f64,
-    n: u64,
-}
-
-impl Sum {
-    fn merge(&mut self, other: Self) {
-        self.total += other.total;
-        self.n += other.n;
-    }
-
-    /// Number of terms.
-    pub(crate) fn n(self) -> u64 {
-        self.n
-    }
-
-    /// Mean of the terms; `None` of nothing.
-    pub(crate) fn mean(self) -> Option<f64> {
-        (self.n > 0).then(|| self.total / self.n as f64)
     }
 }
 
 /// Counters of one head and state over the samples of a data set.
 #[derive(Clone, Debug)]
 pub(crate) struct HeadCounters {
-    neighbours: Sum,
+    neighbours: Mean,
     bins: Vec<u64>,
     lowest: f32,
     highest: f32,
     /// Pairs above each threshold.
     above: Vec<u64>,
-    by_lag: Vec<Sum>,
+    by_lag: Vec<Mean>,
     rank: RankCounters,
 }
 
 impl HeadCounters {
     pub(crate) fn new(n_lags: usize, n_thresholds: usize) -> Self {
         Self {
-            neighbours: Sum::default(),
+            neighbours: Mean::default(),
             bins: vec![0; BINS],
             lowest: 1.0,
             highest: -1.0,
             above: vec![0; n_thresholds],
-            by_lag: vec![Sum::default(); n_lags],
+            by_lag: vec![Mean::default(); n_lags],
             rank: RankCounters::default(),
         }
     }
@@ -114,28 +90,28 @@ impl HeadCounters {
     /// Counts one sample's vectors `[T, D]`; returns the sum over its neighbours.
     ///
     /// - Cost: O(T·D·lags)
-    pub(crate) fn add(&mut self, rows: Rows<'_>, lags: &[usize], eps_grid: &[f32]) -> Sum {
+    pub(crate) fn add(&mut self, rows: Rows<'_>, lags: &[usize], eps_grid: &[f32]) -> Mean {
         self.rank.add(rows);
         let sample = Directions::new(rows);
         let cosines = sample.neighbours();
-        let neighbours = Sum { total: sum(&cosines), n: cosines.len() as u64 };
+        let neighbours = Mean::of_sum(sum(&cosines), cosines.len() as u64);
         for cosine in &cosines {
             self.bins[bin(*cosine)] += 1;
         }
         let [lowest, highest] = range(&cosines);
         (self.lowest, self.highest) = (self.lowest.min(lowest), self.highest.max(highest));
         self.above.iter_mut().zip(counts_above(&cosines, eps_grid)).for_each(|(above, n)| *above += n);
-        self.neighbours.merge(neighbours);
+        self.neighbours.join(neighbours);
         for ((by_lag, sum), lag) in self.by_lag.iter_mut().zip(sample.sums_at(lags)).zip(lags) {
             // The neighbours have been summed already.
-            by_lag.merge(if *lag == 1 { neighbours } else { sum });
+            by_lag.join(if *lag == 1 { neighbours } else { sum });
         }
         neighbours
     }
 
     /// Share of the pairs above each threshold; `None` without pairs.
     pub(crate) fn share_above(&self) -> Vec<Option<f64>> {
-        let n = self.neighbours.n;
+        let n = self.neighbours.n();
         self.above.iter().map(|above| (n > 0).then(|| *above as f64 / n as f64)).collect()
     }
 
@@ -145,13 +121,13 @@ impl HeadCounters {
     }
 
     pub(crate) fn neighbours(&self) -> Neighbours {
-        let quantile = |q| self.quantile(q);
-        let quantiles = (self.neighbours.n > 0).then(|| [0.05, 0.25, 0.5, 0.75, 0.95].map(quantile));
-        Neighbours { n: self.neighbours.n as usize, mean: self.neighbours.mean(), quantiles }
+        let n = self.neighbours.n() as usize;
+        let quantiles = (n > 0).then(|| QUANTILES.map(|q| self.quantile(q)));
+        Neighbours { n, mean: self.neighbours.get(), quantiles }
     }
 
     pub(crate) fn locality(&self) -> Vec<Option<f64>> {
-        self.by_lag.iter().map(|sum| sum.mean()).collect()
+        self.by_lag.iter().map(|mean| mean.get()).collect()
     }
 
     /// Adds this head's pairs to a histogram of [`COARSE_BINS`] bins.
@@ -163,7 +139,7 @@ impl HeadCounters {
 
     /// Linear interpolation at q·(n - 1) between order statistics, each within a bin of the true one.
     fn quantile(&self, q: f64) -> f64 {
-        let at = q * (self.neighbours.n.saturating_sub(1)) as f64;
+        let at = q * self.neighbours.n().saturating_sub(1) as f64;
         let (low, high) = (self.order_statistic(at.floor() as u64), self.order_statistic(at.ceil() as u64));
         low + (high - low) * at.fract()
     }
@@ -230,12 +206,12 @@ mod tests {
         let rows = [2.0, 0.0, 5.0, 0.0, 0.0, 3.0, 0.0, 0.0, -1.0, 0.0];
         let mut head = HeadCounters::new(4, 3);
         let neighbours = head.add(Rows::new(&rows, 2), &[1, 2, 4, 5], &[-0.5, 0.0, 0.5]);
-        assert_eq!((neighbours.n(), neighbours.mean()), (2, Some(0.5)));
+        assert_eq!((neighbours.n(), neighbours.get()), (2, Some(0.5)));
         // Lag 2: (0, 2) 90° and (2, 4) 90°, (1, 3) undefined; lag 4: (0, 4) 180°; lag 5: no pair.
         assert_eq!(head.locality(), [Some(0.5), Some(0.0), Some(-1.0), None]);
         let found = head.neighbours();
         assert_eq!((found.n, found.mean), (2, Some(0.5)));
-        for (quantile, exact) in found.quantiles.unwrap().iter().zip([0.05, 0.25, 0.5, 0.75, 0.95]) {
+        for (quantile, exact) in found.quantiles.unwrap().iter().zip(QUANTILES) {
             assert!((quantile - exact).abs() <= 2.0 / BINS as f64, "{quantile} for {exact}");
         }
         let mut coarse = vec![0; COARSE_BINS];
@@ -257,10 +233,9 @@ mod tests {
             .collect();
         let mut head = HeadCounters::new(1, 0);
         head.add(Rows::new(&rows, 2), &[1], &[]);
-        let mut sorted: Vec<f32> = Directions::new(Rows::new(&rows, 2)).neighbours();
-        sorted.sort_by(f32::total_cmp);
-        for (quantile, q) in head.neighbours().quantiles.unwrap().iter().zip([0.05, 0.25, 0.5, 0.75, 0.95]) {
-            let exact = crate::math::quantile_sorted(&sorted, q).unwrap();
+        let cosines = Directions::new(Rows::new(&rows, 2)).neighbours();
+        for (quantile, q) in head.neighbours().quantiles.unwrap().iter().zip(QUANTILES) {
+            let exact = crate::math::quantile(cosines.iter().map(|x| f64::from(*x)), q).unwrap();
             assert!((quantile - exact).abs() <= 2.0 / BINS as f64 + 1e-6, "{quantile} for {exact}");
         }
     }

@@ -4,7 +4,7 @@ use multiversion::multiversion;
 
 use crate::format::analysis::{HeadSparsity, Placed};
 use crate::format::dump::TokenClass;
-use crate::math::{Rows, THRESHOLDS, threshold_lanes};
+use crate::math::{Mean, Rows, THRESHOLDS, threshold_lanes};
 use crate::merge::{Link, MergingSets, Shares, links, protect, sets_above};
 
 /// Smallest set of every bin of the distribution of set sizes; the last bin has no upper end.
@@ -136,8 +136,8 @@ fn joined_above(links: &[Link], thresholds: &[f32; THRESHOLDS]) -> [(u32, u32); 
 /// Means over the samples of a data set, the sample as unit.
 #[derive(Clone, Debug)]
 struct GridCounters {
-    ratio: Vec<(f64, usize)>,
-    kept: Vec<(f64, usize)>,
+    ratio: Vec<Mean>,
+    kept: Vec<Mean>,
     largest: Vec<usize>,
 }
 
@@ -151,7 +151,7 @@ pub(crate) struct SetCounters {
 
 impl SetCounters {
     pub(crate) fn new(n_thresholds: usize) -> Self {
-        let empty = vec![(0.0, 0); n_thresholds];
+        let empty = vec![Mean::default(); n_thresholds];
         let grid = GridCounters { ratio: empty.clone(), kept: empty, largest: vec![0; n_thresholds] };
         Self { grid: grid.clone(), other: grid, sizes: [0; SIZE_BINS.len()] }
     }
@@ -172,19 +172,14 @@ impl SetCounters {
 impl GridCounters {
     fn add(&mut self, sample: &GridSets) {
         for (index, kept) in sample.kept_fraction.iter().enumerate() {
-            if let Some(ratio) = sample.set_ratio[index] {
-                self.ratio[index].0 += ratio;
-                self.ratio[index].1 += 1;
-            }
-            self.kept[index].0 += kept;
-            self.kept[index].1 += 1;
+            self.ratio[index].extend(sample.set_ratio[index]);
+            self.kept[index].add(*kept);
             self.largest[index] = self.largest[index].max(sample.largest_set[index]);
         }
     }
 
     fn finish(self, layer: usize, kv_head: usize, sizes: Vec<u64>) -> HeadSparsity {
-        let means =
-            |sums: Vec<(f64, usize)>| sums.into_iter().map(|(sum, n)| (n > 0).then(|| sum / n as f64)).collect();
+        let means = |means: Vec<Mean>| means.into_iter().map(Mean::get).collect();
         HeadSparsity {
             layer,
             kv_head,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::format::analysis::{Analysis, DatasetAnalysis};
 use crate::format::dump::State;
-use crate::math::{Interval, mean};
+use crate::math::{Interval, Mean, mean};
 
 /// One data set. The cosines are means over all pairs of neighbours of all heads, the rest are means over heads.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,7 +56,7 @@ pub fn summary(analysis: &Analysis) -> Summary<'_> {
     });
     let ratio = |layer: usize| {
         let values = analysis.datasets.iter().filter_map(|dataset| set_ratio(dataset, eps, Some(layer)));
-        mean(&values.collect::<Vec<_>>())
+        mean(values)
     };
     let mut layers: Vec<(usize, f64)> =
         analysis.layers.iter().filter_map(|layer| Some((*layer, ratio(*layer)?))).collect();
@@ -72,16 +72,13 @@ pub fn summary(analysis: &Analysis) -> Summary<'_> {
 /// Mean over all pairs of all heads.
 fn mean_cosine(dataset: &DatasetAnalysis, state: State) -> Option<f64> {
     let heads = &dataset.similarity.iter().find(|s| s.state == state)?.heads;
-    let (sum, n) = heads.iter().fold((0.0, 0), |(sum, n), head| {
-        let pairs = &head.neighbours;
-        (sum + pairs.mean.unwrap_or(0.0) * pairs.n as f64, n + pairs.n)
-    });
-    (n > 0).then(|| sum / n as f64)
+    let mut all = Mean::default();
+    heads.iter().for_each(|head| all.join(head.neighbours.sum()));
+    all.get()
 }
 
 /// Mean over the heads of one layer or of all.
 fn set_ratio(dataset: &DatasetAnalysis, eps: usize, layer: Option<usize>) -> Option<f64> {
     let heads = dataset.sparsity.iter().filter(|head| layer.is_none_or(|layer| layer == head.layer));
-    let ratios: Vec<f64> = heads.filter_map(|head| head.set_ratio.get(eps).copied().flatten()).collect();
-    mean(&ratios)
+    mean(heads.filter_map(|head| head.set_ratio.get(eps).copied().flatten()))
 }

@@ -12,14 +12,13 @@ use crate::files::InputHash;
 use crate::format::evaluation::Role;
 use crate::format::profile::{CONTROL, HeldOutKl, Profile, ProfileError, TUNED, Tried};
 use crate::hint::Hint;
-use crate::math::{Float, bootstrap_mean, paired};
+use crate::math::{Float, Resamples, bootstrap_mean, paired};
 use crate::model::Model;
 use crate::prompts::Prompt;
 use crate::runtime::{Budget, Compression};
+use crate::say;
 use crate::tune::Tuned;
 
-/// Resamples of every bootstrap interval.
-const RESAMPLES: usize = 2000;
 /// What every profile is held against on held-out texts.
 const BASELINE: &str = "h2o";
 
@@ -180,7 +179,7 @@ fn take_best(tuned: &mut Tuned, variants: &[(usize, Profile)], kls: &[Vec<f64>],
             search: profile.search.clone(),
             refitted: profile.refit.is_some(),
             cross_validated: profile.tried.iter().find(|t| t.search == profile.search).and_then(|t| t.cross_validated),
-            kl: bootstrap_mean(kls, RESAMPLES, seed).filter(|_| kls.len() == most),
+            kl: bootstrap_mean(kls, Resamples::of_means(seed)).filter(|_| kls.len() == most),
         })
         .collect();
     let known = tried.iter().enumerate().filter_map(|(i, tried)| Some((tried.kl?.estimate, i)));
@@ -221,22 +220,17 @@ fn judge_on(
 /// What held-out texts say of the chosen profile.
 fn judge(profile: &mut Profile, kls: &[(String, Vec<f64>)], seed: u64) {
     let interval = |(policy, kls): &(String, Vec<f64>)| {
-        Some(HeldOutKl { policy: policy.clone(), kl: bootstrap_mean(kls, RESAMPLES, seed)? })
+        Some(HeldOutKl { policy: policy.clone(), kl: bootstrap_mean(kls, Resamples::of_means(seed))? })
     };
     profile.held_out_kl = kls.iter().filter_map(interval).collect();
     let of = |name: &str| kls.iter().find(|(policy, _)| policy == name).map(|(_, kls)| kls);
     for other in [CONTROL, BASELINE] {
-        let found = of(TUNED).zip(of(other)).and_then(|(a, b)| paired(a, b, RESAMPLES, seed));
-        let Some((found, ratio)) = found.and_then(|found| Some((found.clone(), found.ratio?))) else { continue };
-        let bounds = match (ratio.low, ratio.high) {
-            (Some(low), Some(high)) => format!("{low:.2} to {high:.2}"),
-            _ => "no interval from one text".into(),
-        };
-        let shown = if found.direction().is_none() { ", no difference shown" } else { "" };
-        profile.verdict += &format!(
-            " On {} held-out texts its mean KL is {:.2} times that of {other} (95 % interval {bounds}{shown}).",
-            ratio.n, ratio.estimate
-        );
+        if let Some((of_tuned, of_other)) = of(TUNED).zip(of(other))
+            && let Some(found) = paired(of_tuned, of_other, Resamples::of_means(seed))
+            && let Some(times) = say::times(&found, &format!("that of {other}"))
+        {
+            profile.verdict += &format!(" On {} held-out texts its mean KL is {times}.", found.difference.n);
+        }
     }
 }
 

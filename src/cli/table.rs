@@ -6,6 +6,7 @@ use std::fmt;
 use crate::cli::common::Common;
 use crate::cli::output::{columns, printable};
 use crate::math::Interval;
+use crate::say;
 
 /// Widest table, in columns of a terminal.
 pub(crate) const MAX_COLUMNS: usize = 100;
@@ -109,8 +110,7 @@ pub(crate) fn estimate(interval: Option<Interval>, places: usize) -> String {
 
 /// Both ends of an interval.
 pub(crate) fn bounds(interval: Option<Interval>, digits: usize) -> String {
-    let ends = interval.and_then(|interval| interval.low.zip(interval.high));
-    ends.map_or_else(missing, |(low, high)| format!("{low:.digits$} to {high:.digits$}"))
+    interval.and_then(|interval| say::ends(interval, digits)).unwrap_or_else(missing)
 }
 
 /// A verdict in lines: its first sentence, or all of it with --verbose. The saved file has all.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use crate::eval::EvalError;
-use crate::math::{log_sum_exp, mean, quantile_sorted};
+use crate::math::{log_sum_exp, mean, quantiles};
 use crate::model::{LogitRows, Pass};
 use crate::runtime::{Difference, RaggedCache, RuntimeError};
 
@@ -52,16 +52,16 @@ pub(super) fn compare(
             Point { difference: Difference::of(p, q), nll: nll(q), full_nll: nll(p) }
         })
         .collect();
-    let average = |f: &dyn Fn(&Point) -> f64| mean(&points.iter().map(f).collect::<Vec<_>>());
-    let mut sorted: Vec<f32> = points.iter().map(|point| point.difference.kl as f32).collect();
-    sorted.sort_by(f32::total_cmp);
+    let average = |f: &dyn Fn(&Point) -> f64| mean(points.iter().map(f));
+    let [p50, p90, p99, max] = quantiles(points.iter().map(|point| point.difference.kl), [0.5, 0.9, 0.99, 1.0])
+        .map_or([None; 4], |all| all.map(Some));
     let (nll, full_nll) = (average(&|point| point.nll), average(&|point| point.full_nll));
     let measured = [
         ("kl", average(&|point| point.difference.kl)),
-        ("kl_p50", quantile_sorted(&sorted, 0.5)),
-        ("kl_p90", quantile_sorted(&sorted, 0.9)),
-        ("kl_p99", quantile_sorted(&sorted, 0.99)),
-        ("kl_max", quantile_sorted(&sorted, 1.0)),
+        ("kl_p50", p50),
+        ("kl_p90", p90),
+        ("kl_p99", p99),
+        ("kl_max", max),
         ("top1_agreement", average(&|point| f64::from(u8::from(point.difference.same_top)))),
         ("nll", nll),
         ("perplexity_ratio", nll.zip(full_nll).map(|(nll, full)| (nll - full).exp())),

@@ -8,11 +8,9 @@ use crate::eval::verdict;
 use crate::format::evaluation::{
     ArmEntry, ComparisonEntry, Evaluation, Headline, NeedleCell, NeedleMap, Question, Role, Row, SummaryEntry,
 };
-use crate::math::{bootstrap_mean, mean, paired};
+use crate::math::{Mean, Resamples, bootstrap_mean, mean, paired};
 use crate::merge::Counters;
 use crate::policy::split_refit;
-
-const RESAMPLES: usize = 2000;
 
 /// Fills in everything that follows from the rows.
 pub(super) fn fill_in(evaluation: &mut Evaluation, rows: &[Row]) {
@@ -56,7 +54,7 @@ fn entries(evaluation: &Evaluation, rows: &[Row]) -> Vec<SummaryEntry> {
 }
 
 fn entry(evaluation: &Evaluation, task: &str, dataset: Option<&str>, arm: &ArmEntry, rows: &[&Row]) -> SummaryEntry {
-    let interval = |values: Vec<f64>| bootstrap_mean(&values, RESAMPLES, evaluation.provenance.seed);
+    let interval = |values: Vec<f64>| bootstrap_mean(&values, Resamples::of_means(evaluation.provenance.seed));
     let mut counters = Counters::default();
     rows.iter().for_each(|row| counters.add(row.counters));
     let met: Vec<&&Row> = rows.iter().filter(|row| row.unmet.is_none()).collect();
@@ -109,7 +107,7 @@ fn comparisons(evaluation: &Evaluation, rows: &[Row]) -> Vec<ComparisonEntry> {
             let (of_a, of_b) = (values(a), values(b));
             let both: Vec<(f64, f64)> = of_a.iter().filter_map(|(key, a)| Some((*a, *of_b.get(key)?))).collect();
             let (x, y): (Vec<f64>, Vec<f64>) = both.into_iter().unzip();
-            if let Some(result) = paired(&x, &y, RESAMPLES, evaluation.provenance.seed) {
+            if let Some(result) = paired(&x, &y, Resamples::of_means(evaluation.provenance.seed)) {
                 found.push(ComparisonEntry {
                     task: task.into(),
                     metric: metric.clone(),
@@ -148,7 +146,7 @@ fn comparisons(evaluation: &Evaluation, rows: &[Row]) -> Vec<ComparisonEntry> {
             let mut ranked: Vec<(f64, &ArmEntry)> = arms
                 .iter()
                 .filter(|arm| matches!(arm.role, Role::Baseline | Role::Paper))
-                .filter_map(|arm| Some((mean(&values(arm).into_values().collect::<Vec<_>>())?, *arm)))
+                .filter_map(|arm| Some((mean(values(arm).into_values())?, *arm)))
                 .collect();
             ranked.sort_by(|a, b| if *less_is_better { a.0.total_cmp(&b.0) } else { b.0.total_cmp(&a.0) });
             let Some((_, best)) = ranked.first() else { continue };
@@ -174,28 +172,25 @@ fn needle_maps(evaluation: &Evaluation, rows: &[Row]) -> Vec<NeedleMap> {
         .collect();
     let mut maps = Vec::new();
     for arm in evaluation.arms.iter().filter(|arm| arm.role != Role::Reference) {
-        let mut cells: BTreeMap<(usize, u32), Vec<(f64, f64)>> = BTreeMap::new();
+        let mut cells: BTreeMap<(usize, u32), [Mean; 2]> = BTreeMap::new();
         for row in rows.iter().filter(|row| is_of(row, arm)) {
             if let Some((depth, candidate)) = scored(row)
                 && let Some(reference) = reference.get(&(row.dataset.as_str(), row.id.as_str()))
             {
                 let length = (row.n_prompt_tokens as f64 / 500.0).round() as usize * 500;
-                cells.entry((length, depth)).or_default().push((*reference, candidate));
+                let means = cells.entry((length, depth)).or_default();
+                means.iter_mut().zip([*reference, candidate]).for_each(|(mean, score)| mean.add(score));
             }
         }
         if cells.is_empty() {
             continue;
         }
-        let average =
-            |pairs: &[(f64, f64)], f: fn(&(f64, f64)) -> f64| pairs.iter().map(f).sum::<f64>() / pairs.len() as f64;
         let cells = cells
             .into_iter()
-            .map(|((length_tokens, depth_percent), pairs)| NeedleCell {
-                length_tokens,
-                depth_percent,
-                n: pairs.len(),
-                reference: average(&pairs, |pair| pair.0),
-                candidate: average(&pairs, |pair| pair.1),
+            .filter_map(|((length_tokens, depth_percent), [reference, candidate])| {
+                let n = reference.n() as usize;
+                let (reference, candidate) = reference.get().zip(candidate.get())?;
+                Some(NeedleCell { length_tokens, depth_percent, n, reference, candidate })
             })
             .collect();
         maps.push(NeedleMap { policy: arm.policy.clone(), budget: arm.budget, cells });

@@ -41,5 +41,7 @@ pub use simd::{
 pub use simd::{max, range, scale, scale_each, silu_product, squared_distance, sum, threshold_lanes, unit_factor};
 pub use softmax::{argmax, kl_divergence, log_sum_exp};
 pub use spectrum::{centred_gram, effective_rank};
-pub use stats::{Interval, bootstrap_mean, centred_interval, mean, quantile_sorted, standard_deviation};
+pub use stats::{
+    Interval, Mean, Resamples, bootstrap_mean, centred_interval, mean, quantile, quantiles, standard_deviation,
+};
 pub use variance::{Icc, VarianceComponents, group_means, group_sizes, intraclass_correlation, variance_components};

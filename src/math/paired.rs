@@ -7,7 +7,8 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{Binomial, DiscreteCDF};
 
-use crate::math::{Interval, bootstrap_mean, mean, quantile_sorted, standard_deviation};
+use crate::math::stats::percentile_ends;
+use crate::math::{Interval, Resamples, bootstrap_mean, mean, standard_deviation};
 
 /// Level of the sign test.
 const LEVEL: f64 = 0.05;
@@ -48,6 +49,11 @@ impl Paired {
         let by_sign = self.higher.cmp(&self.lower);
         (self.sign_p? <= LEVEL && by_sign == by_interval).then_some(by_interval)
     }
+
+    /// Whether there are so few units that no direction could be shown, even if all of them agreed.
+    pub fn has_too_few(&self) -> bool {
+        sign_test_needs(self.difference.n).is_none()
+    }
 }
 
 /// Units of `n` unequal ones that must agree for the sign test to tell a direction at the 5 % level; `None` when even all
@@ -65,17 +71,17 @@ pub fn sign_test_needs(n: usize) -> Option<usize> {
 ///
 /// - Shape: a `[n]`, b `[n]`
 /// - Source: Efron 1979 (bootstrap), Arbuthnot 1710 (sign test); power by the normal approximation
-pub fn paired(a: &[f64], b: &[f64], resamples: usize, seed: u64) -> Option<Paired> {
+pub fn paired(a: &[f64], b: &[f64], resamples: Resamples) -> Option<Paired> {
     if a.len() != b.len() {
         return None;
     }
     let differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| a - b).collect();
-    let difference = bootstrap_mean(&differences, resamples, seed)?;
+    let difference = bootstrap_mean(&differences, resamples)?;
     let lower = differences.iter().filter(|d| **d < 0.0).count();
     let higher = differences.iter().filter(|d| **d > 0.0).count();
     Some(Paired {
         difference,
-        ratio: ratio_of_means(a, b, resamples, seed),
+        ratio: ratio_of_means(a, b, resamples),
         lower,
         higher,
         equal: differences.len() - lower - higher,
@@ -99,31 +105,25 @@ pub fn sign_test(lower: usize, higher: usize) -> Option<f64> {
     Some((2.0 * tail).min(1.0))
 }
 
-fn ratio_of_means(a: &[f64], b: &[f64], resamples: usize, seed: u64) -> Option<Interval> {
+fn ratio_of_means(a: &[f64], b: &[f64], resamples: Resamples) -> Option<Interval> {
     let (mean_a, mean_b) = (mean(a)?, mean(b)?);
     if mean_a <= 0.0 || mean_b <= 0.0 {
         return None;
     }
     let n = a.len();
-    let estimate = mean_a / mean_b;
-    if n < 2 {
-        return Some(Interval { estimate, low: None, high: None, n });
-    }
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let mut ratios: Vec<f32> = (0..resamples)
-        .map(|_| {
-            let (mut sum_a, mut sum_b) = (0.0, 0.0);
-            for _ in 0..n {
-                let unit = random.random_range(0..n);
-                sum_a += a[unit];
-                sum_b += b[unit];
-            }
-            (sum_a / sum_b) as f32
-        })
-        .filter(|ratio| ratio.is_finite())
-        .collect();
-    ratios.sort_by(f32::total_cmp);
-    Some(Interval { estimate, low: quantile_sorted(&ratios, 0.025), high: quantile_sorted(&ratios, 0.975), n })
+    let mut random = ChaCha8Rng::seed_from_u64(resamples.seed);
+    let draw = |_| {
+        let (mut sum_a, mut sum_b) = (0.0, 0.0);
+        for _ in 0..n {
+            let unit = random.random_range(0..n);
+            sum_a += a[unit];
+            sum_b += b[unit];
+        }
+        sum_a / sum_b
+    };
+    let draws = if n < 2 { 0 } else { resamples.n };
+    let ratios = (0..draws).map(draw).filter(|ratio| ratio.is_finite());
+    Some(Interval::around(mean_a / mean_b, percentile_ends(ratios), n))
 }
 
 #[cfg(test)]
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn an_uneven_pair_by_hand() {
         let (a, b) = ([1.0, 2.0, 3.0, 9.0], [2.0, 4.0, 3.0, 4.0]);
-        let found = paired(&a, &b, 500, 1).unwrap();
+        let found = paired(&a, &b, Resamples::of_means(1)).unwrap();
         // Differences -1, -2, 0, 5: mean 0.5, deviations squared 2.25 + 6.25 + 0.25 + 20.25 = 29, over 3.
         assert_eq!(found.difference.estimate, 0.5);
         assert_eq!((found.lower, found.higher, found.equal), (2, 1, 1));
@@ -143,12 +143,13 @@ mod tests {
         assert_eq!(ratio.estimate, 15.0 / 13.0);
         // Resampling single units bounds every ratio of sums: 1/2 to 9/4.
         assert!(ratio.low.unwrap() >= 0.5 && ratio.high.unwrap() <= 2.25 && ratio.low < ratio.high);
-        assert_eq!(paired(&a, &b, 500, 1), Some(found));
+        assert_eq!(paired(&a, &b, Resamples::of_means(1)), Some(found));
     }
 
     #[test]
     fn a_direction_needs_interval_and_sign_test() {
-        let of = |differences: &[f64]| paired(differences, &vec![0.0; differences.len()], 2000, 1).unwrap();
+        let of =
+            |differences: &[f64]| paired(differences, &vec![0.0; differences.len()], Resamples::of_means(1)).unwrap();
         // Four that agree: the interval leaves out 0, but 2 / 16 = 0.125.
         let four = of(&[-1.0, -2.0, -3.0, -4.0]);
         assert!(four.difference.high.unwrap() < 0.0 && (four.sign_p.unwrap() - 0.125).abs() < 1e-12);
@@ -162,11 +163,11 @@ mod tests {
 
     #[test]
     fn what_cannot_be_said_is_none() {
-        assert_eq!(paired(&[], &[], 10, 1), None);
-        assert_eq!(paired(&[1.0], &[1.0, 2.0], 10, 1), None);
-        let one = paired(&[1.0], &[1.0], 10, 1).unwrap();
+        assert_eq!(paired(&[], &[], Resamples::of_means(1)), None);
+        assert_eq!(paired(&[1.0], &[1.0, 2.0], Resamples::of_means(1)), None);
+        let one = paired(&[1.0], &[1.0], Resamples::of_means(1)).unwrap();
         assert_eq!((one.sign_p, one.resolvable, one.difference.low), (None, None, None));
-        assert_eq!(paired(&[0.0, 0.0], &[1.0, 2.0], 10, 1).unwrap().ratio, None);
+        assert_eq!(paired(&[0.0, 0.0], &[1.0, 2.0], Resamples::of_means(1)).unwrap().ratio, None);
         // 0 of 6: 2 / 64.
         assert!((sign_test(0, 6).unwrap() - 2.0 / 64.0).abs() < 1e-12);
         assert_eq!(sign_test(3, 3), Some(1.0));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::format::analysis::{Analysis, DatasetAnalysis, HeadQueries, StateSimilarity};
 use crate::format::dump::State;
-use crate::math::{Interval, quantile_sorted};
+use crate::math::{Interval, Mean, quantiles};
 
 /// Layer and KV head.
 pub(super) type Head = (usize, usize);
@@ -16,21 +16,17 @@ pub(super) fn known(value: Option<f64>) -> Option<f64> {
 
 /// Mean of the known values.
 pub(super) fn mean(values: impl IntoIterator<Item = Option<f64>>) -> Option<f64> {
-    let known: Vec<f64> = values.into_iter().filter_map(known).collect();
-    crate::math::mean(&known)
+    crate::math::mean(values.into_iter().filter_map(known))
 }
 
 /// Quantile of the values that are numbers.
 pub(super) fn quantile(values: impl IntoIterator<Item = f64>, q: f64) -> Option<f64> {
-    let mut values: Vec<f32> = values.into_iter().filter(|v| v.is_finite()).map(|v| v as f32).collect();
-    values.sort_by(f32::total_cmp);
-    quantile_sorted(&values, q)
+    crate::math::quantile(values.into_iter().filter(|v| v.is_finite()), q)
 }
 
 /// Ends of the middle 80 % of the values that are numbers.
 pub(super) fn middle(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
-    let values: Vec<f64> = values.collect();
-    quantile(values.iter().copied(), 0.1).zip(quantile(values, 0.9))
+    quantiles(values.filter(|v| v.is_finite()), [0.1, 0.9]).map(|[low, high]| (low, high))
 }
 
 /// The interval if its estimate is a number, without ends that are none.
@@ -52,15 +48,14 @@ pub(super) fn of_state(dataset: &DatasetAnalysis, state: State) -> Option<&State
 
 /// Mean neighbour cosine of every head, over all data sets, each weighing as many pairs as it has.
 pub(super) fn neighbour_means(analysis: &Analysis, state: State) -> BTreeMap<Head, Option<f64>> {
-    let mut sums: BTreeMap<Head, (f64, f64)> = BTreeMap::new();
+    let mut means: BTreeMap<Head, Mean> = BTreeMap::new();
     for head in analysis.datasets.iter().filter_map(|d| of_state(d, state)).flat_map(|s| &s.heads) {
-        let sum = sums.entry((head.layer, head.kv_head)).or_default();
-        if let Some(mean) = known(head.neighbours.mean) {
-            let n = head.neighbours.n as f64;
-            *sum = (sum.0 + mean * n, sum.1 + n);
+        let mean = means.entry((head.layer, head.kv_head)).or_default();
+        if known(head.neighbours.mean).is_some() {
+            mean.join(head.neighbours.sum());
         }
     }
-    sums.into_iter().map(|(head, (sum, n))| (head, (n > 0.0).then(|| sum / n))).collect()
+    means.into_iter().map(|(head, mean)| (head, mean.get())).collect()
 }
 
 /// Effective rank about the mean of every head, over all data sets, each weighing the same.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::math::{Float, dot, quantile_sorted};
+use crate::math::{Float, dot, quantile};
 use crate::model::Model;
 use crate::runtime::{Compression, GenerateOptions, RaggedCache, RuntimeError, generate};
 
@@ -169,12 +169,6 @@ fn measure(
     Ok(())
 }
 
-fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted: Vec<f32> = values.iter().map(|x| *x as f32).collect();
-    sorted.sort_by(f32::total_cmp);
-    quantile_sorted(&sorted, 0.5)
-}
-
 impl SpeedRow {
     /// Medians of the samples, beside the full cache's at the same context; `full` is `None` for the full cache itself.
     pub fn new(
@@ -186,7 +180,7 @@ impl SpeedRow {
     ) -> Self {
         let SpeedSamples { cache_bytes, kept_fraction, .. } = samples;
         let [prefill_secs, compress_secs, decode_secs] =
-            [&samples.prefill, &samples.compress, &samples.decode].map(|x| median(x));
+            [&samples.prefill, &samples.compress, &samples.decode].map(|x| quantile(x, 0.5));
         let read = |cache: u64| (weight_bytes + cache) as f64;
         let speedup = full.and_then(|full| Some(full.decode_secs? / decode_secs?));
         let bandwidth_bound = full.map(|full| read(full.cache_bytes) / read(cache_bytes));

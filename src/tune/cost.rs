@@ -1,5 +1,6 @@
 //! From squared changes of single heads to costs that can be added up over heads.
 
+use crate::math::{Mean, mean};
 use crate::tune::curves::Curves;
 use crate::tune::measure::Measured;
 use crate::tune::trial::{ByTrial, TrialKey};
@@ -105,25 +106,19 @@ pub(super) fn curves(parts: &[&CostSums], sizes: &[usize], n_settings: usize) ->
 /// Means of the lowest similarities that trials joined, over samples where they joined any.
 #[derive(Clone, Debug, Default)]
 pub(super) struct EpsMeans {
-    /// Sum and count by head.
-    sums: Vec<ByTrial<(f64, usize)>>,
+    by_head: Vec<ByTrial<Mean>>,
 }
 
 impl EpsMeans {
     pub fn add(&mut self, sample: &Measured) {
-        self.sums.resize(sample.heads.len(), ByTrial::default());
-        for (sums, head) in self.sums.iter_mut().zip(&sample.heads) {
-            sums.update(head, |(sum, n), outcome| {
-                if let Some(eps) = outcome.eps {
-                    (*sum, *n) = (*sum + f64::from(eps), *n + 1);
-                }
-            });
+        self.by_head.resize(sample.heads.len(), ByTrial::default());
+        for (means, head) in self.by_head.iter_mut().zip(&sample.heads) {
+            means.update(head, |mean, outcome| mean.extend(outcome.eps.map(f64::from)));
         }
     }
 
     pub fn mean(&self, head: usize, key: TrialKey) -> Option<f32> {
-        let (sum, n) = *self.sums.get(head)?.get(key)?;
-        (n > 0).then(|| (sum / n as f64) as f32)
+        self.by_head.get(head)?.get(key)?.get().map(|mean| mean as f32)
     }
 }
 
@@ -161,7 +156,7 @@ fn layer_error(sample: &Measured, trial: TrialKey, n_kv_heads: usize) -> Option<
             layers.push((squares / energy).sqrt());
         }
     }
-    crate::math::mean(&layers).filter(|mean| mean.is_finite())
+    mean(&layers).filter(|mean| mean.is_finite())
 }
 
 #[cfg(test)]

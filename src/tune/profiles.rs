@@ -5,16 +5,13 @@ use serde_json::json;
 use crate::files::{Document, InputHash, ModelIdentity, Provenance};
 use crate::format::dump::{Dump, SampleEntry};
 use crate::format::profile::{CONTROL, CurvePoint, HeadProfile, Profile, Quality, TUNED, Tried, UsedSample};
-use crate::math::{Interval, bootstrap_mean};
+use crate::math::{Interval, Paired, Resamples, bootstrap_mean, paired};
 use crate::tune::cost::{Checked, EpsMeans};
 use crate::tune::curves::{Choice, Curves, UNITS};
 use crate::tune::solve::Solution;
 use crate::tune::trial::{ByTrial, TrialKey};
 use crate::tune::words;
 use crate::tune::{TuneOptions, Tuned};
-
-/// Resamples of every bootstrap interval.
-const RESAMPLES: usize = 2000;
 
 /// What all profiles of a run stand on.
 #[derive(Debug)]
@@ -70,7 +67,7 @@ impl Evidence<'_> {
         let kept =
             |samples: &[usize]| -> Vec<f64> { samples.iter().filter_map(|s| self.kept_fraction(*s, tuned)).collect() };
         let judged_on = if self.held_out.is_empty() { &self.calibration } else { &self.held_out };
-        let gain = merges.then(|| self.difference(judged_on, tuned, control)).flatten();
+        let against_control = merges.then(|| self.compare(judged_on, tuned, control)).flatten();
         let mut profile = Profile {
             schema: Profile::schema_id(),
             provenance: self.provenance(),
@@ -94,12 +91,16 @@ impl Evidence<'_> {
             held_out: self.used(&self.held_out, tuned),
             heads: self.heads(curves, solution, tuned),
         };
-        profile.verdict = words::verdict(&profile, gain);
+        profile.verdict = words::verdict(&profile, against_control.as_ref());
         profile
     }
 
+    fn resamples(&self) -> Resamples {
+        Resamples::of_means(self.options.seed)
+    }
+
     fn interval(&self, values: &[f64]) -> Option<Interval> {
-        bootstrap_mean(values, RESAMPLES, self.options.seed)
+        bootstrap_mean(values, self.resamples())
     }
 
     /// Errors of a trial on samples; `None` when one of them has none.
@@ -111,10 +112,9 @@ impl Evidence<'_> {
         self.checked[sample].get(trial).map(|checked| checked.kept)
     }
 
-    /// Error of one trial less another's, over samples.
-    fn difference(&self, samples: &[usize], a: TrialKey, b: TrialKey) -> Option<Interval> {
-        let (a, b) = (self.errors(samples, a)?, self.errors(samples, b)?);
-        self.interval(&a.iter().zip(&b).map(|(a, b)| a - b).collect::<Vec<_>>())
+    /// Errors of one trial beside another's.
+    fn compare(&self, samples: &[usize], a: TrialKey, b: TrialKey) -> Option<Paired> {
+        paired(&self.errors(samples, a)?, &self.errors(samples, b)?, self.resamples())
     }
 
     fn used(&self, samples: &[usize], trial: TrialKey) -> Vec<UsedSample> {

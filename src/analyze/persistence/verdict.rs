@@ -3,6 +3,7 @@
 use crate::analyze::persistence::FALSE_DISCOVERY_RATE;
 use crate::format::analysis::Evidence;
 use crate::math::Interval;
+use crate::say::{percent, percent_interval};
 
 /// Heads named; more are counted.
 const NAMED: usize = 6;
@@ -29,22 +30,22 @@ pub(super) fn verdict(evidence: &Evidence, tolerance: f64) -> String {
     let n_heads = evidence.heads.len();
     let n_datasets = evidence.datasets.len();
     let mut words = format!(
-        "{}: at eps {}, {} of {n_heads} heads ({}) keep their sets per token within {tolerance} of their mean in all of {n_datasets} \
+        "{}: at eps {}, {} of {n_heads} heads, {}, keep their sets per token within {tolerance} of their mean in all of {n_datasets} \
          data sets ({} samples).",
         conclusion(evidence),
         evidence.eps,
         evidence.heads.iter().filter(|head| head.persistent).count(),
-        evidence.persistent_share.map_or_else(|| "-".into(), percent),
+        evidence.persistent_share.map_or_else(|| "-".into(), |share| percent_interval(share, 1)),
         evidence.n_samples,
     );
     if let Some(variance) = &evidence.variance {
         words += &format!(
             " Of the variance {} is between heads, {} between data sets, {} data sets acting on single heads, {} within \
              data sets.",
-            percent(variance.head),
-            percent(variance.dataset),
-            percent(variance.interaction),
-            share(variance.sample.estimate + variance.residual.estimate),
+            percent_interval(variance.head, 1),
+            percent_interval(variance.dataset, 1),
+            percent_interval(variance.interaction, 1),
+            percent(variance.sample.estimate + variance.residual.estimate, 1),
         );
     }
     if let (Some(w), Some(null)) = (evidence.kendall_w, evidence.rank_null) {
@@ -111,15 +112,4 @@ fn not_persistent(evidence: &Evidence) -> String {
         n => format!(" and {n} more"),
     };
     format!(" Beyond it, as layer:head: {}{more}.", named.join(", "))
-}
-
-fn share(part: f64) -> String {
-    format!("{:.1} %", 100.0 * part)
-}
-
-fn percent(part: Interval) -> String {
-    match (part.low, part.high) {
-        (Some(low), Some(high)) => format!("{} [{:.1}, {:.1}]", share(part.estimate), 100.0 * low, 100.0 * high),
-        _ => share(part.estimate),
-    }
 }

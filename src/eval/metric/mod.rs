@@ -86,8 +86,7 @@ const SCORE: &[&str] = &["score"];
 
 /// The mean over rows of the first part.
 fn mean_of_rows(rows: &[Vec<f64>]) -> Option<f64> {
-    let scores: Vec<f64> = rows.iter().filter_map(|parts| parts.first().copied()).collect();
-    crate::math::mean(&scores)
+    crate::math::mean(rows.iter().filter_map(|parts| parts.first()))
 }
 
 /// The best score over the answers, 0 without any.

@@ -14,8 +14,11 @@ use serde::{Deserialize, Serialize};
 use crate::files::{Document, InputHash, ModelIdentity, Provenance};
 use crate::format::dump::State;
 use crate::format::map::MapEntry;
-use crate::math::Interval;
+use crate::math::{Interval, Mean};
 use crate::merge::Shares;
+
+/// Where distributions are cut: their quantiles are at 5, 25, 50, 75 and 95 %.
+pub(crate) const QUANTILES: [f64; 5] = [0.05, 0.25, 0.5, 0.75, 0.95];
 
 /// Name of the document within the analysis' folder.
 pub const FILE: &str = "analysis.json";
@@ -29,6 +32,13 @@ pub struct Neighbours {
     pub mean: Option<f64>,
     /// Quantiles at 5, 25, 50, 75 and 95 %.
     pub quantiles: Option<[f64; 5]>,
+}
+
+impl Neighbours {
+    /// The mean, to be joined with that of other pairs.
+    pub(crate) fn sum(&self) -> Mean {
+        self.mean.map_or_else(Mean::default, |mean| Mean::of_sum(mean * self.n as f64, self.n as u64))
+    }
 }
 
 /// One KV head's figures for one state in one data set.
@@ -231,6 +241,9 @@ pub struct Analysis {
     pub kept_fraction: Vec<Option<Interval>>,
     /// Every pair of data sets.
     pub agreement: Vec<Agreement>,
+    /// What the pairs come to, in words with numbers; `None` with one data set and in files of earlier versions.
+    #[serde(default)]
+    pub agreement_verdict: Option<String>,
     /// Whether sparsity persists over data sets; `None` in files of earlier versions.
     #[serde(default)]
     pub persistence: Option<Persistence>,

@@ -81,7 +81,6 @@ fn of_profile(input: &ReportInput, profile: &Profile) -> Vec<Block> {
     if !profile.verdict.trim().is_empty() {
         blocks.push(Block::Text("verdict", profile.verdict.trim().into()));
     }
-    blocks.extend(summary::against_control(profile).map(|comparison| Block::Text("comparison", comparison)));
     let unknown = || "no data".to_string();
     let share = |pick: fn(f64, f64) -> f64| {
         profile.heads.iter().map(|h| h.kept_fraction).filter(|s| s.is_finite()).reduce(pick)

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use crate::format::analysis::Analysis;
 use crate::format::dump::State;
-use crate::format::profile::{CONTROL, Profile, Quality, TUNED};
+use crate::format::profile::Profile;
 use crate::math::Interval;
 use crate::report::pool::{Head, Measure};
 use crate::report::theme::{count, number, threshold};
 use crate::report::{ReportInput, pool};
+use crate::say;
 
 /// Above this share of slots kept, compression is not worth the name.
 const NOTHING_MERGES: f64 = 0.99;
@@ -21,16 +22,19 @@ pub(super) fn findings(input: &ReportInput) -> Vec<String> {
     findings.extend(extremes(analysis));
     findings.extend(rope(analysis));
     findings.extend(distance(analysis));
-    findings.extend(agreement(analysis));
+    findings.extend(analysis.agreement_verdict.clone());
+    if analysis.datasets.len() == 1 {
+        findings.push("Only one data set was analysed, so that nothing is known of how other texts behave.".into());
+    }
     findings.extend(analysis.queries.as_ref().map(|queries| queries.verdict.clone()));
     findings.extend(analysis.persistence.as_ref().map(|persistence| persistence.verdict.clone()));
     findings.extend(input.profile.as_ref().map(profile));
     findings
 }
 
-/// A share in percent, with a space that does not break.
+/// A share in percent.
 pub(super) fn percent(share: f64) -> String {
-    format!("{}\u{a0}%", number(100.0 * share, 1))
+    unbroken(&say::percent(share, 1))
 }
 
 /// Which tokens are never merged.
@@ -42,13 +46,12 @@ pub(super) fn protected(analysis: &Analysis) -> String {
 
 /// An estimate with its interval.
 pub(super) fn percent_interval(interval: Option<Interval>) -> Option<String> {
-    let interval = pool::known_interval(interval)?;
-    Some(match (interval.low, interval.high) {
-        (Some(low), Some(high)) => {
-            format!("{} ({} to {})", percent(interval.estimate), number(100.0 * low, 1), number(100.0 * high, 1))
-        }
-        _ => percent(interval.estimate),
-    })
+    Some(unbroken(&say::percent_interval(pool::known_interval(interval)?, 1)))
+}
+
+/// Numbers and their `%` stay on one line.
+fn unbroken(text: &str) -> String {
+    text.replace(" %", "\u{a0}%")
 }
 
 fn kept(analysis: &Analysis) -> String {
@@ -207,35 +210,6 @@ fn distance(analysis: &Analysis) -> Option<String> {
     ))
 }
 
-fn agreement(analysis: &Analysis) -> Option<String> {
-    let pairs: Vec<((&str, &str), f64)> = analysis
-        .agreement
-        .iter()
-        .filter_map(|p| Some(((p.a.as_str(), p.b.as_str()), pool::known(p.spearman)?)))
-        .collect();
-    let Some((low, high)) = ends(&pairs) else {
-        return (analysis.datasets.len() == 1)
-            .then(|| "Only one data set was analysed, so that nothing is known of how other texts behave.".into());
-    };
-    let verdict = match low.1 {
-        rho if rho >= 0.7 => "The data sets agree on which heads are compressible",
-        rho if rho >= 0.3 => "The data sets agree only in part on which heads are compressible",
-        _ => "The data sets do not all agree on which heads are compressible",
-    };
-    let between = |p: (&str, &str)| format!("{} and {}", p.0, p.1);
-    Some(if pairs.len() == 1 {
-        format!("{verdict}: Spearman's ρ of {} is {}.", between(low.0), number(low.1, 2))
-    } else {
-        format!(
-            "{verdict}: Spearman's ρ is lowest between {} ({}) and highest between {} ({}).",
-            between(low.0),
-            number(low.1, 2),
-            between(high.0),
-            number(high.1, 2)
-        )
-    })
-}
-
 fn profile(profile: &Profile) -> String {
     let mut text = format!(
         "The profile asks for {} {} and keeps {} of the slots on calibration samples",
@@ -247,42 +221,10 @@ fn profile(profile: &Profile) -> String {
         Some(held_out) => text += &format!(", {held_out} on held-out ones."),
         None => text += "; no samples were held out to check that.",
     }
-    if let Some(comparison) = against_control(profile) {
-        text += &format!(" {comparison}");
-    }
     if !profile.verdict.trim().is_empty() {
         text += &format!(" Its own verdict: {}", profile.verdict.trim());
     }
     text
-}
-
-/// The profile against throwing the same tokens away, on held-out samples where there are any.
-pub(super) fn against_control(profile: &Profile) -> Option<String> {
-    let find = |rule: &str| profile.quality.iter().find(|q| q.rule == rule);
-    let (merged, evicted) = (find(TUNED)?, find(CONTROL)?);
-    let held_out = |q: &Quality| pool::known_interval(q.held_out);
-    let (place, a, b) = match (held_out(merged), held_out(evicted)) {
-        (Some(a), Some(b)) => ("held-out", a, b),
-        _ => {
-            let (a, b) =
-                (pool::known_interval(Some(merged.calibration))?, pool::known_interval(Some(evicted.calibration))?);
-            ("calibration", a, b)
-        }
-    };
-    let apart = match (a.low.zip(a.high), b.low.zip(b.high)) {
-        (Some(a), Some(b)) => a.1 < b.0 || b.1 < a.0,
-        _ => false,
-    };
-    let outcome = match (a.estimate < b.estimate, apart) {
-        (true, true) => "merging does better than evicting the same tokens",
-        (false, true) => "merging does worse than evicting the same tokens",
-        (_, false) => "the two intervals overlap or are unknown; its verdict compares them sample by sample",
-    };
-    Some(format!(
-        "On {place} samples it errs by {} in the attention output, evicting by {}: {outcome}.",
-        number(a.estimate, 3),
-        number(b.estimate, 3)
-    ))
 }
 
 #[cfg(test)]
