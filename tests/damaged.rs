@@ -1,6 +1,6 @@
 //! A table of damaged inputs of every kind, each with the words that its error must have.
 //!
-//! Every row is one run of the program: it ends with 2 (1 for what `verify` finds) and one clear line, never with a panic, a line
+//! Every row is one run of the program: it ends with 2 (1 for what `verify` finds), one clear line and a hint, never with a panic, a line
 //! without end, a control character or half a result.
 
 mod kit {

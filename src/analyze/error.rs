@@ -148,7 +148,8 @@ impl Hint for AnalyzeError {
             }
             Self::NothingToCompare => Some("capture and analyse the same states in both".into()),
             Self::NoMap { .. } => Some("ask for a layer, head and state that the dump holds".into()),
-            _ => None,
+            Self::Option { .. } => Some("kvscope analyze --help says what each option takes".into()),
+            Self::TooManyHeads { .. } => Some("the manifest is damaged: capture again".into()),
         }
     }
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::cli::Outcome;
 use crate::cli::common::Common;
 use crate::cli::failure::{Result, Usage};
-use crate::cli::output::{emit_json, emit_line, note};
+use crate::cli::output::{Paint, emit_json, emit_line, note, say};
 use crate::files::FileError;
 use crate::format::dump::Manifest;
 use crate::format::evaluation;
@@ -18,6 +18,9 @@ use crate::format::{analysis, dump};
 
 /// What verify takes.
 const TAKES: &str = "give a folder of a dump, report or evaluation, a .profile.json file, or an analysis.json";
+
+/// What to do about faults.
+const DAMAGED: &str = "copy what is damaged again from where it was made, or make it again with the same command";
 
 /// Check dumps, profiles, analyses and evaluations: hashes, shapes, finite values, sums. Exits with 1 when something is wrong
 #[derive(Debug, clap::Args)]
@@ -41,6 +44,9 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         }
         let count = if faults.is_empty() { "no fault".into() } else { format!("faults: {}", faults.len()) };
         note(common, &format!("{n_checked} checked, {count}"));
+        if !faults.is_empty() {
+            say(&Paint::new(common.color).cyan("hint:"), DAMAGED);
+        }
     }
     Ok(if faults.is_empty() { Outcome::Done } else { Outcome::GateNotMet })
 }

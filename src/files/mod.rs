@@ -123,7 +123,9 @@ impl Hint for FileError {
             Self::Busy { .. } => Some("wait for it to end, or choose another folder with --out".into()),
             Self::WrongSchema { .. } => Some("give a file that kvscope made for this".into()),
             Self::Json { .. } => Some("it was cut off or changed: make it again".into()),
-            Self::TooLarge { .. } | Self::NotRegular { .. } => None,
+            Self::TooLarge { .. } | Self::NotRegular { .. } => {
+                Some("check the path: it leads to something else".into())
+            }
         }
     }
 }

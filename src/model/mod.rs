@@ -54,7 +54,7 @@ pub enum ModelError {
         /// What the checkpoint calls itself.
         name: String,
     },
-    /// A setting is missing or cannot be run.
+    /// A setting is missing, of another type, or at odds with the others.
     #[error("the model's setting {key} {what}")]
     Config {
         /// Its key.
@@ -78,11 +78,11 @@ pub enum ModelError {
         /// What it is.
         what: &'static str,
     },
-    /// A tensor shows that the checkpoint is of a kind that is not read.
-    #[error("the tensor {tensor} {what}")]
+    /// A setting or a tensor shows that the checkpoint is of a kind that is not computed.
+    #[error("the {part} {what}")]
     Foreign {
-        /// Its name.
-        tensor: String,
+        /// Which setting or tensor.
+        part: String,
         /// What it shows.
         what: String,
         /// What to do about it.
@@ -179,6 +179,11 @@ impl ModelError {
         Self::Config { key: key.into(), what: what.into() }
     }
 
+    /// A setting that changes what is computed; `hint` says what to do about it.
+    pub(crate) fn foreign(key: &str, what: impl Into<String>, hint: &'static str) -> Self {
+        Self::Foreign { part: format!("model's setting {key}"), what: what.into(), hint }
+    }
+
     pub(crate) fn unsupported_architecture(name: &str) -> Self {
         Self::UnsupportedArchitecture { name: brief(name) }
     }
@@ -209,7 +214,16 @@ impl Hint for ModelError {
                     .into(),
             ),
             Self::NotFinite { hint, .. } => Some(hint.clone()),
-            _ => None,
+            Self::Config { .. } => Some(
+                "compare it with the settings on the model's page: download the model again, or convert it again".into(),
+            ),
+            Self::Shape { .. } => {
+                Some("the weights belong to other settings: download both again, from one place".into())
+            }
+            Self::UnsupportedType { .. } => Some("use safetensors in F32, F16 or BF16, or a GGUF file".into()),
+            Self::BadToken { .. } => Some("use the tokenizer and the weights of one model".into()),
+            Self::Empty => Some("give a prompt that is not empty".into()),
+            Self::Tensor(_) => Some("download the model again; on another device than the CPU, try --device cpu".into()),
         }
     }
 }

@@ -150,7 +150,9 @@ impl Hint for TuneError {
                 "capture again with this version, or tune with --refit none and policies that look at attention mass".into(),
             ),
             Self::NoCurves => Some("tune from the dumps".into()),
-            _ => None,
+            Self::NoEarlyQueries { .. } => Some("capture with --queries all, or leave that setting out".into()),
+            Self::MixedModels { .. } => Some("tune on each model's dumps on their own".into()),
+            Self::BadBudget(_) => Some("give a number above 0 and below 1".into()),
         }
     }
 }

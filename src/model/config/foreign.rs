@@ -138,19 +138,21 @@ impl Neutral {
     }
 }
 
+/// What to do about a setting that changes what is computed.
+pub(super) const OTHER_MODEL: &str = "it changes what the model computes: use a model of the Llama family without it";
+
 /// What a refused setting means, where its name does not say so; and what to do.
-fn meaning(key: &str, value: &Value) -> String {
+fn meaning(key: &str, value: &Value) -> (String, &'static str) {
     match key {
         "quantization_config" | "compression_config" => {
             let method = value.get("quant_method").and_then(Value::as_str).unwrap_or("an unknown method");
-            format!(
-                "says that the weights are quantised by {method:.40}; take the model's unquantised weights, or a GGUF file"
-            )
+            let what = format!("says that the weights are quantised by {method:.40}");
+            (what, "take the model's unquantised weights, or a GGUF file")
         }
         "n_routed_experts" | "num_experts" | "num_local_experts" | "moe_num_experts" | "expert_count" => {
-            format!("is {}: mixtures of experts are not supported", shown(value))
+            (format!("is {}: mixtures of experts are not supported", shown(value)), "take a dense model")
         }
-        _ => format!("is {}, which kvscope does not compute", shown(value)),
+        _ => (format!("is {}, which kvscope does not compute", shown(value)), OTHER_MODEL),
     }
 }
 
@@ -158,7 +160,10 @@ fn meaning(key: &str, value: &Value) -> String {
 pub(super) fn refuse_in_json(settings: Settings<'_>) -> Result<(), ModelError> {
     for (key, neutral) in OF_CONFIG_JSON {
         match settings.raw(key) {
-            Some(value) if !neutral.is(value) => return Err(settings.error(key, meaning(key, value))),
+            Some(value) if !neutral.is(value) => {
+                let (what, hint) = meaning(key, value);
+                return Err(settings.foreign(key, what, hint));
+            }
             _ => {}
         }
     }
@@ -178,7 +183,8 @@ pub(super) fn refuse_in_gguf(gguf: &Gguf, architecture: &str) -> Result<(), Mode
                     gguf::Value::Bool(flag) => (*flag).into(),
                     other => other.kind().into(),
                 };
-                return Err(ModelError::config(&key, meaning(suffix, &json)));
+                let (what, hint) = meaning(suffix, &json);
+                return Err(ModelError::foreign(&key, what, hint));
             }
             _ => {}
         }

@@ -2,7 +2,7 @@
 
 use crate::checkpoint::brief;
 use crate::model::ModelError;
-use crate::model::config::foreign::refuse_in_gguf;
+use crate::model::config::foreign::{OTHER_MODEL, refuse_in_gguf};
 use crate::model::config::{ARCHITECTURES, Bias, Config, MAX_LAYERS};
 use crate::model::gguf::Gguf;
 use crate::model::rope::RopeScaling;
@@ -44,7 +44,10 @@ pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
         .ok_or_else(|| ModelError::unsupported_architecture(name))?;
     match gguf.str_of("general.type")? {
         None | Some("model") => {}
-        Some(other) => return Err(ModelError::config("general.type", format!("is {}, not model", brief(other)))),
+        Some(other) => {
+            let what = format!("is {}, not model", brief(other));
+            return Err(ModelError::foreign("general.type", what, "give the GGUF file of the model itself"));
+        }
     }
     refuse_in_gguf(gguf, name)?;
     let key = |suffix: &str| format!("{name}.{suffix}");
@@ -83,7 +86,7 @@ pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
         Some("linear") => factor,
         Some(other) => {
             let what = format!("is {}; none, linear and the llama3 factors are supported", brief(other));
-            return Err(ModelError::config(&key("rope.scaling.type"), what));
+            return Err(ModelError::foreign(&key("rope.scaling.type"), what, OTHER_MODEL));
         }
     };
     let rope_scaling = match (factors, factor) {

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::checkpoint::brief;
 use crate::model::ModelError;
-use crate::model::config::foreign::refuse_in_json;
+use crate::model::config::foreign::{OTHER_MODEL, refuse_in_json};
 use crate::model::config::settings::{Settings, shown};
 use crate::model::config::{ARCHITECTURES, Architecture, Bias, Config, MAX_LAYERS, Windows};
 use crate::model::rope::RopeScaling;
@@ -114,7 +114,10 @@ fn windows(
         Some("sliding_attention") => {
             Err(settings.error("layer_types", "names sliding_attention, but no sliding_window is in force"))
         }
-        _ => Err(settings.error("layer_types", format!("names {}, which kvscope does not compute", shown(kind)))),
+        _ => {
+            let what = format!("names {}, which kvscope does not compute", shown(kind));
+            Err(settings.foreign("layer_types", what, OTHER_MODEL))
+        }
     };
     kinds.iter().map(of_layer).collect()
 }
@@ -128,7 +131,8 @@ fn rope(settings: Settings<'_>, max_positions: usize) -> Result<(f64, RopeScalin
     let Some(rope) = older.or(newer) else { return Ok((outer_theta, RopeScaling::None)) };
     refuse_in_json(rope)?;
     if let Some((key, _)) = rope.values().find(|(_, value)| value.is_object()) {
-        return Err(rope.error(key, "holds settings of its own: RoPE that differs by layer is not supported"));
+        let what = "holds settings of its own: RoPE that differs by layer is not supported";
+        return Err(rope.foreign(key, what, OTHER_MODEL));
     }
     let theta = rope.real_or("rope_theta", outer_theta)?;
     let kind = match rope.text("rope_type")? {
@@ -152,7 +156,7 @@ fn rope(settings: Settings<'_>, max_positions: usize) -> Result<(f64, RopeScalin
         }
         other => {
             let what = format!("is {}; default, linear and llama3 are supported", brief(other));
-            return Err(rope.error("rope_type", what));
+            return Err(rope.foreign("rope_type", what, OTHER_MODEL));
         }
     };
     Ok((theta, scaling))

@@ -217,12 +217,12 @@ impl Config {
         Ok(self)
     }
 
-    /// Refuses a rotary embedding whose angles are no numbers.
     /// The rotary embedding.
     pub(crate) fn rope(&self) -> Rope {
         rope(self.head_dim, self.rope_theta, &self.rope_scaling)
     }
 
+    /// Refuses a rotary embedding whose angles are no numbers.
     fn check_rope(&self) -> Result<(), ModelError> {
         let positive = |key: &str, value: f64| match value.is_finite() && value > 0.0 {
             true => Ok(()),

@@ -28,6 +28,11 @@ impl<'a> Settings<'a> {
         ModelError::config(&format!("{}{key}", self.at), what)
     }
 
+    /// An error about a setting that changes what is computed.
+    pub(super) fn foreign(&self, key: &str, what: impl Into<String>, hint: &'static str) -> ModelError {
+        ModelError::foreign(&format!("{}{key}", self.at), what, hint)
+    }
+
     fn wrong(&self, key: &str, value: &Value, expected: &str) -> ModelError {
         self.error(key, format!("is {}, not {expected}", shown(value)))
     }

@@ -147,11 +147,13 @@ impl Hint for GgufError {
             Self::UnsupportedType { .. } => {
                 Some("use a file in F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 or Q2_K to Q6_K".into())
             }
-            Self::Malformed { .. } | Self::Layout { .. } => {
-                Some("the file is damaged: download it again, or convert the model again".into())
-            }
             Self::NotGguf { .. } => Some("give a .gguf file, or the folder of a Hugging Face model".into()),
-            _ => None,
+            Self::Malformed { .. }
+            | Self::Layout { .. }
+            | Self::MissingKey { .. }
+            | Self::WrongType { .. }
+            | Self::NoTensor { .. }
+            | Self::Unpack { .. } => Some("the file is damaged: download it again, or convert the model again".into()),
         }
     }
 }

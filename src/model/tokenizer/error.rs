@@ -131,7 +131,9 @@ impl Hint for TokenizerError {
             ),
             Self::Malformed { .. } | Self::Stopped { .. } => Some("download the tokenizer again".into()),
             Self::NoRow { .. } => Some("tokenizer and weights are of different models: download both again".into()),
-            Self::Library { .. } => None,
+            Self::Library { .. } => {
+                Some("download the tokenizer again, or save it again with a current version of transformers".into())
+            }
         }
     }
 }

@@ -30,7 +30,7 @@ impl Naming {
             Some("") => Ok(Self::Headless),
             _ if names.into_iter().any(|name| name == "model.embed_tokens.weight") => Ok(Self::HuggingFace),
             prefix => Err(ModelError::Foreign {
-                tensor: brief(embedding),
+                part: format!("tensor {}", brief(embedding)),
                 what: format!("has the prefix {}, where model. is due", brief(prefix.unwrap_or_default())),
                 hint: "rename the tensors, or save the text model alone with its own class",
             }),
@@ -125,7 +125,7 @@ const KINDS: &[Kind] = &[
 /// The error for a tensor that shows what kind of checkpoint this is.
 pub(super) fn foreign(name: &str) -> Option<ModelError> {
     let kind = KINDS.iter().find(|kind| kind.marks.iter().any(|mark| name.contains(mark)))?;
-    Some(ModelError::Foreign { tensor: brief(name), what: kind.what.into(), hint: kind.hint })
+    Some(ModelError::Foreign { part: format!("tensor {}", brief(name)), what: kind.what.into(), hint: kind.hint })
 }
 
 #[cfg(test)]
