@@ -13,9 +13,8 @@ use crate::cli::common::Common;
 use crate::cli::failure::{Failure, Result, Usage};
 use crate::cli::numbers;
 use crate::cli::options::{out_dir, run_name};
-use crate::cli::output::{bar, emit, emit_json, note};
+use crate::cli::output::{emit, emit_json, note, with_bar};
 use crate::files::{FolderLock, write_json};
-use crate::format::analysis::Analysis;
 use crate::format::dump::{Dump, State};
 use crate::merge::Shares;
 
@@ -93,7 +92,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         options.eps_grid.sort_by(f32::total_cmp);
     }
     let dir = out_dir(args.out.as_ref(), "reports", &run_name(&args.dumps[0]));
-    let analysis = analyze_into(&dumps, &options, &dir, common)?;
+    let analysis = with_bar(common, "analyze", "steps", |progress| analyze::analyze(&dumps, &options, &dir, progress))?;
     if common.json {
         emit_json(&json!({
             "schema": "kvscope.analyze/1",
@@ -149,18 +148,6 @@ fn run_compare(a: &Path, b: &Path, args: &Args, common: &Common) -> Result<Outco
         emit(&comparison_text(&comparison))?;
     }
     Ok(Outcome::Done)
-}
-
-/// Analyses with a bar; shared with the demo.
-pub(crate) fn analyze_into(dumps: &[Dump], options: &AnalyzeOptions, dir: &Path, common: &Common) -> Result<Analysis> {
-    let bar = bar(common, 0, "steps");
-    bar.set_message("analyze");
-    let analysis = analyze::analyze(dumps, options, dir, &mut |done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    })?;
-    bar.finish_and_clear();
-    Ok(analysis)
 }
 
 /// Shares such as `0.35`, rising; `none` alone for no budget.

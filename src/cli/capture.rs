@@ -5,23 +5,18 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::capture;
-use crate::capture::{CaptureOptions, SampleInput};
+use crate::capture::CaptureOptions;
 use crate::cli::Outcome;
 use crate::cli::common::Common;
-use crate::cli::failure::{Context, Result, Usage};
-use crate::cli::inputs::Inputs;
+use crate::cli::failure::{Result, Usage};
+use crate::cli::inputs::{Inputs, encode};
 use crate::cli::names::{names, one_of};
 use crate::cli::numbers;
 use crate::cli::options::{DeviceArg, load_model, out_dir, parse_heads, parse_layers, stop_flag};
-use crate::cli::output::{bar, emit, emit_json, note, size};
-use crate::files::InputHash;
+use crate::cli::output::{counted, emit, emit_json, note, size};
 use crate::format::dump::{Manifest, State};
 use crate::format::run::{Part, Target};
 use crate::math::Float;
-use crate::model::tokenizer::AddSpecial;
-use crate::model::{Model, ModelError};
-use crate::prompts;
-use crate::prompts::Prompt;
 
 /// Large enough for full-speed products, small enough that attention's partial masses stay small at any length.
 const DEFAULT_CHUNK_TOKENS: usize = 1024;
@@ -88,7 +83,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
             "generate fewer tokens",
         ));
     }
-    let inputs = encode_for(&model, &prompts, args.max_tokens, max_positions - args.decode)?;
+    let inputs = encode(&model, &prompts, args.max_tokens, max_positions - args.decode)?;
     let options = CaptureOptions {
         states: if args.states.is_empty() { State::ALL.into() } else { args.states.iter().copied().copied().collect() },
         layers: parse_layers("--layers", &args.layers, model.config().n_layers)?,
@@ -105,40 +100,19 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let run = args.inputs.run_name(&model, args.shard);
     let dir = out_dir(args.out.as_ref(), "dumps", &run);
     let target = Target { dir: &dir, resume: args.resume, part: args.shard };
-    let manifest = capture_into(&model, &inputs, &hashes, &options, &target, common)
-        .map_err(|error| args.inputs.with_resume_command(error, args.resume))?;
+    let chosen = target.select(&inputs);
+    let n_tokens: usize = chosen.iter().map(|(_, input)| input.tokens.len() + options.decode_tokens).sum();
+    let bytes = capture::estimated_bytes(model.identity()?, &options, chosen.iter().map(|(_, input)| *input));
+    let what = target.part.map_or_else(String::new, |part| format!(" (shard {part})"));
+    let (n, to) = (chosen.len(), size(bytes));
+    note(common, &format!("capture: {n} samples{what}, {n_tokens} tokens, {to} to write to {}", dir.display()));
+    let stop = stop_flag()?;
+    let manifest = counted(common, "capture", "tokens", n_tokens, |more| {
+        capture::run(&model, &inputs, &hashes, &options, &target, &stop, &mut |entry| more(entry.n_tokens))
+    })
+    .map_err(|error| args.inputs.with_resume_command(error.into(), args.resume))?;
     summarise(&manifest, &dir, common)?;
     Ok(Outcome::Done)
-}
-
-/// Captures with a plan first and a bar; shared with the demo.
-pub(crate) fn capture_into(
-    model: &Model,
-    inputs: &[SampleInput],
-    hashes: &[InputHash],
-    options: &CaptureOptions,
-    target: &Target<'_>,
-    common: &Common,
-) -> Result<Manifest> {
-    let chosen = target.select(inputs);
-    let n_tokens: usize = chosen.iter().map(|(_, input)| input.tokens.len() + options.decode_tokens).sum();
-    let bytes = capture::estimated_bytes(model.identity()?, options, chosen.iter().map(|(_, input)| *input));
-    let what = target.part.map_or_else(String::new, |part| format!(" (shard {part})"));
-    let plan = format!(
-        "capture: {} samples{what}, {n_tokens} tokens, {} to write to {}",
-        chosen.len(),
-        size(bytes),
-        target.dir.display()
-    );
-    note(common, &plan);
-    let stop = stop_flag()?;
-    let bar = bar(common, n_tokens as u64, "tokens");
-    bar.set_message("capture");
-    let manifest = capture::run(model, inputs, hashes, options, target, &stop, &mut |entry| {
-        bar.inc(entry.n_tokens as u64);
-    })?;
-    bar.finish_and_clear();
-    Ok(manifest)
 }
 
 /// A number of queries; `None` for all.
@@ -180,44 +154,6 @@ fn summarise(manifest: &Manifest, dir: &Path, common: &Common) -> Result<()> {
     note(common, &format!("{} samples, {n_tokens} tokens, {}", manifest.samples.len(), size(bytes)));
     note(common, &format!("next: kvscope analyze {}", dir.display()));
     Ok(())
-}
-
-/// Tokens of every prompt, cut in the middle when a limit is given.
-pub(crate) fn encode(model: &Model, prompts: &[Prompt], max_tokens: Option<usize>) -> Result<Vec<SampleInput>> {
-    encode_for(model, prompts, max_tokens, model.config().max_positions)
-}
-
-/// As [`encode`], for prompts that may take `max_positions` of the model's context.
-fn encode_for(
-    model: &Model,
-    prompts: &[Prompt],
-    max_tokens: Option<usize>,
-    max_positions: usize,
-) -> Result<Vec<SampleInput>> {
-    let tokenizer = model.tokenizer()?;
-    if let Some(max_tokens) = max_tokens.filter(|max| *max > max_positions || *max == 0) {
-        return Err(Usage::error(
-            format!(
-                "--max-tokens {max_tokens} does not fit the {max_positions} tokens that the model's context leaves"
-            ),
-            format!("give a number from 1 to {max_positions}"),
-        ));
-    }
-    let mut inputs = Vec::with_capacity(prompts.len());
-    for prompt in prompts {
-        let ids = tokenizer.encode(&prompt.text, AddSpecial::Yes)?;
-        let n_tokens_full = ids.len();
-        let tokens = match max_tokens {
-            Some(max_tokens) => prompts::middle_truncate(&ids, max_tokens),
-            None if n_tokens_full > max_positions => {
-                return Err(ModelError::TooLong { n_tokens: n_tokens_full, max_positions })
-                    .with_context(|| format!("sample {} of {}", prompt.id, prompt.dataset));
-            }
-            None => ids,
-        };
-        inputs.push(SampleInput { dataset: prompt.dataset.clone(), id: prompt.id.clone(), tokens, n_tokens_full });
-    }
-    Ok(inputs)
 }
 
 #[cfg(test)]

@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::cli::failure::{Context, Result, Usage};
+use crate::cli::failure::{Result, Usage};
 use crate::cli::names::names;
 use crate::cli::numbers;
-use crate::cli::options::parse_layers;
-use crate::files::read_json;
+use crate::cli::options::{parse_layers};
 use crate::format::profile::Profile;
 use crate::math::Float;
 use crate::model::Model;
@@ -103,8 +102,7 @@ impl CompressionArgs {
 
 /// A profile that may be used with the model, and what messages and files call it.
 pub(crate) fn read_profile(path: &Path, model: &Model, force: bool) -> Result<(Profile, String)> {
-    let profile: Profile = read_json(path)?;
-    profile.check().with_context(|| format!("cannot use {}", path.display()))?;
+    let profile = Profile::read(path)?;
     if !force {
         profile.check_model(model.identity()?)?;
     } else if profile.heads.len() != model.config().n_layers * model.config().n_kv_heads {

@@ -5,23 +5,20 @@ use std::time::Instant;
 
 use serde_json::json;
 
+use crate::analyze;
 use crate::analyze::{AnalyzeOptions, MapRequest};
+use crate::capture;
 use crate::capture::CaptureOptions;
 use crate::cli::Outcome;
 use crate::cli::analysis::analysis_text;
-use crate::cli::analyze::analyze_into;
-use crate::cli::capture::{capture_into, encode};
 use crate::cli::common::Common;
 use crate::cli::compression::profile_name;
 use crate::cli::failure::{Result, Usage};
-use crate::cli::options::{DeviceArg, load_model};
-use crate::cli::output::{emit, emit_json, headed, note};
-use crate::cli::pull::Bar;
-use crate::cli::report::report_into;
+use crate::cli::inputs::encode;
+use crate::cli::options::{DeviceArg, load_model, stop_flag};
+use crate::cli::output::{TransferBar, counted, emit, emit_json, headed, note, with_bar};
 use crate::cli::session::{Job, encode_prompt};
-use crate::cli::table::verdict;
-use crate::cli::tune;
-use crate::cli::tune::tuned;
+use crate::cli::table::{facts, verdict};
 use crate::files::{FileError, write_json};
 use crate::format::dump::{Dump, State};
 use crate::format::run::Target;
@@ -31,7 +28,10 @@ use crate::math::Float;
 use crate::model::Model;
 use crate::prompts;
 use crate::prompts::Prompt;
+use crate::report;
+use crate::report::{FIGURES, ReportInput};
 use crate::runtime::{Compression, GenerateOptions};
+use crate::tune;
 use crate::tune::{TuneOptions, Tuned};
 
 /// The demo model's name.
@@ -62,7 +62,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
 
     step(1, "the model");
     if hub::resolve(&args.model, &HubSettings::from_env()).is_err() {
-        hub::pull(&args.model, &PullOptions::new(HubSettings::from_env()), &mut Bar::new(common))?;
+        hub::pull(&args.model, &PullOptions::new(HubSettings::from_env()), &mut TransferBar::new(common))?;
     }
     let model = load_model(&args.model, &compute, common)?;
 
@@ -75,19 +75,21 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let map = |layer, state| MapRequest { layer, kv_head: 0, state };
     let options =
         AnalyzeOptions { maps: vec![map(middle, State::K), map(middle, State::V)], ..AnalyzeOptions::default() };
-    let analysis = analyze_into(std::slice::from_ref(&dump), &options, &report_dir, common)?;
+    let dumps = [dump];
+    let analysis =
+        with_bar(common, "analyze", "steps", |progress| analyze::analyze(&dumps, &options, &report_dir, progress))?;
     if !common.json {
         emit(&analysis_text(&analysis, common))?;
     }
 
     step(4, "tune: a size and a policy for every head, so that half of the cache stays");
     let options = TuneOptions { budgets: vec![BUDGET], ..TuneOptions::default() };
-    let tuned = tuned(&[dump], &options, common)?;
+    let tuned = with_bar(common, "tune", "samples", |progress| tune::tune(&dumps, &options, progress))?;
     let profile = tuned
         .first()
         .and_then(Tuned::profile)
         .ok_or_else(|| Usage::error("no setting meets the budget", "give another --model"))?;
-    let profile_path = tune::write(profile, &report_dir, false)?;
+    let profile_path = profile.write_into(&report_dir, false)?;
     note(common, verdict(&profile.verdict, common).trim_end());
 
     step(5, "generate: the same question with the compressed and with the full cache");
@@ -95,9 +97,11 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let generation = generated(&model, &texts, compression, &report_dir, common)?;
 
     step(6, "report: figures and one page");
-    let written = report_into(&report_dir, Some(&profile_path), Some(&generation), &figure_dir, None, common)?;
-
+    let input = ReportInput::read(&report_dir, Some(&profile_path), Some(&generation))?;
     let page = report_dir.join("report.html");
+    let written = counted(common, "report", "figures", FIGURES.len(), |more| {
+        report::write(&input, &figure_dir, &page, None, &mut |_| more(1))
+    })?;
     let secs = started.elapsed().as_secs_f64();
     if common.json {
         emit_json(&json!({
@@ -126,17 +130,15 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
                 ),
             ),
         ];
-        emit(&format!("\nDone in {secs:.0} s.\n"))?;
-        for (what, place) in lines {
-            emit(&format!("  {what:8} {place}\n"))?;
-        }
+        emit(&format!("\nDone in {secs:.0} s.\n{}", facts(lines)))?;
     }
     Ok(Outcome::Done)
 }
 
 fn captured(model: &Model, texts: &[Prompt], dir: &Path, common: &Common) -> Result<Dump> {
     let max_tokens = MAX_TOKENS.min(model.config().max_positions);
-    let inputs = encode(model, texts, Some(max_tokens))?;
+    let inputs = encode(model, texts, Some(max_tokens), model.config().max_positions)?;
+    let n_tokens: usize = inputs.iter().map(|input| input.tokens.len()).sum();
     let options = CaptureOptions {
         states: State::ALL.into_iter().collect(),
         layers: (0..model.config().n_layers).collect(),
@@ -153,7 +155,10 @@ fn captured(model: &Model, texts: &[Prompt], dir: &Path, common: &Common) -> Res
     if dir.join("manifest.json").exists() {
         std::fs::remove_dir_all(dir).map_err(|e| FileError::io("replace the folder", dir, e))?;
     }
-    capture_into(model, &inputs, &[], &options, &Target::new(dir), common)?;
+    let stop = stop_flag()?;
+    counted(common, "capture", "tokens", n_tokens, |more| {
+        capture::run(model, &inputs, &[], &options, &Target::new(dir), &stop, &mut |entry| more(entry.n_tokens))
+    })?;
     Ok(Dump::open(dir)?)
 }
 

@@ -11,7 +11,7 @@ use crate::cli::inputs::Inputs;
 use crate::cli::names::{names, one_of};
 use crate::cli::numbers;
 use crate::cli::options::{DeviceArg, load_model, out_dir, stop_flag};
-use crate::cli::output::{bar, emit, emit_json, note};
+use crate::cli::output::{counted, emit, emit_json, note};
 use crate::cli::table::{Table, bounds, digits, estimate, missing, name, number, wrapped};
 use crate::eval;
 use crate::eval::task::{TASKS, TaskEntry};
@@ -122,11 +122,11 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     note(common, &what);
     let stop = stop_flag()?;
     let target = Target { dir: &dir, resume: args.resume, part: args.shard };
-    let bar = bar(common, (target.select(&items).len() * arms.len()) as u64, "rows");
-    bar.set_message("eval");
-    let evaluation = eval::run(&model, &items, &arms, plan, &target, &stop, &mut |_| bar.inc(1))
-        .map_err(|error| args.inputs.with_resume_command(error.into(), args.resume))?;
-    bar.finish_and_clear();
+    let n_rows = target.select(&items).len() * arms.len();
+    let evaluation = counted(common, "eval", "rows", n_rows, |more| {
+        eval::run(&model, &items, &arms, plan, &target, &stop, &mut |_| more(1))
+    })
+    .map_err(|error| args.inputs.with_resume_command(error.into(), args.resume))?;
     if common.json {
         emit_json(&serde_json::to_value(&evaluation)?)?;
     } else {

@@ -3,16 +3,17 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::capture::CaptureError;
+use crate::capture::{CaptureError, SampleInput};
 use crate::cli::common::Common;
 use crate::cli::failure::{Context, Failure, Result, Usage};
 use crate::cli::numbers;
-use crate::cli::options::{run_name, slug};
+use crate::cli::options::run_name;
 use crate::cli::output::{note, size};
 use crate::eval::EvalError;
-use crate::files::InputHash;
+use crate::files::{InputHash, plain_name};
 use crate::format::run::{Part, RunError};
-use crate::model::Model;
+use crate::model::tokenizer::AddSpecial;
+use crate::model::{Model, ModelError};
 use crate::prompts;
 use crate::prompts::{Prompt, ReadOptions, Source};
 
@@ -50,8 +51,8 @@ impl Inputs {
             [one] => run_name(&one.with_extension("")),
             many => format!("{}-and-{}-more", run_name(&many[0].with_extension("")), many.len() - 1),
         };
-        let run = format!("{prompts}-{}", slug(model.name()));
-        part.map_or(run.clone(), |part| format!("{run}-{}", slug(&part.to_string())))
+        let run = format!("{prompts}-{}", plain_name(model.name()));
+        part.map_or(run.clone(), |part| format!("{run}-{}", plain_name(&part.to_string())))
     }
 
     /// Tells someone who interrupted a run what to type to go on.
@@ -110,4 +111,37 @@ pub(crate) fn source_of(path: &Path) -> Result<Source> {
         ));
     }
     Ok(Source::Stdin(bytes))
+}
+
+/// Tokens of every prompt, cut in the middle when a limit is given. They may take `max_positions` of the model's context.
+pub(crate) fn encode(
+    model: &Model,
+    prompts: &[Prompt],
+    max_tokens: Option<usize>,
+    max_positions: usize,
+) -> Result<Vec<SampleInput>> {
+    let tokenizer = model.tokenizer()?;
+    if let Some(max_tokens) = max_tokens.filter(|max| *max > max_positions || *max == 0) {
+        return Err(Usage::error(
+            format!(
+                "--max-tokens {max_tokens} does not fit the {max_positions} tokens that the model's context leaves"
+            ),
+            format!("give a number from 1 to {max_positions}"),
+        ));
+    }
+    let mut inputs = Vec::with_capacity(prompts.len());
+    for prompt in prompts {
+        let ids = tokenizer.encode(&prompt.text, AddSpecial::Yes)?;
+        let n_tokens_full = ids.len();
+        let tokens = match max_tokens {
+            Some(max_tokens) => prompts::middle_truncate(&ids, max_tokens),
+            None if n_tokens_full > max_positions => {
+                return Err(ModelError::TooLong { n_tokens: n_tokens_full, max_positions })
+                    .with_context(|| format!("sample {} of {}", prompt.id, prompt.dataset));
+            }
+            None => ids,
+        };
+        inputs.push(SampleInput { dataset: prompt.dataset.clone(), id: prompt.id.clone(), tokens, n_tokens_full });
+    }
+    Ok(inputs)
 }

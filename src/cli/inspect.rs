@@ -149,8 +149,7 @@ fn heads_by_setting(profile: &Profile) -> BTreeMap<&str, usize> {
 }
 
 fn of_profile(path: &Path) -> Result<Value> {
-    let profile: Profile = crate::files::read_json(path)?;
-    profile.check()?;
+    let profile = Profile::read(path)?;
     let share = |join: fn(f64, f64) -> f64| profile.heads.iter().map(|head| head.kept_fraction).reduce(join);
     Ok(json!({
         "schema": profile.schema,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::cli::Outcome;
 use crate::cli::common::Common;
 use crate::cli::failure::Result;
-use crate::cli::output::{bar, emit, emit_json, note, size};
+use crate::cli::output::{counted, emit, emit_json, note, size};
 use crate::eval;
 use crate::format::dump;
 use crate::format::dump::Dump;
@@ -32,11 +32,10 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         return tell(&args.out.join(Evaluation::FILE), &format!("{} rows", evaluation.rows), &facts, common);
     }
     let dumps = args.dirs.iter().map(|dir| Dump::open(dir)).collect::<Result<Vec<_>, _>>()?;
-    let total = dumps.iter().flat_map(|dump| &dump.manifest().samples).map(|sample| sample.bytes).sum();
-    let bar = bar(common, total, "bytes");
-    bar.set_message("join");
-    let manifest = dump::join(&dumps, &args.out, &mut |entry| bar.inc(entry.bytes))?;
-    bar.finish_and_clear();
+    let total: u64 = dumps.iter().flat_map(|dump| &dump.manifest().samples).map(|sample| sample.bytes).sum();
+    let manifest = counted(common, "join", "bytes", total as usize, |more| {
+        dump::join(&dumps, &args.out, &mut |entry| more(entry.bytes as usize))
+    })?;
     let n_samples = manifest.samples.len();
     let facts = json!({ "schema": "kvscope.join/1", "dump": args.out, "samples": n_samples, "bytes": total });
     tell(&args.out, &format!("{n_samples} samples, {}", size(total)), &facts, common)

@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use crate::cli::common::Common;
 use crate::cli::failure::{Context, Result, Usage};
 use crate::cli::output::{LogLines, LogStream, note, size};
+use crate::files::plain_name;
 use crate::hub;
 use crate::hub::HubSettings;
 use crate::math::Float;
@@ -167,16 +168,10 @@ pub(crate) fn parse_heads(option: &str, text: &str, n_kv_heads: usize) -> Result
     Ok(Some(heads).filter(|heads| heads.len() < n_kv_heads))
 }
 
-/// Letters, digits, `-`, `_` and `.` of a name, for a folder.
-pub(crate) fn slug(name: &str) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
-    name.chars().take(60).map(plain).collect::<String>().trim_matches(['-', '.']).to_string()
-}
-
 /// The last part of a path, as a run name.
 pub(crate) fn run_name(path: &Path) -> String {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
-    let name = absolute.file_name().map(|name| slug(&name.to_string_lossy())).unwrap_or_default();
+    let name = absolute.file_name().map(|name| plain_name(&name.to_string_lossy())).unwrap_or_default();
     if name.is_empty() { "run".into() } else { name }
 }
 
@@ -227,7 +222,6 @@ mod tests {
 
     #[test]
     fn names_for_folders() {
-        assert_eq!(slug("org/My Model.Q4_1"), "org-My-Model.Q4_1");
         assert_eq!(run_name(Path::new("dumps/qasper/")), "qasper");
         assert_eq!(run_name(Path::new("/")), "run");
     }

@@ -17,6 +17,7 @@ use unicode_width::UnicodeWidthChar;
 use crate::cli::common::{Color, Common};
 use crate::cli::failure::{Failure, Result};
 use crate::hint::Hint;
+use crate::hub::Progress;
 
 /// Longest line of a message, in characters.
 const MESSAGE_CHARS: usize = 1000;
@@ -228,6 +229,73 @@ pub(crate) fn bar(common: &Common, total: u64, unit: &str) -> ProgressBar {
         bar.set_style(style);
     }
     bar
+}
+
+/// Runs a stage behind a bar with its name; the stage tells what is done, and of how much.
+pub(crate) fn with_bar<T, E>(
+    common: &Common,
+    name: &'static str,
+    unit: &str,
+    stage: impl FnOnce(&mut dyn FnMut(usize, usize)) -> Result<T, E>,
+) -> Result<T, E> {
+    let bar = bar(common, 0, unit);
+    bar.set_message(name);
+    let result = stage(&mut |done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    result
+}
+
+/// As [`with_bar`], of a stage that tells step by step how much of a known total is done.
+pub(crate) fn counted<T, E>(
+    common: &Common,
+    name: &'static str,
+    unit: &str,
+    total: usize,
+    stage: impl FnOnce(&mut dyn FnMut(usize)) -> Result<T, E>,
+) -> Result<T, E> {
+    with_bar(common, name, unit, |progress| {
+        let mut done = 0;
+        progress(done, total);
+        stage(&mut |more| {
+            done += more;
+            progress(done, total);
+        })
+    })
+}
+
+/// Shows a transfer as a bar.
+pub(crate) struct TransferBar<'a> {
+    common: &'a Common,
+    bar: Option<ProgressBar>,
+}
+
+impl<'a> TransferBar<'a> {
+    pub(crate) fn new(common: &'a Common) -> Self {
+        Self { common, bar: None }
+    }
+}
+
+impl Progress for TransferBar<'_> {
+    fn start(&mut self, what: &str, bytes: Option<u64>) {
+        let bar = bar(self.common, bytes.unwrap_or(0), "bytes");
+        bar.set_message(printable(what, 60));
+        self.bar = Some(bar);
+    }
+
+    fn advance(&mut self, bytes: u64) {
+        if let Some(bar) = &self.bar {
+            bar.inc(bytes);
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
 }
 
 /// `12.30 MB`, in powers of 1000 as disks are sold.

@@ -1,14 +1,13 @@
 //! `kvscope pull`: gets a model into the cache.
 
-use indicatif::ProgressBar;
 use serde_json::json;
 
 use crate::cli::Outcome;
 use crate::cli::common::Common;
 use crate::cli::failure::Result;
-use crate::cli::output::{bar, emit, emit_json, note, printable, size};
+use crate::cli::output::{TransferBar, emit, emit_json, note, size};
 use crate::hub;
-use crate::hub::{HubSettings, Progress, PullOptions};
+use crate::hub::{HubSettings, PullOptions};
 
 /// Get a model into the cache
 ///
@@ -23,41 +22,9 @@ pub(crate) struct Args {
     verify: bool,
 }
 
-/// Shows a transfer as a bar.
-pub(crate) struct Bar<'a> {
-    common: &'a Common,
-    bar: Option<ProgressBar>,
-}
-
-impl<'a> Bar<'a> {
-    pub(crate) fn new(common: &'a Common) -> Self {
-        Self { common, bar: None }
-    }
-}
-
-impl Progress for Bar<'_> {
-    fn start(&mut self, what: &str, bytes: Option<u64>) {
-        let bar = bar(self.common, bytes.unwrap_or(0), "bytes");
-        bar.set_message(printable(what, 60));
-        self.bar = Some(bar);
-    }
-
-    fn advance(&mut self, bytes: u64) {
-        if let Some(bar) = &self.bar {
-            bar.inc(bytes);
-        }
-    }
-
-    fn finish(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
-    }
-}
-
 pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let options = PullOptions { settings: HubSettings::from_env(), verify: args.verify };
-    let pulled = hub::pull(&args.name, &options, &mut Bar::new(common))?;
+    let pulled = hub::pull(&args.name, &options, &mut TransferBar::new(common))?;
     if common.json {
         emit_json(&json!({
             "schema": "kvscope.pull/1",

@@ -2,17 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use serde_json::{Value, json};
 
 use crate::cli::Outcome;
 use crate::cli::common::Common;
-use crate::cli::failure::{Context, Result, Usage};
+use crate::cli::failure::{Result, Usage};
 use crate::cli::options::{out_dir, run_name};
-use crate::cli::output::{bar, emit, emit_json, note};
+use crate::cli::output::{counted, emit, emit_json, note};
 use crate::files::{FileError, read_json};
-use crate::format::analysis::{Analysis, FILE};
+use crate::format::analysis::FILE;
 use crate::format::evaluation::Evaluation;
-use crate::format::profile::Profile;
+use crate::format::profile;
 use crate::format::run::Run;
 use crate::report;
 use crate::report::{Build, Document, FIGURES, ReportInput, Written};
@@ -30,11 +31,16 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     generation: Option<PathBuf>,
     /// Figures to draw [default: all that there is data for]
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = figure_names())]
     figure: Vec<String>,
     /// Folder of the figures [default: figures/RUN]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+}
+
+/// Every figure's name, with what it shows.
+fn figure_names() -> PossibleValuesParser {
+    FIGURES.iter().map(|figure| PossibleValue::new(figure.name).help(figure.title)).into()
 }
 
 pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
@@ -80,27 +86,7 @@ fn analysis_into(args: &Args, figures: &Path, only: Option<&[String]>, common: &
         None => the_only_profile(dir)?,
     };
     let generation = args.generation.clone().or_else(|| Some(dir.join("generate.json")).filter(|path| path.exists()));
-    report_into(dir, profile.as_deref(), generation.as_deref(), figures, only, common)
-}
-
-/// Draws an analysis; shared with the demo.
-pub(crate) fn report_into(
-    dir: &Path,
-    profile: Option<&Path>,
-    generation: Option<&Path>,
-    figures: &Path,
-    only: Option<&[String]>,
-    common: &Common,
-) -> Result<Written> {
-    let input = ReportInput {
-        analysis: read_json::<Analysis>(&dir.join(FILE))?,
-        analysis_dir: dir.into(),
-        profile: profile.map(read_checked).transpose()?,
-        generation: generation.map(read_json).transpose()?,
-    };
-    if let Some(profile) = &input.profile {
-        profile.check_model(&input.analysis.model)?;
-    }
+    let input = ReportInput::read(dir, profile.as_deref(), generation.as_deref())?;
     draw(&input, figures, &dir.join("report.html"), only, common)
 }
 
@@ -112,26 +98,17 @@ fn draw<'a>(
     only: Option<&[String]>,
     common: &Common,
 ) -> Result<Written> {
-    let bar = bar(common, FIGURES.len() as u64, "figures");
-    let written = report::write(document, figures, page, only, &mut |what| {
-        bar.set_message(what.to_string());
-        bar.inc(1);
+    let written = counted(common, "report", "figures", FIGURES.len(), |more| {
+        report::write(document, figures, page, only, &mut |_| more(1))
     })?;
-    bar.finish_and_clear();
     Ok(written)
-}
-
-fn read_checked(path: &Path) -> Result<Profile> {
-    let profile: Profile = read_json(path)?;
-    profile.check().with_context(|| format!("cannot use {}", path.display()))?;
-    Ok(profile)
 }
 
 fn the_only_profile(dir: &Path) -> Result<Option<PathBuf>> {
     let entries = std::fs::read_dir(dir).map_err(|e| FileError::io("read the folder", dir, e))?;
     let mut found: Vec<PathBuf> = entries
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter(|path| path.to_string_lossy().ends_with(".profile.json"))
+        .filter(|path| path.to_string_lossy().ends_with(profile::SUFFIX))
         .collect();
     found.sort();
     match found.len() {

@@ -11,12 +11,17 @@ use crate::cli::common::Common;
 use crate::cli::failure::{Failure, Result, Usage};
 use crate::cli::options::stop_flag;
 use crate::cli::output::{emit, headed, note, size};
+use crate::cli::table::{digits, facts, missing};
 use crate::files::{Document, resident_bytes};
 use crate::format::generation::{Compared, Divergence, FullCache, Generated, StopReason};
-use crate::math::Float;
+use crate::merge::Counters;
 use crate::model::tokenizer::{AddSpecial, Message, SkipSpecial};
 use crate::model::{Model, ModelError};
-use crate::runtime::{Compression, GenerateOptions, Generation, RaggedCache, StopStrings, compare, generate};
+use crate::runtime::{
+    Compression, GenerateOptions, Generation, RaggedCache, StopStrings, compare, generate,
+};
+use crate::say::percent;
+use crate::math::Float;
 
 /// Tokens of a prompt, in the model's chat format unless `raw` or it has none.
 pub(crate) fn encode_prompt(model: &Model, text: &str, raw: bool) -> Result<Vec<u32>> {
@@ -117,32 +122,21 @@ impl<'a> Session<'a> {
             note(common, "");
         }
         headed(common, "policy", &self.name);
-        let kept = cache.kept_fraction().map_or("-".into(), |x| format!("{:.1} %", 100.0 * x));
-        let stored = if self.is_compressed() {
-            let counters = cache.counters();
-            format!(
-                "{} of {} in full ({kept} of the slots)\n  slots    {} seen, {} kept, {} merged, {} evicted",
-                size(cache.bytes()),
-                size(cache.full_bytes()),
-                counters.seen,
-                counters.kept,
-                counters.merged,
-                counters.evicted
-            )
-        } else {
-            size(cache.bytes())
-        };
+        let mut lines = vec![("cache", size(cache.bytes()))];
+        if self.is_compressed() {
+            let kept = cache.kept_fraction().map_or_else(missing, |kept| percent(kept, 1));
+            lines[0].1 += &format!(" of {} in full ({kept} of the slots)", size(cache.full_bytes()));
+            let Counters { seen, kept, merged, evicted, .. } = cache.counters();
+            lines.push(("slots", format!("{seen} seen, {kept} kept, {merged} merged, {evicted} evicted")));
+        }
+        let (prefill, compress) = (generation.prefill.as_secs_f64(), generation.prompt_compress.as_secs_f64());
+        lines.push((
+            "prefill",
+            format!("{prompt_tokens} tokens in {prefill:.2} s, of which {compress:.2} s compressing"),
+        ));
         let speed = generation.decode_tokens_per_sec().map_or_else(String::new, |x| format!(", {x:.1} tokens/s"));
-        note(
-            common,
-            &format!(
-                "  cache    {stored}\n  prefill  {prompt_tokens} tokens in {:.2} s, of which {:.2} s compressing\n  \
-                 decode   {} tokens{speed}",
-                generation.prefill.as_secs_f64(),
-                generation.prompt_compress.as_secs_f64(),
-                generation.tokens.len()
-            ),
-        );
+        lines.push(("decode", format!("{} tokens{speed}", generation.tokens.len())));
+        note(common, facts(lines).trim_end());
     }
 }
 
@@ -237,19 +231,18 @@ fn summarise_comparison(
     common: &Common,
 ) {
     headed(common, "full cache says", text.trim());
-    let texts = first_difference.map_or("are the same".into(), |n| format!("part after {n} tokens"));
-    let speed = reference
-        .decode_tokens_per_sec()
-        .map_or_else(String::new, |x| format!("  decode   {x:.1} tokens/s with the full cache\n"));
-    let number = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.4}"));
-    note(
-        common,
-        &format!(
-            "  texts    {texts}\n{speed}  KL       mean {}, 95th percentile {} nats over {} tokens; top-1 agreement {}",
-            number(comparison.mean_kl),
-            number(comparison.p95_kl),
+    let mut lines =
+        vec![("texts", first_difference.map_or("are the same".into(), |n| format!("part after {n} tokens")))];
+    lines.extend(reference.decode_tokens_per_sec().map(|x| ("decode", format!("{x:.1} tokens/s with the full cache"))));
+    lines.push((
+        "KL",
+        format!(
+            "mean {}, 95th percentile {} nats over {} tokens; top-1 agreement {}",
+            digits(comparison.mean_kl, 4),
+            digits(comparison.p95_kl, 4),
             comparison.n_tokens,
-            number(comparison.top1_agreement)
+            digits(comparison.top1_agreement, 4)
         ),
-    );
+    ));
+    note(common, facts(lines).trim_end());
 }

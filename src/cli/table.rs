@@ -93,6 +93,11 @@ impl fmt::Display for Table {
     }
 }
 
+/// Lines of a label and what it says.
+pub(crate) fn facts<'a>(lines: impl IntoIterator<Item = (&'a str, String)>) -> String {
+    lines.into_iter().map(|(label, text)| format!("  {label:8} {text}\n")).collect()
+}
+
 /// A number that may be missing, with so many digits behind the point.
 pub(crate) fn digits(value: Option<f64>, digits: usize) -> String {
     value.map_or_else(missing, |value| format!("{value:.digits$}"))

@@ -11,10 +11,10 @@ use crate::cli::failure::Result;
 use crate::cli::inputs::read_prompts;
 use crate::cli::names::{names, one_of};
 use crate::cli::numbers;
-use crate::cli::options::{DeviceArg, load_model, out_dir, run_name, slug};
-use crate::cli::output::{bar, emit, emit_json, note};
+use crate::cli::options::{DeviceArg, load_model, out_dir, run_name};
+use crate::cli::output::{emit, emit_json, note, with_bar};
 use crate::cli::table::{Table, bounds, estimate, name, number, verdict};
-use crate::files::{FolderLock, InputHash, check_replaceable, create_dir, read_json, sha256_file, write_json};
+use crate::files::{FolderLock, InputHash, sha256_file};
 use crate::format::dump::Dump;
 use crate::format::profile::{Profile, TUNED};
 use crate::math::Interval;
@@ -110,8 +110,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     // Taken before the work, so that it is not lost to a folder in use.
     let (dir, _lock, mut tuned) = match &args.from {
         Some(path) => {
-            let profile: Profile = read_json(path)?;
-            profile.check()?;
+            let profile = Profile::read(path)?;
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let options = TuneOptions { refit: refit(args, profile.refit)?, ..options };
             let source = InputHash { name, sha256: sha256_file(path)? };
@@ -125,7 +124,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
             let dir = out_dir(args.out.as_ref(), "reports", &run_name(&args.dumps[0]));
             let lock = FolderLock::take(&dir)?;
             let options = TuneOptions { refit: refit(args, Some(Refit::default()))?, ..options };
-            (dir, lock, tuned(&dumps, &options, common)?)
+            (dir, lock, with_bar(common, "tune", "samples", |progress| tune::tune(&dumps, &options, progress))?)
         }
     };
     choose_by_running(&args.validate, &args.device, &mut tuned, common)?;
@@ -141,7 +140,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
             outcome = Outcome::GateNotMet;
             continue;
         };
-        let path = write(profile, &dir, name_budget)?;
+        let path = profile.write_into(&dir, name_budget)?;
         let good_enough = args.max_error.is_none_or(|most| highest_error(profile).is_some_and(|error| error <= most));
         if !good_enough {
             outcome = Outcome::GateNotMet;
@@ -190,13 +189,7 @@ fn choose_by_running(args: &ValidateArgs, device: &DeviceArg, tuned: &mut [Tuned
         context_tokens: args.context,
         continuation_tokens: args.continuation,
     };
-    let bar = bar(common, 0, "rows");
-    bar.set_message("validate");
-    let choice = choose(tuned, &model, &texts, &mut |done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    })?;
-    bar.finish_and_clear();
+    let choice = with_bar(common, "validate", "rows", |progress| choose(tuned, &model, &texts, progress))?;
     for (name, n) in &choice.skipped {
         note(common, &format!("skipped {n} texts of {name}: too short"));
     }
@@ -204,28 +197,6 @@ fn choose_by_running(args: &ValidateArgs, device: &DeviceArg, tuned: &mut [Tuned
         note(common, "all texts of --validate are held out, so none could choose");
     }
     Ok(())
-}
-
-/// Tunes with a bar; shared with the demo.
-pub(crate) fn tuned(dumps: &[Dump], options: &TuneOptions, common: &Common) -> Result<Vec<Tuned>> {
-    let bar = bar(common, 0, "samples");
-    bar.set_message("tune");
-    let tuned = tune::tune(dumps, options, &mut |done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    })?;
-    bar.finish_and_clear();
-    Ok(tuned)
-}
-
-/// Writes a profile into a folder, its budget in the name where there are several.
-pub(crate) fn write(profile: &Profile, dir: &Path, name_budget: bool) -> Result<PathBuf> {
-    create_dir(dir)?;
-    let suffix = if name_budget { format!("-{}", profile.target_kept_fraction) } else { String::new() };
-    let path = dir.join(format!("{}{suffix}.profile.json", slug(&profile.model.name)));
-    check_replaceable::<Profile>(&path)?;
-    write_json(&path, profile)?;
-    Ok(path)
 }
 
 /// Upper end of the profile's error on held-out samples, on calibration samples where none were held out.

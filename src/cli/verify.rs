@@ -76,7 +76,7 @@ fn checked(path: &Path) -> Result<Vec<Vec<String>>> {
 fn faults_of(path: &Path) -> Option<Vec<String>> {
     let dir = path.parent().unwrap_or(Path::new(""));
     match path.file_name()?.to_string_lossy() {
-        name if name.ends_with(".profile.json") => Some(profile::faults(path)),
+        name if name.ends_with(profile::SUFFIX) => Some(profile::faults(path)),
         name if name == Evaluation::FILE => Some(evaluation::faults(dir)),
         name if name == analysis::FILE => Some(analysis::faults(path)),
         name if name == Manifest::FILE => Some(dump::faults(dir)),

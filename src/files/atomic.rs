@@ -32,11 +32,6 @@ impl AtomicFile {
         Ok(Self { target: target.to_path_buf(), temporary, writer, is_in_place: false })
     }
 
-    /// The name that the file will have.
-    pub fn target(&self) -> &Path {
-        &self.target
-    }
-
     /// Flushes, syncs to disk and renames into place. After an error the temporary file is gone.
     pub fn commit(mut self) -> Result<(), FileError> {
         let Some(mut writer) = self.writer.take() else { return Ok(()) };

@@ -13,7 +13,6 @@ use crate::files::{AtomicFile, FileError, open_own, open_regular};
 pub struct Sha256(sha2::Sha256);
 
 impl Sha256 {
-    /// Adds bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }

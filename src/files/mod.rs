@@ -10,20 +10,35 @@ mod lock;
 mod read;
 mod space;
 
-pub use atomic::{AtomicFile, create_dir, create_own_dir, write_atomic};
-pub use document::{Document, check_replaceable, parse_json, read_json, read_own_json, write_json};
-pub use hash::{HashingWriter, Sha256, copy_hashed, sha256_bytes, sha256_file, sha256_own};
-pub use identity::{InputHash, ModelIdentity, Provenance, TOOL_VERSION};
+pub use atomic::create_dir;
+pub(crate) use atomic::{AtomicFile, create_own_dir, write_atomic};
+pub use document::{Document, read_json, write_json};
+pub(crate) use document::{check_replaceable, read_own_json};
+pub(crate) use hash::{HashingWriter, Sha256, copy_hashed, sha256_own};
+pub use hash::{sha256_bytes, sha256_file};
+pub(crate) use identity::TOOL_VERSION;
+pub use identity::{InputHash, ModelIdentity, Provenance};
 pub use lock::{FolderLock, LOCK_NAME, lock};
-pub use read::{
-    append_own, is_inside, map_file, map_opened, open_own, open_regular, open_to_append, read_at, read_limited,
-    read_own,
+pub use read::map_file;
+pub(crate) use read::{
+    append_own, is_inside, map_opened, open_own, open_regular, open_to_append, read_at, read_limited, read_own,
 };
-pub use space::{free_bytes, resident_bytes};
+pub(crate) use space::free_bytes;
+pub use space::resident_bytes;
 
 use std::path::{Path, PathBuf};
 
 use crate::hint::Hint;
+
+/// Letters, digits, `-`, `_` and `.` of a name, for a file or folder.
+///
+/// ```
+/// assert_eq!(kvscope::files::plain_name("org/My Model.Q4_1"), "org-My-Model.Q4_1");
+/// ```
+pub fn plain_name(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
+    name.chars().take(60).map(plain).collect::<String>().trim_matches(['-', '.']).to_string()
+}
 
 /// What can go wrong with a file. Every variant names the path.
 #[derive(Debug, thiserror::Error)]

@@ -2,14 +2,19 @@
 //!
 //! Knows nothing of how a profile is found or applied.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::files::{Document, FileError, ModelIdentity, Provenance, read_json};
+use crate::files::{
+    Document, FileError, ModelIdentity, Provenance, check_replaceable, create_dir, plain_name, read_json, write_json,
+};
 use crate::hint::Hint;
 use crate::math::Interval;
 use crate::merge::Refit;
+
+/// End of the name of every profile's file.
+pub const SUFFIX: &str = ".profile.json";
 
 /// Why a profile cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -184,14 +189,29 @@ impl Document for Profile {
 
 /// Faults of a profile, each in words that name the file; empty when there is none.
 pub fn faults(path: &Path) -> Vec<String> {
-    let fault = match read_json::<Profile>(path) {
-        Ok(profile) => profile.check().err().map(|error| format!("{}: {error}", path.display())),
-        Err(error) => Some(error.to_string()),
-    };
-    fault.into_iter().collect()
+    Profile::read(path).err().map(|error| error.to_string()).into_iter().collect()
 }
 
 impl Profile {
+    /// Reads a profile, and checks it.
+    pub fn read(path: &Path) -> Result<Self, ProfileError> {
+        let profile: Self = read_json(path)?;
+        match profile.check() {
+            Err(ProfileError::Damaged(what)) => Err(ProfileError::Damaged(format!("{}: {what}", path.display()))),
+            checked => checked.map(|()| profile),
+        }
+    }
+
+    /// Writes the profile into a folder, under the model's name and, if `name_budget`, its budget; gives the path.
+    pub fn write_into(&self, dir: &Path, name_budget: bool) -> Result<PathBuf, FileError> {
+        create_dir(dir)?;
+        let budget = if name_budget { format!("-{}", self.target_kept_fraction) } else { String::new() };
+        let path = dir.join(format!("{}{budget}{SUFFIX}", plain_name(&self.model.name)));
+        check_replaceable::<Self>(&path)?;
+        write_json(&path, self)?;
+        Ok(path)
+    }
+
     /// Checks that the numbers can be: sizes and thresholds in range, one line per head in order.
     pub fn check(&self) -> Result<(), ProfileError> {
         let fault = |what: String| Err(ProfileError::Damaged(what));

@@ -17,7 +17,7 @@ mod raster;
 mod text;
 mod theme;
 
-pub use drawing::Drawing;
+pub(crate) use drawing::Drawing;
 pub use figure::{Build, FIGURES, FigureEntry};
 
 use std::collections::HashSet;
@@ -26,12 +26,12 @@ use std::path::{Path, PathBuf};
 use page::Figures;
 use rayon::prelude::*;
 
-use crate::files::{FileError, FolderLock, create_dir, write_atomic};
+use crate::files::{FileError, FolderLock, create_dir, read_json, write_atomic};
 use crate::format::FormatError;
-use crate::format::analysis::Analysis;
+use crate::format::analysis::{Analysis, FILE};
 use crate::format::evaluation::Evaluation;
 use crate::format::generation::Generated;
-use crate::format::profile::Profile;
+use crate::format::profile::{Profile, ProfileError};
 use crate::hint::Hint;
 
 /// Cells a side of the rasters in SVG files.
@@ -65,6 +65,9 @@ pub enum ReportError {
     /// A saved file is damaged.
     #[error(transparent)]
     Format(#[from] FormatError),
+    /// The profile is damaged, or of another model.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
     /// A file contradicts itself, or holds more than can be drawn.
     #[error("{0}")]
     Damaged(String),
@@ -83,6 +86,7 @@ impl Hint for ReportError {
             Self::UnknownFigure { .. } => Some("leave --figure out to draw all of them".into()),
             Self::NothingToDraw { .. } => Some("leave --figure out to draw what the files do hold".into()),
             Self::Format(error) => error.hint(),
+            Self::Profile(error) => error.hint(),
             Self::Damaged(_) => Some("make the file again with the same command".into()),
             Self::Draw(_) | Self::Page(_) => None,
         }
@@ -100,6 +104,24 @@ pub struct ReportInput {
     pub profile: Option<Profile>,
     /// A generation with the compressed cache.
     pub generation: Option<Generated>,
+}
+
+impl ReportInput {
+    /// Reads an analysis with what is to be shown beside it.
+    ///
+    /// - Errors: a file that cannot be read, a profile of another model
+    pub fn read(dir: &Path, profile: Option<&Path>, generation: Option<&Path>) -> Result<Self, ReportError> {
+        let input = Self {
+            analysis: read_json::<Analysis>(&dir.join(FILE))?,
+            analysis_dir: dir.into(),
+            profile: profile.map(Profile::read).transpose()?,
+            generation: generation.map(read_json).transpose()?,
+        };
+        if let Some(profile) = &input.profile {
+            profile.check_model(&input.analysis.model)?;
+        }
+        Ok(input)
+    }
 }
 
 /// A file that was written.
