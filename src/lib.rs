@@ -34,6 +34,21 @@
 //! # assert!(text.tokens.len() == 64 && cache.bytes() < cache.full_bytes());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! # Which names stay
+//!
+//! A release breaks these only when its number says so. Other public names serve tests and benches of this repository.
+//!
+//! - Models: [`hub::pull`], [`hub::resolve`], [`model::Model`], [`model::Config`], [`model::Compute`], [`model::KvStore`],
+//!   [`model::Pass`], [`model::tokenizer::Tokenizer`]
+//! - Texts: [`prompts::read`], [`prompts::Prompt`]
+//! - A compressed cache: [`runtime::RaggedCache`], [`runtime::Compression`], [`runtime::Budget`], [`runtime::CacheType`],
+//!   [`runtime::generate`], [`runtime::compare`], [`runtime::Sampling`]
+//! - A policy of one's own: [`policy::Policy`], [`policy::HeadView`], [`merge::HeadPlan`], [`policy::POLICIES`]
+//! - Stages: [`capture::run`], [`analyze::analyze`], [`analyze::compare`](analyze::compare()), [`tune::tune`](tune::tune()), [`choose::choose`],
+//!   [`eval::run`](eval::run()), [`report::write`], each with its options
+//! - Saved files: the types of [`format`](mod@format) and [`files::Document`], with [`files::read_json`] and [`files::write_json`]
+//! - Every error: its message, its sources, and what [`hint::Hint`] says; the variants of the rooms' own errors
 
 // Tests and benches fail by panicking; the library may not.
 #![deny(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used)]

@@ -22,4 +22,4 @@ pub use error::AnalyzeError;
 pub use maps::MapMaker;
 pub use options::{AnalyzeOptions, MapRequest};
 pub use run::analyze;
-pub use summary::{DatasetSummary, Summary, summary};
+pub use summary::summary;

@@ -9,17 +9,13 @@ use crate::math::{Interval, Mean, mean};
 /// One data set. The cosines are means over all pairs of neighbours of all heads, the rest are means over heads.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DatasetSummary<'a> {
-    /// Its name.
     pub dataset: &'a str,
-    /// Samples.
     pub n_samples: usize,
     /// Tokens of all samples.
     pub n_tokens: usize,
-    /// Mean cosine of neighbouring keys.
     pub cosine_k: Option<f64>,
     /// Mean cosine of neighbouring keys before RoPE.
     pub cosine_k_pre_rope: Option<f64>,
-    /// Mean cosine of neighbouring values.
     pub cosine_v: Option<f64>,
     /// Merging sets per unprotected token at the reference threshold.
     pub set_ratio: Option<f64>,

@@ -14,7 +14,6 @@ const OVERHEAD_BYTES: u64 = 64 << 20;
 /// Bytes at the peak of a capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryEstimate {
-    /// The model's weights.
     pub weights: u64,
     /// States held: one layer's, or all layers' keys and values where tokens are generated.
     pub states: u64,
@@ -25,7 +24,6 @@ pub struct MemoryEstimate {
 }
 
 impl MemoryEstimate {
-    /// The sum.
     pub fn total(&self) -> u64 {
         self.weights + self.states + self.activations + self.overhead
     }

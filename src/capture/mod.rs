@@ -9,7 +9,8 @@ mod plan;
 mod recorder;
 mod run;
 
-pub use memory::{MemoryEstimate, memory_estimate, memory_of_machine};
+pub(crate) use memory::MemoryEstimate;
+pub use memory::{memory_estimate, memory_of_machine};
 pub use plan::{CaptureOptions, SampleInput, estimated_bytes};
 pub use run::run;
 

@@ -6,7 +6,7 @@
 mod head;
 mod parts;
 
-pub use head::{MAX_HEAD_BYTES, instead_of_weights};
+pub(crate) use head::instead_of_weights;
 pub use parts::Part;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -18,7 +18,8 @@ pub mod task;
 mod verdict;
 
 pub use arm::{Arm, arms};
-pub use item::{Item, Settings, Skipped, items, unscored};
+pub(crate) use item::Skipped;
+pub use item::{Item, Settings, items, unscored};
 pub use join::join;
 pub use plan::Plan;
 pub use plant::{NeedleGrid, plant};

@@ -17,7 +17,6 @@ pub struct KnownModel {
     pub version: &'static str,
     /// Path of the model inside the wheel.
     pub file: &'static str,
-    /// Its size.
     pub bytes: u64,
     /// Its SHA-256, 64 lower-case hexadecimal digits.
     pub sha256: &'static str,

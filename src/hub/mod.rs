@@ -19,8 +19,8 @@ mod selection;
 mod transfer;
 
 pub use error::HubError;
-pub use known::{KNOWN_MODELS, KnownModel};
-pub use name::HubName;
+pub(crate) use known::{KNOWN_MODELS, KnownModel};
+pub(crate) use name::HubName;
 pub use progress::{Progress, Silent};
 pub use settings::{CacheDirs, HubSettings, Token};
 

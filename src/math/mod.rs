@@ -19,29 +19,35 @@ mod spectrum;
 mod stats;
 mod variance;
 
-pub use band::{add_gram, lagged_sums, neighbour_products};
-pub use cholesky::solve_positive_definite;
+pub(crate) use band::{add_gram, lagged_sums, neighbour_products};
+pub(crate) use cholesky::solve_positive_definite;
 pub use concordance::{kendall_w, mean_spearman, spearman_brown};
-pub use cosines::{TILE, Tile, UnitRows, copy_past_caches, settle};
-pub use float::Float;
-pub use groups::{CovariateFit, KruskalWallis, benjamini_hochberg, covariate_fit, kruskal_wallis, lowest_rank_p};
-pub use halves::{narrow_f16, widen_f16};
+pub(crate) use cosines::{TILE, Tile, UnitRows, copy_past_caches, settle};
+pub(crate) use groups::CovariateFit;
+pub use groups::{benjamini_hochberg, covariate_fit, kruskal_wallis, lowest_rank_p};
+pub(crate) use halves::{BF16_LIMIT, F16_LIMIT, narrow_f16, widen_f16};
 pub(crate) use instructions::Instructions;
 use instructions::by_instructions;
 pub use paired::{Paired, paired, sign_test, sign_test_needs};
-pub use product::{Rhs, product, product_columns};
-pub use rank::{ranks, spearman};
-pub use rope::Rope;
-pub use rows::{HeldRows, Rows};
+pub use product::product;
+pub(crate) use product::{Rhs, product_columns};
+pub(crate) use rank::ranks;
+pub use rank::spearman;
+pub(crate) use rope::Rope;
+pub(crate) use rows::HeldRows;
+pub use rows::Rows;
 pub(crate) use simd::fold;
-pub use simd::{
-    THRESHOLDS, add_weighted_rows, axpy, bf16_to_f32, cosine, counts_above, dot, dot_rows, exp_shifted_sum, f16_to_f32,
+pub(crate) use simd::{
+    THRESHOLDS, add_weighted_rows, axpy, bf16_to_f32, counts_above, dot_rows, exp_shifted_sum, f16_to_f32,
     first_not_below,
 };
-pub use simd::{max, range, scale, scale_each, silu_product, squared_distance, sum, threshold_lanes, unit_factor};
-pub use softmax::{argmax, kl_divergence, log_sum_exp};
+pub use simd::{cosine, dot};
+pub use simd::{max, range, sum};
+pub(crate) use simd::{scale, scale_each, silu_product, squared_distance, threshold_lanes, unit_factor};
+pub use softmax::argmax;
+pub(crate) use softmax::{kl_divergence, log_sum_exp};
 pub use spectrum::{centred_gram, effective_rank};
 pub use stats::{
     Interval, Mean, Resamples, bootstrap_mean, centred_interval, mean, quantile, quantiles, standard_deviation,
 };
-pub use variance::{Icc, VarianceComponents, group_means, group_sizes, intraclass_correlation, variance_components};
+pub use variance::{group_means, group_sizes, intraclass_correlation, variance_components};

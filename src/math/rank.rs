@@ -20,7 +20,7 @@ pub fn ranks(x: &[f64]) -> Vec<f64> {
     ranks
 }
 
-/// Spearman's rank correlation: Pearson's correlation of the [`ranks`], which is right with ties too.
+/// Spearman's rank correlation: Pearson's correlation of the ranks, which is right with ties too.
 ///
 /// - Unit: in [-1, 1]; `None` for fewer than two pairs, unequal lengths, a NaN, or a side that does not vary
 /// - Source: Spearman 1904, with mid-ranks for ties (Kendall 1948). Differs: no.

@@ -17,15 +17,19 @@ mod weights;
 
 pub use attention::{Attention, attention};
 pub use kernel::{Kernel, Sigma, ValueRule};
-pub use merging::{Merging, push_set};
-pub use plan::{Counters, Flow, HeadPlan, Member, PlanFault, Slot};
-pub use protect::{Protection, Shares, heaviest, heavy_within, protect};
-pub use quality::{HeadStates, OutputProbe};
-pub use refit::{Refit, RefitHead, RefitTarget, Refitted, refit_slots};
+pub(crate) use merging::{Merging, push_set};
+pub use plan::{Counters, HeadPlan};
+pub(crate) use plan::{Flow, Member, PlanFault, Slot};
+pub(crate) use protect::Protection;
+pub use protect::{Shares, heaviest, heavy_within, protect};
+pub(crate) use quality::{HeadStates, OutputProbe};
+pub use refit::Refit;
+pub(crate) use refit::{RefitHead, RefitTarget, Refitted, refit_slots};
 pub use rule::MergeRule;
 pub use sampling::{Origin, Sampling};
-pub use sets::{Link, MergingSets, links, sets_above, sets_for_budget};
-pub use weights::{SetWeights, SlotStates, pivot, set_weights};
+pub(crate) use sets::{Link, MergingSets};
+pub use sets::{links, sets_above, sets_for_budget};
+pub use weights::{SlotStates, pivot, set_weights};
 
 use crate::hint::Hint;
 

@@ -113,7 +113,6 @@ pub enum PlanFault {
     OutOfRange {
         /// Index of the new slot.
         slot: usize,
-        /// The member.
         source_index: u32,
         /// Old slots.
         n_tokens: usize,
@@ -128,10 +127,7 @@ pub enum PlanFault {
     },
     /// A token would be counted twice.
     #[error("token {source_index} is a member of two slots")]
-    Twice {
-        /// The member.
-        source_index: u32,
-    },
+    Twice { source_index: u32 },
     /// A slot does not hold its own pivot, or its members are not the next ones.
     #[error("slot {slot} does not hold its pivot")]
     NoPivot {

@@ -19,7 +19,7 @@ mod slots;
 mod store;
 mod weights;
 
-pub use config::{ARCHITECTURES, Architecture, Bias, Config, Windows};
+pub use config::{ARCHITECTURES, Architecture, Bias, Config};
 pub use decoder::Model;
 pub use device::{Compute, Matmul};
 pub use pass::{Decoding, Pass};

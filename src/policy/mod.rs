@@ -16,17 +16,20 @@ pub mod score;
 mod table;
 mod view;
 
-pub use allocation::{ALLOCATIONS, Allocation, Claim, Scope};
-pub use entry::{PolicyEntry, Standing};
+pub(crate) use allocation::Claim;
+pub use allocation::{ALLOCATIONS, Allocation, Scope};
+pub use entry::PolicyEntry;
+pub(crate) use entry::Standing;
 pub use fold::{FOLDS, Fold};
 pub use method::parse_refit;
-pub use params::Params;
+pub(crate) use params::Params;
 pub use part::Part;
 use part::part;
 pub use per_head::PerHead;
 pub use score::{SCORES, Score};
 pub use table::POLICIES;
-pub use view::{HeadView, Needs, SlotExtras, SlotLayout};
+pub use view::HeadView;
+pub(crate) use view::{Needs, SlotExtras};
 
 use std::fmt::Debug;
 

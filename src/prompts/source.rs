@@ -87,7 +87,6 @@ pub fn read(source: &Source, options: &ReadOptions) -> Result<PromptSet, PromptE
 
 /// Where lines come from.
 struct Origin {
-    /// For messages.
     label: String,
     /// [`Prompt::source_name`].
     name: String,
@@ -359,7 +358,6 @@ enum Form {
     Lines,
     /// A record, or a list of records.
     List,
-    /// One text.
     Text,
 }
 

@@ -20,11 +20,8 @@ pub(super) enum Key {
     Line(Look),
     /// Mark alone, filled or hollow.
     Point(Look, bool),
-    /// Broken line.
     Dashes(RGBAColor),
-    /// Filled area.
     Band(RGBAColor),
-    /// Hatched cell.
     NoData,
     /// Cross at the foot of the plot.
     Cross,

@@ -17,7 +17,8 @@ mod stop;
 mod threads;
 
 pub use cache::RaggedCache;
-pub use compare::{Difference, compare};
+pub(crate) use compare::Difference;
+pub use compare::compare;
 pub use compression::{Budget, Compression};
 pub use generate::{GenerateOptions, Generation, generate, prefill};
 pub use memory::release_freed_memory;

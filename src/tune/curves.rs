@@ -26,7 +26,6 @@ impl Choice {
 pub(super) struct Curves {
     /// Sizes in units, rising, all below [`UNITS`].
     pub sizes: Vec<usize>,
-    /// Costs.
     pub costs: Vec<Vec<Vec<Option<f64>>>>,
 }
 

@@ -40,7 +40,6 @@ pub(super) enum TrialKey {
 pub(super) struct Trial<'a> {
     /// What it is tried as.
     pub key: TrialKey,
-    /// The policy.
     pub policy: &'a dyn Policy,
     /// Share of the slots that it may keep.
     pub share: f64,

@@ -10,26 +10,6 @@ pub(super) const ENTRY: TaskEntry = TaskEntry {
     take,
 };
 
-/// Tasks that are scored, as LongBench lists them.
-pub const ENGLISH_AND_CODE: &[&str] = &[
-    "narrativeqa",
-    "qasper",
-    "multifieldqa_en",
-    "hotpotqa",
-    "2wikimqa",
-    "musique",
-    "gov_report",
-    "qmsum",
-    "multi_news",
-    "trec",
-    "triviaqa",
-    "samsum",
-    "passage_count",
-    "passage_retrieval_en",
-    "lcc",
-    "repobench-p",
-];
-
 fn take(dataset: &str) -> Take {
     // LongBench-E's data sets are scored like those they are drawn from.
     let dataset = dataset.strip_suffix("_e").unwrap_or(dataset);

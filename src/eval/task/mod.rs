@@ -8,8 +8,6 @@ mod needle;
 mod ruler;
 mod zeroscrolls;
 
-pub use longbench::ENGLISH_AND_CODE;
-
 use crate::format::evaluation::Headline;
 
 /// A line of the task table.
@@ -138,9 +136,21 @@ mod tests {
             let file = format!("{}/src/eval/task/{}.rs", env!("CARGO_MANIFEST_DIR"), entry.name);
             assert!(std::path::Path::new(&file).exists(), "{file}");
         }
-        let names = ["hotpotqa", "lcc", "samsum", "needle_books", "ruler_vt", "squality", "quality", "space_digest"];
+        let longbench = [
+            "narrativeqa",
+            "multifieldqa_en",
+            "hotpotqa",
+            "gov_report",
+            "passage_count",
+            "passage_retrieval_en",
+            "trec",
+            "triviaqa",
+            "samsum",
+            "lcc",
+        ];
+        let others = ["needle_books", "ruler_vt", "squality", "quality", "space_digest"];
         let mut seen = 0;
-        for name in names.iter().chain(ENGLISH_AND_CODE) {
+        for name in longbench.iter().chain(&others) {
             for entry in TASKS {
                 if let Take::Yes(Job::Answer(job)) = (entry.take)(name) {
                     assert!(metric(job.metric).is_some(), "{name}: no metric {}", job.metric);
@@ -148,7 +158,7 @@ mod tests {
                 }
             }
         }
-        assert!(seen > 20, "{seen}");
+        assert!(seen >= 15, "{seen}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 mod rows;
 
 pub(crate) use rows::RowFile;
-pub use rows::RowKey;
+pub(crate) use rows::RowKey;
 pub use rows::{ROWS_FILE, Row};
 pub(crate) use rows::{read_rows, write_rows};
 

@@ -120,14 +120,8 @@ impl UnitRows {
         });
     }
 
-    /// Rows.
     pub fn len(&self) -> usize {
         self.n_rows
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.n_rows == 0
     }
 
     /// cos(x_i, x_j) into `tile`, for `i` in the tile's rows and `j` in its columns; what is left of the diagonal in the

@@ -15,9 +15,7 @@ use crate::model::store::StoreNeeds;
 /// Head counts and reach of a layer's attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
-    /// Query heads.
     pub n_q_heads: usize,
-    /// Key/value heads.
     pub n_kv_heads: usize,
     /// Numbers in a key.
     pub head_dim: usize,

@@ -15,121 +15,57 @@ pub enum GgufError {
     /// The file does not begin with the letters GGUF.
     #[error("{} is not a GGUF file: it begins with {found:?}", path.display())]
     NotGguf {
-        /// The file.
         path: PathBuf,
         /// Its first bytes, unprintable ones as dots.
         found: String,
     },
     /// The file was made for big-endian machines.
     #[error("{} is a big-endian GGUF file; kvscope reads little-endian ones", path.display())]
-    BigEndian {
-        /// The file.
-        path: PathBuf,
-    },
+    BigEndian { path: PathBuf },
     /// The version of the format is not 2 or 3.
     #[error("{} is a GGUF file of version {found}; kvscope reads versions 2 and 3", path.display())]
-    Version {
-        /// The file.
-        path: PathBuf,
-        /// Version in the file.
-        found: u32,
-    },
+    Version { path: PathBuf, found: u32 },
     /// Something ends behind the end of the file.
     #[error("{}: {what} ends at byte {end} but the file has {len}: the download is incomplete", path.display())]
     Truncated {
-        /// The file.
         path: PathBuf,
-        /// What was looked for.
         what: String,
         /// Where it would end, in bytes.
         end: u64,
-        /// Size of the file in bytes.
         len: u64,
     },
     /// The header contradicts the format.
     #[error("{}: near byte {at}: {what}", path.display())]
     Malformed {
-        /// The file.
         path: PathBuf,
         /// Bytes read until then.
         at: u64,
-        /// What is wrong.
         what: String,
     },
     /// The place or the shape of a tensor cannot be right.
     #[error("{}: tensor {name} {what}", path.display())]
-    Layout {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        name: String,
-        /// What is wrong.
-        what: String,
-    },
+    Layout { path: PathBuf, name: String, what: String },
     /// The parts of a split model are not all there, or do not belong together.
     #[error("{} {what}", path.display())]
-    Split {
-        /// The part.
-        path: PathBuf,
-        /// What is wrong.
-        what: String,
-    },
+    Split { path: PathBuf, what: String },
     /// The file is something else, saved under its name.
     #[error("{} is {what}", path.display())]
-    StandIn {
-        /// The file.
-        path: PathBuf,
-        /// What it is.
-        what: &'static str,
-    },
+    StandIn { path: PathBuf, what: &'static str },
     /// A metadata key that is needed is absent.
     #[error("{} has no {key} in its metadata", path.display())]
-    MissingKey {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: String,
-    },
+    MissingKey { path: PathBuf, key: String },
     /// A metadata key holds another type, or a number out of range.
     #[error("{}: {key} is {found}, not {expected}", path.display())]
-    WrongType {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: String,
-        /// What was looked for.
-        expected: &'static str,
-        /// What is there.
-        found: &'static str,
-    },
+    WrongType { path: PathBuf, key: String, expected: &'static str, found: &'static str },
     /// No tensor has this name.
     #[error("{} has no tensor {name}", path.display())]
-    NoTensor {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        name: String,
-    },
+    NoTensor { path: PathBuf, name: String },
     /// The tensor is stored in a form that is not read.
     #[error("{}: tensor {name} is stored as {dtype}, which kvscope does not read", path.display())]
-    UnsupportedType {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        name: String,
-        /// Name or number of the storage type.
-        dtype: String,
-    },
+    UnsupportedType { path: PathBuf, name: String, dtype: String },
     /// The tensor library refused.
     #[error("{}: tensor {name} cannot be unpacked: {source}", path.display())]
-    Unpack {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        name: String,
-        /// The library's answer.
-        source: candle_core::Error,
-    },
+    Unpack { path: PathBuf, name: String, source: candle_core::Error },
 }
 
 impl Hint for GgufError {

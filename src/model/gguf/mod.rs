@@ -13,7 +13,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-pub use error::GgufError;
+pub(crate) use error::GgufError;
 pub use tensors::TensorInfo;
 pub use value::Value;
 
@@ -49,7 +49,7 @@ impl Gguf {
 
     /// Maps a whole model: the file, or all parts of the split model that it is a part of, which lie beside it.
     ///
-    /// Errors: as [`Gguf::open`]; [`GgufError::Split`] when the parts are not all there or do not belong together.
+    /// Errors: as [`Gguf::open`]; `GgufError::Split` when the parts are not all there or do not belong together.
     pub fn open_model(path: &Path) -> Result<Self, GgufError> {
         let first = Self::open(path)?;
         split::complete(first)

@@ -199,7 +199,7 @@ impl Storage {
 impl Gguf {
     /// Where a tensor lies.
     ///
-    /// Errors: [`GgufError::NoTensor`], or [`GgufError::UnsupportedType`] when its storage type is not read.
+    /// Errors: `GgufError::NoTensor`, or `GgufError::UnsupportedType` when its storage type is not read.
     pub fn tensor_info(&self, name: &str) -> Result<&TensorInfo, GgufError> {
         if let Some(info) = self.tensors.get(name) {
             return Ok(info);
@@ -228,7 +228,7 @@ impl Gguf {
 
     /// A tensor as stored, in blocks, on the CPU.
     ///
-    /// Errors: as [`Gguf::tensor_info`], or [`GgufError::Unpack`].
+    /// Errors: as [`Gguf::tensor_info`], or `GgufError::Unpack`.
     pub fn qtensor(&self, name: &str) -> Result<QTensor, GgufError> {
         let info = self.tensor_info(name)?;
         let bytes = self.tensor_bytes(name)?;

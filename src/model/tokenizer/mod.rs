@@ -23,7 +23,7 @@ mod stream;
 
 pub use chat::{ChatTemplate, Message};
 pub use error::TokenizerError;
-pub use guard::Stopped;
+pub(crate) use guard::Stopped;
 pub use stream::TextStream;
 
 use std::path::Path;
