@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::files::{FileError, Sha256};
 use crate::model::tokenizer::library::Library;
 use crate::model::tokenizer::normalizer::{CharsMap, Normalizer};
-use crate::model::tokenizer::protobuf;
+use crate::model::tokenizer::protobuf::{ModelFile, read_model};
 use crate::model::tokenizer::sentencepiece::{Kind, Piece, Prefix, SentencePiece, Strips};
 use crate::model::tokenizer::settings::{Added, Own, Settings, Tokens, read};
 use crate::model::tokenizer::{ChatTemplate, Engine, Frame, Parts, Tokenizer, TokenizerError};
@@ -52,20 +52,21 @@ fn chat(name: &str, settings: &Settings, tokens: Tokens) -> Result<Option<ChatTe
 }
 
 fn from_model(bytes: &[u8], name: &str, settings: Option<&Settings>) -> Result<Tokenizer, TokenizerError> {
-    let mut file = protobuf::read_model(name, bytes)?;
+    let ModelFile { mut pieces, trainer, normalizer } = read_model(name, bytes)?;
     let normalizer = Normalizer {
-        charsmap: CharsMap::parse(name, &file.charsmap)?,
-        add_dummy_prefix: file.add_dummy_prefix,
-        remove_extra_whitespaces: file.remove_extra_whitespaces,
-        escape_whitespaces: file.escape_whitespaces,
+        charsmap: CharsMap::parse(name, &normalizer.charsmap)?,
+        add_dummy_prefix: normalizer.add_dummy_prefix(),
+        remove_extra_whitespaces: normalizer.remove_extra_whitespaces(),
+        escape_whitespaces: normalizer.escape_whitespaces(),
     };
     let tokens = settings.map(|settings| settings.tokens(&Own::default())).transpose()?;
     let added = tokens.as_ref().map(|tokens| tokens.added.as_slice()).unwrap_or_default();
-    let n_own = file.pieces.len();
-    let strips = add_tokens(name, added, &mut file.pieces)?;
+    let n_own = pieces.len();
+    let strips = add_tokens(name, added, &mut pieces)?;
     let flag = |key: &str| settings.and_then(|settings| settings.flag(key));
     let prefix = if settings.is_some() && flag("legacy").unwrap_or(true) { Prefix::Each } else { Prefix::First };
-    let model = SentencePiece::new(name, file.pieces, normalizer, prefix, file.unk_surface)?.with_added(n_own, strips);
+    let unknown = trainer.unk_surface().to_string();
+    let model = SentencePiece::new(name, pieces, normalizer, prefix, unknown)?.with_added(n_own, strips);
     let id_of = |token: &str| model.id_of(token);
     let (mut bos, mut eos, mut template) = (None, Vec::new(), None);
     if let Some((settings, tokens)) = settings.zip(tokens) {
@@ -73,10 +74,10 @@ fn from_model(bytes: &[u8], name: &str, settings: Option<&Settings>) -> Result<T
         template = chat(name, settings, tokens)?;
     }
     if bos.is_none() {
-        bos = control(&model, &file.bos_piece);
+        bos = control(&model, trainer.bos_piece());
     }
     if eos.is_empty() {
-        eos.extend(control(&model, &file.eos_piece));
+        eos.extend(control(&model, trainer.eos_piece()));
     }
     let frame = Frame { bos: flag("add_bos_token").unwrap_or(true), eos: flag("add_eos_token").unwrap_or(false) };
     let mut identity = Sha256::default();
