@@ -93,9 +93,18 @@ pub fn choose(
     let (items, skipped) = eval::items(model, texts.prompts, &kl, &settings)?;
     let is_held_out = |item: &Item| first.held_out.iter().any(|s| (&s.dataset, &s.id) == (&item.dataset, &item.id));
     let (held_out, chosen_on): (Vec<Item>, Vec<Item>) = items.into_iter().partition(is_held_out);
-    choose_on(tuned, model, &chosen_on, seed, progress)?;
-    judge_on(tuned, model, &held_out, seed, progress)?;
-    for profile in tuned.iter_mut().filter_map(chosen) {
+    let variants: Vec<Vec<(usize, Profile)>> = tuned.iter().map(variants).collect();
+    let named = |(_, profile): &(usize, Profile)| way(label(profile), profile);
+    let ways: Vec<Ways> =
+        variants.iter().map(|variants| variants.iter().map(named).collect()).collect::<Result<_, EvalError>>()?;
+    for ((tuned, variants), kls) in tuned.iter_mut().zip(&variants).zip(kls(model, &chosen_on, &ways, progress)?) {
+        take_best(tuned, variants, &kls, seed);
+    }
+    let ways: Vec<Ways> = tuned.iter().filter_map(Tuned::profile).map(rivals).collect::<Result<_, _>>()?;
+    let measured = kls(model, &held_out, &ways, progress)?;
+    for ((profile, ways), kls) in tuned.iter_mut().filter_map(chosen).zip(&ways).zip(measured) {
+        let names = ways.iter().map(|(_, way)| way.name.clone());
+        judge(profile, &names.zip(kls).collect::<Vec<_>>(), seed);
         record(profile, texts);
     }
     Ok(Choice { skipped, n_chosen_on: chosen_on.len(), n_held_out: held_out.len() })
@@ -105,51 +114,36 @@ fn chosen(tuned: &mut Tuned) -> Option<&mut Profile> {
     tuned.candidates.get_mut(tuned.chosen)
 }
 
-/// Mean KL of every way on every text, `[way][text]`; fewer where a budget could not be met.
+/// Compressions to compare, each with its budget.
+type Ways = Vec<(f64, Compression)>;
+
+fn way(name: impl Into<String>, profile: &Profile) -> Result<(f64, Compression), EvalError> {
+    Ok((profile.target_kept_fraction, Compression::from_profile(name, profile)?))
+}
+
+/// KL of every way of every group on every text, `[group][way][text]`; fewer where a budget could not be met.
 fn kls(
     model: &Model,
     items: &[Item],
-    ways: impl IntoIterator<Item = (f64, Compression)>,
+    groups: &[Ways],
     progress: &mut dyn FnMut(usize, usize),
-) -> Result<std::vec::IntoIter<Vec<f64>>, EvalError> {
-    let arms: Vec<Arm> = ways
-        .into_iter()
-        .map(|(budget, compression)| Arm {
-            policy: compression.name.clone(),
-            budget: Some(budget),
-            role: Role::Profile,
-            control: None,
-            compression,
-        })
-        .collect();
+) -> Result<Vec<Vec<Vec<f64>>>, EvalError> {
+    let arm = |(budget, compression): &(f64, Compression)| Arm {
+        policy: compression.name.clone(),
+        budget: Some(*budget),
+        role: Role::Profile,
+        control: None,
+        compression: compression.clone(),
+    };
+    let arms: Vec<Arm> = groups.iter().flatten().map(arm).collect();
     let (mut done, total) = (0, items.len() * arms.len());
     let rows = eval::measure(model, items, &arms, Float::F32, &mut || {
         done += 1;
         progress(done, total);
     })?;
     let of = |arm: usize| rows.iter().filter_map(|text| text[arm].metrics.get("kl").copied()).collect();
-    Ok((0..arms.len()).map(of).collect::<Vec<_>>().into_iter())
-}
-
-/// Takes, of every budget, the variant of least mean KL.
-fn choose_on(
-    tuned: &mut [Tuned],
-    model: &Model,
-    items: &[Item],
-    seed: u64,
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<(), EvalError> {
-    let variants: Vec<Vec<(usize, Profile)>> = tuned.iter().map(variants).collect();
-    let mut ways = Vec::new();
-    for (_, profile) in variants.iter().flatten() {
-        ways.push((profile.target_kept_fraction, Compression::from_profile(label(profile), profile)?));
-    }
-    let mut kls = kls(model, items, ways, progress)?;
-    for (tuned, variants) in tuned.iter_mut().zip(&variants) {
-        let of_variants: Vec<Vec<f64>> = kls.by_ref().take(variants.len()).collect();
-        take_best(tuned, variants, &of_variants, seed);
-    }
-    Ok(())
+    let mut all = (0..arms.len()).map(of);
+    Ok(groups.iter().map(|ways| all.by_ref().take(ways.len()).collect()).collect())
 }
 
 /// Every candidate, as it is and without its refit.
@@ -191,30 +185,13 @@ fn take_best(tuned: &mut Tuned, variants: &[(usize, Profile)], kls: &[Vec<f64>],
     tuned.candidates[*place] = Profile { tried, verdict, ..profile.clone() };
 }
 
-/// Measures every chosen profile on held-out texts, beside the eviction of what it merges and a baseline.
-fn judge_on(
-    tuned: &mut [Tuned],
-    model: &Model,
-    items: &[Item],
-    seed: u64,
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<(), EvalError> {
-    let mut ways = Vec::new();
-    for profile in tuned.iter().filter_map(Tuned::profile) {
-        let budget = profile.target_kept_fraction;
-        let control = Compression::evicting_profile(CONTROL, profile)?;
-        let baseline = Compression::parse(BASELINE, Budget::KeptFraction(budget))?;
-        let of_profile = [Some(Compression::from_profile(TUNED, profile)?), control, Some(baseline)];
-        ways.push(of_profile.into_iter().flatten().map(|way| (budget, way)).collect::<Vec<_>>());
-    }
-    let names: Vec<Vec<String>> =
-        ways.iter().map(|ways| ways.iter().map(|(_, way)| way.name.clone()).collect()).collect();
-    let mut kls = kls(model, items, ways.into_iter().flatten(), progress)?;
-    for (profile, names) in tuned.iter_mut().filter_map(chosen).zip(names) {
-        let of_profile = names.into_iter().zip(kls.by_ref());
-        judge(profile, &of_profile.collect::<Vec<_>>(), seed);
-    }
-    Ok(())
+/// A chosen profile beside the eviction of what it merges and a baseline.
+fn rivals(profile: &Profile) -> Result<Ways, EvalError> {
+    let tuned = way(TUNED, profile)?;
+    let budget = tuned.0;
+    let control = Compression::evicting_profile(CONTROL, profile)?.map(|control| (budget, control));
+    let baseline = Compression::parse(BASELINE, Budget::KeptFraction(budget))?;
+    Ok([tuned].into_iter().chain(control).chain([(budget, baseline)]).collect())
 }
 
 /// What held-out texts say of the chosen profile.
