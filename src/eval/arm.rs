@@ -1,5 +1,7 @@
 //! What is compared: policies at budgets, the full cache as the reference, and beside every merge its eviction.
 
+use std::sync::Arc;
+
 use crate::format::evaluation::{FULL, Role};
 use crate::policy;
 use crate::policy::{Policy, PolicyEntry, PolicyError, Standing};
@@ -35,24 +37,28 @@ impl Arm {
 pub fn arms(specs: &[String], budgets: &[f64]) -> Result<Vec<Arm>, PolicyError> {
     let mut arms = vec![Arm::full()?];
     for spec in specs {
-        let control = policy::parse(spec)?.1.control().map(str::to_string);
-        for spec in std::iter::once(spec).chain(&control) {
-            let (entry, policy) = policy::parse(spec)?;
-            let role = role_of(entry, policy.as_ref())?;
-            let budgets: Vec<Option<f64>> =
-                if policy.sets_own_size() { vec![None] } else { budgets.iter().copied().map(Some).collect() };
-            for budget in budgets {
-                let known = |arm: &Arm| arm.policy == *spec && arm.budget == budget;
-                if role == Role::Reference || arms.iter().any(known) {
-                    continue;
-                }
-                let compression = Compression::parse(spec, Budget::KeptFraction(budget.unwrap_or(1.0)))?;
-                let control = control.clone().filter(|control| control != spec);
-                arms.push(Arm { policy: spec.clone(), budget, role, control, compression });
-            }
+        if let Some(control) = add(&mut arms, spec, budgets)? {
+            add(&mut arms, &control, budgets)?;
         }
     }
     Ok(arms)
+}
+
+/// Adds a policy at every budget where it is not there yet; gives its control.
+fn add(arms: &mut Vec<Arm>, spec: &str, budgets: &[f64]) -> Result<Option<String>, PolicyError> {
+    let (entry, policy) = policy::parse(spec)?;
+    let role = role_of(entry, policy.as_ref())?;
+    let control = policy.control().filter(|control| *control != spec).map(str::to_string);
+    let budgets = if policy.sets_own_size() { vec![None] } else { budgets.iter().copied().map(Some).collect() };
+    let policy: Arc<dyn Policy> = policy.into();
+    for budget in budgets {
+        if role == Role::Reference || arms.iter().any(|arm| arm.policy == spec && arm.budget == budget) {
+            continue;
+        }
+        let compression = Compression::new(spec, policy.clone(), Budget::KeptFraction(budget.unwrap_or(1.0)));
+        arms.push(Arm { policy: spec.into(), budget, role, control: control.clone(), compression });
+    }
+    Ok(control)
 }
 
 fn role_of(entry: &PolicyEntry, policy: &dyn Policy) -> Result<Role, PolicyError> {

@@ -106,7 +106,7 @@ pub fn whole_run<R: Run>(parts: &[(&Path, &R)], out: &Path) -> Result<R, JoinErr
         return Err(JoinError::Missing { number: 1, count: 1, given: 0 });
     };
     let shard_of = |(dir, part): &(&Path, &R)| {
-        let shard = part.shard().filter(|shard| (1..=shard.count).contains(&shard.number));
+        let shard = part.origin().2.filter(|shard| (1..=shard.count).contains(&shard.number));
         shard.ok_or_else(|| JoinError::NotAShard { path: (*dir).into() })
     };
     let whole = shard_of(&parts[0])?;

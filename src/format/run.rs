@@ -79,12 +79,8 @@ pub trait Run: Document + Clone + PartialEq {
     /// What is done one by one, in words.
     const UNITS: &'static str;
 
-    /// How it was made.
-    fn provenance(&self) -> &Provenance;
-    /// The model.
-    fn model(&self) -> &ModelIdentity;
-    /// The part of the run; `None` for all.
-    fn shard(&self) -> Option<Shard>;
+    /// How it was made, by which model, and the part of the run; `None` for all.
+    fn origin(&self) -> (&Provenance, &ModelIdentity, Option<Shard>);
     /// Units that are done, and those that the run, or its shard, will have.
     fn progress(&self) -> (usize, usize);
     /// The run, or that shard of it, before anything was done.
@@ -97,10 +93,10 @@ pub trait Run: Document + Clone + PartialEq {
 
 /// What keeps two documents from being of one run, in words; `shards` is what the caller finds wrong with their shards.
 pub(super) fn difference<R: Run>(a: &R, b: &R, shards: Option<&'static str>) -> Option<&'static str> {
-    let (of_a, of_b) = (a.provenance(), b.provenance());
+    let ((of_a, model_a, _), (of_b, model_b, _)) = (a.origin(), b.origin());
     if of_a.tool != of_b.tool {
         Some("version of kvscope")
-    } else if a.model() != b.model() {
+    } else if model_a != model_b {
         Some("model")
     } else if of_a.inputs != of_b.inputs {
         Some("set of prompts")
@@ -150,7 +146,7 @@ impl<'a> Target<'a> {
             return Err(RunError::Exists { dir: self.dir.into(), what: R::WHAT });
         }
         let old: R = read_own_json(&path)?;
-        let shards = (old.shard() != new.shard()).then_some("shard");
+        let shards = (old.origin().2 != new.origin().2).then_some("shard");
         match difference(&old, new, shards) {
             Some(what) => Err(RunError::OtherRun { dir: self.dir.into(), what }),
             None => Ok(Some(old)),

@@ -110,16 +110,8 @@ impl Run for Manifest {
     const WHAT: &'static str = "a dump";
     const UNITS: &'static str = "samples";
 
-    fn provenance(&self) -> &Provenance {
-        &self.provenance
-    }
-
-    fn model(&self) -> &ModelIdentity {
-        &self.model
-    }
-
-    fn shard(&self) -> Option<Shard> {
-        self.shard
+    fn origin(&self) -> (&Provenance, &ModelIdentity, Option<Shard>) {
+        (&self.provenance, &self.model, self.shard)
     }
 
     fn progress(&self) -> (usize, usize) {

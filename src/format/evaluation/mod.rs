@@ -258,16 +258,8 @@ impl Run for Evaluation {
     const WHAT: &'static str = "an evaluation";
     const UNITS: &'static str = "rows";
 
-    fn provenance(&self) -> &Provenance {
-        &self.provenance
-    }
-
-    fn model(&self) -> &ModelIdentity {
-        &self.model
-    }
-
-    fn shard(&self) -> Option<Shard> {
-        self.shard
+    fn origin(&self) -> (&Provenance, &ModelIdentity, Option<Shard>) {
+        (&self.provenance, &self.model, self.shard)
     }
 
     fn progress(&self) -> (usize, usize) {

@@ -130,19 +130,20 @@ impl Gguf {
 
     /// An array of integers that fit i32.
     pub fn i32s_of(&self, key: &str) -> Result<Option<Vec<i32>>, GgufError> {
-        self.typed(key, "an array of 32-bit integers", |value| match value {
-            Value::I64s(numbers) => numbers.iter().map(|n| i32::try_from(*n).ok()).collect(),
-            Value::U64s(numbers) => numbers.iter().map(|n| i32::try_from(*n).ok()).collect(),
-            _ => None,
-        })
+        self.typed(key, "an array of 32-bit integers", integers)
     }
 
     /// An array of integers that fit u32.
     pub fn u32s_of(&self, key: &str) -> Result<Option<Vec<u32>>, GgufError> {
-        self.typed(key, "an array of non-negative 32-bit integers", |value| match value {
-            Value::I64s(numbers) => numbers.iter().map(|n| u32::try_from(*n).ok()).collect(),
-            Value::U64s(numbers) => numbers.iter().map(|n| u32::try_from(*n).ok()).collect(),
-            _ => None,
-        })
+        self.typed(key, "an array of non-negative 32-bit integers", integers)
+    }
+}
+
+/// An array of integers that all fit.
+fn integers<T: TryFrom<i64> + TryFrom<u64>>(value: &Value) -> Option<Vec<T>> {
+    match value {
+        Value::I64s(numbers) => numbers.iter().map(|n| T::try_from(*n).ok()).collect(),
+        Value::U64s(numbers) => numbers.iter().map(|n| T::try_from(*n).ok()).collect(),
+        _ => None,
     }
 }
