@@ -52,12 +52,6 @@ pub(super) fn ends<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Option<(f64, 
     extent(known.flat_map(|i| [Some(i.estimate), i.low, i.high]).flatten())
 }
 
-/// The interval in another unit.
-pub(super) fn times(interval: Interval, factor: f64) -> Interval {
-    let Interval { estimate, low, high, .. } = interval;
-    Interval { estimate: estimate * factor, low: low.map(|v| v * factor), high: high.map(|v| v * factor), ..interval }
-}
-
 impl Dots {
     pub fn drawing(self, name: &str, title: &str, subtitle: String) -> Result<Drawing, ReportError> {
         let alt = self.in_words();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::format::analysis::{Analysis, DatasetAnalysis, HeadQueries, StateSimilarity};
+use crate::format::analysis::{Analysis, DatasetAnalysis, HeadQueries, HeadSimilarity, StateSimilarity};
 use crate::format::dump::State;
 use crate::math::{Interval, Mean, quantiles};
 
@@ -46,10 +46,24 @@ pub(super) fn of_state(dataset: &DatasetAnalysis, state: State) -> Option<&State
     dataset.similarity.iter().find(|s| s.state == state)
 }
 
+/// All data sets' heads of one state.
+pub(super) fn of_heads(analysis: &Analysis, state: State) -> impl Iterator<Item = &HeadSimilarity> {
+    analysis.datasets.iter().filter_map(move |dataset| of_state(dataset, state)).flat_map(|of_state| &of_state.heads)
+}
+
+/// Mean of the known values of every key, such as a head or a layer.
+pub(super) fn pooled<K: Ord>(values: impl IntoIterator<Item = (K, Option<f64>)>) -> BTreeMap<K, Option<f64>> {
+    let mut means: BTreeMap<K, Mean> = BTreeMap::new();
+    for (key, value) in values {
+        means.entry(key).or_default().extend(known(value));
+    }
+    means.into_iter().map(|(key, mean)| (key, mean.get())).collect()
+}
+
 /// Mean neighbour cosine of every head, over all data sets, each weighing as many pairs as it has.
 pub(super) fn neighbour_means(analysis: &Analysis, state: State) -> BTreeMap<Head, Option<f64>> {
     let mut means: BTreeMap<Head, Mean> = BTreeMap::new();
-    for head in analysis.datasets.iter().filter_map(|d| of_state(d, state)).flat_map(|s| &s.heads) {
+    for head in of_heads(analysis, state) {
         let mean = means.entry((head.layer, head.kv_head)).or_default();
         if known(head.neighbours.mean).is_some() {
             mean.join(head.neighbours.sum());
@@ -60,11 +74,7 @@ pub(super) fn neighbour_means(analysis: &Analysis, state: State) -> BTreeMap<Hea
 
 /// Effective rank about the mean of every head, over all data sets, each weighing the same.
 pub(super) fn effective_ranks(analysis: &Analysis, state: State) -> BTreeMap<Head, Option<f64>> {
-    let mut all: BTreeMap<Head, Vec<Option<f64>>> = BTreeMap::new();
-    for head in analysis.datasets.iter().filter_map(|d| of_state(d, state)).flat_map(|s| &s.heads) {
-        all.entry((head.layer, head.kv_head)).or_default().push(head.effective_rank_centred);
-    }
-    all.into_iter().map(|(head, values)| (head, mean(values))).collect()
+    pooled(of_heads(analysis, state).map(|head| ((head.layer, head.kv_head), head.effective_rank_centred)))
 }
 
 /// A query-aware figure of every head, over all data sets, each weighing the same.
@@ -72,11 +82,8 @@ pub(super) fn of_queries(
     analysis: &Analysis,
     value: impl Fn(&HeadQueries) -> Option<f64>,
 ) -> BTreeMap<Head, Option<f64>> {
-    let mut all: BTreeMap<Head, Vec<Option<f64>>> = BTreeMap::new();
-    for head in analysis.datasets.iter().flat_map(|dataset| &dataset.queries) {
-        all.entry((head.layer, head.kv_head)).or_default().push(value(head));
-    }
-    all.into_iter().map(|(head, values)| (head, mean(values))).collect()
+    let heads = analysis.datasets.iter().flat_map(|dataset| &dataset.queries);
+    pooled(heads.map(|head| ((head.layer, head.kv_head), value(head))))
 }
 
 /// A figure of a head's merging sets by threshold.
@@ -102,13 +109,7 @@ pub(super) fn at_eps(dataset: &DatasetAnalysis, measure: Measure, eps: usize) ->
 
 /// The same over all data sets, each weighing the same.
 pub(super) fn pooled_at_eps(analysis: &Analysis, measure: Measure, eps: usize) -> BTreeMap<Head, Option<f64>> {
-    let mut all: BTreeMap<Head, Vec<Option<f64>>> = BTreeMap::new();
-    for dataset in &analysis.datasets {
-        for (head, value) in at_eps(dataset, measure, eps) {
-            all.entry(head).or_default().push(value);
-        }
-    }
-    all.into_iter().map(|(head, values)| (head, mean(values))).collect()
+    pooled(analysis.datasets.iter().flat_map(|dataset| at_eps(dataset, measure, eps)))
 }
 
 /// The reference threshold, if the grid has it.

@@ -3,7 +3,7 @@
 use crate::format::analysis::DatasetAnalysis;
 use crate::report::axes::{Axis, rounded};
 use crate::report::canvas::Area;
-use crate::report::dots::{Dot, Dots, FOOT, Row, ends, times};
+use crate::report::dots::{Dot, Dots, FOOT, Row, ends};
 use crate::report::figure::Build;
 use crate::report::heat::{Grid, color_bar};
 use crate::report::pool;
@@ -36,7 +36,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     }
     let row = |(i, dataset): (usize, &DatasetAnalysis)| {
         let kept = pool::known_interval(analysis.kept_fraction.get(i).copied().flatten());
-        let dot = Dot { look: theme::look(i), filled: true, value: kept.map(|kept| times(kept, 100.0)) };
+        let dot = Dot { look: theme::look(i), filled: true, value: kept.map(|kept| kept.times(100.0)) };
         Row { label: format!("{}  {}", i + 1, dataset.dataset), strong: false, dots: vec![dot] }
     };
     let rows: Vec<Row> = analysis.datasets.iter().enumerate().map(row).collect();

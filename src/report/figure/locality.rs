@@ -1,13 +1,12 @@
 //! Mean cosine against the distance between two tokens.
 
-use crate::format::analysis::Analysis;
+use crate::format::analysis::{Analysis, HeadSimilarity};
 use crate::format::dump::State;
 use crate::report::axes::{Axis, rounded};
 use crate::report::curves::{Curve, Curves, ends};
 use crate::report::figure::Build;
 use crate::report::{Drawing, FigureEntry, ReportError, ReportInput};
 use crate::report::{pool, theme};
-use std::collections::BTreeMap;
 
 pub(super) const ENTRY: FigureEntry = FigureEntry {
     name: "locality",
@@ -22,11 +21,9 @@ pub(super) const ENTRY: FigureEntry = FigureEntry {
 
 /// Values of every head at a lag, each the mean over data sets.
 fn by_head(analysis: &Analysis, state: State, lag: usize) -> Vec<f64> {
-    let mut all: BTreeMap<pool::Head, Vec<Option<f64>>> = BTreeMap::new();
-    for head in analysis.datasets.iter().filter_map(|d| pool::of_state(d, state)).flat_map(|s| &s.heads) {
-        all.entry((head.layer, head.kv_head)).or_default().push(head.locality.get(lag).copied().flatten());
-    }
-    all.into_values().filter_map(pool::mean).collect()
+    let value = |head: &HeadSimilarity| head.locality.get(lag).copied().flatten();
+    let heads = pool::of_heads(analysis, state).map(|head| ((head.layer, head.kv_head), value(head)));
+    pool::pooled(heads).into_values().flatten().collect()
 }
 
 fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {

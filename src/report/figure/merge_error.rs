@@ -2,7 +2,6 @@
 
 use crate::report::axes::{Axis, extent};
 use crate::report::curves::{Curve, Curves, ends};
-use crate::report::dots::times;
 use crate::report::figure::Build;
 use crate::report::{Drawing, FigureEntry, ReportError, ReportInput};
 use crate::report::{pool, theme};
@@ -24,7 +23,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     let curve = |(index, rule): (usize, &String)| {
         let error = |budget: &f64| {
             let found = queries.errors.iter().find(|error| error.budget == *budget && error.rule == *rule);
-            pool::known_interval(found.and_then(|found| found.error)).map(|error| times(error, 100.0))
+            pool::known_interval(found.and_then(|found| found.error)).map(|error| error.times(100.0))
         };
         let errors: Vec<_> = queries.budgets.iter().map(|budget| (100.0 * budget, error(budget))).collect();
         let points = errors.iter().map(|(budget, error)| (*budget, error.map(|error| error.estimate))).collect();

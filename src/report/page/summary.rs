@@ -1,7 +1,5 @@
 //! The findings in plain words, computed from the data: what compresses, where, and whether it is worth it.
 
-use std::collections::BTreeMap;
-
 use crate::format::analysis::Analysis;
 use crate::format::dump::State;
 use crate::format::profile::Profile;
@@ -109,12 +107,8 @@ fn sweep(analysis: &Analysis) -> Option<String> {
 
 fn extremes(analysis: &Analysis) -> Option<String> {
     let ratios = pool::pooled_at_eps(analysis, Measure::SetRatio, analysis.reference_eps);
-    let mut by_layer: BTreeMap<usize, Vec<Option<f64>>> = BTreeMap::new();
-    for ((layer, _), value) in &ratios {
-        by_layer.entry(*layer).or_default().push(*value);
-    }
-    let layers: Vec<(usize, f64)> =
-        by_layer.into_iter().filter_map(|(layer, values)| Some((layer, pool::mean(values)?))).collect();
+    let by_layer = pool::pooled(ratios.iter().map(|((layer, _), value)| (*layer, *value)));
+    let layers: Vec<(usize, f64)> = by_layer.into_iter().filter_map(|(layer, ratio)| Some((layer, ratio?))).collect();
     let heads: Vec<(Head, f64)> = ratios.into_iter().filter_map(|(head, value)| Some((head, value?))).collect();
     let (most, least) = ends(&heads)?;
     if heads.len() < 2 {
@@ -183,10 +177,7 @@ fn rope(analysis: &Analysis) -> Option<String> {
 
 fn distance(analysis: &Analysis) -> Option<String> {
     let state = [State::K, State::KPreRope, State::V].into_iter().find(|s| pool::states(analysis).contains(s))?;
-    let at = |i: usize| {
-        let heads = analysis.datasets.iter().filter_map(|d| pool::of_state(d, state)).flat_map(|s| &s.heads);
-        pool::mean(heads.map(|h| h.locality.get(i).copied().flatten()))
-    };
+    let at = |i: usize| pool::mean(pool::of_heads(analysis, state).map(|head| head.locality.get(i).copied().flatten()));
     let known: Vec<(usize, f64)> =
         analysis.lags.iter().enumerate().filter_map(|(i, lag)| Some((*lag, at(i)?))).collect();
     let (first, last) = (known.first()?, known.last()?);
