@@ -179,6 +179,11 @@ pub(crate) fn note(common: &Common, text: &str) {
     }
 }
 
+/// What to do about a run that ends with 1.
+pub(crate) fn hint(common: &Common, text: &str) {
+    say(&Paint::new(common.color).cyan("hint:"), text);
+}
+
 /// As [`note`], with a bold head.
 pub(crate) fn headed(common: &Common, head: &str, text: &str) {
     if !common.quiet {

@@ -12,7 +12,7 @@ use crate::cli::inputs::read_prompts;
 use crate::cli::names::{names, one_of};
 use crate::cli::numbers;
 use crate::cli::options::{DeviceArg, load_model, out_dir, run_name};
-use crate::cli::output::{emit, emit_json, note, with_bar};
+use crate::cli::output::{emit, emit_json, hint, note, with_bar};
 use crate::cli::table::{Table, bounds, estimate, name, number, verdict};
 use crate::files::{FolderLock, InputHash, sha256_file};
 use crate::format::dump::Dump;
@@ -132,10 +132,8 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let (mut outcome, mut reports) = (Outcome::Done, Vec::new());
     for tuned in &tuned {
         let Some(profile) = tuned.profile() else {
-            note(
-                common,
-                &format!("no setting meets a budget of {}: allow more slots or name other policies", tuned.budget),
-            );
+            note(common, &format!("no setting meets a budget of {}", tuned.budget));
+            hint(common, "allow more slots, or name other policies");
             reports.push(json!({ "target_kept_fraction": tuned.budget, "profile": null, "budget_met": false }));
             outcome = Outcome::GateNotMet;
             continue;
@@ -148,6 +146,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         reports.push(summary(&path, profile, good_enough, common)?);
         if !good_enough {
             note(common, &format!("no setting meets --max-error at a budget of {}", tuned.budget));
+            hint(common, "allow more slots, or a larger error");
         }
     }
     if common.json {

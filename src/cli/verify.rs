@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::cli::Outcome;
 use crate::cli::common::Common;
 use crate::cli::failure::{Result, Usage};
-use crate::cli::output::{Paint, emit_json, emit_line, note, say};
+use crate::cli::output::{emit_json, emit_line, hint, note};
 use crate::files::FileError;
 use crate::format::dump::Manifest;
 use crate::format::evaluation;
@@ -45,7 +45,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         let count = if faults.is_empty() { "no fault".into() } else { format!("faults: {}", faults.len()) };
         note(common, &format!("{n_checked} checked, {count}"));
         if !faults.is_empty() {
-            say(&Paint::new(common.color).cyan("hint:"), DAMAGED);
+            hint(common, DAMAGED);
         }
     }
     Ok(if faults.is_empty() { Outcome::Done } else { Outcome::GateNotMet })
