@@ -15,7 +15,6 @@ use crate::cli::numbers;
 use crate::cli::options::{DeviceArg, load_model, out_dir, parse_heads, parse_layers, stop_flag};
 use crate::cli::output::{counted, emit, emit_json, note, size};
 use crate::format::dump::{Manifest, State};
-use crate::format::run::{Part, Target};
 use crate::math::Float;
 
 /// Large enough for full-speed products, small enough that attention's partial masses stay small at any length.
@@ -60,12 +59,6 @@ pub(crate) struct Args {
     /// Folder of the dump [default: dumps/PROMPTS-MODEL]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Continue an interrupted capture
-    #[arg(long)]
-    resume: bool,
-    /// Capture the I-th of N shards of the samples, counted from 1; `kvscope join` joins them
-    #[arg(long, value_name = "I/N")]
-    shard: Option<Part>,
     /// Refuse to use more memory than this, such as 2GB, 1.5GiB or 50%. Chooses the chunk unless --chunk is given. Mapped
     /// files of the model do not count
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
@@ -97,20 +90,19 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         seed: args.seed,
         memory_limit: args.memory_limit,
     };
-    let run = args.inputs.run_name(&model, args.shard);
+    let run = args.inputs.run_name(&model);
     let dir = out_dir(args.out.as_ref(), "dumps", &run);
-    let target = Target { dir: &dir, resume: args.resume, part: args.shard };
+    let target = args.inputs.target(&dir);
     let chosen = target.select(&inputs);
     let n_tokens: usize = chosen.iter().map(|(_, input)| input.tokens.len() + options.decode_tokens).sum();
     let bytes = capture::estimated_bytes(model.identity()?, &options, chosen.iter().map(|(_, input)| *input));
-    let what = target.part.map_or_else(String::new, |part| format!(" (shard {part})"));
-    let (n, to) = (chosen.len(), size(bytes));
-    note(common, &format!("capture: {n} samples{what}, {n_tokens} tokens, {to} to write to {}", dir.display()));
+    let (n, shard, to) = (chosen.len(), args.inputs.shard_in_words(), size(bytes));
+    note(common, &format!("capture: {n} samples{shard}, {n_tokens} tokens, {to} to write to {}", dir.display()));
     let stop = stop_flag()?;
     let manifest = counted(common, "capture", "tokens", n_tokens, |more| {
         capture::run(&model, &inputs, &hashes, &options, &target, &stop, &mut |entry| more(entry.n_tokens))
     })
-    .map_err(|error| args.inputs.with_resume_command(error.into(), args.resume))?;
+    .map_err(|error| args.inputs.with_resume_command(error.into()))?;
     summarise(&manifest, &dir, common)?;
     Ok(Outcome::Done)
 }

@@ -17,7 +17,7 @@ use crate::eval;
 use crate::eval::task::{TASKS, TaskEntry};
 use crate::eval::{Arm, NeedleGrid, Plan, Settings};
 use crate::format::evaluation::{Evaluation, FULL, Headline, Role, SummaryEntry};
-use crate::format::run::{Part, Run, Target};
+use crate::format::run::Run;
 use crate::math::Float;
 use crate::model::Model;
 use crate::runtime::Compression;
@@ -72,12 +72,6 @@ pub(crate) struct Args {
     /// Folder of the evaluation [default: reports/PROMPTS-MODEL]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Continue an interrupted evaluation
-    #[arg(long)]
-    resume: bool,
-    /// Evaluate the I-th of N shards of the texts, counted from 1; `kvscope join` joins them
-    #[arg(long, value_name = "I/N")]
-    shard: Option<Part>,
 }
 
 pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
@@ -113,20 +107,18 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
             &format!("{name}: texts without a reference answer: {n}; they are answered, and nothing is scored"),
         );
     }
-    let run = args.inputs.run_name(&model, args.shard);
+    let run = args.inputs.run_name(&model);
     let dir = out_dir(args.out.as_ref(), "reports", &run);
     let plan = Plan::new(model.identity()?, &items, skipped, &arms, &settings, hashes);
-    let share = args.shard.map_or_else(String::new, |part| format!(", shard {part}"));
-    let what =
-        format!("eval: {} texts x {} policies and budgets{share}, into {}", items.len(), arms.len(), dir.display());
-    note(common, &what);
+    let (n, shard, n_arms) = (items.len(), args.inputs.shard_in_words(), arms.len());
+    note(common, &format!("eval: {n} texts x {n_arms} policies and budgets{shard}, into {}", dir.display()));
     let stop = stop_flag()?;
-    let target = Target { dir: &dir, resume: args.resume, part: args.shard };
+    let target = args.inputs.target(&dir);
     let n_rows = target.select(&items).len() * arms.len();
     let evaluation = counted(common, "eval", "rows", n_rows, |more| {
         eval::run(&model, &items, &arms, plan, &target, &stop, &mut |_| more(1))
     })
-    .map_err(|error| args.inputs.with_resume_command(error.into(), args.resume))?;
+    .map_err(|error| args.inputs.with_resume_command(error.into()))?;
     if common.json {
         emit_json(&serde_json::to_value(&evaluation)?)?;
     } else {

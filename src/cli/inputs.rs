@@ -11,7 +11,7 @@ use crate::cli::options::run_name;
 use crate::cli::output::{note, size};
 use crate::eval::EvalError;
 use crate::files::{InputHash, plain_name};
-use crate::format::run::{Part, RunError};
+use crate::format::run::{Part, RunError, Target};
 use crate::model::tokenizer::AddSpecial;
 use crate::model::{Model, ModelError};
 use crate::prompts;
@@ -35,6 +35,12 @@ pub(crate) struct Inputs {
     /// Samples of each data set, the first ones [default: all]
     #[arg(long, value_name = "N", value_parser = numbers::count)]
     samples: Option<usize>,
+    /// Go on with an interrupted run
+    #[arg(long)]
+    resume: bool,
+    /// Run the I-th of N shards of the samples, counted from 1; `kvscope join` joins them
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Part>,
 }
 
 impl Inputs {
@@ -45,18 +51,28 @@ impl Inputs {
     }
 
     /// What the folder of a run is called: its prompts, the model, and its shard.
-    pub fn run_name(&self, model: &Model, part: Option<Part>) -> String {
+    pub fn run_name(&self, model: &Model) -> String {
         let prompts = match self.prompts.as_slice() {
             [one] if one.as_os_str() == "-" => "stdin".into(),
             [one] => run_name(&one.with_extension("")),
             many => format!("{}-and-{}-more", run_name(&many[0].with_extension("")), many.len() - 1),
         };
         let run = format!("{prompts}-{}", plain_name(model.name()));
-        part.map_or(run.clone(), |part| format!("{run}-{}", plain_name(&part.to_string())))
+        self.shard.map_or(run.clone(), |part| format!("{run}-{}", plain_name(&part.to_string())))
+    }
+
+    /// Where the run writes.
+    pub fn target<'a>(&self, dir: &'a Path) -> Target<'a> {
+        Target { dir, resume: self.resume, part: self.shard }
+    }
+
+    /// The shard in words, where there is one.
+    pub fn shard_in_words(&self) -> String {
+        self.shard.map_or_else(String::new, |part| format!(", shard {part}"))
     }
 
     /// Tells someone who interrupted a run what to type to go on.
-    pub fn with_resume_command(&self, error: Failure, resumed: bool) -> Failure {
+    pub fn with_resume_command(&self, error: Failure) -> Failure {
         let run_error = match (error.cause(), error.cause()) {
             (Some(CaptureError::Run(error)), _) | (_, Some(EvalError::Run(error))) => Some(error),
             _ => None,
@@ -65,7 +81,7 @@ impl Inputs {
             return error;
         }
         let mut words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-        if !resumed {
+        if !self.resume {
             words.push("--resume".into());
         }
         // Arguments hold no NUL, which is all that cannot be quoted.
