@@ -19,7 +19,7 @@ mod spectrum;
 mod stats;
 mod variance;
 
-pub(crate) use band::{add_gram, lagged_sums, neighbour_products};
+pub use band::{add_gram, lagged_sums, neighbour_products};
 pub(crate) use cholesky::solve_positive_definite;
 pub use concordance::{kendall_w, mean_spearman, spearman_brown};
 pub(crate) use cosines::{TILE, Tile, UnitRows, copy_past_caches, settle};
@@ -31,8 +31,7 @@ use instructions::by_instructions;
 pub use paired::{Paired, paired, sign_test, sign_test_needs};
 pub use product::product;
 pub(crate) use product::{Rhs, product_columns};
-pub(crate) use rank::ranks;
-pub use rank::spearman;
+pub use rank::{ranks, spearman};
 pub(crate) use rope::Rope;
 pub(crate) use rows::HeldRows;
 pub use rows::Rows;
