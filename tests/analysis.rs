@@ -331,7 +331,7 @@ fn dumps_that_do_not_belong_together_are_refused() {
     assert!(error.hint().is_some());
     let error = run(&[dump("c", "f", &[State::Mass])], &options, &out).unwrap_err();
     assert!(matches!(&error, AnalyzeError::NoVectors { found, .. } if found == "mass"), "{error}");
-    assert!(matches!(run(&[], &options, &out), Err(AnalyzeError::NoSamples { n_dumps: 0 })));
+    assert!(matches!(run(&[], &options, &out), Err(AnalyzeError::NoSamples(0))));
     for request in [
         MapRequest { layer: 2, kv_head: 0, state: State::K },
         MapRequest { layer: 1, kv_head: 2, state: State::K },

@@ -88,7 +88,7 @@ fn a_changed_or_missing_file_is_named() {
     write_json(&dir.path().join("manifest.json"), &manifest).unwrap();
     assert!(matches!(Dump::open(dir.path()), Err(DumpError::Inconsistent { .. })));
     let empty = tempfile::tempdir().unwrap();
-    assert!(matches!(Dump::open(empty.path()), Err(DumpError::NotADump { .. })));
+    assert!(matches!(Dump::open(empty.path()), Err(DumpError::NotADump(_))));
     assert!(matches!(Dump::open(Path::new("/no/such/dump")), Err(DumpError::File(_))));
 }
 

@@ -471,7 +471,7 @@ fn refusals_say_what_to_do() {
     let hub = Hub::start(&model());
     for (name, expected) in [("org/tiny@v9", "v9"), ("org/tinny", "tinny")] {
         let error = hub.pull(name).unwrap_err();
-        assert!(matches!(error, HubError::NotFound { .. }) && error.to_string().contains(expected), "{error}");
+        assert!(matches!(error, HubError::NotFound(_)) && error.to_string().contains(expected), "{error}");
     }
     hub.set(|b| b.status = Some(403));
     let error = hub.pull("org/tiny").unwrap_err();

@@ -29,11 +29,8 @@ pub enum AnalyzeError {
         what: String,
     },
     /// No dump was given, or none holds a sample.
-    #[error("{n_dumps} dumps were given and none holds a finished sample")]
-    NoSamples {
-        /// Dumps given.
-        n_dumps: usize,
-    },
+    #[error("{0} dumps were given and none holds a finished sample")]
+    NoSamples(usize),
     /// Two dumps come from different models.
     #[error("{} was captured from {got}, {} from {expected}", path.display(), first.display())]
     DifferentModels {
@@ -133,7 +130,7 @@ impl Hint for AnalyzeError {
             Self::Dump(error) => error.hint(),
             Self::File(error) => error.hint(),
             Self::Format(error) => error.hint(),
-            Self::NoSamples { .. } => Some("run the capture again with --resume".into()),
+            Self::NoSamples(_) => Some("run the capture again with --resume".into()),
             Self::DifferentModels { .. } => Some("analyse each model's dumps on their own".into()),
             Self::DifferentLayers { .. } => {
                 Some("capture both with the same --layers and --heads, or analyse them on their own".into())

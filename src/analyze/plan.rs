@@ -43,7 +43,7 @@ pub(crate) struct RunPlan {
 impl RunPlan {
     pub(crate) fn new(dumps: &[Dump], options: &AnalyzeOptions) -> Result<Self, AnalyzeError> {
         let Some(first) = dumps.iter().find(|dump| !dump.manifest().samples.is_empty()) else {
-            return Err(AnalyzeError::NoSamples { n_dumps: dumps.len() });
+            return Err(AnalyzeError::NoSamples(dumps.len()));
         };
         let model = &first.manifest().model;
         let layers = sorted_layers(first);

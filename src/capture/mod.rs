@@ -46,11 +46,8 @@ pub enum CaptureError {
         source: ModelError,
     },
     /// The folder has no manifest, but a file where a sample would go.
-    #[error("{} is there already and is of no dump", path.display())]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-    },
+    #[error("{} is there already and is of no dump", .0.display())]
+    Foreign(PathBuf),
     /// The disk is too small.
     #[error("the dump needs {needed} bytes and {} has {free} free", dir.display())]
     NoSpace {
@@ -100,7 +97,7 @@ impl Hint for CaptureError {
             Self::Dump(error) => error.hint(),
             Self::Run(error) => error.hint(),
             Self::Sample { source, .. } | Self::Model(source) => source.hint(),
-            Self::Foreign { .. } => Some("choose another folder with --out, or move that file away".into()),
+            Self::Foreign(_) => Some("choose another folder with --out, or move that file away".into()),
             Self::NoSpace { .. } => {
                 Some("free some space, capture fewer samples, tokens, layers or states, or choose another --out".into())
             }

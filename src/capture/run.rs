@@ -60,7 +60,7 @@ pub fn run(
         .find(|path| path.symlink_metadata().is_ok())
     {
         // Without a manifest no file is a sample of ours.
-        return Err(CaptureError::Foreign { path });
+        return Err(CaptureError::Foreign(path));
     }
     manifest.samples.iter().for_each(&mut *on_sample);
     let mut left = target.select(inputs);

@@ -70,7 +70,7 @@ pub(super) fn compare(
     known
         .map(
             |(metric, value)| {
-                if value.is_finite() { Ok((metric.to_string(), value)) } else { Err(EvalError::NotFinite { metric }) }
+                if value.is_finite() { Ok((metric.to_string(), value)) } else { Err(EvalError::NotFinite(metric)) }
             },
         )
         .collect()
@@ -100,8 +100,8 @@ mod tests {
     fn what_is_no_number_is_no_measurement() {
         // The second token's logit falls by a thousand nats: e^1000 is beyond every number.
         let broken = compare(&[0, 1], 2, &[0.0, 0.0], &[1000.0, 0.0]);
-        assert!(matches!(broken, Err(EvalError::NotFinite { metric: "perplexity_ratio" })), "{broken:?}");
+        assert!(matches!(broken, Err(EvalError::NotFinite("perplexity_ratio"))), "{broken:?}");
         let broken = compare(&[0, 1], 2, &[0.0, 0.0], &[f32::NAN, 0.0]);
-        assert!(matches!(broken, Err(EvalError::NotFinite { metric: "kl" })), "{broken:?}");
+        assert!(matches!(broken, Err(EvalError::NotFinite("kl"))), "{broken:?}");
     }
 }

@@ -111,7 +111,7 @@ pub fn items(
             }
         }
         if !taken {
-            return Err(EvalError::NoDataset { task: task.name });
+            return Err(EvalError::NoDataset(task.name));
         }
     }
     check_scored(&items)?;
@@ -120,7 +120,7 @@ pub fn items(
         return Err(EvalError::Twice { dataset: item.dataset.clone(), id: item.id.clone() });
     }
     if items.is_empty() {
-        return Err(EvalError::Nothing { n_skipped: skipped.values().sum() });
+        return Err(EvalError::Nothing(skipped.values().sum()));
     }
     Ok((items, skipped))
 }

@@ -107,30 +107,18 @@ pub enum EvalError {
     },
     /// A measurement is no number.
     #[error(
-        "the {metric} is not a finite number: the logits of the compressed cache lie too far from those of the full one"
+        "the {0} is not a finite number: the logits of the compressed cache lie too far from those of the full one"
     )]
-    NotFinite {
-        /// Its name.
-        metric: &'static str,
-    },
+    NotFinite(&'static str),
     /// A family finds none of its data sets.
-    #[error("no prompt belongs to a data set of the task family {task}")]
-    NoDataset {
-        /// Task family.
-        task: &'static str,
-    },
+    #[error("no prompt belongs to a data set of the task family {0}")]
+    NoDataset(&'static str),
     /// Nothing to do.
-    #[error("there is no text to evaluate on: {n_skipped} were too short or too long")]
-    Nothing {
-        /// Texts that were passed over.
-        n_skipped: usize,
-    },
+    #[error("there is no text to evaluate on: {0} were too short or too long")]
+    Nothing(usize),
     /// No text is long enough to plant a needle in.
-    #[error("no text has the {length} tokens that a needle is to be planted in")]
-    NoText {
-        /// Tokens of the prompt.
-        length: usize,
-    },
+    #[error("no text has the {0} tokens that a needle is to be planted in")]
+    NoText(usize),
     /// A text is there twice.
     #[error("the text {id} of {dataset} is there twice")]
     Twice {
@@ -162,10 +150,10 @@ impl Hint for EvalError {
             Self::Refused { .. } => Some("leave these prompts out".into()),
             Self::Unscorable { .. } => Some("complete the record, or leave it out".into()),
             Self::Context { .. } => Some("give a smaller --context or --continuation".into()),
-            Self::NotFinite { .. } => Some("look at this text with generate --compare, or leave the policy out".into()),
-            Self::NoDataset { .. } => Some("give prompts whose `dataset` the family knows, or another --task".into()),
-            Self::Nothing { .. } => Some("give longer texts, or a smaller --context and --continuation".into()),
-            Self::NoText { .. } => Some("give longer texts, or smaller lengths of at least some 60 tokens".into()),
+            Self::NotFinite(_) => Some("look at this text with generate --compare, or leave the policy out".into()),
+            Self::NoDataset(_) => Some("give prompts whose `dataset` the family knows, or another --task".into()),
+            Self::Nothing(_) => Some("give longer texts, or a smaller --context and --continuation".into()),
+            Self::NoText(_) => Some("give longer texts, or smaller lengths of at least some 60 tokens".into()),
             Self::Twice { .. } => Some("give every prompts file once".into()),
             Self::Damaged(_) => Some("make the folder again with the same command".into()),
         }

@@ -50,7 +50,7 @@ pub fn plant(model: &Model, texts: &[Prompt], grid: &NeedleGrid, seed: u64) -> R
                 let room = length.saturating_sub(around);
                 let fit: Vec<usize> = (0..texts.len()).filter(|i| encoded[*i].len() >= room).collect();
                 if fit.is_empty() || room == 0 {
-                    return Err(EvalError::NoText { length: *length });
+                    return Err(EvalError::NoText(*length));
                 }
                 let text = fit[planted.len() % fit.len()];
                 let cut = tokenizer.decode(&encoded[text][..room], SkipSpecial::Yes)?;

@@ -37,7 +37,7 @@ impl FolderLock {
         loop {
             let file = open(&path).map_err(|e| FileError::io("create", &path, e))?;
             if !lock(&file).map_err(|e| FileError::io("lock", &path, e))? {
-                return Err(FileError::Busy { dir: dir.into() });
+                return Err(FileError::Busy(dir.into()));
             }
             // Its last holder may have removed the file between opening and locking.
             if is_same(&file, &path) {
@@ -119,7 +119,7 @@ mod tests {
         // What a killed run leaves.
         std::fs::write(dir.path().join(LOCK_NAME), b"").unwrap();
         let first = FolderLock::take(dir.path()).unwrap();
-        assert!(matches!(FolderLock::take(dir.path()), Err(FileError::Busy { .. })));
+        assert!(matches!(FolderLock::take(dir.path()), Err(FileError::Busy(_))));
         drop(first);
         assert!(!dir.path().join(LOCK_NAME).exists());
         drop(FolderLock::take(dir.path()).unwrap());

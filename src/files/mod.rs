@@ -103,11 +103,8 @@ pub enum FileError {
         expected: &'static str,
     },
     /// Another process writes to the folder.
-    #[error("another kvscope is writing to {}", dir.display())]
-    Busy {
-        /// The folder.
-        dir: PathBuf,
-    },
+    #[error("another kvscope is writing to {}", .0.display())]
+    Busy(PathBuf),
     /// The file is larger than anything of its kind may be.
     #[error("{} has {bytes} bytes; a {expected} file may have at most {limit}", path.display())]
     TooLarge {
@@ -135,7 +132,7 @@ impl Hint for FileError {
             Self::Io { source, .. } => source.hint(),
             Self::TooNew { .. } => Some("update kvscope".into()),
             Self::Foreign { .. } => Some("choose another folder with --out, or move that file away".into()),
-            Self::Busy { .. } => Some("wait for it to end, or choose another folder with --out".into()),
+            Self::Busy(_) => Some("wait for it to end, or choose another folder with --out".into()),
             Self::WrongSchema { .. } => Some("give a file that kvscope made for this".into()),
             Self::Json { .. } => Some("it was cut off or changed: make it again".into()),
             Self::TooLarge { .. } | Self::NotRegular { .. } => {

@@ -16,17 +16,11 @@ pub enum JoinError {
     #[error(transparent)]
     Dump(#[from] DumpError),
     /// There is something at the place of the new folder.
-    #[error("{} exists already", path.display())]
-    Exists {
-        /// The place.
-        path: PathBuf,
-    },
+    #[error("{} exists already", .0.display())]
+    Exists(PathBuf),
     /// A folder of a whole run, or one whose shard cannot be.
-    #[error("{} is not a shard of a run", path.display())]
-    NotAShard {
-        /// The folder.
-        path: PathBuf,
-    },
+    #[error("{} is not a shard of a run", .0.display())]
+    NotAShard(PathBuf),
     /// Shards of different runs.
     #[error("{} was made with another {what} than {}", path.display(), first.display())]
     OtherRun {
@@ -81,8 +75,8 @@ impl Hint for JoinError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Dump(error) => return error.hint(),
-            Self::Exists { .. } => "choose another folder with --out".into(),
-            Self::NotAShard { .. } => "give the folders that a command with --shard I/N wrote".into(),
+            Self::Exists(_) => "choose another folder with --out".into(),
+            Self::NotAShard(_) => "give the folders that a command with --shard I/N wrote".into(),
             Self::OtherRun { .. } => {
                 "give shards of one run: same model, prompts and options, differing in I only".into()
             }
@@ -100,14 +94,14 @@ impl Hint for JoinError {
 /// - Errors: something at `out`, folders that are no shards, of different runs, given twice, missing or unfinished
 pub fn whole_run<R: Run>(parts: &[(&Path, &R)], out: &Path) -> Result<R, JoinError> {
     if out.symlink_metadata().is_ok() {
-        return Err(JoinError::Exists { path: out.into() });
+        return Err(JoinError::Exists(out.into()));
     }
     let Some((first_dir, first)) = parts.first() else {
         return Err(JoinError::Missing { number: 1, count: 1, given: 0 });
     };
     let shard_of = |(dir, part): &(&Path, &R)| {
         let shard = part.origin().2.filter(|shard| (1..=shard.count).contains(&shard.number));
-        shard.ok_or_else(|| JoinError::NotAShard { path: (*dir).into() })
+        shard.ok_or_else(|| JoinError::NotAShard((*dir).into()))
     };
     let whole = shard_of(&parts[0])?;
     let mut by_number: BTreeMap<usize, &Path> = BTreeMap::new();

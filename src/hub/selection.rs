@@ -22,7 +22,7 @@ pub(crate) fn select(name: &HubName, siblings: &[String]) -> Result<Selection, H
     let repo = name.to_string();
     let names: BTreeSet<&str> = siblings.iter().map(String::as_str).filter(|file| is_safe_path(file)).collect();
     if let Some(file) = &name.file {
-        let missing = |file: String| HubError::NotFound { what: format!("file {file} in {repo}") };
+        let missing = |file: String| HubError::NotFound(format!("file {file} in {repo}"));
         if !names.contains(file.as_str()) {
             return Err(missing(file.clone()));
         }
@@ -77,7 +77,7 @@ mod tests {
         let part = choose("o/n:q/m-00002-of-00002.gguf", &files).unwrap();
         assert_eq!(part, Selection::Gguf(strings(&files[3..])));
         for missing in ["o/n:b.gguf", "o/n:q/m-00001-of-00002.gguf"] {
-            assert!(matches!(choose(missing, &files[..4]), Err(HubError::NotFound { .. })), "{missing}");
+            assert!(matches!(choose(missing, &files[..4]), Err(HubError::NotFound(_))), "{missing}");
         }
     }
 

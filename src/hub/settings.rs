@@ -65,13 +65,13 @@ impl CacheDirs {
 
     /// Folder of models with a short name, one folder each.
     pub fn models(&self) -> Result<PathBuf, HubError> {
-        let kvscope = self.kvscope.as_ref().ok_or(HubError::NoCacheFolder { variable: "KVSCOPE_CACHE" })?;
+        let kvscope = self.kvscope.as_ref().ok_or(HubError::NoCacheFolder("KVSCOPE_CACHE"))?;
         Ok(kvscope.join("models"))
     }
 
     /// Folder of models from the hub, in the layout that Hugging Face's own tools share.
     pub fn hub(&self) -> Result<&Path, HubError> {
-        self.hub.as_deref().ok_or(HubError::NoCacheFolder { variable: "HF_HOME" })
+        self.hub.as_deref().ok_or(HubError::NoCacheFolder("HF_HOME"))
     }
 }
 

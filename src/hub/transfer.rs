@@ -133,7 +133,7 @@ impl Client {
         match status {
             401 => HubError::Unauthorized { what: what.into(), with_token },
             403 => HubError::Forbidden { what: what.into(), page: page.into(), with_token },
-            404 => HubError::NotFound { what: what.into() },
+            404 => HubError::NotFound(what.into()),
             _ => HubError::Status { url: url.into(), status },
         }
     }

@@ -103,11 +103,8 @@ pub enum PlanFault {
     #[error("the plan keeps no slot")]
     Empty,
     /// Pivots do not rise.
-    #[error("slot {slot} does not stand after the one before it")]
-    Order {
-        /// Index of the new slot.
-        slot: usize,
-    },
+    #[error("slot {0} does not stand after the one before it")]
+    Order(usize),
     /// A member does not exist.
     #[error("slot {slot} takes in token {source_index} of {n_tokens}")]
     OutOfRange {
@@ -129,11 +126,8 @@ pub enum PlanFault {
     #[error("token {source_index} is a member of two slots")]
     Twice { source_index: u32 },
     /// A slot does not hold its own pivot, or its members are not the next ones.
-    #[error("slot {slot} does not hold its pivot")]
-    NoPivot {
-        /// Index of the new slot.
-        slot: usize,
-    },
+    #[error("slot {0} does not hold its pivot")]
+    NoPivot(usize),
 }
 
 impl HeadPlan {
@@ -242,11 +236,11 @@ impl HeadPlan {
         let mut used = vec![false; n_tokens];
         for (slot, new) in self.slots.iter().enumerate() {
             if slot > 0 && self.slots[slot - 1].pivot >= new.pivot {
-                return Err(PlanFault::Order { slot });
+                return Err(PlanFault::Order(slot));
             }
-            let members = self.members.get(new.members.clone()).ok_or(PlanFault::NoPivot { slot })?;
+            let members = self.members.get(new.members.clone()).ok_or(PlanFault::NoPivot(slot))?;
             if !members.iter().any(|m| m.source == new.pivot) {
-                return Err(PlanFault::NoPivot { slot });
+                return Err(PlanFault::NoPivot(slot));
             }
             for Member { source: source_index, .. } in members.iter().copied() {
                 match used.get_mut(source_index as usize) {
@@ -316,13 +310,13 @@ mod tests {
         let mut plan = HeadPlan::keep(vec![0, 1]);
         assert_eq!(plan.check(1), Err(PlanFault::OutOfRange { slot: 1, source_index: 1, n_tokens: 1 }));
         plan.push(1, [member(1)], 0.0);
-        assert_eq!(plan.check(3), Err(PlanFault::Order { slot: 2 }));
+        assert_eq!(plan.check(3), Err(PlanFault::Order(2)));
         let mut plan = HeadPlan::keep(vec![0]);
         plan.push(1, [member(1), member(0)], 0.0);
         assert_eq!(plan.check(3), Err(PlanFault::Twice { source_index: 0 }));
         let mut plan = HeadPlan::default();
         assert_eq!(plan.check(3), Err(PlanFault::Empty));
         plan.push(1, [member(0)], 0.0);
-        assert_eq!(plan.check(3), Err(PlanFault::NoPivot { slot: 0 }));
+        assert_eq!(plan.check(3), Err(PlanFault::NoPivot(0)));
     }
 }

@@ -49,11 +49,8 @@ pub enum ModelError {
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
     /// The architecture is not of the Llama family.
-    #[error("architecture {name} is not supported")]
-    UnsupportedArchitecture {
-        /// What the checkpoint calls itself.
-        name: String,
-    },
+    #[error("architecture {0} is not supported")]
+    UnsupportedArchitecture(String),
     /// A setting is missing, of another type, or at odds with the others.
     #[error("the model's setting {key} {what}")]
     Config {
@@ -117,11 +114,8 @@ pub enum ModelError {
         hint: String,
     },
     /// A weight is missing.
-    #[error("the checkpoint has no tensor {name}")]
-    MissingTensor {
-        /// Its name.
-        name: String,
-    },
+    #[error("the checkpoint has no tensor {0}")]
+    MissingTensor(String),
     /// A weight is stored in a type that is not read.
     #[error("tensor {name} is stored as {dtype}, which kvscope does not read")]
     UnsupportedType {
@@ -185,7 +179,7 @@ impl ModelError {
     }
 
     pub(crate) fn unsupported_architecture(name: &str) -> Self {
-        Self::UnsupportedArchitecture { name: brief(name) }
+        Self::UnsupportedArchitecture(brief(name))
     }
 }
 
@@ -195,7 +189,7 @@ impl Hint for ModelError {
             Self::File(error) => error.hint(),
             Self::Gguf(error) => error.hint(),
             Self::Tokenizer(error) => error.hint(),
-            Self::UnsupportedArchitecture { .. } => {
+            Self::UnsupportedArchitecture(_) => {
                 let names: Vec<&str> = ARCHITECTURES.iter().map(|a| a.hf_name).collect();
                 Some(format!("supported are {}", names.join(", ")))
             }
@@ -204,7 +198,7 @@ impl Hint for ModelError {
             Self::Unreadable { .. } => {
                 Some("give a GGUF file, or a folder with config.json, a tokenizer and safetensors".into())
             }
-            Self::MissingTensor { .. } => {
+            Self::MissingTensor(_) => {
                 Some("the checkpoint is incomplete, or of another architecture than its settings say".into())
             }
             Self::StandIn { .. } | Self::DamagedTensor { .. } => Some("download the file itself; kvscope reads safetensors and GGUF".into()),

@@ -90,11 +90,8 @@ pub trait Policy: Debug + Send + Sync {
 #[non_exhaustive]
 pub enum PolicyError {
     /// No such policy.
-    #[error("there is no policy {name:?}")]
-    Unknown {
-        /// What was asked for.
-        name: String,
-    },
+    #[error("there is no policy {0:?}")]
+    Unknown(String),
     /// A parameter is unknown or out of range.
     #[error("policy {policy}: {what}")]
     BadParameter {
@@ -108,7 +105,7 @@ pub enum PolicyError {
 impl Hint for PolicyError {
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Unknown { .. } => {
+            Self::Unknown(_) => {
                 let names: Vec<&str> = POLICIES.iter().map(|entry| entry.name).collect();
                 Some(format!("choose one of {}", names.join(", ")))
             }
@@ -119,7 +116,7 @@ impl Hint for PolicyError {
 
 /// The policy of that name.
 fn entry(name: &str) -> Result<&'static PolicyEntry, PolicyError> {
-    POLICIES.iter().find(|entry| entry.name == name).ok_or_else(|| PolicyError::Unknown { name: name.into() })
+    POLICIES.iter().find(|entry| entry.name == name).ok_or_else(|| PolicyError::Unknown(name.into()))
 }
 
 /// A policy as typed, without its refit, and what is typed behind `+refit` where that is there.
@@ -148,7 +145,7 @@ mod tests {
 
     #[test]
     fn parameters_are_checked_by_name_and_range() {
-        assert!(matches!(parse("h3o"), Err(PolicyError::Unknown { .. })));
+        assert!(matches!(parse("h3o"), Err(PolicyError::Unknown(_))));
         for bad in [
             "h2o:window=3",
             "h2o:score=weight",

@@ -31,11 +31,8 @@ pub enum PromptError {
         limit: usize,
     },
     /// There is no text at all.
-    #[error("{source_name} is empty")]
-    Empty {
-        /// Where.
-        source_name: String,
-    },
+    #[error("{0} is empty")]
+    Empty(String),
     /// A line or a text file is larger than is read.
     #[error("{source_name}, line {line}: longer than {limit} bytes")]
     TooLong {
@@ -57,11 +54,8 @@ pub enum PromptError {
         byte: usize,
     },
     /// UTF-16, as some programs on Windows write.
-    #[error("{source_name} is UTF-16, and only UTF-8 is read")]
-    Utf16 {
-        /// Where.
-        source_name: String,
-    },
+    #[error("{0} is UTF-16, and only UTF-8 is read")]
+    Utf16(String),
     /// A line that is no record.
     #[error("{source_name}, {at}: {what}")]
     Record {
@@ -134,12 +128,12 @@ impl Hint for PromptError {
             Self::File(error) => error.hint(),
             Self::EmptyFolder { .. } => Some("give a folder with .jsonl (LongBench's schema) or .txt files".into()),
             Self::TooDeep { .. } => Some("give one of the inner folders".into()),
-            Self::Empty { .. } => Some("give at least one prompt".into()),
+            Self::Empty(_) => Some("give at least one prompt".into()),
             Self::TooLong { .. } => {
                 Some("split it; a model cannot read a text of that size in one piece anyway".into())
             }
             Self::NotUtf8 { .. } => Some("convert it, for example with: iconv -f latin1 -t utf-8".into()),
-            Self::Utf16 { .. } => Some("convert it, for example with: iconv -f utf-16 -t utf-8".into()),
+            Self::Utf16(_) => Some("convert it, for example with: iconv -f utf-16 -t utf-8".into()),
             Self::Record { .. } => Some(
                 "a .jsonl file has one JSON object on each line and nothing else, a .json file one object or a list of them"
                     .into(),

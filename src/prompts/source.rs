@@ -144,7 +144,7 @@ impl Reader<'_> {
         let text = decode(bytes, &origin.label)?;
         // Blanks are a text too: a model has tokens for them.
         if text.is_empty() {
-            return Err(PromptError::Empty { source_name: origin.label.clone() });
+            return Err(PromptError::Empty(origin.label.clone()));
         }
         self.push(Prompt {
             dataset: origin.dataset.clone(),
@@ -163,7 +163,7 @@ impl Reader<'_> {
     fn list(&mut self, bytes: &[u8], origin: &Origin, templates: &Templates) -> Result<(), PromptError> {
         let text = decode(bytes, &origin.label)?;
         if text.trim().is_empty() {
-            return Err(PromptError::Empty { source_name: origin.label.clone() });
+            return Err(PromptError::Empty(origin.label.clone()));
         }
         let records: serde_json::Result<Vec<RawRecord>> = match text.trim_start().starts_with('{') {
             true => serde_json::from_str(text).map(|record| vec![record]),
@@ -181,7 +181,7 @@ impl Reader<'_> {
             }
         };
         if records.is_empty() {
-            return Err(PromptError::Empty { source_name: origin.label.clone() });
+            return Err(PromptError::Empty(origin.label.clone()));
         }
         for (i, raw) in records.into_iter().enumerate() {
             self.record(raw, Place::Record(i + 1), origin, templates, || field_names(text, i))?;
@@ -218,7 +218,7 @@ impl Reader<'_> {
             self.record(raw, Place::Line(line), origin, templates, || field_names(text, 0))?;
         }
         if records == 0 {
-            return Err(PromptError::Empty { source_name: source_name() });
+            return Err(PromptError::Empty(source_name()));
         }
         Ok(())
     }

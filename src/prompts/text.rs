@@ -22,7 +22,7 @@ pub(crate) fn decode<'a>(bytes: &'a [u8], source_name: &str) -> Result<&'a str, 
 /// As [`decode`], of a part that begins with line `line`.
 pub(crate) fn decode_line<'a>(bytes: &'a [u8], source_name: &str, line: usize) -> Result<&'a str, PromptError> {
     if line == 1 && is_utf16(bytes) {
-        return Err(PromptError::Utf16 { source_name: source_name.into() });
+        return Err(PromptError::Utf16(source_name.into()));
     }
     let text = std::str::from_utf8(bytes).map_err(|e| {
         let good = &bytes[..e.valid_up_to()];
@@ -61,7 +61,7 @@ mod tests {
         assert_eq!(decode_line("\u{feff}é".as_bytes(), "x", 2).unwrap(), "\u{feff}é");
         for text in ["\u{feff}a", "{\"input\": \"x\"}"] {
             for bytes in [utf16(text, u16::to_le_bytes), utf16(text, u16::to_be_bytes)] {
-                assert!(matches!(decode(&bytes, "x"), Err(PromptError::Utf16 { .. })), "{bytes:?}");
+                assert!(matches!(decode(&bytes, "x"), Err(PromptError::Utf16(_))), "{bytes:?}");
             }
         }
         assert_eq!(decode(b"a\0b\0", "x").unwrap(), "a\0b\0");

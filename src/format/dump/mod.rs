@@ -38,11 +38,8 @@ pub enum DumpError {
     #[error(transparent)]
     File(#[from] FileError),
     /// The folder has no manifest.
-    #[error("{} is not a dump: it has no manifest.json", path.display())]
-    NotADump {
-        /// The folder.
-        path: PathBuf,
-    },
+    #[error("{} is not a dump: it has no manifest.json", .0.display())]
+    NotADump(PathBuf),
     /// A sample's file is not valid safetensors.
     #[error("{} is damaged: {source}", path.display())]
     Damaged {
@@ -131,7 +128,7 @@ impl Hint for DumpError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::File(error) => error.hint(),
-            Self::NotADump { .. } => Some("give the folder that `kvscope capture` wrote".into()),
+            Self::NotADump(_) => Some("give the folder that `kvscope capture` wrote".into()),
             Self::Damaged { .. } | Self::Changed { .. } => {
                 Some("delete that file and run the same capture again with --resume".into())
             }

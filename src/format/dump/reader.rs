@@ -19,7 +19,7 @@ impl Dump {
     pub fn open(dir: &Path) -> Result<Self, DumpError> {
         let path = dir.join(Manifest::FILE);
         if dir.is_dir() && path.symlink_metadata().is_err() {
-            return Err(DumpError::NotADump { path: dir.into() });
+            return Err(DumpError::NotADump(dir.into()));
         }
         let manifest: Manifest = read_own_json(&path)?;
         match manifest_faults(&manifest).into_iter().next() {

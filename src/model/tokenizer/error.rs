@@ -16,11 +16,8 @@ pub enum TokenizerError {
     #[error(transparent)]
     Gguf(#[from] GgufError),
     /// The folder holds no tokenizer.
-    #[error("{name} holds neither tokenizer.json nor tokenizer.model")]
-    NoTokenizer {
-        /// The folder.
-        name: String,
-    },
+    #[error("{0} holds neither tokenizer.json nor tokenizer.model")]
+    NoTokenizer(String),
     /// The file contradicts its format.
     #[error("{name} is not a valid tokenizer: {what}")]
     Malformed {
@@ -70,11 +67,8 @@ pub enum TokenizerError {
         rows: usize,
     },
     /// The model has no chat template.
-    #[error("{name} has no chat template")]
-    NoTemplate {
-        /// The file or folder.
-        name: String,
-    },
+    #[error("{0} has no chat template")]
+    NoTemplate(String),
     /// The chat template cannot be compiled or run, or refused the messages.
     #[error("the chat template of {name} failed: {source}")]
     Template {
@@ -114,11 +108,11 @@ impl Hint for TokenizerError {
         match self {
             Self::File(source) => source.hint(),
             Self::Gguf(source) => source.hint(),
-            Self::NoTokenizer { .. } => Some("copy the model's tokenizer.json into the folder".into()),
+            Self::NoTokenizer(_) => Some("copy the model's tokenizer.json into the folder".into()),
             Self::Unsupported { .. } => {
                 Some("use the Hugging Face folder of the same model with its tokenizer.json".into())
             }
-            Self::NoTemplate { .. } => {
+            Self::NoTemplate(_) => {
                 Some("this is a base model: give a plain prompt, or use its instruct version".into())
             }
             Self::Template { .. } | Self::TemplateStopped { .. } | Self::TemplateRefused { .. } => {

@@ -25,7 +25,7 @@ pub(super) fn from_folder(folder: &Path) -> Result<Tokenizer, TokenizerError> {
     let path = folder.join("tokenizer.model");
     match read(&path, "tokenizer.model", MAX_VOCABULARY_BYTES)? {
         Some(bytes) => from_model(&bytes, &path.display().to_string(), Some(&settings)),
-        None => Err(TokenizerError::NoTokenizer { name: folder.display().to_string() }),
+        None => Err(TokenizerError::NoTokenizer(folder.display().to_string())),
     }
 }
 

@@ -279,7 +279,7 @@ impl Tokenizer {
     pub fn apply_chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TokenizerError> {
         match &self.chat {
             Some(template) => template.render(messages, add_generation_prompt),
-            None => Err(TokenizerError::NoTemplate { name: self.name.clone() }),
+            None => Err(TokenizerError::NoTemplate(self.name.clone())),
         }
     }
 }

@@ -201,7 +201,7 @@ impl Weights {
     fn bytes(&self, name: &str, shape: &[usize], config: &Config) -> Result<(GgmlDType, Vec<u8>), ModelError> {
         let stored_name = self.naming.stored(name);
         let Some(stored) = self.tensors.get(&stored_name) else {
-            return Err(ModelError::MissingTensor { name: stored_name });
+            return Err(ModelError::MissingTensor(stored_name));
         };
         let dtype = match &stored.dtype {
             Ok(dtype) => *dtype,
