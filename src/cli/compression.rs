@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::failure::{Result, Usage};
 use crate::cli::names::names;
 use crate::cli::numbers;
-use crate::cli::options::{parse_layers};
+use crate::cli::options::parse_layers;
 use crate::format::profile::Profile;
 use crate::math::Float;
 use crate::model::Model;

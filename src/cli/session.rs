@@ -14,14 +14,12 @@ use crate::cli::output::{emit, headed, note, size};
 use crate::cli::table::{digits, facts, missing};
 use crate::files::{Document, resident_bytes};
 use crate::format::generation::{Compared, Divergence, FullCache, Generated, StopReason};
+use crate::math::Float;
 use crate::merge::Counters;
 use crate::model::tokenizer::{AddSpecial, Message, SkipSpecial};
 use crate::model::{Model, ModelError};
-use crate::runtime::{
-    Compression, GenerateOptions, Generation, RaggedCache, StopStrings, compare, generate,
-};
+use crate::runtime::{Compression, GenerateOptions, Generation, RaggedCache, StopStrings, compare, generate};
 use crate::say::percent;
-use crate::math::Float;
 
 /// Tokens of a prompt, in the model's chat format unless `raw` or it has none.
 pub(crate) fn encode_prompt(model: &Model, text: &str, raw: bool) -> Result<Vec<u32>> {

@@ -401,7 +401,10 @@ mod tests {
                 let (excess, wanted) = reference(queries, full, stored, refit(recent, lambda, mass), &factors);
                 assert!(excess < 1.01, "{n_rows} {n} {lambda}: {excess}");
                 for (x, y) in found.values.iter().zip(&wanted) {
-                    assert!((f64::from(*x) - y).abs() < 4e-3 * (1.0 + y.abs()), "{n_rows} {n} {lambda} {mass}: {x} {y}");
+                    assert!(
+                        (f64::from(*x) - y).abs() < 4e-3 * (1.0 + y.abs()),
+                        "{n_rows} {n} {lambda} {mass}: {x} {y}"
+                    );
                 }
                 // A quarter of five is one.
                 let first_recent = n - recent.min(n / 4);

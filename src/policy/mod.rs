@@ -28,8 +28,8 @@ use part::part;
 pub use per_head::PerHead;
 pub use score::{SCORES, Score};
 pub use table::POLICIES;
-pub use view::HeadView;
-pub(crate) use view::{Needs, SlotExtras};
+pub(crate) use view::Needs;
+pub use view::{HeadView, SlotExtras, SlotLayout};
 
 use std::fmt::Debug;
 

@@ -130,7 +130,9 @@ impl Hint for TuneError {
         match self {
             Self::Dump(error) => error.hint(),
             Self::Policy(error) => error.hint(),
-            Self::Setting { why, .. } if why.contains("thresholds") => Some("leave out eps=, so that the budget decides".into()),
+            Self::Setting { why, .. } if why.contains("thresholds") => {
+                Some("leave out eps=, so that the budget decides".into())
+            }
             Self::Setting { .. } => Some("leave it out of --policy".into()),
             Self::Window { .. } => {
                 Some("capture with --window of as many queries and --decode N, and tune on that".into())
@@ -147,10 +149,10 @@ impl Hint for TuneError {
                 Some(format!("choose one of {}", names.join(", ")))
             }
             Self::NoEarlyQueries { .. } => Some(
-                "capture again with this version, or tune with --refit none and policies that look at attention mass".into(),
+                "capture again with this version, or tune with --refit none and policies that look at attention mass"
+                    .into(),
             ),
             Self::NoCurves => Some("tune from the dumps".into()),
-            Self::NoEarlyQueries { .. } => Some("capture with --queries all, or leave that setting out".into()),
             Self::MixedModels { .. } => Some("tune on each model's dumps on their own".into()),
             Self::BadBudget(_) => Some("give a number above 0 and below 1".into()),
         }
