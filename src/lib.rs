@@ -42,7 +42,7 @@
 //! - Models: [`hub::pull`], [`hub::resolve`], [`model::Model`], [`model::Config`], [`model::Compute`], [`model::KvStore`],
 //!   [`model::Pass`], [`model::tokenizer::Tokenizer`]
 //! - Texts: [`prompts::read`], [`prompts::Prompt`]
-//! - A compressed cache: [`runtime::RaggedCache`], [`runtime::Compression`], [`runtime::Budget`], [`runtime::CacheType`],
+//! - A compressed cache: [`runtime::RaggedCache`], [`runtime::Compression`], [`runtime::Budget`], [`math::Float`],
 //!   [`runtime::generate`], [`runtime::compare`], [`runtime::Sampling`]
 //! - A policy of one's own: [`policy::Policy`], [`policy::HeadView`], [`merge::HeadPlan`], [`policy::POLICIES`]
 //! - Stages: [`capture::run`], [`analyze::analyze`], [`analyze::compare`](analyze::compare()), [`tune::tune`](tune::tune()), [`choose::choose`],
