@@ -163,7 +163,7 @@ pub enum RuntimeError {
     DifferentWindows(usize, usize),
     /// The model's context does not hold a prompt and its repetition.
     #[error(
-        "repeating the prompt behind itself takes {n_tokens} positions, and the model's context has {max_positions}"
+        "repeating the prompt behind itself takes at least {n_tokens} positions, and the model's context has {max_positions}"
     )]
     NoRoomToReplay {
         /// Positions needed.

@@ -394,6 +394,9 @@ impl RaggedCache {
 
 /// The samples of queries that a compression looks at, each once.
 fn samplings(compression: &Compression) -> Vec<Sampling> {
+    if !compression.wants_less() {
+        return Vec::new();
+    }
     let of_score = compression.policy.needs().queries;
     let of_refit = compression.policy.refit().map(|refit| refit.sampling()).filter(|refit| Some(*refit) != of_score);
     of_score.into_iter().chain(of_refit).collect()

@@ -64,7 +64,9 @@ impl RaggedCache {
 
     /// Refuses a policy whose queries were not recorded.
     pub(super) fn check_samples(&self, compression: &Compression, layer: usize) -> Result<(), RuntimeError> {
-        let Some(sampling) = compression.policy.needs().queries else { return Ok(()) };
+        let Some(sampling) = compression.policy.needs().queries.filter(|_| compression.wants_less()) else {
+            return Ok(());
+        };
         if self.sample(sampling).is_some_and(|sample| sample.has(layer)) {
             return Ok(());
         }
