@@ -117,7 +117,7 @@ fn every_command_that_reads_dumps_reads_them() {
     assert_eq!(facts["samples"].as_array().unwrap().len(), 2);
     let table = done(kvscope(dir, &[&["analyze", "--out", "reports/both", "--maps", "1:0"], &both[..]].concat()));
     assert!(DATASETS.iter().all(|dataset| table.contains(dataset)), "{table}");
-    done(kvscope(dir, &[&["tune", "--budget", "0.6"], &both[..]].concat()));
+    done(kvscope(dir, &[&["tune", "--budget", "0.6", "--refit", "none", "--policy", "h2o"], &both[..]].concat()));
     done(kvscope(dir, &["report", "reports/both"]));
     done(kvscope(dir, &["verify", "reports/both"]));
 }

@@ -310,17 +310,24 @@ fn what_a_policy_needs_is_all_that_it_reads() {
         let needs = policy.needs();
         for n in LENGTHS {
             let (keys, mass, window) = (noise(n * 8, 3), noise(n, 4), noise(n, 5));
+            let (values, queries) = (noise(n * 8, 6), noise(20 * 8, 7));
             let everything = HeadView {
                 layer: 1,
                 kv_head: 1,
                 n_kv_heads: 3,
+                group: 2,
                 mass: &mass,
                 mass_window: &window,
+                values: Rows::new(&values, 8),
+                queries: Rows::new(&queries, 8),
                 ..HeadView::new(Rows::new(&keys, 8))
             };
+            let none = Rows::new(&[], 8);
             let asked = HeadView {
                 mass: if needs.mass { &mass } else { &[] },
                 mass_window: if needs.mass_window.is_some() { &window } else { &[] },
+                values: if needs.queries.is_some() { everything.values } else { none },
+                queries: if needs.queries.is_some() { everything.queries } else { none },
                 ..everything
             };
             for budget in [1, n.div_ceil(3), n.div_ceil(2), n, n + 9] {
@@ -363,7 +370,8 @@ fn parameters_survive_their_json_and_rebuild_the_policy() {
         assert_eq!(again.params(), params, "{spec}");
         assert_eq!((again.needs(), again.sets_own_size()), (policy.needs(), policy.sets_own_size()), "{spec}");
         let (keys, mass) = (noise(120 * 8, 3), noise(120, 4));
-        let view = HeadView { mass: &mass, mass_window: &mass, ..HeadView::new(Rows::new(&keys, 8)) };
+        let rows = Rows::new(&keys, 8);
+        let view = HeadView { mass: &mass, mass_window: &mass, values: rows, queries: rows, ..HeadView::new(rows) };
         assert_eq!(again.plan(&view, 60), policy.plan(&view, 60), "{spec}");
     }
 }

@@ -66,7 +66,10 @@ fn budgets_are_met_exactly_and_other_ones_are_solved_from_the_curves() {
     let from = ["tune", "--from", first.to_str().unwrap(), "--budget", "0.4,0.5", "--search", "hull", "--out", "again"];
     done(kvscope(dir, &from));
     let solved = valid(&dir.join("again/llama-gqa-0.4.profile.json"));
-    done(kvscope(dir, &["tune", "dumps/run", "--budget", "0.6,0.4", "--refit", "lambda=0.2", "--search", "hull", "--out", "hull"]));
+    done(kvscope(
+        dir,
+        &["tune", "dumps/run", "--budget", "0.6,0.4", "--refit", "lambda=0.2", "--search", "hull", "--out", "hull"],
+    ));
     let measured = valid(&dir.join("hull/llama-gqa-0.4.profile.json"));
     let choices = |profile: &Profile| -> Vec<(usize, f64)> {
         profile.heads.iter().map(|head| (head.setting, head.kept_fraction)).collect()
@@ -93,7 +96,7 @@ fn a_budget_of_bytes_counts_what_merging_stores_beside_the_slots() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     captured(dir, &[]);
-    let merging = ["--policy", "kvmerger:bridge=true,variant=log-count", "--budget", "0.6"];
+    let merging = ["--policy", "kvmerger:bridge=true,variant=log-count", "--budget", "0.6", "--refit", "none"];
     for (unit, n_bytes) in [("f16", 2.0), ("f32", 4.0)] {
         done(kvscope(dir, &[&["tune", "dumps/run", "--budget-unit", unit, "--out", unit], &merging[..]].concat()));
         let path = dir.join(unit).join("llama-gqa.profile.json");

@@ -47,10 +47,13 @@ impl Table {
         self.rows.push(cells.into());
     }
 
-    /// Width of every column: that of its widest cell, or of the longest word of its head. Names give way until all fit, the
+    /// Width of every column: that of its widest cell, or of its head, which numbers wrap. Names give way until all fit, the
     /// widest first.
     fn widths(&self) -> Vec<usize> {
-        let longest = |column: &Column| column.head.split(' ').map(columns).max().unwrap_or(0);
+        let longest = |column: &Column| {
+            let words = column.head.split(' ').filter(|_| !column.is_name).map(columns);
+            words.max().unwrap_or_else(|| columns(&column.head))
+        };
         let mut widths: Vec<usize> = self.columns.iter().map(longest).collect();
         for row in &self.rows {
             widths.iter_mut().zip(row).for_each(|(width, cell)| *width = columns(cell).max(*width));

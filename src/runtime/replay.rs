@@ -20,8 +20,8 @@ const CHUNK_TOKENS: usize = 2048;
 pub(super) fn replay(pass: &mut Pass<'_>, prompt: &[u32], cache: &mut RaggedCache) -> Result<(), RuntimeError> {
     let max_positions = pass.model().config().max_positions;
     let tokenizer = pass.model().tokenizer()?;
-    let [all, from] = [REPEAT_ALL, REPEAT_FROM]
-        .map(|text| tokenizer.encode(text, AddSpecial::No).map_err(ModelError::from));
+    let [all, from] =
+        [REPEAT_ALL, REPEAT_FROM].map(|text| tokenizer.encode(text, AddSpecial::No).map_err(ModelError::from));
     let (all, from) = (all?, from?);
     let first_position = cache.n_seen() - prompt.len();
     let mut at = 0;
