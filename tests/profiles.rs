@@ -128,6 +128,39 @@ fn a_budget_of_bytes_counts_what_merging_stores_beside_the_slots() {
 }
 
 #[test]
+fn a_profile_that_is_worse_than_a_plain_policy_is_not_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    captured(dir, &[]);
+    // Random tokens do worse than those of largest attention: told, and no file.
+    let chance = ["--policy", "random", "--refit", "none", "--budget", "0.3", "--model", MODEL, "--out", "chance"];
+    let words = ["the profile for 0.3 is not written", "nats, that of"];
+    ends(&kvscope(dir, &[&["tune", "dumps/run"], &chance[..]].concat()), 1, &words);
+    assert!(!dir.join("chance/llama-gqa.profile.json").exists());
+    // Whatever is written, at any budget, is no worse on the held-out samples than the policies that need no tuning.
+    let run = kvscope(dir, &["tune", "dumps/run", "--budget", "0.5,0.2,0.1,0.05", "--model", MODEL, "--out", "run"]);
+    let mut n_written = 0;
+    for budget in ["0.5", "0.2", "0.1", "0.05"] {
+        let path = dir.join(format!("run/llama-gqa-{budget}.profile.json"));
+        if !path.exists() {
+            let said =
+                String::from_utf8_lossy(&run.stderr).contains(&format!("the profile for {budget} is not written"));
+            assert!(said && run.status.code() == Some(1), "{budget}");
+            continue;
+        }
+        n_written += 1;
+        let profile = valid(&path);
+        let of = |name: &str| profile.held_out_kl.iter().find(|way| way.policy == name).unwrap().kl.estimate;
+        assert!(of("tuned") <= of("h2o") && of("tuned") <= of("equal sizes"), "{budget}");
+        assert_eq!(profile.held_out_kl[0].kl.n, 4);
+    }
+    assert!(n_written > 0);
+    // A profile alone has no samples to run.
+    let from = ["tune", "--from", "run/llama-gqa-0.5.profile.json", "--budget", "0.4", "--model", MODEL];
+    ends(&kvscope(dir, &from), 2, &["no samples to run the model over", "--validate"]);
+}
+
+#[test]
 fn what_no_setting_meets_is_said_and_exits_with_1() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

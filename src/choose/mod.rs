@@ -7,20 +7,25 @@ use serde_json::json;
 
 use crate::eval;
 use crate::eval::task::task;
-use crate::eval::{Arm, EvalError, Item, Settings, Skipped};
+use crate::eval::{Arm, EvalError, Item, Settings, Skipped, Work};
 use crate::files::InputHash;
+use crate::format::dump::{Dump, DumpError};
 use crate::format::evaluation::Role;
 use crate::format::profile::{CONTROL, HeldOutKl, Profile, ProfileError, TUNED, Tried};
 use crate::hint::Hint;
-use crate::math::{Float, Resamples, bootstrap_mean, paired};
+use crate::math::{Float, Resamples, bootstrap_mean, mean, paired};
 use crate::model::Model;
 use crate::prompts::Prompt;
 use crate::runtime::{Budget, Compression};
 use crate::say;
 use crate::tune::Tuned;
 
-/// What every profile is held against on held-out texts.
+/// A policy that every profile is held against on held-out texts.
 const BASELINE: &str = "h2o";
+/// The profile's own policy and refit at equal sizes.
+const EQUAL: &str = "equal sizes";
+/// What a profile must not be worse than.
+const PLAIN: [&str; 2] = [BASELINE, EQUAL];
 
 /// Why no choice could be made.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +37,9 @@ pub enum ChooseError {
     /// The profile is of another model.
     #[error(transparent)]
     Profile(#[from] ProfileError),
+    /// A sample cannot be read.
+    #[error(transparent)]
+    Dump(#[from] DumpError),
 }
 
 impl Hint for ChooseError {
@@ -39,25 +47,36 @@ impl Hint for ChooseError {
         match self {
             Self::Eval(error) => error.hint(),
             Self::Profile(error) => error.hint(),
+            Self::Dump(error) => error.hint(),
         }
     }
 }
 
 /// What the model is run over.
 #[derive(Clone, Copy, Debug)]
-pub struct Texts<'a> {
-    /// The texts. Those of the profile's held-out samples only judge.
-    pub prompts: &'a [Prompt],
-    /// Hashes of the files that they came from.
-    pub hashes: &'a [InputHash],
-    /// Tokens of a prompt.
-    pub context_tokens: usize,
-    /// Tokens of the continuation that is compared.
-    pub continuation_tokens: usize,
+pub enum Texts<'a> {
+    /// Texts of files. Those of the profile's held-out samples only judge, the others choose.
+    Prompts {
+        /// The texts.
+        prompts: &'a [Prompt],
+        /// Hashes of the files that they came from.
+        hashes: &'a [InputHash],
+        /// Tokens of a prompt.
+        context_tokens: usize,
+        /// Tokens of the continuation that is compared.
+        continuation_tokens: usize,
+    },
+    /// The held-out samples of these dumps, from their tokens: they judge, and nothing is chosen.
+    Samples(&'a [Dump]),
 }
 
+/// Part of a sample's tokens that continues the rest.
+const CONTINUED_PART: usize = 8;
+/// Tokens of a sample that continue the rest, at most.
+const MOST_CONTINUED: usize = 256;
+
 /// What the choice stands on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Choice {
     /// Texts that were too short, by family and data set.
     pub skipped: Skipped,
@@ -65,10 +84,25 @@ pub struct Choice {
     pub n_chosen_on: usize,
     /// Texts that the chosen profiles were judged on.
     pub n_held_out: usize,
+    /// Budgets whose profile is worse than a plain policy.
+    pub worse: Vec<Worse>,
 }
 
-/// Chooses among the candidates of every budget, each with its refit and without, by the mean KL to the full cache; then
-/// measures the chosen ones on held-out texts. Both go into the profiles.
+/// A profile that costs more on held-out texts than a policy that needs no tuning.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Worse {
+    /// The budget.
+    pub budget: f64,
+    /// Its mean KL, in nats.
+    pub kl: f64,
+    /// The policy that is better.
+    pub rival: String,
+    /// The policy's mean KL, in nats.
+    pub kl_of_rival: f64,
+}
+
+/// Chooses among the candidates of every budget, each with its refit and without, by the mean KL to the full cache, where
+/// texts may choose; then measures the chosen ones on held-out texts. Both go into the profiles.
 ///
 /// - `progress`: rows that are done, and rows in all
 /// - Errors: a profile of another model, a text or a policy that cannot be run
@@ -81,18 +115,12 @@ pub fn choose(
     let Some(first) = tuned.iter().find_map(Tuned::profile) else { return Ok(Choice::default()) };
     first.check_model(model.identity().map_err(EvalError::from)?)?;
     let seed = first.provenance.seed;
-    let settings = Settings {
-        context_tokens: texts.context_tokens,
-        continuation_tokens: texts.continuation_tokens,
-        max_prompt_tokens: None,
-        raw: true,
-        cache_type: Float::F32,
-        seed,
-    };
-    let kl: Vec<_> = task("kl").into_iter().collect();
-    let (items, skipped) = eval::items(model, texts.prompts, &kl, &settings)?;
     let is_held_out = |item: &Item| first.held_out.iter().any(|s| (&s.dataset, &s.id) == (&item.dataset, &item.id));
-    let (held_out, chosen_on): (Vec<Item>, Vec<Item>) = items.into_iter().partition(is_held_out);
+    let (items, skipped) = items(model, texts, seed)?;
+    let (held_out, mut chosen_on): (Vec<Item>, Vec<Item>) = items.into_iter().partition(is_held_out);
+    if matches!(texts, Texts::Samples(_)) {
+        chosen_on.clear();
+    }
     let variants: Vec<Vec<(usize, Profile)>> = tuned.iter().map(variants).collect();
     let named = |(_, profile): &(usize, Profile)| way(label(profile), profile);
     let ways: Vec<Ways> =
@@ -102,12 +130,55 @@ pub fn choose(
     }
     let ways: Vec<Ways> = tuned.iter().filter_map(Tuned::profile).map(rivals).collect::<Result<_, _>>()?;
     let measured = kls(model, &held_out, &ways, progress)?;
+    let mut worse = Vec::new();
     for ((profile, ways), kls) in tuned.iter_mut().filter_map(chosen).zip(&ways).zip(measured) {
         let names = ways.iter().map(|(_, way)| way.name.clone());
-        judge(profile, &names.zip(kls).collect::<Vec<_>>(), seed);
+        let kls: Vec<(String, Vec<f64>)> = names.zip(kls).collect();
+        judge(profile, &kls, seed);
         record(profile, texts);
+        worse.extend(worse_than(profile.target_kept_fraction, &kls));
     }
-    Ok(Choice { skipped, n_chosen_on: chosen_on.len(), n_held_out: held_out.len() })
+    Ok(Choice { skipped, n_chosen_on: chosen_on.len(), n_held_out: held_out.len(), worse })
+}
+
+/// Prompts with their continuations.
+fn items(model: &Model, texts: &Texts<'_>, seed: u64) -> Result<(Vec<Item>, Skipped), ChooseError> {
+    match texts {
+        Texts::Prompts { prompts, context_tokens, continuation_tokens, .. } => {
+            let settings = Settings {
+                context_tokens: *context_tokens,
+                continuation_tokens: *continuation_tokens,
+                max_prompt_tokens: None,
+                raw: true,
+                cache_type: Float::F32,
+                seed,
+            };
+            let kl: Vec<_> = task("kl").into_iter().collect();
+            Ok(eval::items(model, prompts, &kl, &settings)?)
+        }
+        Texts::Samples(dumps) => {
+            let mut items = Vec::new();
+            for dump in *dumps {
+                for (index, entry) in dump.manifest().samples.iter().enumerate() {
+                    let mut prompt = dump.sample(index)?.token_ids()?;
+                    let n_continued = (prompt.len() / CONTINUED_PART).min(MOST_CONTINUED);
+                    let continuation = prompt.split_off(prompt.len() - n_continued);
+                    let (dataset, id) = (entry.dataset.clone(), entry.id.clone());
+                    items.push(Item { task: "kl", dataset, id, prompt, work: Work::Continue(continuation) });
+                }
+            }
+            Ok((items, Skipped::default()))
+        }
+    }
+}
+
+/// The best plain policy, where it is better than the profile on the texts that both were measured on.
+fn worse_than(budget: f64, kls: &[(String, Vec<f64>)]) -> Option<Worse> {
+    let mean_of = |name: &str| kls.iter().find(|(way, _)| way == name).and_then(|(_, kls)| mean(kls.iter().copied()));
+    let kl = mean_of(TUNED)?;
+    let rivals = PLAIN.iter().filter_map(|name| Some((*name, mean_of(name)?)));
+    let (rival, kl_of_rival) = rivals.min_by(|a, b| a.1.total_cmp(&b.1)).filter(|(_, rival)| *rival < kl)?;
+    Some(Worse { budget, kl, rival: rival.into(), kl_of_rival })
 }
 
 fn chosen(tuned: &mut Tuned) -> Option<&mut Profile> {
@@ -185,13 +256,25 @@ fn take_best(tuned: &mut Tuned, variants: &[(usize, Profile)], kls: &[Vec<f64>],
     tuned.candidates[*place] = Profile { tried, verdict, ..profile.clone() };
 }
 
-/// A chosen profile beside the eviction of what it merges and a baseline.
+/// A chosen profile beside the eviction of what it merges and the plain policies.
 fn rivals(profile: &Profile) -> Result<Ways, EvalError> {
     let tuned = way(TUNED, profile)?;
     let budget = tuned.0;
     let control = Compression::evicting_profile(CONTROL, profile)?.map(|control| (budget, control));
     let baseline = Compression::parse(BASELINE, Budget::KeptFraction(budget))?;
-    Ok([tuned].into_iter().chain(control).chain([(budget, baseline)]).collect())
+    let equal = way(EQUAL, &equal_sizes(profile))?;
+    Ok([tuned].into_iter().chain(control).chain([(budget, baseline), equal]).collect())
+}
+
+/// The policy that most heads have, with the refit, at equal sizes.
+fn equal_sizes(profile: &Profile) -> Profile {
+    let n_heads = |setting: usize| profile.heads.iter().filter(|head| head.setting == setting).count();
+    let setting = (0..profile.settings.len()).max_by_key(|setting| n_heads(*setting)).unwrap_or(0);
+    let mut equal = profile.clone();
+    for head in &mut equal.heads {
+        (head.setting, head.kept_fraction) = (setting, profile.target_kept_fraction);
+    }
+    equal
 }
 
 /// What held-out texts say of the chosen profile.
@@ -201,7 +284,7 @@ fn judge(profile: &mut Profile, kls: &[(String, Vec<f64>)], seed: u64) {
     };
     profile.held_out_kl = kls.iter().filter_map(interval).collect();
     let of = |name: &str| kls.iter().find(|(policy, _)| policy == name).map(|(_, kls)| kls);
-    for other in [CONTROL, BASELINE] {
+    for other in [CONTROL].iter().chain(&PLAIN) {
         if let Some((of_tuned, of_other)) = of(TUNED).zip(of(other))
             && let Some(found) = paired(of_tuned, of_other, Resamples::of_means(seed))
             && let Some(times) = say::times(&found, &format!("that of {other}"))
@@ -212,11 +295,12 @@ fn judge(profile: &mut Profile, kls: &[(String, Vec<f64>)], seed: u64) {
 }
 
 fn record(profile: &mut Profile, texts: &Texts<'_>) {
-    profile.provenance.inputs.extend(texts.hashes.iter().cloned());
+    let Texts::Prompts { hashes, context_tokens, continuation_tokens, .. } = texts else { return };
+    profile.provenance.inputs.extend(hashes.iter().cloned());
     profile.provenance.inputs.sort();
     profile.provenance.inputs.dedup();
     if let Some(options) = profile.provenance.options.as_object_mut() {
-        let (context, continuation) = (texts.context_tokens, texts.continuation_tokens);
-        options.insert("validate".into(), json!({ "context_tokens": context, "continuation_tokens": continuation }));
+        let validate = json!({ "context_tokens": context_tokens, "continuation_tokens": continuation_tokens });
+        options.insert("validate".into(), validate);
     }
 }

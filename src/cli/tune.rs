@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::choose::{Texts, choose};
+use crate::choose::{Texts, Worse, choose};
 use crate::cli::Outcome;
 use crate::cli::common::Common;
-use crate::cli::failure::Result;
+use crate::cli::failure::{Result, Usage};
 use crate::cli::inputs::read_prompts;
 use crate::cli::names::{names, one_of};
 use crate::cli::numbers;
@@ -78,13 +78,14 @@ pub(crate) struct Args {
 /// Texts for the last choice.
 #[derive(Debug, clap::Args)]
 struct ValidateArgs {
-    /// Run --model over these texts, and choose the search, and whether to refit, by the KL to the full cache. Held-out
-    /// texts only judge. May be repeated
+    /// Run the model over the held-out samples and judge each profile by its KL to the full cache. One that is worse than h2o
+    /// or than equal sizes is not written. A GGUF file, a Hugging Face folder, or a name that was pulled
+    #[arg(long, value_name = "PATH|NAME")]
+    model: Option<String>,
+    /// Run --model over these texts instead, and choose the search, and whether to refit, by the KL. Held-out texts only
+    /// judge. May be repeated
     #[arg(long, value_name = "FILE|DIR|-", requires = "model")]
     validate: Vec<PathBuf>,
-    /// The model for --validate: a GGUF file, a Hugging Face folder, or a name that was pulled
-    #[arg(long, value_name = "PATH|NAME", requires = "validate")]
-    model: Option<String>,
     /// Samples of each data set of --validate, the first ones [default: all]
     #[arg(long, value_name = "N", value_parser = numbers::count, requires = "validate")]
     samples: Option<usize>,
@@ -108,7 +109,7 @@ fn refit(args: &Args, otherwise: Option<Refit>) -> Result<Option<Refit>> {
 pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let options = options(args)?;
     // Taken before the work, so that it is not lost to a folder in use.
-    let (dir, _lock, mut tuned) = match &args.from {
+    let (dir, _lock, dumps, mut tuned) = match &args.from {
         Some(path) => {
             let profile = Profile::read(path)?;
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -117,17 +118,18 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
             let beside = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let dir = args.out.clone().unwrap_or_else(|| beside.to_path_buf());
             let lock = FolderLock::take(&dir)?;
-            (dir, lock, tune::resolve(&profile, source, &options)?)
+            (dir, lock, Vec::new(), tune::resolve(&profile, source, &options)?)
         }
         None => {
             let dumps = args.dumps.iter().map(|dir| Dump::open(dir)).collect::<Result<Vec<_>, _>>()?;
             let dir = out_dir(args.out.as_ref(), "reports", &run_name(&args.dumps[0]));
             let lock = FolderLock::take(&dir)?;
             let options = TuneOptions { refit: refit(args, Some(Refit::default()))?, ..options };
-            (dir, lock, with_bar(common, "tune", "samples", |progress| tune::tune(&dumps, &options, progress))?)
+            let tuned = with_bar(common, "tune", "samples", |progress| tune::tune(&dumps, &options, progress))?;
+            (dir, lock, dumps, tuned)
         }
     };
-    choose_by_running(&args.validate, &args.device, &mut tuned, common)?;
+    let worse = choose_by_running(args, &dumps, &mut tuned, common)?;
     let name_budget = args.budget.len() > 1 || args.from.is_some();
     let (mut outcome, mut reports) = (Outcome::Done, Vec::new());
     for tuned in &tuned {
@@ -138,6 +140,17 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
             outcome = Outcome::GateNotMet;
             continue;
         };
+        if let Some(Worse { kl, rival, kl_of_rival, .. }) = worse.iter().find(|worse| worse.budget == tuned.budget) {
+            let what = format!(
+                "the profile for {} is not written: its mean KL is {kl:.4} nats, that of {rival} {kl_of_rival:.4}",
+                tuned.budget
+            );
+            note(common, &what);
+            hint(common, "capture more samples of more kinds of text, allow more slots, or use that policy");
+            reports.push(json!({ "target_kept_fraction": tuned.budget, "profile": null, "worse_than": rival }));
+            outcome = Outcome::GateNotMet;
+            continue;
+        }
         let path = profile.write_into(&dir, name_budget)?;
         let good_enough = args.max_error.is_none_or(|most| highest_error(profile).is_some_and(|error| error <= most));
         if !good_enough {
@@ -174,28 +187,38 @@ fn options(args: &Args) -> Result<TuneOptions> {
     })
 }
 
-/// Chooses among the candidates of every budget, where texts were given.
-fn choose_by_running(args: &ValidateArgs, device: &DeviceArg, tuned: &mut [Tuned], common: &Common) -> Result<()> {
-    let Some(name) = args.model.as_ref().filter(|_| tuned.iter().any(|tuned| tuned.profile().is_some())) else {
-        return Ok(());
+/// Runs the model, where one was given: it judges what was tuned, and chooses where texts were given.
+fn choose_by_running(args: &Args, dumps: &[Dump], tuned: &mut [Tuned], common: &Common) -> Result<Vec<Worse>> {
+    let ValidateArgs { validate, model, samples, context, continuation } = &args.validate;
+    let Some(name) = model.as_ref().filter(|_| tuned.iter().any(|tuned| tuned.profile().is_some())) else {
+        return Ok(Vec::new());
     };
-    let options = ReadOptions { max_samples: args.samples, templates: None };
-    let (prompts, hashes) = read_prompts(&args.validate, &options, common)?;
-    let model = load_model(name, &device.open()?, common)?;
-    let texts = Texts {
-        prompts: &prompts,
-        hashes: &hashes,
-        context_tokens: args.context,
-        continuation_tokens: args.continuation,
+    let options = ReadOptions { max_samples: *samples, templates: None };
+    let (prompts, hashes) = match validate.as_slice() {
+        [] if dumps.is_empty() => {
+            return Err(Usage::error("there are no samples to run the model over", "name texts with --validate"));
+        }
+        [] => Default::default(),
+        files => read_prompts(files, &options, common)?,
     };
-    let choice = with_bar(common, "validate", "rows", |progress| choose(tuned, &model, &texts, progress))?;
+    let texts = if validate.is_empty() {
+        Texts::Samples(dumps)
+    } else {
+        let (context_tokens, continuation_tokens) = (*context, *continuation);
+        Texts::Prompts { prompts: &prompts, hashes: &hashes, context_tokens, continuation_tokens }
+    };
+    let model = load_model(name, &args.device.open()?, common)?;
+    let choice = with_bar(common, "run the model", "rows", |progress| choose(tuned, &model, &texts, progress))?;
     for (name, n) in &choice.skipped {
         note(common, &format!("skipped {n} texts of {name}: too short"));
     }
-    if choice.n_chosen_on == 0 {
+    if choice.n_chosen_on == 0 && !validate.is_empty() {
         note(common, "all texts of --validate are held out, so none could choose");
     }
-    Ok(())
+    if choice.n_held_out == 0 {
+        note(common, "no text was held out, so the model could not judge the profiles");
+    }
+    Ok(choice.worse)
 }
 
 /// Upper end of the profile's error on held-out samples, on calibration samples where none were held out.

@@ -19,7 +19,7 @@ mod verdict;
 
 pub use arm::{Arm, arms};
 pub(crate) use item::Skipped;
-pub use item::{Item, Settings, items, unscored};
+pub use item::{Item, Settings, Work, items, unscored};
 pub use join::join;
 pub use plan::Plan;
 pub use plant::{NeedleGrid, plant};
