@@ -25,6 +25,8 @@ pub(super) struct Method {
     refit: Option<Refit>,
     /// As artifacts record them: the parts' names and all their parameters.
     params: Value,
+    /// See [`Policy::fixed_score`].
+    fixed_score: Option<String>,
     /// The eviction of what this one folds, as it is typed.
     control: Option<String>,
 }
@@ -50,6 +52,7 @@ impl Method {
             let what = format!("fold {} decides sizes itself, so allocation={} would be ignored", names[2], names[1]);
             return Err(PolicyError::BadParameter { policy: entry.name, what });
         }
+        let fixed_score = (!score.depends_on_budget()).then(|| format!("{} {of_score}", names[0]));
         let mut fields: Map<String, Value> =
             PARTS.into_iter().zip(&names).map(|(part, name)| (part.into(), name.as_str().into())).collect();
         for part in [of_score, of_allocation, of_fold] {
@@ -57,7 +60,7 @@ impl Method {
         }
         let control = fold.folds().then(|| control_of(entry, &names, typed, refit)).transpose()?;
         let refit = refit.map(parse_refit).transpose()?;
-        Ok(Self { score, allocation, fold, refit, params: fields.into(), control })
+        Ok(Self { score, allocation, fold, refit, params: fields.into(), fixed_score, control })
     }
 
     /// Names of the parts' parameters.
@@ -106,12 +109,16 @@ impl Policy for Method {
         self.allocation.sizes(heads)
     }
 
-    fn plan(&self, view: &HeadView<'_>, budget_tokens: usize) -> Result<HeadPlan, MergeError> {
-        let n = view.n_slots();
-        if budget_tokens >= n && !self.sets_own_size() {
-            return Ok(HeadPlan::identity(n));
-        }
-        self.fold.plan(view, &self.score.worth(view, budget_tokens.clamp(1, n)), budget_tokens)
+    fn fixed_score(&self) -> Option<&str> {
+        self.fixed_score.as_deref()
+    }
+
+    fn worth(&self, view: &HeadView<'_>, budget_tokens: usize) -> Vec<f32> {
+        self.score.worth(view, budget_tokens)
+    }
+
+    fn plan_by(&self, view: &HeadView<'_>, worth: &[f32], budget_tokens: usize) -> Result<HeadPlan, MergeError> {
+        self.fold.plan(view, worth, budget_tokens)
     }
 
     fn params(&self) -> Value {

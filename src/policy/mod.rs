@@ -78,8 +78,26 @@ pub trait Policy: Debug + Send + Sync {
     /// Sizes of heads that share a budget.
     fn sizes(&self, heads: &[Claim]) -> Vec<usize>;
 
+    /// Name and parameters of the score where it says the same at every budget: who plans a head at many sizes need not ask
+    /// for the same worth again.
+    fn fixed_score(&self) -> Option<&str> {
+        None
+    }
+
+    /// What every slot of a head is worth, `[T]`, at a budget of at least 1 and at most T.
+    fn worth(&self, view: &HeadView<'_>, budget_tokens: usize) -> Vec<f32>;
+
+    /// Plans one head of so many slots, at least 1 and below T unless it sets its own size, by what they are worth.
+    fn plan_by(&self, view: &HeadView<'_>, worth: &[f32], budget_tokens: usize) -> Result<HeadPlan, MergeError>;
+
     /// Plans one head of so many slots, at least 1. T or more gives the identity.
-    fn plan(&self, view: &HeadView<'_>, budget_tokens: usize) -> Result<HeadPlan, MergeError>;
+    fn plan(&self, view: &HeadView<'_>, budget_tokens: usize) -> Result<HeadPlan, MergeError> {
+        let n = view.n_slots();
+        if budget_tokens >= n && !self.sets_own_size() {
+            return Ok(HeadPlan::identity(n));
+        }
+        self.plan_by(view, &self.worth(view, budget_tokens.clamp(1, n)), budget_tokens)
+    }
 
     /// The checked parameters, as artifacts record them.
     fn params(&self) -> serde_json::Value;

@@ -50,6 +50,12 @@ impl PerHead {
         Ok(Self { settings, of_head, refit })
     }
 
+    /// The policy of a head.
+    fn of(&self, view: &HeadView<'_>) -> Option<&dyn Policy> {
+        let place = self.of_head.get(view.layer * view.n_kv_heads + view.kv_head)?;
+        Some(self.settings[*place].1.as_ref())
+    }
+
     /// Whether any head folds what it does not keep.
     pub fn merges(&self) -> bool {
         self.settings.iter().any(|(_, policy)| policy.control().is_some())
@@ -86,12 +92,14 @@ impl Policy for PerHead {
         heads.iter().map(|head| head.given).collect()
     }
 
-    fn plan(&self, view: &HeadView<'_>, budget_tokens: usize) -> Result<HeadPlan, MergeError> {
-        match self.of_head.get(view.layer * view.n_kv_heads + view.kv_head) {
-            Some(place) => self.settings[*place].1.plan(view, budget_tokens),
-            // A profile covers every head of its model; one that it does not name stays whole.
-            None => Ok(HeadPlan::identity(view.n_slots())),
-        }
+    fn worth(&self, view: &HeadView<'_>, budget_tokens: usize) -> Vec<f32> {
+        self.of(view).map_or_else(|| vec![0.0; view.n_slots()], |policy| policy.worth(view, budget_tokens))
+    }
+
+    fn plan_by(&self, view: &HeadView<'_>, worth: &[f32], budget_tokens: usize) -> Result<HeadPlan, MergeError> {
+        // A profile covers every head of its model; one that it does not name stays whole.
+        let whole = || Ok(HeadPlan::identity(view.n_slots()));
+        self.of(view).map_or_else(whole, |policy| policy.plan_by(view, worth, budget_tokens))
     }
 
     fn params(&self) -> serde_json::Value {

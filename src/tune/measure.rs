@@ -1,12 +1,14 @@
 //! What a plan does to a head's attention, on the queries of the tokens that follow it.
 
+use std::collections::BTreeMap;
+
 use rayon::prelude::*;
 
 use crate::files::ModelIdentity;
 use crate::format::dump::{Dump, DumpError, Sample, State};
 use crate::math::{Rope, Rows};
 use crate::merge::{HeadPlan, HeadStates, OutputProbe, Refit, RefitHead, RefitTarget, Refitted, Sampling, refit_slots};
-use crate::policy::HeadView;
+use crate::policy::{HeadView, Policy};
 use crate::tune::TuneError;
 use crate::tune::trial::{ByTrial, Trial};
 
@@ -131,10 +133,21 @@ fn measure_head(
         let stored = RefitHead { keys: rows(&keys), values: rows(&values), logit_bias: Some(&biases) };
         refit_slots(&target, stored, refit).map(Some)
     };
+    // A score that is the same at every budget is asked once for all sizes and policies that have it.
+    let mut worths: BTreeMap<&str, Vec<f32>> = BTreeMap::new();
+    for policy in trials.iter().map(|trial| trial.policy) {
+        if let Some(score) = policy.fixed_score() {
+            worths.entry(score).or_insert_with(|| policy.worth(&view, prompt_end));
+        }
+    }
+    let plan = |policy: &dyn Policy, budget| match policy.fixed_score().and_then(|score| worths.get(score)) {
+        Some(worth) if budget < prompt_end => policy.plan_by(&view, worth, budget),
+        _ => policy.plan(&view, budget),
+    };
     let outcome = |Trial { policy, share, .. }: &Trial<'_>| {
         let budget = ((prompt_end as f64 * share).round() as usize).clamp(1, prompt_end);
         // A size that a setting cannot reach is a finding, not a failure.
-        let Ok(plan) = policy.plan(&view, budget) else {
+        let Ok(plan) = plan(*policy, budget) else {
             return Outcome { square: None, eps: None, kept: prompt_end };
         };
         let (eps, kept) = (plan.lowest_joined, plan.slots.len());

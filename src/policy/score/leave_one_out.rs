@@ -1,6 +1,6 @@
 //! What an attention output loses when one token is left out.
 
-use crate::math::squared_distance;
+use crate::math::{Rhs, dot, product};
 use crate::merge::{Sampling, attention};
 use crate::policy::part::part;
 use crate::policy::score::{Score, read_sampling};
@@ -26,15 +26,23 @@ impl Score for LeaveOneOut {
         Needs::queries(self.sampling)
     }
 
-    /// With weight a and value v of a token and the output o, o without the token is o + (o - v) a / (1 - a).
+    /// With weight a and value v of a token and the output o, o without the token is o + (o - v) a / (1 - a). Distances come
+    /// from a matrix product, as |o|² - 2 o·v + |v|².
     fn worth(&self, view: &HeadView<'_>, _: usize) -> Vec<f32> {
+        let (n, d) = (view.n_slots(), view.values.width());
         let attention = attention(view.queries, view.keys, view.logit_bias);
         let outputs = attention.outputs(view.values);
-        let mut worth = vec![0f32; view.n_slots()];
-        for (row, output) in attention.rows().zip(outputs.chunks_exact(view.values.width())) {
-            for ((worth, weight), value) in worth.iter_mut().zip(row).zip(view.values.iter()) {
+        let mut products = vec![0f32; view.queries.len() * n];
+        product(&outputs, view.values.flat(), &mut products, [view.queries.len(), n, d], Rhs::Transposed);
+        let squares: Vec<f32> = view.values.iter().map(|value| dot(value, value)).collect();
+        let mut worth = vec![0f32; n];
+        let rows = attention.rows().zip(outputs.chunks_exact(d)).zip(products.chunks_exact(n));
+        for ((weights, output), products) in rows {
+            let of_output = dot(output, output);
+            for (((worth, weight), product), of_value) in worth.iter_mut().zip(weights).zip(products).zip(&squares) {
                 let weight = weight.min(MOST_WEIGHT);
-                *worth += (weight / (1.0 - weight)).powi(2) * squared_distance(output, value);
+                let odds = weight / (1.0 - weight);
+                *worth += odds * odds * (of_output - 2.0 * product + of_value).max(0.0);
             }
         }
         worth

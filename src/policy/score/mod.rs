@@ -21,6 +21,11 @@ pub trait Score: Debug + Send + Sync {
         Needs::default()
     }
 
+    /// Whether it says something else at another budget.
+    fn depends_on_budget(&self) -> bool {
+        false
+    }
+
     /// Worth of every slot, `[T]`: more is kept before less, infinity in any case; of equals the earlier one.
     ///
     /// `budget_tokens` is what the head may keep before budgets are shared out among heads; at least 1 and below T.
@@ -43,4 +48,22 @@ pub const SCORES: &[Part<dyn Score>] = &[
 fn read_sampling(params: &mut Params) -> Result<Sampling, PolicyError> {
     let sampling: Sampling = params.read()?;
     if sampling.queries == 0 { Err(params.bad("queries is at least 1")) } else { Ok(sampling) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::math::Rows;
+
+    #[test]
+    fn a_score_says_whether_it_depends_on_the_budget() {
+        let x: Vec<f32> = (0..200).map(|i| ((i * 37 + 11) % 29) as f32 / 29.0).collect();
+        let (rows, mass) = (Rows::new(&x, 2), &x[..100]);
+        let view = HeadView { values: rows, queries: rows, mass, mass_window: mass, ..HeadView::new(rows) };
+        for part in SCORES {
+            let score = (part.build)(&mut Params::parse("test", "").unwrap()).unwrap().0;
+            let differs = (1..100).any(|budget| score.worth(&view, budget) != score.worth(&view, 50));
+            assert_eq!(differs, score.depends_on_budget(), "{}", part.name);
+        }
+    }
 }

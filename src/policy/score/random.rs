@@ -22,6 +22,10 @@ struct Random {
 }
 
 impl Score for Random {
+    fn depends_on_budget(&self) -> bool {
+        true
+    }
+
     fn worth(&self, view: &HeadView<'_>, budget_tokens: usize) -> Vec<f32> {
         let n = view.n_slots();
         let (recent, _) = Shares::of_paper(budget_tokens as f64 / view.n_seen as f64).counts(view.n_seen);

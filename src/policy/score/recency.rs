@@ -24,6 +24,10 @@ impl Default for Recency {
 }
 
 impl Score for Recency {
+    fn depends_on_budget(&self) -> bool {
+        true
+    }
+
     fn worth(&self, view: &HeadView<'_>, budget_tokens: usize) -> Vec<f32> {
         let n = view.n_slots();
         // A budget smaller than the sinks still keeps the newest token, which the next query needs.

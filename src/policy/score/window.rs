@@ -46,6 +46,10 @@ impl Score for Window {
         Needs { mass_window: Some(self.window), ..Needs::default() }
     }
 
+    fn depends_on_budget(&self) -> bool {
+        true
+    }
+
     fn worth(&self, view: &HeadView<'_>, budget_tokens: usize) -> Vec<f32> {
         let n = view.n_slots();
         let older = n - self.window.min(budget_tokens);
