@@ -51,12 +51,10 @@ pub(crate) fn analysis_text(analysis: &Analysis, common: &Common) -> String {
         summary.eps.map_or_else(|| "-".into(), |eps| eps.to_string()),
     );
     let mut text = format!("{title}\n\n{table}\n");
-    if common.verbose > 0 {
-        text += "cos: mean cosine of neighbouring tokens. sets: merging sets per unprotected token.\n\
-                 kept: share of the cache's slots that stay, and its interval over samples.\n\n";
-    }
+    text += "cos: mean cosine of neighbouring tokens. sets: merging sets per unprotected token.\n\
+             kept: share of the cache's slots that stay, and its interval over samples.\n\n";
     if let Some(queries) = analysis.queries.as_ref().filter(|queries| !queries.budgets.is_empty()) {
-        text += &format!("{}\n", errors(queries));
+        text += &format!("{}scaled is the published rule. evict drops what the others merge.\n\n", errors(queries));
     }
     let layers: Vec<usize> = summary.layers.iter().map(|(layer, _)| *layer).collect();
     text += &wrapped(&format!(

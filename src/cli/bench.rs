@@ -100,7 +100,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         }))?;
         return Ok(Outcome::Done);
     }
-    emit(&table(&speed.rows, common))?;
+    emit(&table(&speed.rows))?;
     for found in &speed.break_even {
         emit(&sentence(found, args.max_new_tokens))?;
     }
@@ -117,7 +117,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
 }
 
 /// Medians, a row for every context and cache.
-fn table(rows: &[SpeedRow], common: &Common) -> String {
+fn table(rows: &[SpeedRow]) -> String {
     let mut table = Table::new([
         number("context"),
         name("policy"),
@@ -144,9 +144,11 @@ fn table(rows: &[SpeedRow], common: &Common) -> String {
             digits(row.break_even_new_tokens.map(f64::ceil), 0),
         ]);
     }
-    let legend = "faster: than a decode step of the full cache, as a factor. bound: the factor if time were bytes read.\n\
-                  pays at: new tokens from which on compression has paid.\n";
-    format!("{table}{}", if common.verbose > 0 { legend } else { "" })
+    format!(
+        "{table}faster: than a decode step of the full cache, as a factor.\n\
+         bound: the factor if time were bytes read.\n\
+         pays at: new tokens from which on compression has paid.\n"
+    )
 }
 
 fn sentence(found: &BreakEven, new_tokens: usize) -> String {

@@ -125,6 +125,9 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         emit(&format!("{}\n{}", dir.join(Evaluation::FILE).display(), tables(&evaluation)))?;
         let said = if common.verbose > 0 { evaluation.verdict.len() } else { 0 };
         evaluation.verdict[..said].iter().try_for_each(|sentence| emit(&wrapped(sentence)))?;
+        if said < evaluation.verdict.len() {
+            note(common, "the verdict in words: add --resume --verbose, which runs nothing again");
+        }
         note(common, &format!("next: kvscope report {}", dir.display()));
     }
     Ok(Outcome::Done)
@@ -182,7 +185,7 @@ fn tables(evaluation: &Evaluation) -> String {
         text += &format!("\n{}", summary_table(&head, evaluation.headline(task), entries));
     }
     if !evaluation.comparisons.is_empty() {
-        text += &format!("\n{}", comparison_table(evaluation));
+        text += &format!("\n{}{COMPARISON_LEGEND}", comparison_table(evaluation));
     }
     text
 }
@@ -199,7 +202,7 @@ fn summary_table<'a>(
         name(head),
         number("kept %"),
         number("texts"),
-        number("unmet"),
+        number("budget unmet"),
         number(headline.map_or("", |headline| &headline.title)),
         number("95 % interval"),
         number(shown(0).as_deref().unwrap_or("of 100")),
@@ -227,6 +230,10 @@ fn summary_table<'a>(
     }
     table
 }
+
+/// What the columns of the comparisons mean.
+const COMPARISON_LEGEND: &str = "95 % interval: of A / B, or of A - B where there is no ratio.\n\
+                                 better: - where the texts do not tell.\n";
 
 /// What is compared, by how much both differ, and which is shown to be better.
 fn comparison_table(evaluation: &Evaluation) -> Table {
