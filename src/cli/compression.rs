@@ -16,7 +16,7 @@ use crate::runtime::{Budget, Compression};
 /// What compresses the cache.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct CompressionArgs {
-    #[arg(long, value_name = "SPEC", conflicts_with = "profile", help = format!("Policy: NAME[:key=value,...][+refit[:key=value,...]]; NAME is {}", names(POLICIES.iter().map(|entry| entry.name))))]
+    #[arg(long, value_name = "SPEC", conflicts_with = "profile", help = format!("Policy: NAME[:key=value,...][+refit[:key=value,...]]; NAME is {} [default: full]", names(POLICIES.iter().map(|entry| entry.name))))]
     policy: Option<String>,
     /// Profile made by `kvscope tune`
     #[arg(long, value_name = "FILE")]

@@ -129,7 +129,9 @@ pub(crate) fn verdict(words: &str, common: &Common) -> String {
 
 /// Text in lines that are no wider than a table.
 pub(crate) fn wrapped(text: &str) -> String {
-    textwrap::fill(text, textwrap::Options::new(MAX_COLUMNS).break_words(false)) + "\n"
+    // Not at hyphens: a policy that is broken cannot be copied.
+    let splitter = textwrap::WordSplitter::NoHyphenation;
+    textwrap::fill(text, textwrap::Options::new(MAX_COLUMNS).break_words(false).word_splitter(splitter)) + "\n"
 }
 
 #[cfg(test)]
@@ -146,6 +148,12 @@ mod tests {
         let mut table = Table::new([name("policy"), number("mean KL (nats)")]);
         table.row(["h2o".into(), "0.01".into()]);
         assert_eq!(table.to_string(), "          mean\n            KL\npolicy  (nats)\nh2o       0.01\n");
+    }
+
+    #[test]
+    fn hyphens_are_no_place_to_break() {
+        let policy = "kvmerger:score=leave-one-out,bridge=true";
+        assert!(wrapped(&format!("{} {policy}", "word ".repeat(14))).lines().any(|line| line == policy));
     }
 
     #[test]

@@ -192,6 +192,8 @@ mod tests {
         assert_eq!(merger.params()["variant"], "scaled");
         let error = parse("h2o:window=3").unwrap_err().to_string();
         assert!(error.contains("no parameter window") && error.contains("recent"), "{error}");
+        let error = parse("kvmerger:kernel=box").unwrap_err().to_string();
+        assert!(error.contains("unknown value `box`") && error.contains("gaussian"), "{error}");
     }
 
     #[test]

@@ -61,7 +61,10 @@ impl Params {
                 *field = typed.clone();
             }
         }
-        serde_json::from_value(Value::Object(fields)).map_err(|e| self.bad(e.to_string()))
+        serde_json::from_value(Value::Object(fields)).map_err(|e| {
+            // Serde's word for a choice is also the name of a parameter.
+            self.bad(e.to_string().replace("unknown variant", "unknown value"))
+        })
     }
 
     /// Refuses what no part has read.
