@@ -166,14 +166,10 @@ fn readme_commands_parse() {
         joined.push_str(line);
         let line = std::mem::take(&mut joined);
         let command = line.trim().trim_start_matches("$ ");
-        let words = if let Some(rest) = command.strip_prefix("cargo run --release -- ") {
-            shlex::split(&format!("kvscope {rest}"))
-        } else if command.starts_with("kvscope ") {
-            shlex::split(command)
-        } else {
+        if !command.starts_with("kvscope ") {
             continue;
-        };
-        let words = words.unwrap_or_else(|| panic!("README: a quote is not closed in {command}"));
+        }
+        let words = shlex::split(command).unwrap_or_else(|| panic!("README: a quote is not closed in {command}"));
         kvscope::cli::command().try_get_matches_from(&words).unwrap_or_else(|e| panic!("README: {command}\n{e}"));
         seen.push(words[1].clone());
     }
