@@ -27,23 +27,35 @@ impl Attention {
 
     /// Makes every query's weights sum to 1; those of a query that sees nothing stay 0.
     pub(super) fn normalise(&mut self) {
-        for row in self.weights.chunks_exact_mut(self.n_slots.max(1)) {
-            let sum: f32 = row.iter().sum();
-            if sum != 0.0 {
-                scale(row, 1.0 / sum);
-            }
-        }
+        normalise(&mut self.weights, self.n_slots);
     }
 
     /// Weighted sums of values.
     ///
     /// - Shape: values `[T, D]` → `[n, D]`
     pub fn outputs(&self, values: Rows<'_>) -> Vec<f32> {
-        let (n, d) = (self.log_masses.len(), values.width());
-        let mut outputs = vec![0f32; n * d];
-        product(&self.weights, values.flat(), &mut outputs, [n, d, self.n_slots], Rhs::Plain);
-        outputs
+        weighted_sums(&self.weights, values, self.log_masses.len())
     }
+}
+
+/// Makes rows of weights `[n, n_slots]` sum to 1; a row of zeros stays.
+pub(super) fn normalise(weights: &mut [f32], n_slots: usize) {
+    for row in weights.chunks_exact_mut(n_slots.max(1)) {
+        let sum: f32 = row.iter().sum();
+        if sum != 0.0 {
+            scale(row, 1.0 / sum);
+        }
+    }
+}
+
+/// Sums of values by rows of weights.
+///
+/// - Shape: weights `[n, slots]`, values `[slots, D]` → `[n, D]`
+pub(super) fn weighted_sums(weights: &[f32], values: Rows<'_>, n: usize) -> Vec<f32> {
+    let d = values.width();
+    let mut sums = vec![0f32; n * d];
+    product(weights, values.flat(), &mut sums, [n, d, values.len()], Rhs::Plain);
+    sums
 }
 
 /// Softmax weights of queries over slots with keys and logit biases.

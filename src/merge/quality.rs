@@ -1,6 +1,7 @@
 //! What a plan does to a head's attention output, on queries that were kept.
 
 use crate::math::{Rhs, Rows, axpy, exp_shifted_sum, max, product, scale};
+use crate::merge::attention::{normalise, weighted_sums};
 use crate::merge::{HeadPlan, Refitted, Slot};
 
 /// One KV head's states in one sample.
@@ -142,16 +143,8 @@ impl<'a> OutputProbe<'a> {
 
 /// Outputs `[n, D]` of weights `[n, slots]` that do not sum to 1 yet. A query that sees no slot has none.
 fn outputs(mut weights: Vec<f32>, values: Rows<'_>, n_rows: usize) -> Vec<f32> {
-    let (n_slots, d) = (values.len(), values.width());
-    for row in weights.chunks_exact_mut(n_slots.max(1)) {
-        let sum: f32 = row.iter().sum();
-        if sum > 0.0 {
-            scale(row, 1.0 / sum);
-        }
-    }
-    let mut outputs = vec![0f32; n_rows * d];
-    product(&weights, values.flat(), &mut outputs, [n_rows, d, n_slots], Rhs::Plain);
-    outputs
+    normalise(&mut weights, values.len());
+    weighted_sums(&weights, values, n_rows)
 }
 
 #[cfg(test)]
