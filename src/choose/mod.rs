@@ -115,12 +115,10 @@ pub fn choose(
     let Some(first) = tuned.iter().find_map(Tuned::profile) else { return Ok(Choice::default()) };
     first.check_model(model.identity().map_err(EvalError::from)?)?;
     let seed = first.provenance.seed;
-    let is_held_out = |item: &Item| first.held_out.iter().any(|s| (&s.dataset, &s.id) == (&item.dataset, &item.id));
-    let (items, skipped) = items(model, texts, seed)?;
-    let (held_out, mut chosen_on): (Vec<Item>, Vec<Item>) = items.into_iter().partition(is_held_out);
-    if matches!(texts, Texts::Samples(_)) {
-        chosen_on.clear();
-    }
+    let is_held_out = |dataset: &str, id: &str| first.held_out.iter().any(|s| (&*s.dataset, &*s.id) == (dataset, id));
+    let (items, skipped) = items(model, texts, seed, &is_held_out)?;
+    let (held_out, chosen_on): (Vec<Item>, Vec<Item>) =
+        items.into_iter().partition(|item| is_held_out(&item.dataset, &item.id));
     let variants: Vec<Vec<(usize, Profile)>> = tuned.iter().map(variants).collect();
     let named = |(_, profile): &(usize, Profile)| way(label(profile), profile);
     let ways: Vec<Ways> =
@@ -141,8 +139,13 @@ pub fn choose(
     Ok(Choice { skipped, n_chosen_on: chosen_on.len(), n_held_out: held_out.len(), worse })
 }
 
-/// Prompts with their continuations.
-fn items(model: &Model, texts: &Texts<'_>, seed: u64) -> Result<(Vec<Item>, Skipped), ChooseError> {
+/// Prompts with their continuations; of samples only those that are held out.
+fn items(
+    model: &Model,
+    texts: &Texts<'_>,
+    seed: u64,
+    is_held_out: &dyn Fn(&str, &str) -> bool,
+) -> Result<(Vec<Item>, Skipped), ChooseError> {
     match texts {
         Texts::Prompts { prompts, context_tokens, continuation_tokens, .. } => {
             let settings = Settings {
@@ -159,7 +162,8 @@ fn items(model: &Model, texts: &Texts<'_>, seed: u64) -> Result<(Vec<Item>, Skip
         Texts::Samples(dumps) => {
             let mut items = Vec::new();
             for dump in *dumps {
-                for (index, entry) in dump.manifest().samples.iter().enumerate() {
+                let samples = dump.manifest().samples.iter().enumerate();
+                for (index, entry) in samples.filter(|(_, entry)| is_held_out(&entry.dataset, &entry.id)) {
                     let mut prompt = dump.sample(index)?.token_ids()?;
                     let n_continued = (prompt.len() / CONTINUED_PART).min(MOST_CONTINUED);
                     let continuation = prompt.split_off(prompt.len() - n_continued);
