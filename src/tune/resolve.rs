@@ -12,8 +12,8 @@ use crate::tune::solve::{solutions, target};
 use crate::tune::words;
 use crate::tune::{SEARCHES, SearchEntry, TuneError, TuneOptions, Tuned};
 
-/// Solves the budgets of `options` on a profile's curves, with its settings and its search unless another is named; the
-/// other options are the profile's own.
+/// Solves the budgets of `options` on a profile's curves, with its settings and its search unless another is named. The refit
+/// is that of `options`, even where it is none; all else is the profile's own.
 ///
 /// Nothing is measured: what the new profiles do to samples is unknown. `source` is the profile's file.
 ///

@@ -110,9 +110,11 @@ impl RaggedCache {
     ) -> Result<Self, RuntimeError> {
         let (mut needs, mut all) = (Needs::default(), Vec::new());
         for compression in compressions {
-            all.extend(
-                samplings(compression).into_iter().filter(|sampling| !all.contains(sampling)).collect::<Vec<_>>(),
-            );
+            for sampling in samplings(compression) {
+                if !all.contains(&sampling) {
+                    all.push(sampling);
+                }
+            }
             let wanted = compression.policy.needs();
             needs.mass |= wanted.mass;
             match (needs.mass_window, wanted.mass_window) {
@@ -208,6 +210,10 @@ impl RaggedCache {
         self.n_seen = n_seen;
     }
 
+    fn compresses_in_decode(&self) -> bool {
+        self.compression.as_ref().is_some_and(|compression| compression.decode_slack.is_some())
+    }
+
     fn sample(&self, sampling: Sampling) -> Option<&QuerySample> {
         self.samples.iter().find(|sample| sample.sampling() == sampling)
     }
@@ -223,8 +229,7 @@ impl RaggedCache {
     ///   unless the budget is the whole cache; those of planning where the prompt had to be repeated first
     pub fn end_prompt(&mut self) -> Result<(), RuntimeError> {
         if self.wants_replay() && self.passing.is_some() {
-            let in_decode = self.compression.as_ref().is_some_and(|compression| compression.decode_slack.is_some());
-            self.compress(0..self.n_layers, in_decode)?;
+            self.compress(0..self.n_layers, self.compresses_in_decode())?;
         }
         self.passing = None;
         let Some(compression) = &self.compression else { return Ok(()) };
@@ -457,7 +462,7 @@ impl KvStore for RaggedCache {
             return Ok(());
         }
         let end = chunk.first_position + chunk.n_tokens;
-        let in_decode = self.compression.as_ref().is_some_and(|compression| compression.decode_slack.is_some());
+        let in_decode = self.compresses_in_decode();
         let due = self.compression.as_ref().and_then(|compression| self.due(compression, chunk.layer));
         match self.passing {
             Some(Passing { prompt_end, part_end }) if end >= part_end && !self.wants_replay() => {
