@@ -13,7 +13,7 @@ mod statistics;
 mod token_class;
 mod writer;
 
-pub use check::faults;
+pub use check::{faults, sample_faults};
 pub use join::join;
 pub use layout::{Tensor, TensorSpec};
 pub use manifest::{Manifest, SampleEntry, State};
