@@ -1,6 +1,84 @@
 //! Attention of queries that see every slot of a head.
 
+use std::borrow::Cow;
+use std::sync::OnceLock;
+
+use rayon::prelude::*;
+
 use crate::math::{Rhs, Rows, axpy, exp_shifted_sum, max, product, scale};
+
+/// Queries whose weights are held at a time, on each thread.
+const BLOCK: usize = 256;
+
+/// What a head gives queries.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Given {
+    /// Logarithms of the masses, the sums of exponentials, `[n]`.
+    pub log_masses: Vec<f32>,
+    /// Outputs, `[n, D]`.
+    pub outputs: Vec<f32>,
+}
+
+/// Queries that see every slot of a head.
+#[derive(Clone, Copy, Debug)]
+pub struct Attending<'a> {
+    /// Rotated, `[n, D]`.
+    pub queries: Rows<'a>,
+    /// Keys after RoPE, `[T, D]`.
+    pub keys: Rows<'a>,
+    /// Values, `[T, D]`.
+    pub values: Rows<'a>,
+    /// Of each slot in nats, `[T]`; `None` when all are zero.
+    pub logit_bias: Option<&'a [f32]>,
+    /// Where what the head gives is left for whoever asks next.
+    pub given: Option<&'a OnceLock<Given>>,
+}
+
+impl<'a> Attending<'a> {
+    /// Calls `f` with the weights of some queries at a time, `[block, T]`.
+    ///
+    /// - Cost: O(n · T · D)
+    pub fn weights<R: Send>(&self, f: impl Fn(&Attention) -> R + Sync) -> Vec<R> {
+        let of_block =
+            |queries: &[f32]| f(&attention(Rows::new(queries, self.keys.width()), self.keys, self.logit_bias));
+        self.queries.flat().par_chunks(BLOCK * self.keys.width()).map(of_block).collect()
+    }
+
+    /// As [`Attending::weights`], with the outputs of the block, `[block, D]`.
+    pub fn weights_and_outputs<R: Send>(&self, f: impl Fn(&Attention, &[f32]) -> R + Sync) -> Vec<R> {
+        let (found, blocks): (Vec<R>, Vec<Given>) = self
+            .weights(|weights| {
+                let outputs = weights.outputs(self.values);
+                (f(weights, &outputs), Given { log_masses: weights.log_masses.clone(), outputs })
+            })
+            .into_iter()
+            .unzip();
+        if let Some(given) = self.given {
+            given.get_or_init(|| Given {
+                log_masses: blocks.iter().flat_map(|block| &block.log_masses).copied().collect(),
+                outputs: blocks.iter().flat_map(|block| &block.outputs).copied().collect(),
+            });
+        }
+        found
+    }
+
+    /// What the head gives, computed unless somebody has.
+    pub fn given(&self) -> Cow<'a, Given> {
+        match self.given {
+            Some(given) => {
+                if given.get().is_none() {
+                    self.weights_and_outputs(|_, _| ());
+                }
+                Cow::Borrowed(given.get_or_init(Given::default))
+            }
+            None => {
+                let given = OnceLock::new();
+                Attending { given: Some(&given), ..*self }.given();
+                Cow::Owned(given.into_inner().unwrap_or_default())
+            }
+        }
+    }
+}
 
 /// How queries attend.
 #[derive(Clone, Debug)]
@@ -23,11 +101,6 @@ impl Attention {
         for row in self.weights.chunks_exact_mut(self.n_slots.max(1)) {
             row.iter_mut().zip(factors).for_each(|(weight, factor)| *weight *= factor);
         }
-    }
-
-    /// Makes every query's weights sum to 1; those of a query that sees nothing stay 0.
-    pub(super) fn normalise(&mut self) {
-        normalise(&mut self.weights, self.n_slots);
     }
 
     /// Weighted sums of values.

@@ -15,7 +15,7 @@ mod sampling;
 mod sets;
 mod weights;
 
-pub use attention::{Attention, attention};
+pub use attention::{Attending, Attention, Given, attention};
 pub use kernel::{Kernel, Sigma, ValueRule};
 pub(crate) use merging::{Merging, push_set};
 pub use plan::{Counters, HeadPlan};
@@ -24,7 +24,7 @@ pub(crate) use protect::Protection;
 pub use protect::{Shares, heaviest, heavy_within, protect};
 pub(crate) use quality::{HeadStates, OutputProbe};
 pub use refit::Refit;
-pub(crate) use refit::{RefitHead, RefitTarget, Refitted, refit_slots};
+pub(crate) use refit::{RefitHead, Refitted, refit_slots};
 pub use rule::MergeRule;
 pub use sampling::{Origin, Sampling};
 pub(crate) use sets::{Link, MergingSets};

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::math::{Rhs, Rows, axpy, dot, product, product_columns, scale, solve_positive_definite};
-use crate::merge::attention::{Attention, attention, attention_over};
+use crate::merge::attention::{Attending, Attention, attention_over};
 use crate::merge::{Origin, Sampling};
 
 /// Most that a refit multiplies or divides a slot's mass by: e³, as Attention Matching does.
@@ -80,27 +80,6 @@ pub struct Refitted {
     pub logit_bias: Option<Vec<f32>>,
 }
 
-/// What a whole head gives queries: what its stored slots are refitted to.
-#[derive(Clone, Debug)]
-pub struct RefitTarget<'a> {
-    queries: Rows<'a>,
-    /// Logarithms of the whole head's masses, `[rows]`.
-    log_masses: Vec<f32>,
-    /// `[rows, D]`.
-    outputs: Vec<f32>,
-}
-
-impl<'a> RefitTarget<'a> {
-    /// Of queries that see every slot of the head.
-    ///
-    /// - Shape: queries `[rows, D]`, rotated
-    /// - Cost:  O(rows · T · D)
-    pub fn new(queries: Rows<'a>, full: RefitHead<'_>) -> Self {
-        let all = attention(queries, full.keys, full.logit_bias);
-        Self { queries, outputs: all.outputs(full.values), log_masses: all.log_masses }
-    }
-}
-
 /// New masses if `refit.mass`, and new values under them, for the stored slots, all but the most recent.
 ///
 /// Masses first: with a weight exp(logit) over the sum of the full head's exponentials, a row of A says which share of the full
@@ -108,113 +87,154 @@ impl<'a> RefitTarget<'a> {
 /// head does: ‖A w - 1‖² + Σ λ (‖a‖² + mean ‖a‖²) (w - 1)² is least within the bounds 1/e³ and e³, found by coordinate
 /// descent, and ln w is added to the slot's bias.
 ///
-/// Then values: with O the full head's outputs and X the normalised weights of the slots under their new masses, V becomes
-/// V + (XᵀX + Λ)⁻¹ Xᵀ (O - X V), Λ = λ (diag(XᵀX) + mean diag(XᵀX)); the rows of X are those of all slots, its columns those
-/// that may change. The system is solved in the smaller of its two forms: as large as the slots are many, or in its dual
-/// Λ⁻¹ Xᵀ (X Λ⁻¹ Xᵀ + 1)⁻¹ (O - X V), as large as the queries are.
+/// Then values: with X = A diag(w), s its row sums and O the full head's outputs, V becomes
+/// V + (XᵀX + Λ)⁻¹ Xᵀ (diag(s) O - X V), Λ = λ (diag(XᵀX) + mean diag(XᵀX)); the rows of X are those of all slots, its columns
+/// those that may change. So a query counts by the mass that the slots hold for it, which is how they will weigh against new
+/// tokens. The system is solved in the smaller of its two forms: as large as the slots are many, or in its dual
+/// Λ⁻¹ Xᵀ (X Λ⁻¹ Xᵀ + 1)⁻¹ (diag(s) O - X V), as large as the queries are.
 ///
 /// - Shape: values `[n, D]` → `[n, D]`
-/// - Cost:  O(rows · n · (D + sweeps + min(rows, n)))
+/// - Cost:  O(rows · n · (D + min(rows, n)) + sweeps · n · min(rows, n))
 /// - Returns: `None` when the system cannot be solved, as with states that are not finite
-/// - Source: Attention Matching (arXiv 2602.16284), masses before values. Differs: both are anchored at what is stored
-pub fn refit_slots(target: &RefitTarget<'_>, stored: RefitHead<'_>, refit: Refit) -> Option<Refitted> {
-    let d = stored.values.width();
-    let n = stored.keys.len();
+/// - Source: Attention Matching (arXiv 2602.16284), masses before values. Differs: both are anchored at what is stored, and
+///   a query counts by the mass that the slots hold for it
+pub fn refit_slots(whole: &Attending<'_>, stored: RefitHead<'_>, refit: Refit) -> Option<Refitted> {
+    let (n, d) = (stored.keys.len(), stored.values.width());
     let n_free = n - refit.recent.min(n / MOST_FIXED);
-    if n_free == 0 || target.queries.is_empty() {
+    if n_free == 0 || whole.queries.is_empty() {
         return Some(Refitted { values: stored.values.flat().to_vec(), logit_bias: None });
     }
-    let mut left = attention_over(target.queries, stored.keys, stored.logit_bias, Some(&target.log_masses));
+    let given = whole.given();
+    let mut shares = attention_over(whole.queries, stored.keys, stored.logit_bias, Some(&given.log_masses));
+    let mut system = System::new(&shares, n_free);
     let logit_bias = refit.mass.then(|| {
-        let factors = masses(&left, n_free, refit.lambda);
-        left.scale_slots(&factors);
+        let missing: Vec<f32> = shares.rows().map(|row| 1.0 - row.iter().sum::<f32>()).collect();
+        let factors = system.masses(missing, refit.lambda);
+        system.scale(&factors);
+        shares.scale_slots(&factors);
         let before = stored.logit_bias.unwrap_or(&[]).iter().chain(std::iter::repeat(&0.0));
         let changes = factors.iter().map(|factor| factor.ln()).chain(std::iter::repeat(0.0));
         changes.zip(before).take(n).map(|(change, bias)| bias + change).collect()
     });
-    left.normalise();
     // What is missing, row by row.
-    let mut residual = target.outputs.clone();
-    axpy(-1.0, &left.outputs(stored.values), &mut residual);
+    let mut residual = given.outputs.clone();
+    residual.chunks_exact_mut(d).zip(shares.rows()).for_each(|(output, row)| scale(output, row.iter().sum()));
+    axpy(-1.0, &shares.outputs(stored.values), &mut residual);
     let mut values = stored.values.flat().to_vec();
-    let change = values_change(&left, residual, n_free, d, refit.lambda)?;
+    let change = system.values_change(residual, d, refit.lambda)?;
     axpy(1.0, &change, &mut values[..n_free * d]);
     Some(Refitted { values, logit_bias })
 }
 
-/// Factors of the masses of the first `n_free` slots.
-fn masses(shares: &Attention, n_free: usize, lambda: f32) -> Vec<f32> {
-    // Columns of the slots, and what they leave of every row.
-    let n_rows = shares.rows().len();
-    let mut columns = vec![0f32; n_free * n_rows];
-    let mut missing = Vec::with_capacity(n_rows);
-    for (r, row) in shares.rows().enumerate() {
-        row[..n_free].iter().enumerate().for_each(|(j, x)| columns[j * n_rows + r] = *x);
-        missing.push(1.0 - row.iter().sum::<f32>());
+/// The slots that may change, as columns of least squares over queries.
+struct System {
+    n_rows: usize,
+    /// Of each slot its weight for every query, `[n, rows]`.
+    columns: Vec<f32>,
+    /// Their products `[n, n]`, where that is no larger than the columns.
+    gram: Option<Vec<f32>>,
+    /// ‖column‖², `[n]`.
+    squares: Vec<f32>,
+}
+
+impl System {
+    /// Of the first `n` slots.
+    fn new(shares: &Attention, n: usize) -> Self {
+        let n_rows = shares.rows().len();
+        let rows: Vec<f32> = shares.rows().flat_map(|row| &row[..n]).copied().collect();
+        let columns = transposed(&rows, n_rows, n);
+        let squares = columns.chunks_exact(n_rows).map(|column| dot(column, column)).collect();
+        let gram = (n <= n_rows).then(|| {
+            let mut gram = lower_gram(&columns, n, n_rows);
+            (0..n).for_each(|i| (i + 1..n).for_each(|j| gram[i * n + j] = gram[j * n + i]));
+            gram
+        });
+        Self { n_rows, columns, gram, squares }
     }
-    let squares: Vec<f32> = columns.chunks_exact(n_rows).map(|column| dot(column, column)).collect();
-    let mean = squares.iter().sum::<f32>() / n_free as f32;
-    let mut factors = vec![1f32; n_free];
-    for _ in 0..MOST_SWEEPS {
-        let mut most = 0f32;
-        for ((factor, column), square) in factors.iter_mut().zip(columns.chunks_exact(n_rows)).zip(&squares) {
-            let ridge = lambda * (square + mean);
-            // No query sees this slot: nothing speaks for another mass.
-            if ridge == 0.0 {
-                continue;
+
+    /// Multiplies columns by a factor each.
+    fn scale(&mut self, factors: &[f32]) {
+        self.columns.chunks_exact_mut(self.n_rows).zip(factors).for_each(|(column, factor)| scale(column, *factor));
+        self.squares.iter_mut().zip(factors).for_each(|(square, factor)| *square *= factor * factor);
+        for (row, factor) in self.gram.iter_mut().flat_map(|gram| gram.chunks_exact_mut(factors.len())).zip(factors) {
+            row.iter_mut().zip(factors).for_each(|(x, other)| *x *= factor * other);
+        }
+    }
+
+    /// The ridge of every column.
+    fn ridges(&self, lambda: f32) -> Vec<f32> {
+        let mean = self.squares.iter().sum::<f32>() / self.squares.len() as f32;
+        self.squares.iter().map(|square| lambda * (square + mean)).collect()
+    }
+
+    /// Factors of the masses, where `missing` is what the slots leave of every row.
+    fn masses(&self, missing: Vec<f32>, lambda: f32) -> Vec<f32> {
+        let ridges = self.ridges(lambda);
+        // With the columns' products the slopes themselves are kept up to date, without them the rows that they follow from.
+        let (columns, width, mut state) = match &self.gram {
+            Some(gram) => {
+                (gram, self.squares.len(), self.columns.chunks_exact(self.n_rows).map(|c| dot(c, &missing)).collect())
             }
-            let step = (dot(column, &missing) - ridge * (*factor - 1.0)) / (square + ridge);
-            let new = (*factor + step).clamp(1.0 / MOST_MASS, MOST_MASS);
-            axpy(*factor - new, column, &mut missing);
-            most = most.max((new - *factor).abs());
-            *factor = new;
+            None => (&self.columns, self.n_rows, missing),
+        };
+        let mut factors = vec![1f32; self.squares.len()];
+        for _ in 0..MOST_SWEEPS {
+            let mut most = 0f32;
+            for (j, (factor, column)) in factors.iter_mut().zip(columns.chunks_exact(width)).enumerate() {
+                // No query sees this slot: nothing speaks for another mass.
+                if ridges[j] == 0.0 {
+                    continue;
+                }
+                let slope = if self.gram.is_some() { state[j] } else { dot(column, &state) };
+                let step = (slope - ridges[j] * (*factor - 1.0)) / (self.squares[j] + ridges[j]);
+                let new = (*factor + step).clamp(1.0 / MOST_MASS, MOST_MASS);
+                axpy(*factor - new, column, &mut state);
+                most = most.max((new - *factor).abs());
+                *factor = new;
+            }
+            if most < SMALL_CHANGE {
+                break;
+            }
         }
-        if most < SMALL_CHANGE {
-            break;
-        }
+        factors
     }
-    factors
+
+    /// What is added to the values, `[n, D]`.
+    fn values_change(mut self, residual: Vec<f32>, d: usize, lambda: f32) -> Option<Vec<f32>> {
+        let ridges = self.ridges(lambda);
+        let (n, n_rows) = (ridges.len(), self.n_rows);
+        if ridges.iter().all(|ridge| *ridge == 0.0) {
+            // No query sees these slots: nothing speaks for other values.
+            return Some(vec![0.0; n * d]);
+        }
+        // Y = X Λ^-½, of which the systems are Yᵀ Y + 1 and Y Yᵀ + 1.
+        let inverse_root: Vec<f32> = ridges.iter().map(|ridge| 1.0 / ridge.sqrt()).collect();
+        self.scale(&inverse_root);
+        let mut change = match self.gram {
+            Some(gram) => {
+                let mut right = vec![0f32; n * d];
+                product(&self.columns, &residual, &mut right, [n, d, n_rows], Rhs::Plain);
+                solved(gram, right, n)?
+            }
+            None => {
+                let rows = transposed(&self.columns, n, n_rows);
+                let solution = solved(lower_gram(&rows, n_rows, n), residual, n_rows)?;
+                let mut across = vec![0f32; n * d];
+                product(&self.columns, &solution, &mut across, [n, d, n_rows], Rhs::Plain);
+                across
+            }
+        };
+        change.chunks_exact_mut(d).zip(&inverse_root).for_each(|(change, root)| scale(change, *root));
+        Some(change)
+    }
 }
 
-/// What is added to the values of the first `n_free` slots, `[n_free, D]`.
-fn values_change(weights: &Attention, residual: Vec<f32>, n_free: usize, d: usize, lambda: f32) -> Option<Vec<f32>> {
-    let n_rows = weights.rows().len();
-    let mut squares = vec![0f32; n_free];
-    for row in weights.rows() {
-        squares.iter_mut().zip(row).for_each(|(sum, x)| *sum += x * x);
-    }
-    let mean = squares.iter().sum::<f32>() / n_free as f32;
-    if mean == 0.0 {
-        // No query sees these slots: nothing speaks for other values.
-        return Some(vec![0.0; n_free * d]);
-    }
-    // Y = X Λ^-½, of which the systems are Yᵀ Y + 1 and Y Yᵀ + 1.
-    let inverse_root: Vec<f32> = squares.iter().map(|square| 1.0 / (lambda * (square + mean)).sqrt()).collect();
-    let scaled: Vec<f32> =
-        weights.rows().flat_map(|row| row.iter().zip(&inverse_root).map(|(x, root)| x * root)).collect();
-    let mut change = if n_free < n_rows {
-        let columns = transposed(&scaled, n_rows, n_free);
-        let mut right = vec![0f32; n_free * d];
-        product(&columns, &residual, &mut right, [n_free, d, n_rows], Rhs::Plain);
-        solved(&columns, right, n_free, n_rows)?
-    } else {
-        let solution = solved(&scaled, residual, n_rows, n_free)?;
-        // As [D, rows] · [rows, free], so that the product reads its large side as it lies.
-        let mut across = vec![0f32; d * n_free];
-        product(&transposed(&solution, n_rows, d), &scaled, &mut across, [d, n_free, n_rows], Rhs::Plain);
-        transposed(&across, d, n_free)
-    };
-    change.chunks_exact_mut(d).zip(&inverse_root).for_each(|(change, root)| scale(change, *root));
-    Some(change)
-}
-
-/// Solves (Y Yᵀ + 1) Z = R.
+/// Solves (G + 1) Z = R, of G the lower triangle.
 ///
-/// - Shape: y `[n, k]`, right `[n, D]` → `[n, D]`
-fn solved(y: &[f32], mut right: Vec<f32>, n: usize, k: usize) -> Option<Vec<f32>> {
-    let mut system = lower_gram(y, n, k);
-    (0..n).for_each(|i| system[i * n + i] += 1.0);
-    solve_positive_definite(&mut system, &mut right, n).then_some(right)
+/// - Shape: gram `[n, n]`, right `[n, D]` → `[n, D]`
+fn solved(mut gram: Vec<f32>, mut right: Vec<f32>, n: usize) -> Option<Vec<f32>> {
+    (0..n).for_each(|i| gram[i * n + i] += 1.0);
+    solve_positive_definite(&mut gram, &mut right, n).then_some(right)
 }
 
 /// `[n, m]` → `[m, n]`.
@@ -245,6 +265,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
+    use crate::merge::attention;
 
     fn noise(n: usize, seed: u64) -> Vec<f32> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
@@ -259,26 +280,30 @@ mod tests {
         RefitHead { keys: Rows::new(keys, d), values: Rows::new(values, d), logit_bias: None }
     }
 
+    fn attending<'a>(queries: Rows<'a>, RefitHead { keys, values, logit_bias }: RefitHead<'a>) -> Attending<'a> {
+        Attending { queries, keys, values, logit_bias, given: None }
+    }
+
     #[test]
     fn one_slot_by_hand() {
         // D = 1, keys 0: the full head's output is the mean of 1, 2 and 6, 3; the one stored slot has the value 1.
         // Two queries: X = (1, 1)ᵀ, XᵀX = 2, Λ = 0.5 (2 + 2) = 2: V = 1 + 2 · (3 - 1) / (2 + 2) = 2.
         let (full, stored) = (head(&[0.0; 3], &[1.0, 2.0, 6.0], 1), head(&[0.0], &[1.0], 1));
         let queries = Rows::new(&[1.0, -1.0], 1);
-        let found = refit_slots(&RefitTarget::new(queries, full), stored, refit(0, 0.5, false)).unwrap();
+        let found = refit_slots(&attending(queries, full), stored, refit(0, 0.5, false)).unwrap();
         assert!((found.values[0] - 2.0).abs() < 1e-6 && found.logit_bias.is_none(), "{found:?}");
         // With masses: A = (1/3, 1/3)ᵀ, AᵀA = 2/9, the ridge is 0.5 (2/9 + 2/9) = 2/9, so
         // w = 1 + 2/3 · (1 - 1/3) / (2/9 + 2/9) = 2: bias ln 2.
-        let found = refit_slots(&RefitTarget::new(queries, full), stored, refit(0, 0.5, true)).unwrap();
+        let found = refit_slots(&attending(queries, full), stored, refit(0, 0.5, true)).unwrap();
         assert!((found.values[0] - 2.0).abs() < 1e-5, "{found:?}");
         assert!((found.logit_bias.unwrap()[0] - 2f32.ln()).abs() < 1e-5);
         // A slot that already stands for two, A = 2/3: AᵀA and the ridge are 8/9, w = 1 + 4/3 · (1 - 2/3) / (16/9) = 1.25.
         let two = RefitHead { logit_bias: Some(&[std::f32::consts::LN_2]), ..stored };
-        let found = refit_slots(&RefitTarget::new(queries, full), two, refit(0, 0.5, true)).unwrap();
+        let found = refit_slots(&attending(queries, full), two, refit(0, 0.5, true)).unwrap();
         assert!((found.logit_bias.unwrap()[0] - 2.5f32.ln()).abs() < 1e-5);
         // Without a query everything stays.
         let same = Refitted { values: vec![1.0], logit_bias: None };
-        assert_eq!(refit_slots(&RefitTarget::new(Rows::new(&[], 1), full), stored, refit(0, 0.5, true)).unwrap(), same);
+        assert_eq!(refit_slots(&attending(Rows::new(&[], 1), full), stored, refit(0, 0.5, true)).unwrap(), same);
     }
 
     #[test]
@@ -286,7 +311,7 @@ mod tests {
         // Two tokens, keys 0 and ln 99: the stored one has 1 % of the mass and would need 100 times as much.
         let keys = [0.0, 99f32.ln()];
         let (full, stored) = (head(&keys, &[1.0, 2.0], 1), head(&[0.0], &[1.0], 1));
-        let found = refit_slots(&RefitTarget::new(Rows::new(&[1.0], 1), full), stored, refit(0, 1e-6, true)).unwrap();
+        let found = refit_slots(&attending(Rows::new(&[1.0], 1), full), stored, refit(0, 1e-6, true)).unwrap();
         assert!((found.logit_bias.unwrap()[0] - 3.0).abs() < 1e-5);
     }
 
@@ -343,10 +368,10 @@ mod tests {
             }
             excess = objective(found) / objective(&w);
         }
+        let mut held = Vec::new();
         for row in &mut a {
             row.iter_mut().zip(found).for_each(|(x, w)| *x *= w);
-            let total: f64 = row.iter().sum();
-            row.iter_mut().for_each(|x| *x /= total);
+            held.push(row.iter().sum::<f64>());
         }
         let output = |w: &[f64], head: RefitHead<'_>, c: usize| -> f64 {
             w.iter().zip(head.values.iter()).map(|(w, value)| w * f64::from(value[c])).sum()
@@ -356,7 +381,7 @@ mod tests {
             .map(|i| {
                 let mut row: Vec<f64> = (0..n).map(|j| gram(&a, i, j)).collect();
                 row[i] += ridge[i];
-                let off = |r: usize, c: usize| output(&all[r], full, c) - output(&a[r], stored, c);
+                let off = |r: usize, c: usize| held[r] * output(&all[r], full, c) - output(&a[r], stored, c);
                 row.extend((0..d).map(|c| -> f64 { (0..a.len()).map(|r| a[r][i] * off(r, c)).sum() }));
                 row
             })
@@ -395,7 +420,7 @@ mod tests {
             let full = head(&keys, &values, d);
             let stored = RefitHead { logit_bias: Some(&bias), ..head(&keys[..n * d], &values[..n * d], d) };
             for (lambda, recent, mass) in [(0.1, 0, false), (1.0, 2, false), (0.1, 0, true), (0.3, 2, true)] {
-                let found = refit_slots(&RefitTarget::new(queries, full), stored, refit(recent, lambda, mass)).unwrap();
+                let found = refit_slots(&attending(queries, full), stored, refit(recent, lambda, mass)).unwrap();
                 let fitted = found.logit_bias.as_deref().unwrap_or(&bias);
                 let factors: Vec<f64> = fitted.iter().zip(&bias).map(|(x, b)| f64::from(x - b).exp()).collect();
                 let (excess, wanted) = reference(queries, full, stored, refit(recent, lambda, mass), &factors);
@@ -421,10 +446,10 @@ mod tests {
         let (keys, values, queries) = (noise(40 * 4, 1), noise(40 * 4, 2), noise(30 * 4, 3));
         let queries = Rows::new(&queries, 4);
         let whole = head(&keys, &values, 4);
-        let found = refit_slots(&RefitTarget::new(queries, whole), whole, refit(0, 0.03, true)).unwrap();
+        let found = refit_slots(&attending(queries, whole), whole, refit(0, 0.03, true)).unwrap();
         assert!(found.values.iter().zip(&values).all(|(a, b)| (a - b).abs() < 1e-4));
         assert!(found.logit_bias.unwrap().iter().all(|bias| bias.abs() < 1e-4));
         let broken = head(&[f32::NAN; 160], &values, 4);
-        assert!(refit_slots(&RefitTarget::new(queries, whole), broken, refit(0, 0.03, false)).is_none());
+        assert!(refit_slots(&attending(queries, whole), broken, refit(0, 0.03, false)).is_none());
     }
 }

@@ -1,7 +1,9 @@
 //! What a policy is shown of a head, and what has to be recorded for it.
 
+use std::sync::OnceLock;
+
 use crate::math::{Float, Rows};
-use crate::merge::{MergeRule, Refit, Sampling, SlotStates, ValueRule};
+use crate::merge::{Attending, Given, MergeRule, Refit, Sampling, SlotStates, ValueRule};
 
 /// One KV head as a policy sees it: `T` stored slots in order of position.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +25,8 @@ pub struct HeadView<'a> {
     /// Queries that stand for those to come, at their positions, `[n, D]`: of each sampled token those of all query heads
     /// that read this KV head; empty when the policy does not need them.
     pub queries: Rows<'a>,
+    /// Where a score that finds what the head gives these queries leaves it for the refit.
+    pub given: Option<&'a OnceLock<Given>>,
     /// Attention mass `[T]` over all queries so far; empty when the policy does not need it.
     pub mass: &'a [f32],
     /// Attention mass `[T]` over the last window of queries; empty when the policy does not need it.
@@ -45,6 +49,7 @@ impl<'a> HeadView<'a> {
             keys,
             values: keys.part(0..0),
             queries: keys.part(0..0),
+            given: None,
             mass: &[],
             mass_window: &[],
             counts: None,
@@ -60,6 +65,12 @@ impl<'a> HeadView<'a> {
     /// What merging looks at.
     pub fn slots(&self) -> SlotStates<'a> {
         SlotStates { keys: self.keys, mass: self.mass, counts: self.counts, logit_bias: self.logit_bias }
+    }
+
+    /// Its queries, which see all of its slots.
+    pub fn attending(&self) -> Attending<'a> {
+        let Self { queries, keys, values, logit_bias, given, .. } = *self;
+        Attending { queries, keys, values, logit_bias, given }
     }
 
     /// A stream of random numbers of its own for every head and time, so that no draw depends on the order of planning.

@@ -1,13 +1,14 @@
 //! What a plan does to a head's attention, on the queries of the tokens that follow it.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
 use crate::files::ModelIdentity;
 use crate::format::dump::{Dump, DumpError, Sample, State};
 use crate::math::{Rope, Rows};
-use crate::merge::{HeadPlan, HeadStates, OutputProbe, Refit, RefitHead, RefitTarget, Refitted, Sampling, refit_slots};
+use crate::merge::{Attending, HeadPlan, HeadStates, OutputProbe, Refit, RefitHead, Refitted, Sampling, refit_slots};
 use crate::policy::{HeadView, Policy};
 use crate::tune::TuneError;
 use crate::tune::trial::{ByTrial, Trial};
@@ -110,8 +111,11 @@ fn measure_head(
     mass_window.truncate(prompt_end);
     let (prompt_keys, prompt_values) = (keys.part(0..prompt_end), values.part(0..prompt_end));
     let turned = |sampling: Sampling| turned_queries(states, model, prompt_end, sampling);
-    let for_scores = trials.iter().find_map(|trial| trial.policy.needs().queries).map(turned).unwrap_or_default();
-    let for_refit = refit.map(|refit| turned(refit.sampling())).unwrap_or_default();
+    let of_scores = trials.iter().find_map(|trial| trial.policy.needs().queries);
+    let of_refit = refit.map(|refit| refit.sampling());
+    let for_scores = of_scores.map(turned).unwrap_or_default();
+    let for_refit = of_refit.filter(|sampling| Some(*sampling) != of_scores).map(turned);
+    let given = OnceLock::new();
     let view = HeadView {
         layer,
         kv_head,
@@ -119,19 +123,25 @@ fn measure_head(
         group: model.group(),
         values: prompt_values,
         queries: Rows::new(&for_scores, model.head_dim),
+        given: Some(&given),
         mass: &mass,
         mass_window: &mass_window,
         ..HeadView::new(prompt_keys)
     };
-    let full = RefitHead { keys: prompt_keys, values: prompt_values, logit_bias: None };
-    let target = RefitTarget::new(Rows::new(&for_refit, model.head_dim), full);
+    let given_to_others = OnceLock::new();
+    let whole = match &for_refit {
+        Some(queries) => {
+            Attending { queries: Rows::new(queries, model.head_dim), given: Some(&given_to_others), ..view.attending() }
+        }
+        None => view.attending(),
+    };
     let refit = |plan: &HeadPlan| -> Option<Option<Refitted>> {
         let Some(refit) = refit.filter(|_| plan.slots.len() < prompt_end) else { return Some(None) };
         let (keys, values) = (plan.fold_keys(prompt_keys), plan.fold_values(prompt_values));
         let biases: Vec<f32> = plan.slots.iter().map(|slot| slot.logit_bias).collect();
         let rows = |x| Rows::new(x, model.head_dim);
         let stored = RefitHead { keys: rows(&keys), values: rows(&values), logit_bias: Some(&biases) };
-        refit_slots(&target, stored, refit).map(Some)
+        refit_slots(&whole, stored, refit).map(Some)
     };
     // A score that is the same at every budget is asked once for all sizes and policies that have it.
     let mut worths: BTreeMap<&str, Vec<f32>> = BTreeMap::new();

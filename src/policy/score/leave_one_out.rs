@@ -1,7 +1,7 @@
 //! What an attention output loses when one token is left out.
 
-use crate::math::{Rhs, dot, product};
-use crate::merge::{Sampling, attention};
+use crate::math::{Rhs, axpy, dot, product};
+use crate::merge::{Attention, Sampling};
 use crate::policy::part::part;
 use crate::policy::score::{Score, read_sampling};
 use crate::policy::{HeadView, Needs, Part};
@@ -30,21 +30,26 @@ impl Score for LeaveOneOut {
     /// from a matrix product, as |o|² - 2 o·v + |v|².
     fn worth(&self, view: &HeadView<'_>, _: usize) -> Vec<f32> {
         let (n, d) = (view.n_slots(), view.values.width());
-        let attention = attention(view.queries, view.keys, view.logit_bias);
-        let outputs = attention.outputs(view.values);
-        let mut products = vec![0f32; view.queries.len() * n];
-        product(&outputs, view.values.flat(), &mut products, [view.queries.len(), n, d], Rhs::Transposed);
         let squares: Vec<f32> = view.values.iter().map(|value| dot(value, value)).collect();
-        let mut worth = vec![0f32; n];
-        let rows = attention.rows().zip(outputs.chunks_exact(d)).zip(products.chunks_exact(n));
-        for ((weights, output), products) in rows {
-            let of_output = dot(output, output);
-            for (((worth, weight), product), of_value) in worth.iter_mut().zip(weights).zip(products).zip(&squares) {
-                let weight = weight.min(MOST_WEIGHT);
-                let odds = weight / (1.0 - weight);
-                *worth += odds * odds * (of_output - 2.0 * product + of_value).max(0.0);
+        let of_block = |attention: &Attention, outputs: &[f32]| {
+            let n_rows = attention.rows().len();
+            let mut products = vec![0f32; n_rows * n];
+            product(outputs, view.values.flat(), &mut products, [n_rows, n, d], Rhs::Transposed);
+            let mut worth = vec![0f32; n];
+            let rows = attention.rows().zip(outputs.chunks_exact(d)).zip(products.chunks_exact(n));
+            for ((weights, output), products) in rows {
+                let of_output = dot(output, output);
+                for (((worth, weight), product), of_value) in worth.iter_mut().zip(weights).zip(products).zip(&squares)
+                {
+                    let weight = weight.min(MOST_WEIGHT);
+                    let odds = weight / (1.0 - weight);
+                    *worth += odds * odds * (of_output - 2.0 * product + of_value).max(0.0);
+                }
             }
-        }
+            worth
+        };
+        let mut worth = vec![0f32; n];
+        view.attending().weights_and_outputs(of_block).iter().for_each(|of_block| axpy(1.0, of_block, &mut worth));
         worth
     }
 }

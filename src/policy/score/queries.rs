@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::math::axpy;
-use crate::merge::{Sampling, attention};
+use crate::merge::{Attention, Sampling};
 use crate::policy::part::joined;
 use crate::policy::score::{Score, read_sampling};
 use crate::policy::{HeadView, Needs, Part};
@@ -49,14 +49,22 @@ impl Score for Queries {
 
     /// Squares, sums or maxima: the order is that of the means and roots.
     fn worth(&self, view: &HeadView<'_>, _: usize) -> Vec<f32> {
-        let mut worth = vec![0f32; view.n_slots()];
-        for row in attention(view.queries, view.keys, view.logit_bias).rows() {
-            match self.over {
-                Summary::Rms => worth.iter_mut().zip(row).for_each(|(sum, a)| *sum += a * a),
-                Summary::Mean => axpy(1.0, row, &mut worth),
-                Summary::Max => worth.iter_mut().zip(row).for_each(|(most, a)| *most = most.max(*a)),
+        let join = |worth: &mut Vec<f32>, other: &[f32]| match self.over {
+            Summary::Rms | Summary::Mean => axpy(1.0, other, worth),
+            Summary::Max => worth.iter_mut().zip(other).for_each(|(most, other)| *most = most.max(*other)),
+        };
+        let of_block = |attention: &Attention| {
+            let mut worth = vec![0f32; view.n_slots()];
+            for row in attention.rows() {
+                match self.over {
+                    Summary::Rms => worth.iter_mut().zip(row).for_each(|(sum, a)| *sum += a * a),
+                    Summary::Mean | Summary::Max => join(&mut worth, row),
+                }
             }
-        }
+            worth
+        };
+        let mut worth = vec![0f32; view.n_slots()];
+        view.attending().weights(of_block).iter().for_each(|other| join(&mut worth, other));
         worth
     }
 }

@@ -1,12 +1,14 @@
 //! What a compression makes of a cache's heads: their sizes, their plans, and the new heads.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
 use crate::math::HeldRows;
-use crate::merge::{Counters, HeadPlan, RefitHead, RefitTarget, Refitted, refit_slots};
+use crate::merge::{Counters, Given, HeadPlan, RefitHead, Refitted, Sampling, refit_slots};
 use crate::policy::{Claim, HeadView, Scope};
+use crate::runtime::cache::samplings;
 use crate::runtime::queries::QuerySample;
 use crate::runtime::slots::Head;
 use crate::runtime::{Compression, RaggedCache, RuntimeError};
@@ -16,8 +18,16 @@ struct Widened<'a> {
     keys: HeldRows<'a>,
     /// `None` where no queries are looked at.
     values: Option<HeldRows<'a>>,
-    queries: Option<HeldRows<'static>>,
+    queries: Vec<Asked>,
     counts: Option<Vec<u32>>,
+}
+
+/// A sample of queries that read a head.
+struct Asked {
+    sampling: Sampling,
+    queries: HeldRows<'static>,
+    /// What the head gives them, once that is known.
+    given: OnceLock<Given>,
 }
 
 /// A layer after compression.
@@ -53,7 +63,8 @@ impl RaggedCache {
             .par_iter()
             .map(|head| {
                 let states = self.widened(compression, *head);
-                compression.policy.claim(&self.view(*head, &states), sizes[*head - heads.start])
+                let view = self.view(*head, &states, compression.policy.needs().queries);
+                compression.policy.claim(&view, sizes[*head - heads.start])
             })
             .collect();
         for (head, size) in sharing.iter().zip(compression.policy.sizes(&claims)) {
@@ -74,14 +85,23 @@ impl RaggedCache {
         Err(RuntimeError::NotRecorded { policy: compression.name.clone(), what })
     }
 
-    /// What a policy looks at of a head and the head does not hold as such.
+    /// What a compression looks at of a head and the head does not hold as such.
     fn widened(&self, compression: &Compression, index: usize) -> Widened<'_> {
         let head = &self.heads[index];
-        let sample = compression.policy.needs().queries.and_then(|sampling| self.sample(sampling));
+        let layer = index / self.n_kv_heads;
+        let samples = samplings(compression).into_iter().filter_map(|sampling| self.sample(sampling));
+        let queries: Vec<_> = samples
+            .filter(|sample| sample.has(layer))
+            .map(|sample| Asked {
+                sampling: sample.sampling(),
+                queries: self.queries(sample, index),
+                given: OnceLock::new(),
+            })
+            .collect();
         Widened {
             keys: head.keys(),
-            values: sample.map(|_| head.values()),
-            queries: sample.map(|sample| self.queries(sample, index)),
+            values: (!queries.is_empty()).then(|| head.values()),
+            queries,
             counts: head.counts(),
         }
     }
@@ -92,9 +112,11 @@ impl RaggedCache {
         HeldRows::new(sample.rows(layer, kv_head, self.n_kv_heads, &self.rope, self.n_seen), self.head_dim)
     }
 
-    fn view<'a>(&'a self, index: usize, states: &'a Widened<'_>) -> HeadView<'a> {
+    /// A head, with queries of the sampling where they are there.
+    fn view<'a>(&'a self, index: usize, states: &'a Widened<'_>, sampling: Option<Sampling>) -> HeadView<'a> {
         let (head, keys) = (&self.heads[index], states.keys.rows());
         let none = keys.part(0..0);
+        let asked = states.queries.iter().find(|asked| Some(asked.sampling) == sampling);
         HeadView {
             layer: index / self.n_kv_heads,
             kv_head: index % self.n_kv_heads,
@@ -103,7 +125,8 @@ impl RaggedCache {
             n_seen: self.n_seen,
             keys,
             values: states.values.as_ref().map_or(none, HeldRows::rows),
-            queries: states.queries.as_ref().map_or(none, HeldRows::rows),
+            queries: asked.map_or(none, |asked| asked.queries.rows()),
+            given: asked.map(|asked| &asked.given),
             mass: &head.mass,
             mass_window: &head.mass_window,
             counts: states.counts.as_deref(),
@@ -111,15 +134,19 @@ impl RaggedCache {
         }
     }
 
-    fn plan(&self, compression: &Compression, layer: usize, sizes: &[usize]) -> Result<LayerPlan, RuntimeError> {
+    fn plan(
+        &self,
+        compression: &Compression,
+        layer: usize,
+        states: &[Widened<'_>],
+        sizes: &[usize],
+    ) -> Result<LayerPlan, RuntimeError> {
         let heads = self.of_layer(layer);
         let skip = compression.skip_layers.contains(&layer);
-        // Widened on this thread: what worker threads allocate and free, the allocator keeps to itself.
         let first = layer * self.n_kv_heads;
-        let states: Vec<Widened<'_>> = (0..heads.len()).map(|head| self.widened(compression, first + head)).collect();
         let planned: Result<Vec<(HeadPlan, bool)>, RuntimeError> = heads
             .par_iter()
-            .zip(&states)
+            .zip(states)
             .zip(sizes)
             .enumerate()
             .map(|(kv_head, ((head, states), budget_tokens))| {
@@ -127,7 +154,7 @@ impl RaggedCache {
                 if skip {
                     return Ok((HeadPlan::identity(n_slots), false));
                 }
-                let view = self.view(first + kv_head, states);
+                let view = self.view(first + kv_head, states, compression.policy.needs().queries);
                 let plan = compression.policy.plan(&view, budget_tokens).map_err(|source| {
                     RuntimeError::Unmeetable { layer, kv_head, budget_tokens, n_tokens: n_slots, source }
                 })?;
@@ -153,14 +180,17 @@ impl RaggedCache {
         sizes: &[usize],
         keep_mass: bool,
     ) -> Result<NewLayer, RuntimeError> {
-        let LayerPlan { heads: plans, asked } = self.plan(compression, layer, sizes)?;
         let old = self.of_layer(layer);
+        // Widened on this thread: what worker threads allocate and free, the allocator keeps to itself.
+        let first = layer * self.n_kv_heads;
+        let states: Vec<Widened<'_>> = (0..old.len()).map(|head| self.widened(compression, first + head)).collect();
+        let LayerPlan { heads: plans, asked } = self.plan(compression, layer, &states, sizes)?;
         let keep_mass = keep_mass && self.needs.mass && compression.policy.needs().mass;
         let folded = |(kv_head, (head, plan)): (usize, (&Head, &HeadPlan))| {
             head.folded(plan, keep_mass).map_err(|fault| fault.at(layer, kv_head))
         };
         let mut heads: Vec<Head> = old.iter().zip(&plans).enumerate().map(folded).collect::<Result<_, _>>()?;
-        self.refit(compression, layer, &mut heads)?;
+        self.refit(compression, layer, &states, &mut heads)?;
         let counters = old.iter().zip(&plans).map(|(head, plan)| plan.counters(head.len())).collect();
         Ok(NewLayer { heads, counters, asked })
     }
@@ -169,24 +199,28 @@ impl RaggedCache {
     /// they are; so do all in decode, which has no queries to spare.
     ///
     /// - Errors: a head whose system could not be solved, or whose values do not fit their type
-    fn refit(&self, compression: &Compression, layer: usize, new: &mut [Head]) -> Result<(), RuntimeError> {
+    fn refit(
+        &self,
+        compression: &Compression,
+        layer: usize,
+        states: &[Widened<'_>],
+        new: &mut [Head],
+    ) -> Result<(), RuntimeError> {
         let Some(refit) = compression.policy.refit() else { return Ok(()) };
-        let Some(sample) = self.sample(refit.sampling()).filter(|sample| sample.has(layer)) else { return Ok(()) };
-        let solved: Vec<(usize, Option<Refitted>)> = self
-            .of_layer(layer)
+        let first = layer * self.n_kv_heads;
+        let solved: Vec<(usize, Option<Refitted>)> = new
             .par_iter()
-            .zip(&*new)
+            .zip(states)
             .enumerate()
-            .filter(|(_, (old, new))| old.len() != new.len())
-            .map(|(kv_head, (old, new))| {
-                let held = [old.keys(), old.values(), new.keys(), new.values()];
-                let [old_keys, old_values, new_keys, new_values] = held.each_ref().map(HeldRows::rows);
-                let full = RefitHead { keys: old_keys, values: old_values, logit_bias: old.logit_bias.as_deref() };
-                let queries = self.queries(sample, layer * self.n_kv_heads + kv_head);
-                let target = RefitTarget::new(queries.rows(), full);
-                let stored = RefitHead { keys: new_keys, values: new_values, logit_bias: new.logit_bias.as_deref() };
-                (kv_head, refit_slots(&target, stored, refit))
+            .filter(|(kv_head, (new, _))| new.len() != self.heads[first + kv_head].len())
+            .map(|(kv_head, (new, states))| {
+                let whole = self.view(first + kv_head, states, Some(refit.sampling())).attending();
+                let (keys, values) = (new.keys(), new.values());
+                let logit_bias = new.logit_bias.as_deref();
+                let stored = RefitHead { keys: keys.rows(), values: values.rows(), logit_bias };
+                (kv_head, (!whole.queries.is_empty()).then(|| refit_slots(&whole, stored, refit)))
             })
+            .filter_map(|(kv_head, refitted)| Some((kv_head, refitted?)))
             .collect();
         for (kv_head, refitted) in solved {
             let refitted = refitted.ok_or(RuntimeError::Refit { layer, kv_head })?;
