@@ -103,6 +103,11 @@ impl Attention {
         }
     }
 
+    /// Makes every query's weights sum to 1; those of a query that sees nothing stay 0.
+    pub(super) fn normalise(&mut self) {
+        normalise(&mut self.weights, self.n_slots);
+    }
+
     /// Weighted sums of values.
     ///
     /// - Shape: values `[T, D]` → `[n, D]`

@@ -45,6 +45,6 @@ impl Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { from: Origin::Prompt, queries: 1536, span: 512, seed: 0 }
+        Self { from: Origin::Prompt, queries: 768, span: 512, seed: 0 }
     }
 }

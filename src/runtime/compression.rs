@@ -55,7 +55,7 @@ impl Compression {
     /// use kvscope::runtime::{Budget, Compression};
     /// let compression = Compression::parse("h2o:recent=0.3+refit:lambda=0.1", Budget::KeptFraction(0.35))?;
     /// assert_eq!(compression.policy.params()["recent"], 0.3);
-    /// assert_eq!(compression.policy.refit().map(|refit| (refit.lambda, refit.queries)), Some((0.1, 1536)));
+    /// assert_eq!(compression.policy.refit().map(|refit| (refit.lambda, refit.queries)), Some((0.1, 768)));
     /// # Ok::<(), kvscope::policy::PolicyError>(())
     /// ```
     pub fn parse(spec: &str, budget: Budget) -> Result<Self, PolicyError> {

@@ -10,7 +10,7 @@ use crate::policy::{HeadView, Needs, Part};
 
 pub(super) const PART: Part<dyn Score> = Part {
     name: "queries",
-    summary: "attention from queries=1536 of the prompt turned to span=512 later positions, or of a replay (from=replay): over=rms, mean or max of them",
+    summary: "attention from queries=768 of the prompt turned to span=512 later positions, or of a replay (from=replay): over=rms, mean or max of them",
     source: "Zweiger et al. 2026, arXiv 2602.16284 (rms); Kim et al. 2025, arXiv 2505.23416 (max, from=replay)",
     build: |params| {
         let (sampling, over) = (read_sampling(params)?, params.read::<Over>()?);
