@@ -3,6 +3,10 @@
 //! Candidates are compared by their KL to the full cache on calibration texts. What the chosen one does to texts that no
 //! choice has seen is measured beside its control and a baseline.
 
+mod losses;
+
+pub use losses::head_losses;
+
 use serde_json::json;
 
 use crate::eval;
@@ -40,6 +44,14 @@ pub enum ChooseError {
     /// A sample cannot be read.
     #[error(transparent)]
     Dump(#[from] DumpError),
+    /// The dumps are of another model.
+    #[error("the dumps are of {dumps}, and the model is {model}, or has other weights")]
+    OtherModel {
+        /// Model of a dump.
+        dumps: String,
+        /// The model at hand.
+        model: String,
+    },
 }
 
 impl Hint for ChooseError {
@@ -48,6 +60,7 @@ impl Hint for ChooseError {
             Self::Eval(error) => error.hint(),
             Self::Profile(error) => error.hint(),
             Self::Dump(error) => error.hint(),
+            Self::OtherModel { .. } => Some("name the model that was captured".into()),
         }
     }
 }
@@ -123,11 +136,13 @@ pub fn choose(
     let named = |(_, profile): &(usize, Profile)| way(label(profile), profile);
     let ways: Vec<Ways> =
         variants.iter().map(|variants| variants.iter().map(named).collect()).collect::<Result<_, EvalError>>()?;
-    for ((tuned, variants), kls) in tuned.iter_mut().zip(&variants).zip(kls(model, &chosen_on, &ways, progress)?) {
+    for ((tuned, variants), kls) in
+        tuned.iter_mut().zip(&variants).zip(measured_kls(model, &chosen_on, &ways, progress)?)
+    {
         take_best(tuned, variants, &kls, seed);
     }
     let ways: Vec<Ways> = tuned.iter().filter_map(Tuned::profile).map(rivals).collect::<Result<_, _>>()?;
-    let measured = kls(model, &held_out, &ways, progress)?;
+    let measured = measured_kls(model, &held_out, &ways, progress)?;
     let mut worse = Vec::new();
     for ((profile, ways), kls) in tuned.iter_mut().filter_map(chosen).zip(&ways).zip(measured) {
         let names = ways.iter().map(|(_, way)| way.name.clone());
@@ -163,17 +178,23 @@ fn items(
             let mut items = Vec::new();
             for dump in *dumps {
                 let samples = dump.manifest().samples.iter().enumerate();
-                for (index, entry) in samples.filter(|(_, entry)| is_held_out(&entry.dataset, &entry.id)) {
-                    let mut prompt = dump.sample(index)?.token_ids()?;
-                    let n_continued = (prompt.len() / CONTINUED_PART).min(MOST_CONTINUED);
-                    let continuation = prompt.split_off(prompt.len() - n_continued);
-                    let (dataset, id) = (entry.dataset.clone(), entry.id.clone());
-                    items.push(Item { task: "kl", dataset, id, prompt, work: Work::Continue(continuation) });
+                for (index, _) in samples.filter(|(_, entry)| is_held_out(&entry.dataset, &entry.id)) {
+                    items.push(sample_item(dump, index)?);
                 }
             }
             Ok((items, Skipped::default()))
         }
     }
+}
+
+/// A captured sample, of which the end continues the rest.
+fn sample_item(dump: &Dump, index: usize) -> Result<Item, DumpError> {
+    let entry = &dump.manifest().samples[index];
+    let mut prompt = dump.sample(index)?.token_ids()?;
+    let n_continued = (prompt.len() / CONTINUED_PART).min(MOST_CONTINUED);
+    let continuation = prompt.split_off(prompt.len() - n_continued);
+    let (dataset, id) = (entry.dataset.clone(), entry.id.clone());
+    Ok(Item { task: "kl", dataset, id, prompt, work: Work::Continue(continuation) })
 }
 
 /// The best plain policy, where it is better than the profile on the texts that both were measured on.
@@ -197,7 +218,7 @@ fn way(name: impl Into<String>, profile: &Profile) -> Result<(f64, Compression),
 }
 
 /// KL of every way of every group on every text, `[group][way][text]`; fewer where a budget could not be met.
-fn kls(
+fn measured_kls(
     model: &Model,
     items: &[Item],
     groups: &[Ways],

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::choose::{Texts, Worse, choose};
+use crate::choose::{Texts, Worse, choose, head_losses};
 use crate::cli::Outcome;
 use crate::cli::common::Common;
 use crate::cli::failure::{Result, Usage};
@@ -19,6 +19,7 @@ use crate::format::dump::Dump;
 use crate::format::profile::{Profile, TUNED};
 use crate::math::Interval;
 use crate::merge::Refit;
+use crate::model::Model;
 use crate::policy::parse_refit;
 use crate::prompts::ReadOptions;
 use crate::tune;
@@ -82,6 +83,10 @@ struct ValidateArgs {
     /// or than equal sizes is not written. A GGUF file, a Hugging Face folder, or a name that was pulled
     #[arg(long, value_name = "PATH|NAME")]
     model: Option<String>,
+    /// Calibration samples that --model is run over before the tuning, with one head at a time compressed: heads count by what the
+    /// model loses by them. 0 for none
+    #[arg(long, value_name = "N", default_value_t = 4, requires = "model")]
+    probe: usize,
     /// Run --model over these texts instead, and choose the search, and whether to refit, by the KL. Held-out texts only
     /// judge. May be repeated
     #[arg(long, value_name = "FILE|DIR|-", requires = "model")]
@@ -108,6 +113,8 @@ fn refit(args: &Args, otherwise: Option<Refit>) -> Result<Option<Refit>> {
 
 pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let options = options(args)?;
+    // Before the work, so that a name that is wrong costs nothing.
+    let model = args.validate.model.as_ref().map(|name| load_model(name, &args.device.open()?, common)).transpose()?;
     // Taken before the work, so that it is not lost to a folder in use.
     let (dir, _lock, dumps, mut tuned) = match &args.from {
         Some(path) => {
@@ -124,12 +131,18 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
             let dumps = args.dumps.iter().map(|dir| Dump::open(dir)).collect::<Result<Vec<_>, _>>()?;
             let dir = out_dir(args.out.as_ref(), "reports", &run_name(&args.dumps[0]));
             let lock = FolderLock::take(&dir)?;
-            let options = TuneOptions { refit: refit(args, Some(Refit::default()))?, ..options };
+            let mut options = TuneOptions { refit: refit(args, Some(Refit::default()))?, ..options };
+            if let Some(model) = &model {
+                let n_texts = args.validate.probe;
+                options.losses = with_bar(common, "probe", "rows", |progress| {
+                    head_losses(model, &dumps, &options, n_texts, progress)
+                })?;
+            }
             let tuned = with_bar(common, "tune", "samples", |progress| tune::tune(&dumps, &options, progress))?;
             (dir, lock, dumps, tuned)
         }
     };
-    let worse = choose_by_running(args, &dumps, &mut tuned, common)?;
+    let worse = choose_by_running(args, model.as_ref(), &dumps, &mut tuned, common)?;
     let name_budget = args.budget.len() > 1 || args.from.is_some();
     let (mut outcome, mut reports) = (Outcome::Done, Vec::new());
     for tuned in &tuned {
@@ -179,6 +192,7 @@ fn options(args: &Args) -> Result<TuneOptions> {
         settings,
         search: args.search.map(|entry| entry.name.into()),
         measure: *args.measure,
+        losses: None,
         min_share: args.min_share,
         n_late: args.late,
         refit: None,
@@ -188,9 +202,15 @@ fn options(args: &Args) -> Result<TuneOptions> {
 }
 
 /// Runs the model, where one was given: it judges what was tuned, and chooses where texts were given.
-fn choose_by_running(args: &Args, dumps: &[Dump], tuned: &mut [Tuned], common: &Common) -> Result<Vec<Worse>> {
-    let ValidateArgs { validate, model, samples, context, continuation } = &args.validate;
-    let Some(name) = model.as_ref().filter(|_| tuned.iter().any(|tuned| tuned.profile().is_some())) else {
+fn choose_by_running(
+    args: &Args,
+    model: Option<&Model>,
+    dumps: &[Dump],
+    tuned: &mut [Tuned],
+    common: &Common,
+) -> Result<Vec<Worse>> {
+    let ValidateArgs { validate, samples, context, continuation, .. } = &args.validate;
+    let Some(model) = model.filter(|_| tuned.iter().any(|tuned| tuned.profile().is_some())) else {
         return Ok(Vec::new());
     };
     let options = ReadOptions { max_samples: *samples, templates: None };
@@ -207,8 +227,7 @@ fn choose_by_running(args: &Args, dumps: &[Dump], tuned: &mut [Tuned], common: &
         let (context_tokens, continuation_tokens) = (*context, *continuation);
         Texts::Prompts { prompts: &prompts, hashes: &hashes, context_tokens, continuation_tokens }
     };
-    let model = load_model(name, &args.device.open()?, common)?;
-    let choice = with_bar(common, "run the model", "rows", |progress| choose(tuned, &model, &texts, progress))?;
+    let choice = with_bar(common, "run the model", "rows", |progress| choose(tuned, model, &texts, progress))?;
     for (name, n) in &choice.skipped {
         note(common, &format!("skipped {n} texts of {name}: too short"));
     }

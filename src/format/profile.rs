@@ -74,6 +74,9 @@ pub struct HeadProfile {
     pub kv_head: usize,
     /// Its place in [`Profile::settings`].
     pub setting: usize,
+    /// What the measure was multiplied by, for what the model loses by this head; `None` where that was not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_weight: Option<f64>,
     /// Slots per token that the head keeps.
     pub kept_fraction: f64,
     /// Cosine above which neighbours are joined, mean over the calibration samples; `None` where none are joined.
@@ -241,6 +244,9 @@ impl Profile {
             let place = format!("layer {} head {}", head.layer, head.kv_head);
             if head.setting >= self.settings.len() {
                 return fault(format!("setting {} of {} in {place}", head.setting, self.settings.len()));
+            }
+            if let Some(weight) = head.loss_weight.filter(|weight| !(weight.is_finite() && *weight > 0.0)) {
+                return fault(format!("loss_weight {weight} of {place}"));
             }
             let sizes = || head.curve.iter().map(|point| point.kept_fraction);
             let is_share = |share: f64| share > 0.0 && share <= 1.0;

@@ -23,6 +23,11 @@ impl PerHead {
         Self::new(profile.heads.iter().map(|head| profile.setting_of(head).to_string()), profile.refit)
     }
 
+    /// The same policy, as typed, for so many heads.
+    pub(crate) fn uniform(spec: &str, n_heads: usize, refit: Option<Refit>) -> Result<Self, PolicyError> {
+        Self::new(std::iter::repeat_n(spec.to_string(), n_heads), refit)
+    }
+
     /// The policies of all heads, by layer and KV head, as they are typed.
     fn new(specs: impl Iterator<Item = String>, refit: Option<Refit>) -> Result<Self, PolicyError> {
         let mut settings: Vec<(String, Box<dyn Policy>)> = Vec::new();

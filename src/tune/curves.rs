@@ -44,6 +44,13 @@ impl Curves {
         (!sizes.is_empty() && heads.iter().all(|head| head.curve.len() == sizes.len())).then_some(Self { sizes, costs })
     }
 
+    /// Multiplies every head's costs by its weight.
+    pub fn scale(&mut self, weights: &[f64]) {
+        for (head, weight) in self.costs.iter_mut().zip(weights) {
+            head.iter_mut().flatten().flatten().for_each(|cost| *cost *= weight);
+        }
+    }
+
     pub fn n_heads(&self) -> usize {
         self.costs.len()
     }

@@ -6,6 +6,7 @@
 mod cost;
 mod curves;
 mod hull;
+mod losses;
 mod measure;
 mod options;
 mod profiles;
@@ -19,10 +20,12 @@ mod unit;
 mod words;
 
 pub use cost::Measure;
+pub use losses::HeadLosses;
 pub use options::{DEFAULT_SETTINGS, TuneOptions, Tuned};
 pub use resolve::resolve;
 pub use run::tune;
 pub use search::{SEARCHES, SearchEntry};
+pub use split::calibration_samples;
 pub use unit::BudgetUnit;
 
 use crate::format::dump::DumpError;

@@ -3,7 +3,7 @@
 use crate::format::profile::Profile;
 use crate::merge::Refit;
 use crate::tune::unit::BudgetUnit;
-use crate::tune::{Measure, SEARCHES, TuneError};
+use crate::tune::{HeadLosses, Measure, SEARCHES, TuneError};
 
 /// Policies that heads choose among unless others are named: two ways to keep tokens, and a merge of the first one's. The merge
 /// bridges, so that protected tokens do not cut chains: others cannot reach small sizes.
@@ -23,6 +23,8 @@ pub struct TuneOptions {
     pub search: Option<String>,
     /// What is minimised.
     pub measure: Measure,
+    /// What the model loses by single heads, where it was run: by this they count.
+    pub losses: Option<HeadLosses>,
     /// Least size of a head over the budget.
     pub min_share: f64,
     /// Last tokens of a sample that stand for the text to come; `None` for what the dump allows.
@@ -43,6 +45,7 @@ impl Default for TuneOptions {
             settings: DEFAULT_SETTINGS.iter().map(|setting| setting.to_string()).collect(),
             search: None,
             measure: Measure::default(),
+            losses: None,
             min_share: 0.1,
             n_late: None,
             refit: Some(Refit::default()),

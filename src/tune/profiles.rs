@@ -11,7 +11,7 @@ use crate::tune::curves::{Choice, Curves, UNITS};
 use crate::tune::solve::Solution;
 use crate::tune::trial::{ByTrial, TrialKey};
 use crate::tune::words;
-use crate::tune::{TuneOptions, Tuned};
+use crate::tune::{HeadLosses, TuneOptions, Tuned};
 
 /// What all profiles of a run stand on.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(super) struct Evidence<'a> {
     pub model: &'a ModelIdentity,
     /// Lines of all samples.
     pub entries: Vec<&'a SampleEntry>,
+    /// What each head's costs were multiplied by; `None` where no loss was measured.
+    pub loss_weights: Option<Vec<f64>>,
     /// Indices of the samples that choices were made on.
     pub calibration: Vec<usize>,
     /// The others.
@@ -137,6 +139,7 @@ impl Evidence<'_> {
                 layer: head / self.model.n_kv_heads,
                 kv_head: head % self.model.n_kv_heads,
                 setting: choice.setting,
+                loss_weight: self.loss_weights.as_ref().and_then(|weights| weights.get(head)).copied(),
                 kept_fraction: choice.share(),
                 eps: self.eps_of_checks.mean(head, trial),
                 curve: curves
@@ -161,8 +164,11 @@ impl Evidence<'_> {
             .map(|sample| InputHash { name: sample.file.clone(), sha256: sample.sha256.clone() })
             .collect();
         inputs.sort();
-        let TuneOptions { budgets, unit, search, hold_out, n_late, .. } = self.options;
-        let settings = json!({ "budgets": budgets, "budget_unit": unit.name(), "search": search, "hold_out": hold_out, "late_tokens": n_late });
+        let TuneOptions { budgets, unit, search, hold_out, n_late, losses, .. } = self.options;
+        let probed = losses
+            .as_ref()
+            .map(|HeadLosses { share, n_texts, .. }| json!({ "kept_fraction": share, "texts": n_texts }));
+        let settings = json!({ "budgets": budgets, "budget_unit": unit.name(), "search": search, "hold_out": hold_out, "late_tokens": n_late, "losses": probed });
         Provenance::new("tune", self.options.seed, settings, inputs)
     }
 }

@@ -114,8 +114,12 @@ pub fn tune(
         progress(done + 1, n_steps);
     }
     let curves_of = |parts: &[&CostSums]| curves(parts, &sizes, settings.len());
-    let whole = curves_of(&halves.each_ref());
-    let folds = (calibration.len() >= FEWEST_TO_VALIDATE).then(|| halves.each_ref().map(|half| curves_of(&[half])));
+    let mut whole = curves_of(&halves.each_ref());
+    let mut folds = (calibration.len() >= FEWEST_TO_VALIDATE).then(|| halves.each_ref().map(|half| curves_of(&[half])));
+    let loss_weights = options.losses.as_ref().map(|losses| losses.weights(&whole));
+    if let Some(weights) = &loss_weights {
+        std::iter::once(&mut whole).chain(folds.iter_mut().flatten()).for_each(|curves| curves.scale(weights));
+    }
     let searches: Vec<&SearchEntry> =
         SEARCHES.iter().filter(|entry| options.search.as_ref().is_none_or(|name| entry.name == name)).collect();
     let weights = options.unit.weights(&model, &settings, options.refit);
@@ -172,6 +176,7 @@ pub fn tune(
         options,
         model: &model,
         entries,
+        loss_weights,
         calibration,
         held_out,
         checked,

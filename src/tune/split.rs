@@ -6,6 +6,9 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
+use crate::format::dump::Dump;
+use crate::tune::TuneOptions;
+
 /// Splits samples into calibration and held-out ones, seeded, the same share of every data set (rounded down, so that a
 /// data set of one sample calibrates). A sample is one document; no document is split.
 ///
@@ -26,6 +29,15 @@ pub(super) fn split(datasets: &[&str], hold_out: f64, seed: u64) -> (Vec<usize>,
     calibration.sort_unstable();
     held_out.sort_unstable();
     (calibration, held_out)
+}
+
+/// The samples that choices are made on, as places of dumps and of samples within them.
+pub fn calibration_samples(dumps: &[Dump], options: &TuneOptions) -> Vec<(usize, usize)> {
+    let samples = |(dump, place): (&Dump, usize)| (0..dump.manifest().samples.len()).map(move |index| (place, index));
+    let places: Vec<(usize, usize)> = dumps.iter().zip(0..).flat_map(samples).collect();
+    let names: Vec<&str> =
+        places.iter().map(|(dump, index)| dumps[*dump].manifest().samples[*index].dataset.as_str()).collect();
+    split(&names, options.hold_out, options.seed).0.into_iter().map(|at| places[at]).collect()
 }
 
 #[cfg(test)]

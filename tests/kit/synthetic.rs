@@ -305,6 +305,7 @@ pub fn profile(n_layers: usize, n_heads: usize) -> Profile {
         heads: (0..n_layers)
             .flat_map(|l| (0..n_heads).map(move |h| (l, h)))
             .map(|(layer, kv_head)| HeadProfile {
+                loss_weight: None,
                 layer,
                 kv_head,
                 setting: (layer + kv_head) % 3,
