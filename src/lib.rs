@@ -26,7 +26,7 @@
 //! let model = Model::load(path.as_ref())?;
 //! let prompt = model.tokenizer()?.encode("Once upon a time", AddSpecial::Yes)?;
 //! // As `--policy` takes it; of a tuned profile: Compression::from_profile(name, &profile).
-//! let compression = Compression::parse("kvmerger:variant=log-count", Budget::KeptFraction(0.5))?;
+//! let compression = Compression::parse("kvmerger", Budget::KeptFraction(0.5))?;
 //! let mut cache = RaggedCache::new(model.config(), Float::F32, Some(compression));
 //! let options = GenerateOptions { max_new_tokens: 64, ..Default::default() };
 //! let text = generate(&model, &prompt, &mut cache, &options, &mut |_| std::ops::ControlFlow::Continue(()))?;

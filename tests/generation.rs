@@ -46,7 +46,7 @@ fn compression(spec: &str, kept_fraction: f64, skip_layers: &[usize]) -> Option<
 fn merger_variants() -> Vec<String> {
     let mut specs = Vec::new();
     for kernel in ["gaussian", "uniform", "attention", "pivot", "key-fixed"] {
-        for variant in ["scaled", "convex", "log-count", "mass"] {
+        for variant in ["paper", "convex", "log-count", "mass"] {
             for bridge in [false, true] {
                 specs.push(format!("kvmerger:kernel={kernel},variant={variant},bridge={bridge}"));
             }

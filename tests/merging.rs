@@ -184,7 +184,7 @@ mod reference {
         });
         let log_count = (n as f64).ln();
         let (value, bias) = match rule {
-            "scaled" => (w.iter().map(|w| w * n as f64).collect(), 0.0),
+            "paper" => (w.iter().map(|w| w * n as f64).collect(), 0.0),
             "convex" => (w.clone(), 0.0),
             "log-count" => (w.clone(), log_count),
             "mass" if no_mass => (vec![1.0 / n as f64; n], log_count),
@@ -220,7 +220,7 @@ const SIGMAS: [(&str, Sigma); 4] = [
     ("fixed:0.75", Sigma::Fixed(0.75)),
 ];
 const RULES: [(&str, ValueRule); 4] = [
-    ("scaled", ValueRule::Scaled),
+    ("paper", ValueRule::Paper),
     ("convex", ValueRule::Convex),
     ("log-count", ValueRule::LogCount),
     ("mass", ValueRule::Mass),
@@ -467,7 +467,7 @@ proptest! {
             for d in 0..head.head_dim() {
                 prop_assert!(close(stored_keys[at + d], key[d], largest), "{}, slot {i}: key", &spec);
                 prop_assert!(close(stored_values[at + d], value[d], largest), "{}, slot {i}: value", &spec);
-                if rule != "scaled" {
+                if rule != "paper" {
                     let of_set = || set.iter().map(|t| real_values[*t as usize][d]);
                     let (low, high) = (of_set().fold(f64::MAX, f64::min), of_set().fold(f64::MIN, f64::max));
                     let x = f64::from(stored_values[at + d]);
@@ -505,7 +505,7 @@ fn the_reference_itself_by_hand() {
     assert_eq!(reference::protected(&[1.0, 5.0, 5.0, 0.0, 9.0], 1, 1), [false, true, false, false, true]);
     // Distances 0, 1 and 1 from the pivot (1, 0): sigma = 2 / (3 √2), 2 sigma² = 4/9.
     let real = [[1.0, 1.0], [1.0, 0.0], [2.0, 0.0]].map(Vec::from);
-    let (w, v, _) = reference::weights(&real, &[0, 1, 2], &[0.0, 1.0, 0.5], "gaussian", "distance", "scaled");
+    let (w, v, _) = reference::weights(&real, &[0, 1, 2], &[0.0, 1.0, 0.5], "gaussian", "distance", "paper");
     let g = (-9f64 / 4.0).exp();
     assert!((w[1] - 1.0 / (1.0 + 2.0 * g)).abs() < 1e-12 && (v[0] - 3.0 * g / (1.0 + 2.0 * g)).abs() < 1e-12);
 }

@@ -16,7 +16,7 @@ pub(crate) const CONTROL: &str = "evict";
 
 /// What a set becomes: each value rule with the published kernel, and the control.
 pub(crate) const RULES: [(&str, MergeRule); 5] = [
-    ("scaled", MergeRule::new(Kernel::Gaussian, ValueRule::Scaled)),
+    ("paper", MergeRule::new(Kernel::Gaussian, ValueRule::Paper)),
     ("convex", MergeRule::new(Kernel::Gaussian, ValueRule::Convex)),
     ("log-count", MergeRule::new(Kernel::Gaussian, ValueRule::LogCount)),
     ("mass", MergeRule::new(Kernel::Gaussian, ValueRule::Mass)),
@@ -320,9 +320,9 @@ mod tests {
         let states = HeadStates { keys, values, queries, query_positions: &[n - 2, n - 1] };
         let mass = vec![1.0; n];
         let found = SampleQueries::of(states, &mass, &[0.9, 0.75, 0.3], false);
-        let [scaled, convex, log_count, by_mass, evict] = found.errors[1].unwrap();
+        let [paper, convex, log_count, by_mass, evict] = found.errors[1].unwrap();
         assert!(log_count < 1e-6 && by_mass < 1e-6, "{found:?}");
-        assert!(convex > 1e-3 && (convex - evict).abs() < 1e-6 && scaled > convex, "{found:?}");
+        assert!(convex > 1e-3 && (convex - evict).abs() < 1e-6 && paper > convex, "{found:?}");
         // Cosines of neighbours are 1 or cos 0.9; gaps are 0 for twins: cosine tells all.
         assert!(found.cosine_predicts.unwrap() < -0.8, "{found:?}");
         assert_eq!(found.unreachable, [false; 3]);

@@ -54,7 +54,10 @@ pub(crate) fn analysis_text(analysis: &Analysis, common: &Common) -> String {
     text += "cos: mean cosine of neighbouring tokens. sets: merging sets per unprotected token.\n\
              kept: share of the cache's slots that stay, and its interval over samples.\n\n";
     if let Some(queries) = analysis.queries.as_ref().filter(|queries| !queries.budgets.is_empty()) {
-        text += &format!("{}scaled is the published rule. evict drops what the others merge.\n\n", errors(queries));
+        text += &format!(
+            "{}paper is the published rule, log-count the default. evict drops what the others merge.\n\n",
+            errors(queries)
+        );
     }
     let layers: Vec<usize> = summary.layers.iter().map(|(layer, _)| *layer).collect();
     text += &wrapped(&format!(

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::cli::Outcome;
 use crate::cli::common::Common;
+use crate::cli::compression::note_published;
 use crate::cli::failure::{Result, Usage};
 use crate::cli::numbers;
 use crate::cli::options::{DeviceArg, load_model};
@@ -56,6 +57,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         .iter()
         .map(|spec| Compression::parse(spec, Budget::KeptFraction(args.kept_fraction)))
         .collect::<Result<_, _>>()?;
+    note_published(&args.policy, common)?;
     let model = load_model(&args.model, &compute, common)?;
     let max_positions = model.config().max_positions;
     if let Some(context) = contexts.iter().find(|context| context.saturating_add(args.max_new_tokens) > max_positions) {

@@ -3,13 +3,16 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use crate::cli::common::Common;
 use crate::cli::failure::{Result, Usage};
 use crate::cli::names::names;
 use crate::cli::numbers;
 use crate::cli::options::parse_layers;
+use crate::cli::output::note;
 use crate::format::profile::Profile;
 use crate::math::Float;
 use crate::model::Model;
+use crate::policy;
 use crate::policy::POLICIES;
 use crate::runtime::{Budget, Compression};
 
@@ -50,7 +53,7 @@ pub(crate) struct CompressionArgs {
 
 impl CompressionArgs {
     /// Builds the compression; `None` for the full cache.
-    pub(crate) fn build(&self, model: &Model) -> Result<Option<Compression>> {
+    pub(crate) fn build(&self, model: &Model, common: &Common) -> Result<Option<Compression>> {
         let skip_layers: BTreeSet<usize> = match &self.skip_layers {
             Some(text) => parse_layers("--skip-layers", text, model.config().n_layers)?.into_iter().collect(),
             None => BTreeSet::new(),
@@ -64,6 +67,7 @@ impl CompressionArgs {
             return Ok(Some(more(Compression::from_profile(name, &profile)?)));
         }
         let spec = self.policy.as_deref().unwrap_or("full");
+        note_published(self.policy.as_slice(), common)?;
         let budget = match self.budget_tokens {
             Some(tokens) => Budget::Tokens(tokens),
             None => Budget::KeptFraction(self.kept_fraction.unwrap_or(0.5)),
@@ -98,6 +102,18 @@ impl CompressionArgs {
             None => compression,
         }))
     }
+}
+
+/// Says so where a policy has the published merge rule: it is there to be compared with.
+pub(crate) fn note_published(specs: &[String], common: &Common) -> Result<()> {
+    for spec in specs {
+        if policy::parse(spec)?.1.params()["variant"] == "paper" {
+            let what = "is the published merge rule, run for comparison: the default, variant=log-count, keeps the attention mass";
+            note(common, &format!("{spec} {what} of merged tokens"));
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// A profile that may be used with the model, and what messages and files call it.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::cli::Outcome;
 use crate::cli::common::Common;
-use crate::cli::compression::read_profile;
+use crate::cli::compression::{note_published, read_profile};
 use crate::cli::failure::{Result, Usage};
 use crate::cli::inputs::Inputs;
 use crate::cli::names::{names, one_of};
@@ -23,7 +23,7 @@ use crate::model::Model;
 use crate::runtime::Compression;
 
 /// Policies that are compared when none is named.
-const DEFAULT_POLICIES: &[&str] = &["kvmerger", "kvmerger:variant=log-count", "h2o", "snapkv", "streaming", "random"];
+const DEFAULT_POLICIES: &[&str] = &["kvmerger", "kvmerger:variant=paper", "h2o", "snapkv", "streaming", "random"];
 
 /// Measure what compression costs: policies x budgets x tasks, against the full cache
 #[derive(Debug, clap::Args)]
@@ -82,7 +82,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     tasks.retain(|task| seen.insert(task.name));
     let (mut prompts, hashes) = args.inputs.read(common)?;
     let model = load_model(&args.inputs.model, &compute, common)?;
-    let arms = arms(args, &model)?;
+    let arms = arms(args, &model, common)?;
     if !args.plant.is_empty() {
         let grid = NeedleGrid { lengths: args.plant.clone(), depths: args.depths.clone(), per_cell: args.per_cell };
         let planted = eval::plant(&model, &prompts, &grid, args.seed)?;
@@ -141,7 +141,7 @@ fn check(args: &Args) -> Result<()> {
 }
 
 /// The full cache, the policies and their controls, and each profile with the eviction of the tokens that it merges.
-fn arms(args: &Args, model: &Model) -> Result<Vec<Arm>> {
+fn arms(args: &Args, model: &Model, common: &Common) -> Result<Vec<Arm>> {
     let only_profiles = args.policy.is_empty() && !args.profile.is_empty();
     let specs: Vec<String> = match args.policy.as_slice() {
         [] if only_profiles => Vec::new(),
@@ -149,6 +149,7 @@ fn arms(args: &Args, model: &Model) -> Result<Vec<Arm>> {
         typed => typed.to_vec(),
     };
     let mut arms = eval::arms(&specs, &args.budget)?;
+    note_published(&specs, common)?;
     for path in &args.profile {
         let (profile, name) = read_profile(path, model, false)?;
         let control_name = format!("{name}, evicting");

@@ -93,7 +93,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let model = load_model(&args.model, &compute, common)?;
     let job = Job {
         model: &model,
-        compression: args.compression.build(&model)?,
+        compression: args.compression.build(&model, common)?,
         cache_type: args.compression.cache_dtype,
         options: GenerateOptions {
             max_new_tokens: args.max_new_tokens,

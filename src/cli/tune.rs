@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::choose::{Texts, Worse, choose, head_losses};
 use crate::cli::Outcome;
 use crate::cli::common::Common;
+use crate::cli::compression::note_published;
 use crate::cli::failure::{Result, Usage};
 use crate::cli::inputs::read_prompts;
 use crate::cli::names::{names, one_of};
@@ -115,6 +116,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let options = options(args)?;
     // Before the work, so that a name that is wrong costs nothing.
     let model = args.validate.model.as_ref().map(|name| load_model(name, &args.device.open()?, common)).transpose()?;
+    note_published(&options.settings, common)?;
     // Taken before the work, so that it is not lost to a folder in use.
     let (dir, _lock, dumps, mut tuned) = match &args.from {
         Some(path) => {

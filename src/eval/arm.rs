@@ -61,7 +61,7 @@ fn add(arms: &mut Vec<Arm>, spec: &str, budgets: &[f64]) -> Result<Option<String
     Ok(control)
 }
 
-fn role_of(entry: &PolicyEntry, policy: &dyn Policy) -> Result<Role, PolicyError> {
+fn role_of(entry: &'static PolicyEntry, policy: &dyn Policy) -> Result<Role, PolicyError> {
     let params = policy.params();
     let has_own_parts =
         [("score", entry.score), ("fold", entry.fold), ("allocation", entry.allocation)].iter().all(|(part, own)| {
@@ -74,7 +74,7 @@ fn role_of(entry: &PolicyEntry, policy: &dyn Policy) -> Result<Role, PolicyError
         Standing::Control => Role::Control,
         Standing::Published if has_own_parts && policy.refit().is_none() => Role::Baseline,
         // As published, whatever way its parameters were typed.
-        Standing::Paper if policy.refit().is_none() && params == policy::parse(entry.name)?.1.params() => Role::Paper,
+        Standing::Paper if policy.refit().is_none() && params == policy::published(entry)?.params() => Role::Paper,
         _ => Role::Candidate,
     })
 }
@@ -87,7 +87,8 @@ mod tests {
     fn a_merge_brings_the_eviction_of_the_same_tokens() {
         let refitted = super::arms(&["h2o+refit".into()], &[0.5]).unwrap();
         assert_eq!((refitted[1].role, refitted[1].compression.policy.refit().is_some()), (Role::Candidate, true));
-        let specs = ["kvmerger:variant=convex", "kvmerger", "h2o", "kvmerger:eps=0.5", "evict"].map(String::from);
+        let specs = ["kvmerger", "kvmerger:kernel=gaussian,variant=scaled", "h2o", "kvmerger:eps=0.5", "evict"]
+            .map(String::from);
         let arms = arms(&specs, &[0.5, 0.35]).unwrap();
         let found: Vec<(&str, Option<f64>, Role)> =
             arms.iter().map(|a| (a.policy.as_str(), a.budget, a.role)).collect();
@@ -96,12 +97,12 @@ mod tests {
             found,
             [
                 ("full", None, Role::Reference),
-                ("kvmerger:variant=convex", half, Role::Candidate),
-                ("kvmerger:variant=convex", third, Role::Candidate),
+                ("kvmerger", half, Role::Candidate),
+                ("kvmerger", third, Role::Candidate),
                 ("evict", half, Role::Control),
                 ("evict", third, Role::Control),
-                ("kvmerger", half, Role::Paper),
-                ("kvmerger", third, Role::Paper),
+                ("kvmerger:kernel=gaussian,variant=scaled", half, Role::Paper),
+                ("kvmerger:kernel=gaussian,variant=scaled", third, Role::Paper),
                 ("h2o", half, Role::Baseline),
                 ("h2o", third, Role::Baseline),
                 ("kvmerger:eps=0.5", None, Role::Candidate),

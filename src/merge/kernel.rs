@@ -61,13 +61,15 @@ impl From<Sigma> for String {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ValueRule {
-    /// v* = |S| Σ w_i v_i, softmax unchanged: as published.
-    #[default]
-    #[serde(alias = "paper")]
-    Scaled,
+    /// v* = |S| Σ w_i v_i, softmax unchanged: as published. A set of |S| tokens then gives |S| times a token's value, with one
+    /// token's share of attention.
+    #[serde(alias = "scaled")]
+    Paper,
     /// v* = Σ w_i v_i, softmax unchanged.
     Convex,
-    /// Convex, and log |S| added to the logit (KeepKV, arXiv 2504.09936; ZSMerge, arXiv 2503.10714).
+    /// Convex, and log |S| added to the logit, so that a set keeps its tokens' share of attention (KeepKV, arXiv 2504.09936;
+    /// ZSMerge, arXiv 2503.10714).
+    #[default]
     LogCount,
     /// v* = Σ a_i v_i / Σ a_i, and min(log(Σ a_i / a_p), log |S|) added to the logit.
     Mass,
@@ -75,7 +77,7 @@ pub enum ValueRule {
 
 impl ValueRule {
     /// All rules, the published one first.
-    pub const ALL: [Self; 4] = [Self::Scaled, Self::Convex, Self::LogCount, Self::Mass];
+    pub const ALL: [Self; 4] = [Self::Paper, Self::Convex, Self::LogCount, Self::Mass];
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::merge::{Kernel, MergeRule, Sigma, ValueRule};
 pub struct SetWeights {
     /// Weights of the keys; they sum to 1.
     pub key: Vec<f32>,
-    /// Weights of the values; they sum to 1, or to |S| under [`ValueRule::Scaled`] when every member is one token.
+    /// Weights of the values; they sum to 1, or to |S| under [`ValueRule::Paper`] when every member is one token.
     pub value: Vec<f32>,
     /// Added to the pivot's own logit bias, in nats.
     pub logit_bias: f32,
@@ -76,7 +76,7 @@ pub fn set_weights(slots: SlotStates<'_>, set: &[u32], p: usize, rule: &MergeRul
     let before = slots.logit_bias.map_or(0.0, |bias| bias[set[p] as usize]);
     let (value, bias) = match variant {
         // A merged slot's value is scaled by its count already.
-        ValueRule::Scaled => (w.iter().zip(&count).map(|(w, c)| w * total_count / c).collect(), None),
+        ValueRule::Paper => (w.iter().zip(&count).map(|(w, c)| w * total_count / c).collect(), None),
         ValueRule::Convex => (w.clone(), None),
         ValueRule::LogCount => (w.clone(), Some(log_count)),
         // Without any mass the tokens are equals.
@@ -141,7 +141,7 @@ mod tests {
     fn gaussian_weights_by_hand() {
         // Distances from the pivot (token 0) are 0, 5 and 1. sigma = 6 / (3 √2) = √2, so 2 sigma² = 4:
         // g = 1, e^(-25/4) = 0.00193045, e^(-1/4) = 0.77880078; their sum is 1.78073123.
-        let g = weights(Kernel::Gaussian, Sigma::Distance, ValueRule::Scaled);
+        let g = weights(Kernel::Gaussian, Sigma::Distance, ValueRule::Paper);
         let expected = [0.561_566_9, 0.001_084_08, 0.437_349_0];
         close(&g.key, &expected);
         close(&g.value, &expected.map(|x| 3.0 * x));
@@ -226,7 +226,7 @@ mod tests {
         // By hand: 4 tokens count as log 4, their uniform values scaled by 4 are their sum.
         let uniform = |rule| merged(&tokens(), MergeRule::new(Kernel::Uniform, rule));
         assert!((uniform(ValueRule::LogCount).bias - 4f32.ln()).abs() < 1e-6);
-        assert!((uniform(ValueRule::Scaled).value - 10.0).abs() < 1e-5);
+        assert!((uniform(ValueRule::Paper).value - 10.0).abs() < 1e-5);
         assert!((uniform(ValueRule::Mass).bias - (3.75f32 / 2.0).ln()).abs() < 1e-6);
     }
 

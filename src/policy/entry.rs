@@ -9,7 +9,7 @@ pub enum Standing {
     Reference,
     /// Published; a baseline.
     Published,
-    /// The method that this tool is about; as published with default parameters only.
+    /// The method that this tool is about; as published with [`PolicyEntry::published`] only.
     Paper,
     /// Drops what another one folds.
     Control,
@@ -36,6 +36,8 @@ pub struct PolicyEntry {
     pub fold: &'static str,
     /// Parameters of the parts that differ from their own defaults, as typed.
     pub with: &'static str,
+    /// Parameters that differ in the published method from the defaults here, as typed.
+    pub published: &'static str,
     /// What each word behind `base=` stands for; empty where there is no such parameter.
     pub bases: &'static [(&'static str, &'static str)],
     /// By score, the policy that drops what this one folds.

@@ -157,9 +157,26 @@ pub fn parse(text: &str) -> Result<(&'static PolicyEntry, Box<dyn Policy>), Poli
     Ok((entry, Box::new(Method::new(entry, typed, refit)?)))
 }
 
+/// The policy of a line as it was published.
+pub(crate) fn published(entry: &'static PolicyEntry) -> Result<Box<dyn Policy>, PolicyError> {
+    Ok(Box::new(Method::new(entry, entry.published, None)?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kvmerger_keeps_mass_unless_the_published_rule_is_asked_for() {
+        let (entry, default) = parse("kvmerger").unwrap();
+        assert_eq!(default.params()["variant"], "log-count");
+        assert_eq!(published(entry).unwrap().params()["variant"], "paper");
+        // Files of earlier versions call it so.
+        assert_eq!(parse("kvmerger:variant=scaled").unwrap().1.params(), published(entry).unwrap().params());
+        for entry in POLICIES.iter().filter(|entry| entry.name != "kvmerger") {
+            assert_eq!(published(entry).unwrap().params(), parse(entry.name).unwrap().1.params(), "{}", entry.name);
+        }
+    }
 
     #[test]
     fn parameters_are_checked_by_name_and_range() {
@@ -189,7 +206,7 @@ mod tests {
         let merger = parse("kvmerger:variant=paper,sigma=fixed:5,eps=0.75,bridge=true").unwrap().1;
         assert!(merger.sets_own_size());
         assert_eq!(merger.params()["sigma"], "fixed:5");
-        assert_eq!(merger.params()["variant"], "scaled");
+        assert_eq!(merger.params()["variant"], "paper");
         let error = parse("h2o:window=3").unwrap_err().to_string();
         assert!(error.contains("no parameter window") && error.contains("recent"), "{error}");
         let error = parse("kvmerger:kernel=box").unwrap_err().to_string();

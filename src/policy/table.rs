@@ -12,6 +12,7 @@ const EVICTION: PolicyEntry = PolicyEntry {
     allocation: "equal",
     fold: "drop",
     with: "",
+    published: "",
     bases: &[],
     evicting: &[],
 };
@@ -81,6 +82,7 @@ pub const POLICIES: &[PolicyEntry] = &[
         source: "Wang, Jin, Yu, Zhang 2024, arXiv 2407.08454",
         standing: Standing::Paper,
         fold: "sets",
+        published: "variant=paper",
         evicting: &[("mass", "evict")],
         ..EVICTION
     },

@@ -7,8 +7,7 @@ use crate::tune::{HeadLosses, Measure, SEARCHES, TuneError};
 
 /// Policies that heads choose among unless others are named: two ways to keep tokens, and a merge of the first one's. The merge
 /// bridges, so that protected tokens do not cut chains: others cannot reach small sizes.
-pub const DEFAULT_SETTINGS: &[&str] =
-    &["restkv", "h2o:first=4,last=32", "kvmerger:score=leave-one-out,bridge=true,variant=log-count"];
+pub const DEFAULT_SETTINGS: &[&str] = &["restkv", "h2o:first=4,last=32", "kvmerger:score=leave-one-out,bridge=true"];
 
 /// What to tune.
 #[derive(Clone, Debug)]

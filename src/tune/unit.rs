@@ -53,7 +53,7 @@ mod tests {
     fn slots_of_an_uneven_model_by_hand() {
         let model = ModelIdentity::toy(1, 1, 1, 48);
         let settings: Vec<Box<dyn Policy>> =
-            ["h2o", "kvmerger", "kvmerger:variant=mass", "evict"].map(|spec| policy::parse(spec).unwrap().1).into();
+            ["h2o", "kvmerger:variant=paper", "kvmerger", "evict"].map(|spec| policy::parse(spec).unwrap().1).into();
         let weights = |unit: BudgetUnit, refit| unit.weights(&model, &settings, refit);
         assert_eq!(weights(BudgetUnit::Slots, None), Weights { full: 1, slots: vec![1; 4] });
         // 2 · 48 numbers of 2 bytes and a position; counts of 2 bytes where tokens are folded, a bias of 4 bytes.

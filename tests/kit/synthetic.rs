@@ -186,7 +186,7 @@ fn persistence(n_layers: usize, n_heads: usize, names: &[&str]) -> Persistence {
 }
 
 const BUDGETS: [f64; 3] = [0.2, 0.5, 0.8];
-const RULES: [&str; 5] = ["scaled", "convex", "log-count", "mass", "evict"];
+const RULES: [&str; 5] = ["paper", "convex", "log-count", "mass", "evict"];
 
 fn query_aware() -> QueryAware {
     let error = |budget: f64, rule: usize| {
