@@ -184,6 +184,83 @@ fn what_no_setting_meets_is_said_and_exits_with_1() {
 }
 
 #[test]
+fn one_profile_is_evaluated_at_several_budgets() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    captured(dir, &[]);
+    done(kvscope(dir, &["tune", "dumps/run", "--budget", "0.6", "--refit", "none", "--out", "a"]));
+    let profile = "a/llama-gqa.profile.json";
+    let fixed = [
+        "eval",
+        "--model",
+        MODEL,
+        "--prompts",
+        "prompts.jsonl",
+        "--context",
+        "60",
+        "--continuation",
+        "12",
+        "--samples",
+        "2",
+    ];
+    let eval = |out: &str, more: &[&str]| kvscope(dir, &[&fixed[..], &["--out", out], more].concat());
+    let budgets = ["--profile", profile, "--budget", "0.6,0.4"];
+    done(eval("run", &budgets));
+    let document = |out: &str| -> Value {
+        serde_json::from_slice(&std::fs::read(dir.join(out).join("eval.json")).unwrap()).unwrap()
+    };
+    let run = document("run");
+    let of_profile = |entry: &&Value| entry["policy"] == "profile" && entry["dataset"].is_null();
+    let kept: Vec<(f64, f64)> = run["summary"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(of_profile)
+        .map(|entry| (entry["budget"].as_f64().unwrap(), entry["kept_fraction"]["estimate"].as_f64().unwrap()))
+        .collect();
+    assert!(matches!(kept[..], [(0.6, a), (0.4, b)] if (a - 0.6).abs() < 0.01 && (b - 0.4).abs() < 0.01), "{kept:?}");
+    // In shards, joined, the same bytes; and what was solved is what tune solves.
+    for shard in ["1/2", "2/2"] {
+        done(eval(&format!("part{}", &shard[..1]), &[&budgets[..], &["--shard", shard]].concat()));
+    }
+    done(kvscope(dir, &["join", "part1", "part2", "--out", "joined"]));
+    assert_eq!(document("joined"), run);
+    done(kvscope(dir, &["tune", "--from", profile, "--budget", "0.4", "--out", "b"]));
+    let again = "b/llama-gqa-0.4.profile.json";
+    done(eval("own", &["--profile", again]));
+    let kl = |run: &Value, budget: f64| -> Vec<Value> {
+        let of = run["summary"].as_array().unwrap().iter().filter(|entry| entry["budget"] == budget);
+        of.map(|entry| entry["metrics"]["kl"].clone()).collect()
+    };
+    assert_eq!(kl(&document("own"), 0.4), kl(&run, 0.4));
+    // Profiles keep to the budgets that they were tuned for, and a changed one does not go on with a run.
+    done(eval("two", &["--profile", profile, "--profile", again, "--budget", "0.6,0.4"]));
+    let two = document("two");
+    let arms: Vec<(&str, f64)> = two["arms"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|arm| arm["role"] == "profile")
+        .map(|arm| (arm["policy"].as_str().unwrap(), arm["budget"].as_f64().unwrap()))
+        .collect();
+    assert_eq!(arms, [("profile", 0.6), ("profile 0.4", 0.4)]);
+    done(eval("run", &[&budgets[..], &["--resume"]].concat()));
+    std::fs::write(dir.join(profile), std::fs::read_to_string(dir.join(profile)).unwrap() + "\n").unwrap();
+    ends(&eval("run", &[&budgets[..], &["--resume"]].concat()), 2, &["cannot be resumed"]);
+    // What cannot be solved is refused before anything is written.
+    ends(&eval("none", &["--profile", profile, "--budget", "0.00001"]), 2, &["cannot be solved for a budget"]);
+    ends(&eval("none", &["--profile", profile, "--profile", profile]), 2, &["twice"]);
+    assert!(!dir.join("none").exists());
+    let generate =
+        ["generate", "--model", MODEL, "--prompt", PROMPT, "--max-new-tokens", "3", "--json", "--profile", profile];
+    let kept = |more: &[&str]| -> f64 {
+        let run: Value = serde_json::from_str(&done(kvscope(dir, &[&generate[..], more].concat()))).unwrap();
+        run["prompt_kept_fraction"].as_f64().unwrap()
+    };
+    assert!((kept(&[]) - 0.6).abs() < 0.01 && (kept(&["--kept-fraction", "0.4"]) - 0.4).abs() < 0.01);
+}
+
+#[test]
 fn generated_tokens_judge_the_prompt_before_them() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
@@ -228,7 +305,7 @@ fn profiles_that_cannot_be_are_refused_by_what_is_wrong() {
     done(kvscope(dir, &["tune", "dumps/run", "--budget", "0.6", "--refit"]));
     let whole: Value =
         serde_json::from_slice(&std::fs::read(dir.join("reports/run/llama-gqa.profile.json")).unwrap()).unwrap();
-    let faults: [(&str, Value, &str); 14] = [
+    let faults: [(&str, Value, &str); 15] = [
         ("/model/n_layers", json!(0), "0 layers"),
         ("/model/n_kv_heads", json!(0), "0 KV heads"),
         ("/model/n_kv_heads", json!(u64::MAX), "KV heads"),
@@ -238,6 +315,7 @@ fn profiles_that_cannot_be_are_refused_by_what_is_wrong() {
         ("/heads/0/curve/0/errors/0", json!(-1.0), "error -1 of layer 0 head 0"),
         ("/heads/0/curve/0/eps", json!(3.0), "eps 3"),
         ("/min_share", json!(-0.5), "min_share -0.5"),
+        ("/budget_unit", json!("pages"), "budget_unit \"pages\" is none of slots, f16, bf16, f32"),
         ("/refit/queries", json!(0), "refit of 0 queries"),
         ("/refit/lambda", json!(-1.0), "lambda -1"),
         ("/target_kept_fraction", json!(1.5), "target_kept_fraction 1.5"),

@@ -65,6 +65,7 @@ pub fn run(
     manifest.samples.iter().for_each(&mut *on_sample);
     let mut left = target.select(inputs);
     left.retain(|(index, _)| !manifest.samples.iter().any(|entry| entry.index == *index));
+    let is_new = path.symlink_metadata().is_err();
     let needed = estimated_bytes(model.identity()?, &options, left.iter().map(|(_, input)| *input));
     if let Some(free) = free_bytes(dir).filter(|free| *free < needed) {
         return Err(CaptureError::NoSpace { dir: dir.into(), needed, free });
@@ -75,7 +76,12 @@ pub fn run(
         if stop.load(Ordering::Relaxed) {
             return Err(interrupted);
         }
-        let entry = capture_sample(model, index, input, &options, &manifest, dir, stop)?.ok_or(interrupted)?;
+        let captured = capture_sample(model, index, input, &options, &manifest, dir, stop);
+        if captured.is_err() && is_new && manifest.samples.is_empty() {
+            // Nothing is left of a run whose first sample is refused.
+            std::fs::remove_file(&path).map_err(|e| FileError::io("remove", &path, e))?;
+        }
+        let entry = captured?.ok_or(interrupted)?;
         on_sample(&entry);
         let at = manifest.samples.partition_point(|earlier| earlier.index < index);
         manifest.samples.insert(at, entry);

@@ -4,17 +4,20 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::cli::common::Common;
-use crate::cli::failure::{Result, Usage};
+use crate::cli::failure::{Context, Result, Usage};
 use crate::cli::names::names;
 use crate::cli::numbers;
 use crate::cli::options::parse_layers;
 use crate::cli::output::note;
-use crate::format::profile::Profile;
+use crate::files::{InputHash, plain_name, sha256_file};
+use crate::format::profile::{Profile, SUFFIX};
 use crate::math::Float;
 use crate::model::Model;
 use crate::policy;
 use crate::policy::POLICIES;
 use crate::runtime::{Budget, Compression};
+use crate::tune;
+use crate::tune::{BudgetUnit, TuneOptions, Tuned};
 
 /// What compresses the cache.
 #[derive(Clone, Debug, clap::Args)]
@@ -24,8 +27,8 @@ pub(crate) struct CompressionArgs {
     /// Profile made by `kvscope tune`
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
-    /// Share of the slots to keep, over all layers and heads [default: 0.5]
-    #[arg(long, value_name = "X", value_parser = numbers::kept_share, conflicts_with = "profile")]
+    /// Share of the slots to keep, over all layers and heads; a profile is solved for it [default: 0.5, of a profile its own]
+    #[arg(long, value_name = "X", value_parser = numbers::kept_share)]
     kept_fraction: Option<f64>,
     /// Slots that every head may keep, instead of a share
     #[arg(long, value_name = "N", value_parser = numbers::count, conflicts_with_all = ["profile", "kept_fraction"])]
@@ -63,8 +66,10 @@ impl CompressionArgs {
             Compression { skip_layers, every_tokens, decode_slack, ..compression }
         };
         if let Some(path) = &self.profile {
-            let (profile, name) = read_profile(path, model, self.force)?;
-            return Ok(Some(more(Compression::from_profile(name, &profile)?)));
+            let profile = read_profile(path, model, self.force)?;
+            let budget = self.kept_fraction.unwrap_or(profile.target_kept_fraction);
+            let name = profile_names(std::slice::from_ref(path), model.name())?.concat();
+            return Ok(Some(more(Compression::from_profile(name, &at_budget(profile, path, budget)?)?)));
         }
         let spec = self.policy.as_deref().unwrap_or("full");
         note_published(self.policy.as_slice(), common)?;
@@ -116,8 +121,8 @@ pub(crate) fn note_published(specs: &[String], common: &Common) -> Result<()> {
     Ok(())
 }
 
-/// A profile that may be used with the model, and what messages and files call it.
-pub(crate) fn read_profile(path: &Path, model: &Model, force: bool) -> Result<(Profile, String)> {
+/// A profile that may be used with the model.
+pub(crate) fn read_profile(path: &Path, model: &Model, force: bool) -> Result<Profile> {
     let profile = Profile::read(path)?;
     if !force {
         profile.check_model(model.identity()?)?;
@@ -125,10 +130,78 @@ pub(crate) fn read_profile(path: &Path, model: &Model, force: bool) -> Result<(P
         let what = format!("{} has {} heads, another number than the model", path.display(), profile.heads.len());
         return Err(Usage::error(what, "tune a profile for this model"));
     }
-    Ok((profile, profile_name(path)))
+    Ok(profile)
 }
 
-/// What messages and files call a profile.
-pub(crate) fn profile_name(path: &Path) -> String {
-    format!("profile {}", path.file_name().unwrap_or_default().to_string_lossy())
+/// A profile of a file, solved on its own curves where the budget is not the one that it was tuned for.
+///
+/// - Errors: a profile whose curves do not reach the budget
+pub(crate) fn at_budget(profile: Profile, path: &Path, budget: f64) -> Result<Profile> {
+    if profile.target_kept_fraction == budget {
+        return Ok(profile);
+    }
+    let unit = BudgetUnit::ALL.into_iter().find(|unit| unit.name() == profile.budget_unit).unwrap_or_default();
+    let options = TuneOptions { budgets: vec![budget], unit, refit: profile.refit, ..TuneOptions::default() };
+    let tuned = tune::resolve(&profile, hash_of(path)?, &options)
+        .with_context(|| format!("cannot solve {} for a budget of {budget}", path.display()))?;
+    tuned.first().and_then(Tuned::profile).cloned().ok_or_else(|| {
+        Usage::error(
+            format!("{} cannot be solved for a budget of {budget}: its heads' curves do not reach it", path.display()),
+            "allow more slots, or tune for that budget",
+        )
+    })
+}
+
+/// The name and digest of an input file.
+pub(crate) fn hash_of(path: &Path) -> Result<InputHash> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(InputHash { name, sha256: sha256_file(path)? })
+}
+
+/// What tables, messages and files call profiles of one model: `profile`, and what tells the file from the model's other ones.
+/// As many folders stand before it as tell the files apart.
+///
+/// - Errors: a file that is given twice
+pub(crate) fn profile_names(paths: &[PathBuf], model: &str) -> Result<Vec<String>> {
+    let model = plain_name(model);
+    let parts_of = |path: &PathBuf| -> Vec<String> {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let mut parts: Vec<String> = absolute.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+        let file = parts.pop().unwrap_or_default();
+        let stem = file.strip_suffix(SUFFIX).unwrap_or(&file);
+        // What `tune` writes begins with the model's name.
+        let own = stem.strip_prefix(&model).filter(|own| own.is_empty() || own.starts_with('-'));
+        parts.push(own.map_or(stem, |own| own.trim_start_matches('-')).into());
+        parts
+    };
+    let parts: Vec<Vec<String>> = paths.iter().map(parts_of).collect();
+    for n_folders in 0..parts.iter().map(Vec::len).max().unwrap_or(1) {
+        let name = |parts: &Vec<String>| {
+            let shown = parts[parts.len().saturating_sub(n_folders + 1)..].join("/");
+            format!("profile {}", shown.trim_matches('/')).trim_end().to_string()
+        };
+        let names: Vec<String> = parts.iter().map(name).collect();
+        if names.iter().collect::<BTreeSet<_>>().len() == names.len() {
+            return Ok(names);
+        }
+    }
+    Err(Usage::error("--profile names a file twice", "name every file once"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn profiles_are_called_by_what_tells_them_apart() {
+        let names = |paths: &[&str]| profile_names(&paths.iter().map(PathBuf::from).collect::<Vec<_>>(), "Llama 1B");
+        let own = format!("{}.profile.json", plain_name("Llama 1B"));
+        assert_eq!(names(&[&own]).unwrap(), ["profile"]);
+        let half = own.replace(".profile", "-0.5.profile");
+        assert_eq!(names(&[&own, &half, "mine.json"]).unwrap(), ["profile", "profile 0.5", "profile mine.json"]);
+        let [a, b, c] = ["x/a/", "x/b/", "y/b/"].map(|dir| format!("{dir}{half}"));
+        assert_eq!(names(&[&a, &b]).unwrap(), ["profile a/0.5", "profile b/0.5"]);
+        assert_eq!(names(&[&a, &c, &b]).unwrap(), ["profile x/a/0.5", "profile y/b/0.5", "profile x/b/0.5"]);
+        assert!(names(&[&a, &a]).is_err());
+    }
 }

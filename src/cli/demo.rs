@@ -12,7 +12,7 @@ use crate::capture::CaptureOptions;
 use crate::cli::Outcome;
 use crate::cli::analysis::analysis_text;
 use crate::cli::common::Common;
-use crate::cli::compression::profile_name;
+use crate::cli::compression::profile_names;
 use crate::cli::failure::{Result, Usage};
 use crate::cli::inputs::encode;
 use crate::cli::options::{DeviceArg, load_model, stop_flag};
@@ -93,7 +93,8 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     note(common, verdict(&profile.verdict, common).trim_end());
 
     step(5, "generate: the same question with the compressed and with the full cache");
-    let compression = Compression::from_profile(profile_name(&profile_path), profile)?;
+    let name = profile_names(std::slice::from_ref(&profile_path), model.name())?.concat();
+    let compression = Compression::from_profile(name, profile)?;
     let generation = generated(&model, &texts, compression, &report_dir, common)?;
 
     step(6, "report: figures and one page");

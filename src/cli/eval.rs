@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::cli::Outcome;
 use crate::cli::common::Common;
-use crate::cli::compression::{note_published, read_profile};
+use crate::cli::compression::{at_budget, hash_of, note_published, profile_names, read_profile};
 use crate::cli::failure::{Result, Usage};
 use crate::cli::inputs::Inputs;
 use crate::cli::names::{names, one_of};
@@ -17,6 +17,7 @@ use crate::eval;
 use crate::eval::task::{TASKS, TaskEntry};
 use crate::eval::{Arm, NeedleGrid, Plan, Settings};
 use crate::format::evaluation::{Evaluation, FULL, Headline, Role, SummaryEntry};
+use crate::format::profile::Profile;
 use crate::format::run::Run;
 use crate::math::Float;
 use crate::model::Model;
@@ -24,6 +25,9 @@ use crate::runtime::Compression;
 
 /// Policies that are compared when none is named.
 const DEFAULT_POLICIES: &[&str] = &["kvmerger", "kvmerger:variant=paper", "h2o", "snapkv", "streaming", "random"];
+
+/// Shares of the slots that policies keep when none is named.
+const DEFAULT_BUDGETS: &[f64] = &[0.5, 0.35];
 
 /// Measure what compression costs: policies x budgets x tasks, against the full cache
 #[derive(Debug, clap::Args)]
@@ -34,11 +38,11 @@ pub(crate) struct Args {
     task: Vec<&'static TaskEntry>,
     #[arg(long, value_name = "SPEC", help = format!("Policy, with parameters: NAME[:key=value,...]. May be repeated. Every merging policy is also run with plain eviction of the same tokens [default: {}]", DEFAULT_POLICIES.join(", ")))]
     policy: Vec<String>,
-    /// Profile made by `kvscope tune`, at its own budget; may be repeated
+    /// Profile made by `kvscope tune`; may be repeated. It is solved for each --budget that no profile here was tuned for
     #[arg(long, value_name = "FILE")]
     profile: Vec<PathBuf>,
-    /// Shares of the slots to keep
-    #[arg(long, value_name = "X", value_delimiter = ',', default_value = "0.5,0.35", value_parser = numbers::part)]
+    /// Shares of the slots to keep [default: 0.5,0.35; of profiles their own]
+    #[arg(long, value_name = "X", value_delimiter = ',', value_parser = numbers::part)]
     budget: Vec<f64>,
     /// Tokens of the prompt in the family kl
     #[arg(long, value_name = "N", default_value_t = 1536, value_parser = numbers::count)]
@@ -80,9 +84,13 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let mut tasks = args.task.clone();
     let mut seen = HashSet::new();
     tasks.retain(|task| seen.insert(task.name));
-    let (mut prompts, hashes) = args.inputs.read(common)?;
+    let (mut prompts, mut hashes) = args.inputs.read(common)?;
     let model = load_model(&args.inputs.model, &compute, common)?;
     let arms = arms(args, &model, common)?;
+    // What a profile says is a part of the run: one that was changed does not go on with it.
+    for path in &args.profile {
+        hashes.push(hash_of(path)?);
+    }
     if !args.plant.is_empty() {
         let grid = NeedleGrid { lengths: args.plant.clone(), depths: args.depths.clone(), per_cell: args.per_cell };
         let planted = eval::plant(&model, &prompts, &grid, args.seed)?;
@@ -148,23 +156,39 @@ fn arms(args: &Args, model: &Model, common: &Common) -> Result<Vec<Arm>> {
         [] => DEFAULT_POLICIES.iter().map(|spec| spec.to_string()).collect(),
         typed => typed.to_vec(),
     };
-    let mut arms = eval::arms(&specs, &args.budget)?;
+    let budgets = if args.budget.is_empty() { DEFAULT_BUDGETS } else { &args.budget };
+    let mut arms = eval::arms(&specs, budgets)?;
     note_published(&specs, common)?;
-    for path in &args.profile {
-        let (profile, name) = read_profile(path, model, false)?;
-        let control_name = format!("{name}, evicting");
-        let control = Compression::evicting_profile(&control_name, &profile)?;
-        let budget = Some(profile.target_kept_fraction);
-        let mut push = |role: Role, control: Option<String>, compression: Compression| {
-            arms.push(Arm { policy: compression.name.clone(), budget, role, control, compression });
-        };
-        let compression = Compression::from_profile(&name, &profile)?;
-        push(Role::Profile, control.as_ref().map(|_| control_name), compression);
-        if let Some(control) = control {
-            push(Role::Control, None, control);
+    let profiles =
+        args.profile.iter().map(|path| read_profile(path, model, false)).collect::<Result<Vec<Profile>>>()?;
+    let is_tuned_for = |budget: &f64| profiles.iter().any(|profile| profile.target_kept_fraction == *budget);
+    for ((name, path), profile) in profile_names(&args.profile, model.name())?.iter().zip(&args.profile).zip(&profiles)
+    {
+        let own = profile.target_kept_fraction;
+        let of_profile = |budget: &&f64| **budget == own || !is_tuned_for(budget);
+        let budgets: Vec<f64> =
+            if args.budget.is_empty() { vec![own] } else { args.budget.iter().filter(of_profile).copied().collect() };
+        for budget in budgets {
+            add_profile(&mut arms, name, &at_budget(profile.clone(), path, budget)?)?;
         }
     }
     Ok(arms)
+}
+
+/// Adds a profile at the budget that it says, and the eviction of the tokens that it merges.
+fn add_profile(arms: &mut Vec<Arm>, name: &str, profile: &Profile) -> Result<()> {
+    let control_name = format!("{name}, evicting");
+    let control = Compression::evicting_profile(&control_name, profile)?;
+    let budget = Some(profile.target_kept_fraction);
+    let mut push = |role: Role, control: Option<String>, compression: Compression| {
+        arms.push(Arm { policy: compression.name.clone(), budget, role, control, compression });
+    };
+    let compression = Compression::from_profile(name, profile)?;
+    push(Role::Profile, control.as_ref().map(|_| control_name), compression);
+    if let Some(control) = control {
+        push(Role::Control, None, control);
+    }
+    Ok(())
 }
 
 /// One table for each family, and one for each data set that is answered; then one of all comparisons.

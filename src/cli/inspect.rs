@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use crate::cli::Outcome;
 use crate::cli::common::Common;
 use crate::cli::failure::{Context, Result, Usage};
-use crate::cli::output::{emit, emit_json, printable, size};
-use crate::files::map_file;
+use crate::cli::output::{as_saved, emit, emit_json, printable, size};
+use crate::files::{ModelIdentity, map_file};
 use crate::format::dump::{Dump, Statistics};
 use crate::format::profile::Profile;
 use crate::model::gguf::{Gguf, Value as Metadata};
@@ -120,7 +120,7 @@ fn of_dump(path: &Path) -> Result<Value> {
     Ok(json!({
         "schema": manifest.schema,
         "tool": manifest.provenance.tool,
-        "model": manifest.model,
+        "model": model(&manifest.model),
         "states": manifest.states.iter().map(|s| s.name()).collect::<Vec<_>>(),
         "values": values,
         "samples_measured": n_measured,
@@ -141,6 +141,18 @@ fn line(statistics: Statistics) -> Option<String> {
     Some(format!("min {min:.4}  mean {mean:.4}  max {max:.4}  rms {rms:.4}"))
 }
 
+/// A model as its files have it, of the rotary embedding's frequencies only the ends.
+fn model(identity: &ModelIdentity) -> Value {
+    let frequencies = &identity.rope_frequencies;
+    let mut facts = json!(identity);
+    facts["rope_frequencies"] = match frequencies.as_slice() {
+        [first, .., last] => json!(format!("{first} to {last}, {} frequencies", frequencies.len())),
+        [one] => json!(one.to_string()),
+        [] => Value::Null,
+    };
+    facts
+}
+
 /// Heads of each policy that some head has.
 fn heads_by_setting(profile: &Profile) -> BTreeMap<&str, usize> {
     let mut counts = BTreeMap::new();
@@ -153,9 +165,9 @@ fn of_profile(path: &Path) -> Result<Value> {
     let share = |join: fn(f64, f64) -> f64| profile.heads.iter().map(|head| head.kept_fraction).reduce(join);
     Ok(json!({
         "schema": profile.schema,
-        "model": profile.model,
+        "model": model(&profile.model),
         "settings": heads_by_setting(&profile),
-        "refit": profile.refit,
+        "refit": as_saved(&profile.refit)?,
         "measure": profile.measure,
         "search": profile.search,
         "target_kept_fraction": profile.target_kept_fraction,

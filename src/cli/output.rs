@@ -8,6 +8,8 @@ use std::io::{ErrorKind, Write};
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 use indicatif::{DecimalBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use serde_json::Value;
 use tracing::{Event, Level};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -132,6 +134,11 @@ fn write_out(bytes: &[u8]) -> Result<()> {
 /// or be a model's own.
 pub(crate) fn emit(text: &str) -> Result<()> {
     write_out(escaped(text, "\n\t").as_bytes())
+}
+
+/// A part of a document as its file has it: numbers of 32 bits have no more digits than they need there.
+pub(crate) fn as_saved(part: &impl Serialize) -> Result<Value> {
+    Ok(serde_json::from_str(&serde_json::to_string(part)?)?)
 }
 
 /// Writes one line of a result to stdout, a [`message`].

@@ -7,15 +7,15 @@ use serde_json::{Value, json};
 use crate::choose::{Texts, Worse, choose, head_losses};
 use crate::cli::Outcome;
 use crate::cli::common::Common;
-use crate::cli::compression::note_published;
+use crate::cli::compression::{hash_of, note_published};
 use crate::cli::failure::{Result, Usage};
 use crate::cli::inputs::read_prompts;
 use crate::cli::names::{names, one_of};
 use crate::cli::numbers;
 use crate::cli::options::{DeviceArg, load_model, out_dir, run_name};
-use crate::cli::output::{emit, emit_json, hint, note, with_bar};
+use crate::cli::output::{as_saved, emit, emit_json, hint, note, with_bar};
 use crate::cli::table::{Table, bounds, estimate, name, number, verdict};
-use crate::files::{FolderLock, InputHash, sha256_file};
+use crate::files::FolderLock;
 use crate::format::dump::Dump;
 use crate::format::profile::{Profile, TUNED};
 use crate::math::Interval;
@@ -121,13 +121,11 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let (dir, _lock, dumps, mut tuned) = match &args.from {
         Some(path) => {
             let profile = Profile::read(path)?;
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let options = TuneOptions { refit: refit(args, profile.refit)?, ..options };
-            let source = InputHash { name, sha256: sha256_file(path)? };
             let beside = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let dir = args.out.clone().unwrap_or_else(|| beside.to_path_buf());
             let lock = FolderLock::take(&dir)?;
-            (dir, lock, Vec::new(), tune::resolve(&profile, source, &options)?)
+            (dir, lock, Vec::new(), tune::resolve(&profile, hash_of(path)?, &options)?)
         }
         None => {
             let dumps = args.dumps.iter().map(|dir| Dump::open(dir)).collect::<Result<Vec<_>, _>>()?;
@@ -145,6 +143,13 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         }
     };
     let worse = choose_by_running(args, model.as_ref(), &dumps, &mut tuned, common)?;
+    if model.is_none() {
+        let how = if args.from.is_some() { "--model NAME --validate TEXTS" } else { "--model NAME" };
+        note(
+            common,
+            &format!("the model was not run: the verdict is by attention error alone; kvscope tune {how} runs it"),
+        );
+    }
     let name_budget = args.budget.len() > 1 || args.from.is_some();
     let (mut outcome, mut reports) = (Outcome::Done, Vec::new());
     for tuned in &tuned {
@@ -294,7 +299,7 @@ fn summary(path: &Path, profile: &Profile, good_enough: bool, common: &Common) -
         "calibration_kept_fraction": profile.calibration_kept_fraction,
         "held_out_kept_fraction": profile.held_out_kept_fraction,
         "search": profile.search,
-        "refit": profile.refit,
+        "refit": as_saved(&profile.refit)?,
         "held_out_kl": profile.held_out_kl,
         "verdict": profile.verdict,
     }))

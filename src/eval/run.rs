@@ -45,8 +45,9 @@ pub fn run(
     }
     evaluation.check_rows(&rows, target.dir)?;
     let place: HashMap<_, usize> = evaluation.planned_keys().into_iter().zip(0..).collect();
-    write_json(&path, &evaluation)?;
     rows.iter().for_each(&mut *on_row);
+    // Nothing is left of a run whose first row is refused.
+    let mut begun = false;
     let mut done: HashSet<_> = rows.iter().map(Row::key).collect();
     let mut interrupted = false;
     'texts: for item in items.iter().enumerate().filter(|(i, _)| evaluation.holds(*i)).map(|(_, item)| item) {
@@ -61,6 +62,11 @@ pub fn run(
                 break 'texts;
             }
             let row = text.row(arm, arms)?;
+            if !begun {
+                file.made()?;
+                write_json(&path, &evaluation)?;
+                begun = true;
+            }
             file.append(&row)?;
             on_row(&row);
             done.insert(row.key());
@@ -72,6 +78,7 @@ pub fn run(
         rows.sort_by_key(|row| place.get(&row.key()).copied());
         write_rows(target.dir, &rows)?;
     }
+    file.made()?;
     summary::fill_in(&mut evaluation, &rows);
     write_json(&path, &evaluation)?;
     if interrupted {

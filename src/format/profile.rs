@@ -10,7 +10,7 @@ use crate::files::{
     Document, FileError, ModelIdentity, Provenance, check_replaceable, create_dir, plain_name, read_json, write_json,
 };
 use crate::hint::Hint;
-use crate::math::Interval;
+use crate::math::{Float, Interval};
 use crate::merge::Refit;
 
 /// End of the name of every profile's file.
@@ -112,6 +112,9 @@ pub struct Quality {
 
 /// By how much the heads' mean size may miss the budget: sizes are solved in steps.
 const SIZE_TOLERANCE: f64 = 0.005;
+
+/// The [`Profile::budget_unit`] of budgets that are shares of slots.
+pub const SLOTS: &str = "slots";
 
 /// Name in [`Profile::quality`] of what the profile does.
 pub const TUNED: &str = "tuned";
@@ -221,6 +224,11 @@ impl Profile {
         if !(self.target_kept_fraction > 0.0 && self.target_kept_fraction <= 1.0) {
             return fault(format!("target_kept_fraction {}", self.target_kept_fraction));
         }
+        let units = Float::ALL.map(Float::name);
+        if self.budget_unit != SLOTS && !units.contains(&self.budget_unit.as_str()) {
+            let known = format!("{SLOTS}, {}", units.join(", "));
+            return fault(format!("budget_unit {:?} is none of {known}", self.budget_unit));
+        }
         if !(0.0..=1.0).contains(&self.min_share) {
             return fault(format!("min_share {}", self.min_share));
         }
@@ -273,7 +281,7 @@ impl Profile {
     fn check_size(&self) -> Result<(), ProfileError> {
         let sum: f64 = self.heads.iter().map(|head| head.kept_fraction).sum();
         let (mean, target) = (sum / self.heads.len() as f64, self.target_kept_fraction);
-        if self.budget_unit == "slots" && (mean - target).abs() > SIZE_TOLERANCE {
+        if self.budget_unit == SLOTS && (mean - target).abs() > SIZE_TOLERANCE {
             let what = format!("its heads keep {mean:.4} of the slots where the budget says {target}");
             return Err(ProfileError::Damaged(what));
         }
@@ -310,7 +318,7 @@ impl Profile {
     /// What the budget is a share of, in words.
     pub fn budget_of(&self) -> String {
         match self.budget_unit.as_str() {
-            "slots" => "of the slots".into(),
+            SLOTS => "of the slots".into(),
             unit => format!("of the bytes in {unit}"),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use crate::math::{Interval, Paired};
+use crate::math::{Interval, Paired, sign_test_needs};
 
 /// A share in percent: `43.2 %`.
 pub fn percent(share: f64, decimals: usize) -> String {
@@ -30,11 +30,27 @@ pub fn interval(interval: Interval, decimals: usize) -> String {
 pub fn times(found: &Paired, what: &str) -> Option<String> {
     let ratio = found.ratio?;
     let doubt = match found.direction() {
-        Some(_) => "",
-        None if found.has_too_few() => "; too few texts to tell",
-        None => "; no difference is shown",
+        Some(_) => String::new(),
+        None if found.has_too_few() => format!("; too few texts to tell{}", reason(found)),
+        None => format!("; no difference is shown{}", reason(found)),
     };
     Some(format!("{:.2} times {what} ({}{doubt})", ratio.estimate, interval(ratio, 2)))
+}
+
+/// Why no direction is shown where the interval may seem to show one: what the sign test lacks. Empty where the interval says
+/// nothing, either.
+fn reason(found: &Paired) -> String {
+    let Some(needs) = sign_test_needs(found.difference.n) else {
+        let n = found.difference.n;
+        let texts = if n == 1 { "text" } else { "texts" };
+        return format!(": a sign test on {n} {texts} cannot reach 5 %, as at least 6 are needed");
+    };
+    let excludes_0 = found.difference.low.zip(found.difference.high).is_some_and(|(low, high)| low > 0.0 || high < 0.0);
+    if found.direction().is_some() || !excludes_0 {
+        return String::new();
+    }
+    let (agree, n) = (found.lower.max(found.higher), found.difference.n);
+    format!(": only {agree} of {n} texts agree, and the sign test asks for {needs}")
 }
 
 /// What a comparison of `a` with `b` shows. A direction is told only where [`Paired::direction`] has one.
@@ -42,8 +58,8 @@ pub fn outcome(a: &str, b: &str, found: &Paired, less_is_better: bool) -> String
     match found.direction() {
         Some(direction) if (direction == Ordering::Less) == less_is_better => format!("{a} beats {b}"),
         Some(_) => format!("{a} is worse than {b}"),
-        None if found.has_too_few() => format!("there are too few texts to tell {a} from {b}"),
-        None => format!("no difference is shown between {a} and {b}"),
+        None if found.has_too_few() => format!("there are too few texts to tell {a} from {b}{}", reason(found)),
+        None => format!("no difference is shown between {a} and {b}{}", reason(found)),
     }
 }
 
@@ -66,9 +82,18 @@ mod tests {
         assert!(times.starts_with("1.00 times y (95 % interval 0.") && times.ends_with("; no difference is shown)"));
         // Five that agree are too few: 2 / 32 is more than 5 %.
         let (outcome, times) = says(&[1.0; 5]);
-        assert_eq!(outcome, "there are too few texts to tell x from y");
-        assert_eq!(times, "0.50 times y (95 % interval 0.50 to 0.50; too few texts to tell)");
-        assert_eq!(says(&[1.0]).1, "0.50 times y (no interval from one text; too few texts to tell)");
+        let why = |n| format!(": a sign test on {n} cannot reach 5 %, as at least 6 are needed");
+        assert_eq!(outcome, format!("there are too few texts to tell x from y{}", why("5 texts")));
+        assert_eq!(
+            times,
+            format!("0.50 times y (95 % interval 0.50 to 0.50; too few texts to tell{})", why("5 texts"))
+        );
+        let one = format!("0.50 times y (no interval from one text; too few texts to tell{})", why("1 text"));
+        assert_eq!(says(&[1.0]).1, one);
+        // An interval that leaves out 0 beside a sign test that does not see it: 5 of 6 texts a lot lower.
+        let (outcome, _) = says(&[0.5, 0.5, 0.5, 0.5, 0.5, 2.1]);
+        let why = ": only 5 of 6 texts agree, and the sign test asks for 6";
+        assert_eq!(outcome, format!("no difference is shown between x and y{why}"));
     }
 
     #[test]

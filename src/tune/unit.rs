@@ -1,6 +1,7 @@
 //! What a budget is a share of.
 
 use crate::files::ModelIdentity;
+use crate::format::profile::SLOTS;
 use crate::math::Float;
 use crate::merge::Refit;
 use crate::policy::{Policy, SlotExtras, SlotLayout};
@@ -23,7 +24,7 @@ impl BudgetUnit {
     /// Name on the command line and in profiles.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Slots => "slots",
+            Self::Slots => SLOTS,
             Self::Bytes(element) => element.name(),
         }
     }

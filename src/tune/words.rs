@@ -54,8 +54,7 @@ fn shape(profile: &Profile) -> String {
     let named = counts.iter().take(3).map(|(setting, n)| format!("{} in {n}", profile.settings[*setting]));
     let rest = if counts.len() > 3 { format!(" and {} more", counts.len() - 3) } else { String::new() };
     format!(
-        "Heads keep {low:.0} to {high:.0} % (search {}), with {} of {} heads{rest}.",
-        profile.search,
+        "Heads keep {low:.0} to {high:.0} %, with {} of {} heads{rest}.",
         named.collect::<Vec<_>>().join(", "),
         profile.heads.len(),
     )

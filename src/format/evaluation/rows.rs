@@ -79,30 +79,45 @@ const DIGEST_DIGITS: usize = 16;
 #[derive(Debug)]
 pub(crate) struct RowFile {
     path: PathBuf,
-    file: File,
+    /// `None` until there is a row.
+    file: Option<File>,
 }
 
 impl RowFile {
-    /// Opens or makes the file and reads what is there; a line that a killed run left unfinished is cut off.
+    /// Reads what is there, and opens the file for more, if there is one; a line that a killed run left unfinished is cut off.
     ///
     /// - Errors: a line that is no row or was changed, a row that is there twice, a link in the file's place
     pub(crate) fn open(dir: &Path) -> Result<(Self, Vec<Row>), FormatError> {
         let path = dir.join(ROWS_FILE);
-        let text = if path.symlink_metadata().is_ok() { read_text(&path)? } else { Vec::new() };
+        if path.symlink_metadata().is_err() {
+            return Ok((Self { path, file: None }, Vec::new()));
+        }
+        let text = read_text(&path)?;
         let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let rows = parse(&text[..whole], &path)?;
         let file = append_own(&path)?;
         if whole < text.len() {
             file.set_len(whole as u64).map_err(|e| FileError::io("shorten", &path, e))?;
         }
-        Ok((Self { path, file }, rows))
+        Ok((Self { path, file: Some(file) }, rows))
+    }
+
+    /// The file, which is made where there is none.
+    pub(crate) fn made(&mut self) -> Result<&mut File, FormatError> {
+        match self.file {
+            Some(ref mut file) => Ok(file),
+            ref mut none => Ok(none.insert(append_own(&self.path)?)),
+        }
     }
 
     /// Writes a row and waits until the disk has it.
     pub(crate) fn append(&mut self, row: &Row) -> Result<(), FormatError> {
-        let io = |e| FileError::io("write", &self.path, e);
-        self.file.write_all(&line(row, &self.path)?).map_err(io)?;
-        Ok(self.file.sync_data().map_err(io)?)
+        let path = self.path.clone();
+        let io = |e| FileError::io("write", &path, e);
+        let bytes = line(row, &self.path)?;
+        let file = self.made()?;
+        file.write_all(&bytes).and_then(|()| file.sync_data()).map_err(io)?;
+        Ok(())
     }
 }
 
