@@ -55,7 +55,7 @@ fn one_prefill_serves_every_compression() {
             let logits = prefill(&mut Pass::new(&model), prompt, &mut whole, chunk_tokens).unwrap();
             for compression in &wanted {
                 // In decode there are no queries to look at.
-                let in_decode = compression.policy.needs().queries.is_none().then_some(Some(3));
+                let in_decode = (!compression.policy.needs().prompt_only()).then_some(Some(3));
                 for decode_slack in std::iter::once(None).chain(in_decode) {
                     let compression = Compression { decode_slack, ..compression.clone() };
                     let what = format!("{}, {:?}, {kind:?}", compression.name, compression.budget);
@@ -150,7 +150,7 @@ fn share(kept_fraction: f64, n_seen: usize) -> usize {
 fn parts_and_decode_stay_within_the_budget_and_account_for_every_token() {
     const SLACK: usize = 5;
     // Those that look at queries act on a whole prompt only.
-    for entry in POLICIES.iter().filter(|entry| policy::parse(entry.name).unwrap().1.needs().queries.is_none()) {
+    for entry in POLICIES.iter().filter(|entry| !policy::parse(entry.name).unwrap().1.needs().prompt_only()) {
         assert!(SPECS.iter().any(|spec| spec.split(':').next() == Some(entry.name)), "{} is missing", entry.name);
     }
     for spec in SPECS {

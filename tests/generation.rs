@@ -26,7 +26,7 @@ use kit::tokens::reference_tokens;
 use kvscope::format::generation::StopReason;
 use kvscope::hint::Hint;
 use kvscope::math::Float;
-use kvscope::merge::{MergeError, Origin};
+use kvscope::merge::MergeError;
 use kvscope::model::tokenizer::AddSpecial;
 use kvscope::model::{Config, KvStore, Model, ModelError};
 use kvscope::policy;
@@ -63,10 +63,7 @@ fn budget_specs() -> Vec<String> {
 
 /// Those of them that need no model to repeat the prompt.
 fn specs_without_replay() -> Vec<String> {
-    let needs_replay = |spec: &str| {
-        let queries = policy::parse(spec).unwrap().1.needs().queries;
-        queries.is_some_and(|sampling| sampling.from == Origin::Replay)
-    };
+    let needs_replay = |spec: &str| policy::parse(spec).unwrap().1.needs().replay();
     budget_specs().into_iter().filter(|spec| !needs_replay(spec)).collect()
 }
 

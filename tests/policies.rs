@@ -20,7 +20,7 @@ use kit::slots::contents;
 use kit::stored::stored_as;
 use kvscope::hint::Hint;
 use kvscope::math::{Float, Rows};
-use kvscope::merge::{HeadPlan, MergeError, Origin};
+use kvscope::merge::{HeadPlan, MergeError};
 use kvscope::model::{AttnMass, Config, KvStore};
 use kvscope::policy::{HeadView, POLICIES, Policy, Scope, parse};
 use kvscope::runtime::{Budget, Compression, RaggedCache, RuntimeError};
@@ -31,7 +31,7 @@ const VARIANTS: &[&str] = &[
     "adakv:window=3,safeguard=0.5",
     "cam:base=h2o,merge=4",
     "cam:sinks=0,seed=3",
-    "expected:eps=0.01,queries=20",
+    "expected:eps=0.01,sinks=2,span=20",
     "evict:bridge=true",
     "evict:eps=0.5",
     "h2o:recent=0",
@@ -77,7 +77,7 @@ fn every_spec() -> Vec<&'static str> {
 }
 
 fn needs_replay(spec: &str) -> bool {
-    policy(spec).needs().queries.is_some_and(|sampling| sampling.from == Origin::Replay)
+    policy(spec).needs().replay()
 }
 
 fn policy(spec: &str) -> Box<dyn Policy> {
@@ -318,6 +318,7 @@ fn what_a_policy_needs_is_all_that_it_reads() {
                 group: 2,
                 mass: &mass,
                 mass_window: &window,
+                repetition: &mass,
                 values: Rows::new(&values, 8),
                 queries: Rows::new(&queries, 8),
                 ..HeadView::new(Rows::new(&keys, 8))
@@ -326,6 +327,7 @@ fn what_a_policy_needs_is_all_that_it_reads() {
             let asked = HeadView {
                 mass: if needs.mass { &mass } else { &[] },
                 mass_window: if needs.mass_window.is_some() { &window } else { &[] },
+                repetition: if needs.repetition { &mass } else { &[] },
                 values: if needs.queries.is_some() { everything.values } else { none },
                 queries: if needs.queries.is_some() { everything.queries } else { none },
                 ..everything

@@ -59,6 +59,23 @@ impl Rope {
             }
         }
     }
+
+    /// The mean of `n` turns of each vector `[n, D]`, in place, from `first` positions on, one position apart: the turn in the
+    /// middle, with each pair of dimensions shortened by the frequency's own factor sin(n f / 2) / (n sin(f / 2)).
+    pub fn turn_on_average(&self, x: &mut [f32], first: f32, n: usize) {
+        let half = self.frequencies.len();
+        self.turn(x, first + (n as f32 - 1.0) / 2.0);
+        let shortened = |frequency: &f32| {
+            let (half_turn, n) = (f64::from(*frequency) / 2.0, n as f64);
+            let one = half_turn.sin();
+            // A frequency that does not turn at all.
+            if one == 0.0 { 1.0 } else { ((n * half_turn).sin() / (n * one)) as f32 }
+        };
+        let factors: Vec<f32> = self.frequencies.iter().map(shortened).collect();
+        for part in x.chunks_exact_mut(half) {
+            part.iter_mut().zip(&factors).for_each(|(x, factor)| *x *= factor);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -76,5 +93,20 @@ mod tests {
         for (x, y) in x[4..].iter().zip(expected) {
             assert!((x - y).abs() < 1e-6);
         }
+    }
+
+    #[test]
+    fn a_mean_of_turns_is_the_mean_of_each() {
+        let rope = Rope { frequencies: vec![1.0, 0.5, 0.0] };
+        let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let mut wanted = [0.0; 6];
+        for positions in [7.0, 8.0, 9.0] {
+            let mut turned = x;
+            rope.turn(&mut turned, positions);
+            wanted.iter_mut().zip(turned).for_each(|(sum, x)| *sum += x / 3.0);
+        }
+        let mut found = x;
+        rope.turn_on_average(&mut found, 7.0, 3);
+        assert!(found.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-5), "{found:?} {wanted:?}");
     }
 }

@@ -15,6 +15,7 @@ mod sampling;
 mod sets;
 mod weights;
 
+pub(crate) use attention::largest_weights;
 pub use attention::{Attending, Attention, Given, attention};
 pub use kernel::{Kernel, Sigma, ValueRule};
 pub(crate) use merging::{Merging, push_set};

@@ -60,7 +60,7 @@ impl Default for Refit {
 impl Refit {
     /// The queries that it looks at.
     pub fn sampling(&self) -> Sampling {
-        Sampling { from: self.from, queries: self.queries, span: self.span, seed: self.seed }
+        Sampling { from: self.from, queries: self.queries, span: self.span, seed: self.seed, skip: 0 }
     }
 
     /// Whether its numbers can be: at least one query, and a ridge that is a number above 0.

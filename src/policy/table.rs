@@ -48,10 +48,9 @@ pub const POLICIES: &[PolicyEntry] = &[
     },
     PolicyEntry {
         name: "expected",
-        summary: "keeps the tokens that queries to come are expected to attend to, by their mean and covariance (queries=, span=, eps=)",
+        summary: "keeps the first tokens and those that queries to come are expected to attend to, by their mean and covariance (span=, sinks=, eps=)",
         source: "Devoto et al. 2025, arXiv 2510.00636",
         score: "expected-attention",
-        with: "first=4",
         ..EVICTION
     },
     PolicyEntry {
@@ -88,11 +87,10 @@ pub const POLICIES: &[PolicyEntry] = &[
     },
     PolicyEntry {
         name: "kvzip",
-        summary: "keeps the tokens that a replay of the prompt attends to most; all heads of the model compete for slots",
-        source: "Kim et al. 2025, arXiv 2505.23416. Differs: the softmax is over the prompt alone, not the repetition",
-        score: "queries",
+        summary: "keeps the first tokens (sinks=) and those that a replay of the prompt attends to most; all heads of the model compete for slots",
+        source: "Kim et al. 2025, arXiv 2505.23416",
+        score: "repetition",
         allocation: "model",
-        with: "from=replay,over=max,queries=1000000,first=4",
         ..EVICTION
     },
     PolicyEntry {

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use crate::math::{Float, Rows};
-use crate::merge::{Attending, Given, MergeRule, Refit, Sampling, SlotStates, ValueRule};
+use crate::merge::{Attending, Given, MergeRule, Origin, Refit, Sampling, SlotStates, ValueRule};
 
 /// One KV head as a policy sees it: `T` stored slots in order of position.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +31,8 @@ pub struct HeadView<'a> {
     pub mass: &'a [f32],
     /// Attention mass `[T]` over the last window of queries; empty when the policy does not need it.
     pub mass_window: &'a [f32],
+    /// Largest attention `[T]` from a repetition of the prompt; empty when the policy does not need it.
+    pub repetition: &'a [f32],
     /// Tokens that each slot stands for, `[T]`; `None` when all stand for one.
     pub counts: Option<&'a [u32]>,
     /// Logit bias of each slot in nats, `[T]`; `None` when all are zero.
@@ -52,6 +54,7 @@ impl<'a> HeadView<'a> {
             given: None,
             mass: &[],
             mass_window: &[],
+            repetition: &[],
             counts: None,
             logit_bias: None,
         }
@@ -88,11 +91,13 @@ pub struct Needs {
     pub mass_window: Option<usize>,
     /// Queries that stand for those to come.
     pub queries: Option<Sampling>,
+    /// Attention from a repetition of the prompt.
+    pub repetition: bool,
 }
 
 impl Needs {
     /// Attention mass over all queries, and nothing else.
-    pub const MASS: Self = Self { mass: true, mass_window: None, queries: None };
+    pub const MASS: Self = Self { mass: true, mass_window: None, queries: None, repetition: false };
 
     /// A sample of queries, and nothing else.
     pub(super) fn queries(sampling: Sampling) -> Self {
@@ -105,7 +110,18 @@ impl Needs {
             mass: self.mass || other.mass,
             mass_window: self.mass_window.or(other.mass_window),
             queries: self.queries.or(other.queries),
+            repetition: self.repetition || other.repetition,
         }
+    }
+
+    /// Whether it is recorded while a prompt passes only, so that there is none in decode.
+    pub fn prompt_only(self) -> bool {
+        self.queries.is_some() || self.repetition
+    }
+
+    /// Whether the prompt has to be repeated.
+    pub fn replay(self) -> bool {
+        self.repetition || self.queries.is_some_and(|sampling| sampling.from == Origin::Replay)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Queries that stand for those to come, kept until the slots of a prompt are chosen.
 
 use crate::math::Rope;
-use crate::merge::{Origin, Sampling};
+use crate::merge::Sampling;
 use crate::model::ChunkStates;
 
 /// A seeded sample of the queries of a part of a prompt, in every layer.
@@ -17,8 +17,10 @@ pub(super) struct QuerySample {
 impl QuerySample {
     /// Chooses tokens of a part: as many as give `sampling.queries` rows for every KV head.
     pub fn draw(sampling: Sampling, group: usize, n_layers: usize, part: std::ops::Range<usize>) -> Self {
-        let mut tokens = sampling.draw(group, part.len(), part.start as u64);
-        tokens.iter_mut().for_each(|(position, _)| *position += part.start);
+        // A part that is no longer than what is skipped has nothing else.
+        let first = if sampling.skip < part.end { part.start.max(sampling.skip) } else { part.start };
+        let mut tokens = sampling.draw(group, part.end - first, part.start as u64);
+        tokens.iter_mut().for_each(|(position, _)| *position += first);
         Self { sampling, tokens, queries: vec![Vec::new(); n_layers] }
     }
 
@@ -60,9 +62,7 @@ impl QuerySample {
         for (token, (position, ahead)) in queries.chunks_exact(width.max(1)).zip(&self.tokens) {
             let first = rows.len();
             rows.extend_from_slice(&token[kv_head * group_width..][..group_width]);
-            if self.sampling.from == Origin::Prompt {
-                rope.turn(&mut rows[first..], (n_seen - position + ahead) as f32);
-            }
+            self.sampling.turn(rope, &mut rows[first..], n_seen.saturating_sub(*position), *ahead);
         }
         rows
     }

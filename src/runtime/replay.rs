@@ -5,9 +5,11 @@ use crate::model::{LogitRows, ModelError, Pass};
 use crate::runtime::{RaggedCache, RuntimeError};
 
 /// What the model is asked before the first chunk.
-const REPEAT_ALL: &str = "\n\nRepeat the previous context exactly.\n\n";
+const REPEAT_ALL: &str = "\n\nRepeat the previous context exactly.";
 /// What it is asked before every other one, followed by the last tokens of the chunk before.
 const REPEAT_FROM: &str = "\n\nRepeat the part of the previous context exactly, starting with";
+/// What stands between that and the chunk, in tokens of its own.
+const BEFORE_CHUNK: &str = "\n";
 /// Tokens of the chunk before that say where the next one begins.
 const N_LEAD_IN: usize = 8;
 /// Prompt tokens that are repeated at a time, at most.
@@ -20,14 +22,14 @@ const CHUNK_TOKENS: usize = 2048;
 pub(super) fn replay(pass: &mut Pass<'_>, prompt: &[u32], cache: &mut RaggedCache) -> Result<(), RuntimeError> {
     let max_positions = pass.model().config().max_positions;
     let tokenizer = pass.model().tokenizer()?;
-    let [all, from] =
-        [REPEAT_ALL, REPEAT_FROM].map(|text| tokenizer.encode(text, AddSpecial::No).map_err(ModelError::from));
-    let (all, from) = (all?, from?);
+    let encode = |text| tokenizer.encode(text, AddSpecial::No).map_err(ModelError::from);
+    let (all, from, before_chunk) = (encode(REPEAT_ALL)?, encode(REPEAT_FROM)?, encode(BEFORE_CHUNK)?);
     let first_position = cache.n_seen() - prompt.len();
     let mut at = 0;
     while at < prompt.len() {
         let lead_in = &prompt[at.saturating_sub(N_LEAD_IN)..at];
-        let asking = if at == 0 { all.clone() } else { [&from[..], lead_in].concat() };
+        let question = if at == 0 { &all } else { &from };
+        let asking = [question, lead_in, &before_chunk].concat();
         let n_before = cache.n_seen() + asking.len();
         if n_before >= max_positions {
             return Err(RuntimeError::NoRoomToReplay { n_tokens: n_before + 1, max_positions });

@@ -185,12 +185,15 @@ fn turned_queries(states: HeadStates<'_>, model: &ModelIdentity, prompt_end: usi
     let n_kept = states.query_positions.len();
     let n_early = states.query_positions.partition_point(|position| *position < prompt_end);
     let mut turned = Vec::new();
-    for (place, ahead) in sampling.draw(model.group(), n_early, 0) {
+    let n_skipped = states.query_positions[..n_early].partition_point(|position| *position < sampling.skip);
+    let n_skipped = if n_skipped < n_early { n_skipped } else { 0 };
+    for (place, ahead) in sampling.draw(model.group(), n_early - n_skipped, 0) {
+        let place = n_skipped + place;
         let first = turned.len();
         for head in 0..model.group() {
             turned.extend_from_slice(states.queries.row(head * n_kept + place));
         }
-        rope.turn(&mut turned[first..], (prompt_end - states.query_positions[place] + ahead) as f32);
+        sampling.turn(&rope, &mut turned[first..], prompt_end - states.query_positions[place], ahead);
     }
     turned
 }

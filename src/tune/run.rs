@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use crate::files::ModelIdentity;
 use crate::format::dump::{Dump, DumpError, Sample, SampleEntry};
-use crate::merge::Origin;
 use crate::policy;
 use crate::policy::{Policy, Scope};
 use crate::tune::cost::{Checked, CostSums, EpsMeans, curves};
@@ -209,7 +208,7 @@ fn parse_setting(setting: &str) -> Result<Box<dyn Policy>, TuneError> {
     if policy.scope() != Scope::Head {
         return fault("its allocation shares slots among heads, which is what tuning decides");
     }
-    if policy.needs().queries.is_some_and(|sampling| sampling.from == Origin::Replay) {
+    if policy.needs().replay() {
         return fault("its queries are those of a replay, which a dump does not hold");
     }
     if policy.refit().is_some() {

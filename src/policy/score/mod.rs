@@ -7,6 +7,7 @@ mod mass;
 mod queries;
 mod random;
 mod recency;
+mod repetition;
 mod window;
 
 use std::fmt::Debug;
@@ -41,6 +42,7 @@ pub const SCORES: &[Part<dyn Score>] = &[
     queries::PART,
     random::PART,
     recency::PART,
+    repetition::PART,
     window::PART,
 ];
 
@@ -59,7 +61,8 @@ mod tests {
     fn a_score_says_whether_it_depends_on_the_budget() {
         let x: Vec<f32> = (0..200).map(|i| ((i * 37 + 11) % 29) as f32 / 29.0).collect();
         let (rows, mass) = (Rows::new(&x, 2), &x[..100]);
-        let view = HeadView { values: rows, queries: rows, mass, mass_window: mass, ..HeadView::new(rows) };
+        let view =
+            HeadView { values: rows, queries: rows, mass, mass_window: mass, repetition: mass, ..HeadView::new(rows) };
         for part in SCORES {
             let score = (part.build)(&mut Params::parse("test", "").unwrap()).unwrap().0;
             let differs = (1..100).any(|budget| score.worth(&view, budget) != score.worth(&view, 50));

@@ -5,14 +5,17 @@ mod planning;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::math::{Float, Rope};
-use crate::merge::{Counters, Origin, Sampling};
+use crate::math::{Float, Rope, Rows};
+use crate::merge::{Counters, Origin, Sampling, largest_weights};
 use crate::model::{AttnMass, ChunkStates, Config, HeadSlots, KvStore, StoreNeeds};
 use crate::policy::{Needs, Scope, SlotExtras, SlotLayout};
 use crate::runtime::cache::planning::NewLayer;
 use crate::runtime::queries::QuerySample;
 use crate::runtime::slots::{Head, Unstorable};
 use crate::runtime::{Budget, Compression, RuntimeError};
+
+/// First slots that every chunk of a repetition sees beside its own: KVzip's.
+const REPEATED_SINKS: usize = 4;
 
 /// Part of a prompt that is passing.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +57,8 @@ pub struct RaggedCache {
     /// Queries to sample, each once.
     samplings: Vec<Sampling>,
     samples: Vec<QuerySample>,
+    /// Largest attention from a repetition of each head's slots, `[heads][T]`; empty but while a prompt waits for compression.
+    repetition: Vec<Vec<f32>>,
     /// `None` between prompts and in decode.
     passing: Option<Passing>,
     /// While a prompt is repeated.
@@ -88,6 +93,7 @@ impl RaggedCache {
             needs,
             samplings,
             samples: Vec::new(),
+            repetition: vec![Vec::new(); n_heads],
             passing: None,
             replay: None,
             settled: vec![0; n_heads],
@@ -117,6 +123,7 @@ impl RaggedCache {
             }
             let wanted = compression.policy.needs();
             needs.mass |= wanted.mass;
+            needs.repetition |= wanted.repetition;
             match (needs.mass_window, wanted.mass_window) {
                 (Some(a), Some(b)) if a != b => return Err(RuntimeError::DifferentWindows(a, b)),
                 (known, new) => needs.mass_window = known.or(new),
@@ -156,6 +163,7 @@ impl RaggedCache {
             needs,
             samplings: samplings(compression),
             samples: Vec::new(),
+            repetition: vec![Vec::new(); self.heads.len()],
             settled: vec![0; self.heads.len()],
             rewrites: vec![0; self.n_layers],
             gone: self.gone.clone(),
@@ -189,11 +197,12 @@ impl RaggedCache {
         self.passing = Some(Passing { prompt_end, part_end });
         let draw = |sampling: &Sampling| QuerySample::draw(*sampling, self.group, self.n_layers, self.n_seen..part_end);
         self.samples = self.samplings.iter().map(draw).collect();
+        self.repetition.fill(Vec::new());
     }
 
     /// Whether a prompt has to be repeated before it is compressed.
     pub(super) fn wants_replay(&self) -> bool {
-        self.samplings.iter().any(|sampling| sampling.from == Origin::Replay)
+        self.needs.replay() || self.samplings.iter().any(|sampling| sampling.from == Origin::Replay)
     }
 
     /// Announces tokens that ask for a repetition of the prompt from position `first` on, and the repetition; nothing of them stays.
@@ -249,7 +258,7 @@ impl RaggedCache {
             return Ok(());
         };
         let fault = |when| Err(RuntimeError::NeedsPrompt { policy: name.clone(), when });
-        if policy.needs().queries.is_some() && decode_slack.is_some() {
+        if policy.needs().prompt_only() && decode_slack.is_some() {
             return fault("in decode");
         }
         if self.wants_replay() && every_tokens.is_some() {
@@ -346,8 +355,31 @@ impl RaggedCache {
             (None, Some(_)) => (Origin::Prompt, chunk.first_position, 0),
             (None, None) => return,
         };
-        let samples = self.samples.iter_mut().filter(|sample| sample.sampling().from == from);
+        let is_replay = |from| from == Origin::Replay;
+        let samples = self.samples.iter_mut().filter(|sample| is_replay(sample.sampling().from) == is_replay(from));
         samples.for_each(|sample| sample.take(chunk, skip, first));
+    }
+
+    /// Adds the attention that a repeated chunk of the prompt pays to its original.
+    fn take_repetition(&mut self, chunk: &ChunkStates<'_>) {
+        let Some(Replay { first, n_asking, n_seen }) = self.replay.filter(|_| self.needs.repetition) else { return };
+        let end = first + chunk.n_tokens - n_asking;
+        for kv_head in 0..self.n_kv_heads {
+            let index = chunk.layer * self.n_kv_heads + kv_head;
+            let keys = self.heads[index].keys();
+            let keys = keys.rows();
+            let n_whole = keys.len() - chunk.n_tokens;
+            // Slots from before the prompt count as a part of its first chunk.
+            let start = self.repetition[index].len();
+            let places = start..n_whole - (n_seen - end);
+            let parts = [0..REPEATED_SINKS.min(start), places, n_whole..keys.len()].map(|part| keys.part(part));
+            let rows = chunk.q.every(1, 0).collect::<Vec<_>>();
+            let width = self.group * self.n_kv_heads;
+            let of_group = rows.chunks_exact(width).flat_map(|token| &token[kv_head * self.group..][..self.group]);
+            let queries: Vec<f32> = of_group.flat_map(|row| row.iter().copied()).collect();
+            let largest = largest_weights(Rows::new(&queries, self.head_dim), self.group, parts);
+            self.repetition[index].extend(largest);
+        }
     }
 
     fn settle(&mut self, layer: usize, new: &NewLayer) {
@@ -368,6 +400,7 @@ impl RaggedCache {
             self.rewrites[layer] += 1;
             self.samples.iter_mut().for_each(|sample| sample.forget(layer));
             let first = layer * self.n_kv_heads;
+            self.repetition[first..first + self.n_kv_heads].fill(Vec::new());
             self.heads.splice(first..first + self.n_kv_heads, new.heads);
         }
         self.compress_time += started.elapsed();
@@ -436,6 +469,7 @@ impl KvStore for RaggedCache {
             let rows = chunk.k.every(n_kv_heads, kv_head).zip(chunk.v.every(n_kv_heads, kv_head));
             head.append(chunk.first_position, rows).map_err(|fault| fault.at(chunk.layer, kv_head))?;
         }
+        self.take_repetition(chunk);
         self.take_queries(chunk);
         if chunk.layer == 0 {
             self.n_seen += chunk.n_tokens;

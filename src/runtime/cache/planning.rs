@@ -73,8 +73,14 @@ impl RaggedCache {
         Ok(sizes)
     }
 
-    /// Refuses a policy whose queries were not recorded.
+    /// Refuses a policy whose queries were not recorded, or whose prompt was not repeated.
     pub(super) fn check_samples(&self, compression: &Compression, layer: usize) -> Result<(), RuntimeError> {
+        let heads = layer * self.n_kv_heads..(layer + 1) * self.n_kv_heads;
+        let is_repeated = |head: usize| self.repetition[head].len() == self.heads[head].len();
+        if compression.policy.needs().repetition && !heads.into_iter().all(is_repeated) {
+            let what = "attention from a repetition of the prompt";
+            return Err(RuntimeError::NotRecorded { policy: compression.name.clone(), what });
+        }
         let Some(sampling) = compression.policy.needs().queries.filter(|_| compression.wants_less()) else {
             return Ok(());
         };
@@ -129,6 +135,7 @@ impl RaggedCache {
             given: asked.map(|asked| &asked.given),
             mass: &head.mass,
             mass_window: &head.mass_window,
+            repetition: &self.repetition[index],
             counts: states.counts.as_deref(),
             logit_bias: head.logit_bias.as_deref(),
         }
