@@ -57,6 +57,7 @@ const VARIANTS: &[&str] = &[
     "random:seed=7",
     "random:allocation=model",
     "snapkv:fold=nearest,eps=0.5,variant=convex,kernel=gaussian",
+    "snapkv:fold=massfold",
     "snapkv:fold=sets,bridge=true",
     "restkv:recent=0.3,seed=5",
     "snapkv:window=3,pool=1",

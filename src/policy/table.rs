@@ -94,6 +94,16 @@ pub const POLICIES: &[PolicyEntry] = &[
         ..EVICTION
     },
     PolicyEntry {
+        name: "massfold",
+        summary: "keeps the tokens of kvzip and folds the others into them by worth (sinks=); snapkv:fold=massfold folds snapkv's",
+        source: "Gast 2026, MassFold (kvfold 0.1.1); Kim et al. 2025, arXiv 2505.23416",
+        score: "repetition",
+        allocation: "model",
+        fold: "massfold",
+        evicting: &[("repetition", "kvzip")],
+        ..EVICTION
+    },
+    PolicyEntry {
         name: "matching",
         summary: "keeps the tokens of largest root mean square attention from the prompt's queries turned to later positions (queries=, span=, from=)",
         source: "Zweiger et al. 2026, arXiv 2602.16284, its keys; with +refit its masses and values, too",

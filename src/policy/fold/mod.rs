@@ -3,6 +3,7 @@
 mod cam;
 mod drop;
 mod keep;
+mod massfold;
 mod nearest;
 mod pivots;
 mod sets;
@@ -46,4 +47,5 @@ pub trait Fold: Debug + Send + Sync {
 }
 
 /// Every fold, by name.
-pub const FOLDS: &[Part<dyn Fold>] = &[cam::PART, drop::PART, keep::PART, nearest::PART, pivots::PART, sets::PART];
+pub const FOLDS: &[Part<dyn Fold>] =
+    &[cam::PART, drop::PART, keep::PART, massfold::PART, nearest::PART, pivots::PART, sets::PART];

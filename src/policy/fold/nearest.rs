@@ -82,7 +82,7 @@ impl Fold for Folding {
 
 /// Of each of `from` the place in `to` of the key with the largest cosine, the first of equals, and that cosine; minus
 /// infinity for keys without direction.
-fn nearest(keys: Rows<'_>, from: &[u32], to: &[u32]) -> Vec<(usize, f32)> {
+pub(super) fn nearest(keys: Rows<'_>, from: &[u32], to: &[u32]) -> Vec<(usize, f32)> {
     let unit = |slots: &[u32]| -> Vec<f32> {
         let rows = slots.iter().map(|slot| keys.row(*slot as usize));
         rows.flat_map(|key| {
