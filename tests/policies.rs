@@ -53,6 +53,7 @@ const VARIANTS: &[&str] = &[
     "kvmerger:sigma=printed",
     "matching:queries=10,over=mean",
     "matching:last=3,first=1,span=7",
+    "pursuit:queries=10,step=1",
     "pyramidkv:beta=3",
     "random:seed=7",
     "random:allocation=model",

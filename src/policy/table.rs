@@ -112,6 +112,14 @@ pub const POLICIES: &[PolicyEntry] = &[
         ..EVICTION
     },
     PolicyEntry {
+        name: "pursuit",
+        summary: "keeps the tokens that add up to the attention mass of matching's queries, by matching pursuit; for small budgets (step=, queries=, span=, from=)",
+        source: "Zweiger et al. 2026, arXiv 2602.16284, its keys by OMP; with +refit its masses and values, too",
+        score: "pursuit",
+        with: "first=4,last=32",
+        ..EVICTION
+    },
+    PolicyEntry {
         name: "pyramidkv",
         summary: "snapkv's tokens; many slots for the first layers, few for the last ones (beta=)",
         source: "Cai et al. 2024, arXiv 2406.02069",

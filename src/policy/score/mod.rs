@@ -4,6 +4,7 @@ mod expected_attention;
 mod key_difference;
 mod leave_one_out;
 mod mass;
+mod pursuit;
 mod queries;
 mod random;
 mod recency;
@@ -39,6 +40,7 @@ pub const SCORES: &[Part<dyn Score>] = &[
     key_difference::PART,
     leave_one_out::PART,
     mass::PART,
+    pursuit::PART,
     queries::PART,
     random::PART,
     recency::PART,
