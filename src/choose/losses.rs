@@ -1,13 +1,10 @@
 //! What the model loses when a single head is compressed.
 
-use std::sync::Arc;
-
 use crate::choose::{ChooseError, measured_kls, sample_item};
 use crate::eval::{EvalError, Item};
 use crate::format::dump::Dump;
 use crate::model::Model;
-use crate::policy::{PerHead, Policy};
-use crate::runtime::{Budget, Compression};
+use crate::runtime::Compression;
 use crate::tune::{HeadLosses, TuneOptions, calibration_samples};
 
 /// Slots per token that a head keeps while all others are whole: few enough to tell, and a size that heads come to have.
@@ -39,13 +36,12 @@ pub fn head_losses(
         .collect::<Result<_, ChooseError>>()?;
     let Some(setting) = options.settings.first().filter(|_| n_texts > 0) else { return Ok(None) };
     let n_heads = identity.n_layers * identity.n_kv_heads;
-    let policy = PerHead::uniform(setting, n_heads, options.refit).map_err(EvalError::from)?;
-    let policy: Arc<dyn Policy> = Arc::new(policy);
     let of_head = |head: usize| {
         let shares: Vec<f64> = (0..n_heads).map(|other| if other == head { SHARE } else { 1.0 }).collect();
-        (SHARE, Compression::new(format!("head {head}"), policy.clone(), Budget::PerHead(shares.into())))
+        Ok((SHARE, Compression::per_head(format!("head {head}"), setting, options.refit, shares)?))
     };
-    let kls = measured_kls(model, &items, &[(0..n_heads).map(of_head).collect()], progress)?;
+    let ways = (0..n_heads).map(of_head).collect::<Result<_, EvalError>>()?;
+    let kls = measured_kls(model, &items, &[ways], progress)?;
     let kl = kls.iter().flatten().map(|kls| kls.iter().sum::<f64>() / n_texts as f64).collect();
     Ok(Some(HeadLosses { share: SHARE, kl, n_texts }))
 }

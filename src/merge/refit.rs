@@ -137,7 +137,9 @@ pub fn refit_slots(whole: &Attending<'_>, stored: RefitHead<'_>, refit: Refit) -
         return None;
     }
     if !checked.outputs.is_empty() && changed >= unchanged {
-        return Some(Refitted { values: stored.values.flat().to_vec(), logit_bias: None });
+        // With biases all the same, so that a head's bytes do not depend on what became of it.
+        let logit_bias = factors.map(|_| stored.logit_bias.map_or_else(|| vec![0.0; n], <[f32]>::to_vec));
+        return Some(Refitted { values: stored.values.flat().to_vec(), logit_bias });
     }
     let logit_bias = factors.map(|factors| {
         let before = stored.logit_bias.unwrap_or(&[]).iter().chain(std::iter::repeat(&0.0));

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::format::profile::Profile;
+use crate::merge::Refit;
 use crate::policy;
-use crate::policy::{PerHead, Policy, PolicyError};
+use crate::policy::{Needs, PerHead, Policy, PolicyError};
 use crate::runtime::RuntimeError;
 
 /// Slots that a cache may hold.
@@ -62,6 +63,17 @@ impl Compression {
         Ok(Self::new(spec, policy::parse(spec)?.1, budget))
     }
 
+    /// One policy for all heads, as typed, with a refit, and a share for every head.
+    pub(crate) fn per_head(
+        name: impl Into<String>,
+        spec: &str,
+        refit: Option<Refit>,
+        shares: Vec<f64>,
+    ) -> Result<Self, PolicyError> {
+        let policy: Arc<dyn Policy> = Arc::new(PerHead::uniform(spec, shares.len(), refit)?);
+        Ok(Self::new(name, policy, Budget::PerHead(shares.into())))
+    }
+
     /// What a checked profile says: every head's own policy and size, and the refit.
     ///
     /// - Errors: a setting that this version does not know
@@ -91,6 +103,12 @@ impl Compression {
             Budget::PerHead(shares) => shares.iter().all(|share| *share >= 1.0),
         };
         self.policy.compresses() && (self.policy.sets_own_size() || !whole)
+    }
+
+    /// What has to be recorded for it: of a prompt that stays whole, nothing that only a prompt can give.
+    pub(crate) fn needs(&self) -> Needs {
+        let needs = self.policy.needs();
+        if self.wants_less() { needs } else { Needs { queries: None, repetition: false, ..needs } }
     }
 
     /// Slots that a head may keep when it has seen `n_seen` tokens; at least 1.

@@ -78,7 +78,7 @@ pub struct RaggedCache {
 impl RaggedCache {
     /// An empty cache for a model.
     pub fn new(config: &Config, kind: Float, compression: Option<Compression>) -> Self {
-        let needs = compression.as_ref().map_or_else(Needs::default, |compression| compression.policy.needs());
+        let needs = compression.as_ref().map_or_else(Needs::default, Compression::needs);
         let samplings = compression.as_ref().map(samplings).unwrap_or_default();
         let n_heads = config.n_layers * config.n_kv_heads;
         Self {
@@ -121,7 +121,7 @@ impl RaggedCache {
                     all.push(sampling);
                 }
             }
-            let wanted = compression.policy.needs();
+            let wanted = compression.needs();
             needs.mass |= wanted.mass;
             needs.repetition |= wanted.repetition;
             match (needs.mass_window, wanted.mass_window) {
@@ -138,7 +138,7 @@ impl RaggedCache {
     ///   tokens came after the prompt; those of planning
     pub fn compressed(&self, compression: &Compression) -> Result<Self, RuntimeError> {
         let fault = |what| Err(RuntimeError::NotRecorded { policy: compression.name.clone(), what });
-        let needs = compression.policy.needs();
+        let needs = compression.needs();
         if self.compression.is_some() || self.passing.is_some() {
             return fault("a whole cache at the end of a prompt");
         }

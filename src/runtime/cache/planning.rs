@@ -53,7 +53,7 @@ impl RaggedCache {
         let heads = layers.start * self.n_kv_heads..layers.end * self.n_kv_heads;
         let given = |head| compression.budget_tokens(self.n_layers, self.n_kv_heads, head, self.n_seen);
         let mut sizes = heads.clone().map(given).collect::<Result<Vec<usize>, _>>()?;
-        if compression.policy.scope() == Scope::Head {
+        if compression.policy.scope() == Scope::Head || !compression.wants_less() {
             return Ok(sizes);
         }
         let shares = |head: &usize| !compression.skip_layers.contains(&(head / self.n_kv_heads));
@@ -77,11 +77,11 @@ impl RaggedCache {
     pub(super) fn check_samples(&self, compression: &Compression, layer: usize) -> Result<(), RuntimeError> {
         let heads = layer * self.n_kv_heads..(layer + 1) * self.n_kv_heads;
         let is_repeated = |head: usize| self.repetition[head].len() == self.heads[head].len();
-        if compression.policy.needs().repetition && !heads.into_iter().all(is_repeated) {
+        if compression.needs().repetition && !heads.into_iter().all(is_repeated) {
             let what = "attention from a repetition of the prompt";
             return Err(RuntimeError::NotRecorded { policy: compression.name.clone(), what });
         }
-        let Some(sampling) = compression.policy.needs().queries.filter(|_| compression.wants_less()) else {
+        let Some(sampling) = compression.needs().queries else {
             return Ok(());
         };
         if self.sample(sampling).is_some_and(|sample| sample.has(layer)) {
