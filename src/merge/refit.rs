@@ -120,6 +120,7 @@ pub fn refit_slots(whole: &Attending<'_>, stored: RefitHead<'_>, refit: Refit) -
     let (solved_on, checked) = split(whole, n, refit.seed);
     let mut solved_on = Asked::new(whole, &given, stored, &solved_on);
     let mut checked = Asked::new(whole, &given, stored, &checked);
+    checked.shares.normalise();
     let unchanged = checked.squared_error(stored.values);
     let factors = refit.mass.then(|| {
         let factors = System::new(&solved_on.shares, n_free).masses(solved_on.missing(), refit.lambda);
@@ -127,7 +128,9 @@ pub fn refit_slots(whole: &Attending<'_>, stored: RefitHead<'_>, refit: Refit) -
         checked.shares.scale_slots(&factors);
         factors
     });
+    // Weights that were normalised before their slots were scaled become the same by it.
     solved_on.shares.normalise();
+    checked.shares.normalise();
     let mut values = stored.values.flat().to_vec();
     let system = System::new(&solved_on.shares, n_free);
     let change = system.values_change(solved_on.residual(stored.values), d, refit.lambda)?;
@@ -193,11 +196,9 @@ impl Asked {
         residual
     }
 
-    /// Squared distance of the slots' outputs, with their masses as they are and these values, from the whole head's.
+    /// Squared distance of the slots' outputs, by their weights as they are and these values, from the whole head's.
     fn squared_error(&self, values: Rows<'_>) -> f64 {
-        let mut normalised = Self { outputs: self.outputs.clone(), shares: self.shares.clone() };
-        normalised.shares.normalise();
-        normalised.residual(values).iter().map(|x| f64::from(*x).powi(2)).sum()
+        self.residual(values).iter().map(|x| f64::from(*x).powi(2)).sum()
     }
 }
 
