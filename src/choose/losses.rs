@@ -32,7 +32,7 @@ pub fn head_losses(
     let n_texts = n_texts.min(samples.len());
     let items: Vec<Item> = (0..n_texts)
         .map(|i| samples[(2 * i + 1) * samples.len() / (2 * n_texts)])
-        .map(|(dump, index)| Ok(sample_item(&dumps[dump], index)?))
+        .map(|place| Ok(sample_item(place.dump, place.index)?))
         .collect::<Result<_, ChooseError>>()?;
     let Some(setting) = options.settings.first().filter(|_| n_texts > 0) else { return Ok(None) };
     let n_heads = identity.n_layers * identity.n_kv_heads;

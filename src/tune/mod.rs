@@ -25,7 +25,7 @@ pub use options::{DEFAULT_SETTINGS, TuneOptions, Tuned};
 pub use resolve::resolve;
 pub use run::tune;
 pub use search::{SEARCHES, SearchEntry};
-pub use split::calibration_samples;
+pub use split::{Place, calibration_samples};
 pub use unit::BudgetUnit;
 
 use crate::format::dump::DumpError;

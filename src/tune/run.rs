@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::files::ModelIdentity;
-use crate::format::dump::{Dump, DumpError, Sample, SampleEntry};
+use crate::format::dump::Dump;
 use crate::policy;
 use crate::policy::{Policy, Scope};
 use crate::tune::cost::{Checked, CostSums, EpsMeans, curves};
@@ -13,7 +13,7 @@ use crate::tune::options::check_options;
 use crate::tune::profiles::Evidence;
 use crate::tune::search::SearchEntry;
 use crate::tune::solve::{Solution, solutions, target};
-use crate::tune::split::split;
+use crate::tune::split::{Place, places, split_places};
 use crate::tune::trial::{ByTrial, Trial, TrialKey};
 use crate::tune::{SEARCHES, TuneError, TuneOptions, Tuned};
 
@@ -21,23 +21,6 @@ use crate::tune::{SEARCHES, TuneError, TuneOptions, Tuned};
 const SIZES: [f64; 12] = [0.01, 0.02, 0.035, 0.06, 0.09, 0.13, 0.18, 0.25, 0.35, 0.5, 0.65, 0.8];
 /// Calibration samples from which on searches can be compared by cross-validation.
 const FEWEST_TO_VALIDATE: usize = 4;
-
-/// Where a sample is. Opened when it is read, so that a run of many has few files open.
-#[derive(Clone, Copy, Debug)]
-struct Place<'a> {
-    dump: &'a Dump,
-    index: usize,
-}
-
-impl<'a> Place<'a> {
-    fn open(&self) -> Result<Sample<'a>, DumpError> {
-        self.dump.sample(self.index)
-    }
-
-    fn entry(&self) -> &'a SampleEntry {
-        &self.dump.manifest().samples[self.index]
-    }
-}
 
 /// Chooses sizes and settings for every budget.
 ///
@@ -54,10 +37,7 @@ pub fn tune(
 ) -> Result<Vec<Tuned>, TuneError> {
     let model = check(dumps, options)?;
     let settings = parse_settings(&options.settings)?;
-    let samples: Vec<Place<'_>> = dumps
-        .iter()
-        .flat_map(|dump| (0..dump.manifest().samples.len()).map(move |index| Place { dump, index }))
-        .collect();
+    let samples = places(dumps);
     if samples.is_empty() {
         return Err(TuneError::NoSamples);
     }
@@ -85,8 +65,7 @@ pub fn tune(
             }
         }
     }
-    let names: Vec<&str> = samples.iter().map(|place| place.entry().dataset.as_str()).collect();
-    let (calibration, held_out) = split(&names, options.hold_out, options.seed);
+    let (calibration, held_out) = split_places(&samples, options);
     let n_steps = calibration.len() + samples.len();
 
     let sizes = sizes(&options.budgets);

@@ -6,14 +6,14 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use crate::format::dump::Dump;
+use crate::format::dump::{Dump, DumpError, Sample, SampleEntry};
 use crate::tune::TuneOptions;
 
 /// Splits samples into calibration and held-out ones, seeded, the same share of every data set (rounded down, so that a
 /// data set of one sample calibrates). A sample is one document; no document is split.
 ///
 /// - Shape: data set name per sample → two rising lists of indices
-pub(super) fn split(datasets: &[&str], hold_out: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
+fn split(datasets: &[&str], hold_out: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
     let mut by_dataset: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (i, dataset) in datasets.iter().enumerate() {
         by_dataset.entry(dataset).or_default().push(i);
@@ -31,13 +31,40 @@ pub(super) fn split(datasets: &[&str], hold_out: f64, seed: u64) -> (Vec<usize>,
     (calibration, held_out)
 }
 
-/// The samples that choices are made on, as places of dumps and of samples within them.
-pub fn calibration_samples(dumps: &[Dump], options: &TuneOptions) -> Vec<(usize, usize)> {
-    let samples = |(dump, place): (&Dump, usize)| (0..dump.manifest().samples.len()).map(move |index| (place, index));
-    let places: Vec<(usize, usize)> = dumps.iter().zip(0..).flat_map(samples).collect();
-    let names: Vec<&str> =
-        places.iter().map(|(dump, index)| dumps[*dump].manifest().samples[*index].dataset.as_str()).collect();
-    split(&names, options.hold_out, options.seed).0.into_iter().map(|at| places[at]).collect()
+/// Where a sample is. Opened when it is read, so that a run of many has few files open.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Its dump.
+    pub dump: &'a Dump,
+    /// Its place there.
+    pub index: usize,
+}
+
+impl<'a> Place<'a> {
+    pub(super) fn open(&self) -> Result<Sample<'a>, DumpError> {
+        self.dump.sample(self.index)
+    }
+
+    pub(super) fn entry(&self) -> &'a SampleEntry {
+        &self.dump.manifest().samples[self.index]
+    }
+}
+
+/// All samples, dump by dump.
+pub(super) fn places(dumps: &[Dump]) -> Vec<Place<'_>> {
+    dumps.iter().flat_map(|dump| (0..dump.manifest().samples.len()).map(move |index| Place { dump, index })).collect()
+}
+
+/// Calibration and held-out ones of all samples, by their indices.
+pub(super) fn split_places(places: &[Place<'_>], options: &TuneOptions) -> (Vec<usize>, Vec<usize>) {
+    let names: Vec<&str> = places.iter().map(|place| place.entry().dataset.as_str()).collect();
+    split(&names, options.hold_out, options.seed)
+}
+
+/// The samples that choices are made on.
+pub fn calibration_samples<'a>(dumps: &'a [Dump], options: &TuneOptions) -> Vec<Place<'a>> {
+    let places = places(dumps);
+    split_places(&places, options).0.into_iter().map(|at| places[at]).collect()
 }
 
 #[cfg(test)]
