@@ -261,6 +261,44 @@ fn one_profile_is_evaluated_at_several_budgets() {
 }
 
 #[test]
+fn policies_run_at_the_sizes_of_a_profile() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    captured(dir, &[]);
+    done(kvscope(dir, &["tune", "dumps/run", "--budget", "0.4", "--refit", "none", "--policy", "h2o", "--out", "a"]));
+    let fixed = ["eval", "--model", MODEL, "--prompts", "prompts.jsonl", "--context", "60", "--continuation", "12"];
+    let profile = ["--samples", "2", "--profile", "a/llama-gqa.profile.json"];
+    let eval = |out: &str, more: &[&str]| {
+        let out = ["--out", out];
+        kvscope(dir, &[&fixed[..], &profile[..], &out[..], more].concat())
+    };
+    let sized = ["h2o", "h2o+refit", "random", "kvmerger:bridge=true"];
+    done(eval("run", &sized.iter().flat_map(|spec| ["--at-sizes", spec]).collect::<Vec<_>>()));
+    let run: Value = serde_json::from_slice(&std::fs::read(dir.join("run/eval.json")).unwrap()).unwrap();
+    let metrics = |policy: &str| {
+        let of_policy = |entry: &&Value| entry["policy"] == policy && entry["dataset"].is_null();
+        run["summary"].as_array().unwrap().iter().find(of_policy).unwrap()["metrics"].clone()
+    };
+    // The profile has one policy: at its sizes this one is the profile, others are not.
+    assert_eq!(metrics("profile"), metrics("h2o at the sizes of profile"));
+    assert_ne!(metrics("profile"), metrics("random at the sizes of profile"));
+    let asked: Vec<(&str, &str, &str)> = run["comparisons"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| ["question", "a", "b"].map(|key| entry[key].as_str().unwrap()).into())
+        .collect();
+    assert!(asked.contains(&("refit_or_not", "h2o+refit at the sizes of profile", "h2o at the sizes of profile")));
+    let merge =
+        ("merge_or_evict", "kvmerger:bridge=true at the sizes of profile", "evict:bridge=true at the sizes of profile");
+    assert!(asked.contains(&merge), "{asked:?}");
+    assert_eq!(asked.iter().filter(|(question, ..)| *question == "profile_or_at_sizes").count(), 5);
+    for spec in ["adakv", "kvmerger:eps=0.5", "full"] {
+        ends(&eval("none", &["--at-sizes", spec]), 2, &["cannot take those of a profile"]);
+    }
+}
+
+#[test]
 fn generated_tokens_judge_the_prompt_before_them() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

@@ -41,6 +41,9 @@ pub(crate) struct Args {
     /// Profile made by `kvscope tune`; may be repeated. It is solved for each --budget that no profile here was tuned for
     #[arg(long, value_name = "FILE")]
     profile: Vec<PathBuf>,
+    /// Policy to run at the head sizes of each --profile, as a control: what of its gain comes from sizes. May be repeated
+    #[arg(long, value_name = "SPEC", requires = "profile")]
+    at_sizes: Vec<String>,
     /// Shares of the slots to keep [default: 0.5,0.35; of profiles their own]
     #[arg(long, value_name = "X", value_delimiter = ',', value_parser = numbers::part)]
     budget: Vec<f64>,
@@ -169,7 +172,9 @@ fn arms(args: &Args, model: &Model, common: &Common) -> Result<Vec<Arm>> {
         let budgets: Vec<f64> =
             if args.budget.is_empty() { vec![own] } else { args.budget.iter().filter(of_profile).copied().collect() };
         for budget in budgets {
-            add_profile(&mut arms, name, &at_budget(profile.clone(), path, budget)?)?;
+            let profile = at_budget(profile.clone(), path, budget)?;
+            add_profile(&mut arms, name, &profile)?;
+            arms.extend(eval::arms_at_sizes(&args.at_sizes, name, &profile)?);
         }
     }
     Ok(arms)

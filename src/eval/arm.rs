@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::format::evaluation::{FULL, Role};
+use crate::format::evaluation::{FULL, Role, at_sizes_of};
+use crate::format::profile::Profile;
 use crate::policy;
-use crate::policy::{Policy, PolicyEntry, PolicyError, Standing};
+use crate::policy::{Policy, PolicyEntry, PolicyError, Scope, Standing};
 use crate::runtime::{Budget, Compression};
 
 /// One policy at one budget.
@@ -59,6 +60,42 @@ fn add(arms: &mut Vec<Arm>, spec: &str, budgets: &[f64]) -> Result<Option<String
         arms.push(Arm { policy: spec.into(), budget, role, control: control.clone(), compression });
     }
     Ok(control)
+}
+
+/// Policies as typed at the head sizes of a profile called `name`: what of its gain comes from sizes alone. The eviction of what
+/// one merges stands behind it.
+///
+/// - Errors: a policy that does not exist, has faulty parameters or decides sizes itself
+pub fn arms_at_sizes(specs: &[String], name: &str, profile: &Profile) -> Result<Vec<Arm>, PolicyError> {
+    let shares: Arc<[f64]> = profile.heads.iter().map(|head| head.kept_fraction).collect();
+    let mut arms: Vec<Arm> = Vec::new();
+    let mut add = |spec: &str| -> Result<Option<String>, PolicyError> {
+        let (entry, policy) = policy::parse(spec)?;
+        if policy.sets_own_size() || !policy.compresses() || policy.scope() != Scope::Head {
+            let what = "it decides sizes itself or keeps everything, so it cannot take those of a profile".into();
+            return Err(PolicyError::BadParameter { policy: entry.name, what });
+        }
+        let of = |spec: &str| at_sizes_of(spec, name);
+        let control = policy.control().map(str::to_string);
+        if !arms.iter().any(|arm| arm.policy == of(spec)) {
+            let compression = Compression::new(of(spec), policy, Budget::PerHead(shares.clone()));
+            let budget = Some(profile.target_kept_fraction);
+            arms.push(Arm {
+                policy: of(spec),
+                budget,
+                role: Role::AtSizes,
+                control: control.as_deref().map(of),
+                compression,
+            });
+        }
+        Ok(control)
+    };
+    for spec in specs {
+        if let Some(control) = add(spec)? {
+            add(&control)?;
+        }
+    }
+    Ok(arms)
 }
 
 fn role_of(entry: &'static PolicyEntry, policy: &dyn Policy) -> Result<Role, PolicyError> {

@@ -17,7 +17,7 @@ mod summary;
 pub mod task;
 mod verdict;
 
-pub use arm::{Arm, arms};
+pub use arm::{Arm, arms, arms_at_sizes};
 pub(crate) use item::Skipped;
 pub use item::{Item, Settings, Work, items, unscored};
 pub use join::join;

@@ -7,6 +7,7 @@ use crate::eval::task::{Job, Take, task};
 use crate::eval::verdict;
 use crate::format::evaluation::{
     ArmEntry, ComparisonEntry, Evaluation, Headline, NeedleCell, NeedleMap, Question, Role, Row, SummaryEntry,
+    at_sizes_of,
 };
 use crate::math::{Mean, Resamples, bootstrap_mean, mean, paired};
 use crate::merge::Counters;
@@ -133,14 +134,23 @@ fn comparisons(evaluation: &Evaluation, rows: &[Row]) -> Vec<ComparisonEntry> {
                 if let Some(control) = arm.control.as_deref().and_then(named) {
                     compare(Question::MergeOrEvict, arm, control);
                 }
-                let (plain, refit) = split_refit(&arm.policy);
-                if let Some(without) = named(plain).filter(|_| refit.is_some()) {
+                // At a profile's sizes, the end of the name says whose they are.
+                let (typed, sizes) = arm.policy.split_once(&at_sizes_of("", "")).unwrap_or((&arm.policy, ""));
+                let (plain, refit) = split_refit(typed);
+                let without = if sizes.is_empty() { plain.into() } else { at_sizes_of(plain, sizes) };
+                if let Some(without) = named(&without).filter(|_| refit.is_some()) {
                     compare(Question::RefitOrNot, arm, without);
                 }
             }
             if let Some(paper) = arms.iter().find(|arm| arm.role == Role::Paper) {
                 for profile in arms.iter().filter(|arm| arm.role == Role::Profile) {
                     compare(Question::ProfileOrPaper, profile, paper);
+                }
+            }
+            for profile in arms.iter().filter(|arm| arm.role == Role::Profile) {
+                let has_its_sizes = |arm: &&&ArmEntry| arm.policy.ends_with(&at_sizes_of("", &profile.policy));
+                for arm in arms.iter().filter(|arm| arm.role == Role::AtSizes).filter(has_its_sizes) {
+                    compare(Question::ProfileOrAtSizes, profile, arm);
                 }
             }
             let mut ranked: Vec<(f64, &ArmEntry)> = arms

@@ -57,6 +57,7 @@ fn sentence(entry: &ComparisonEntry, headline: &Headline) -> String {
         Question::MergeOrEvict => (format!("merging ({a})"), format!("evicting the same tokens ({b})")),
         Question::RefitOrNot => (format!("refitting ({a})"), format!("the same slots without ({b})")),
         Question::ProfileOrPaper => (format!("the tuned {a}"), format!("the paper's settings ({b})")),
+        Question::ProfileOrAtSizes => (format!("the tuned {a}"), b.clone()),
         Question::BestBaselineOrNext => (format!("the best baseline ({a})"), format!("the next ({b})")),
         Question::OrBestBaseline => (a.clone(), format!("the best baseline ({b})")),
     };

@@ -54,6 +54,13 @@ pub enum Role {
     Chance,
     /// A tuned profile.
     Profile,
+    /// A policy that keeps as many slots of every head as a tuned profile does.
+    AtSizes,
+}
+
+/// What a policy is called where it has the head sizes of a profile of that name.
+pub fn at_sizes_of(policy: &str, profile: &str) -> String {
+    format!("{policy} at the sizes of {profile}")
 }
 
 /// One arm as the document has it.
@@ -148,6 +155,8 @@ pub enum Question {
     RefitOrNot,
     /// Does the tuned profile beat the paper's settings?
     ProfileOrPaper,
+    /// Does the tuned profile beat another policy at the same head sizes?
+    ProfileOrAtSizes,
     /// Is the best baseline better than the next one?
     BestBaselineOrNext,
     /// Does it beat the best baseline?
