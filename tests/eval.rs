@@ -273,6 +273,7 @@ fn prompt(id: &str, text: String) -> Prompt {
         dataset: "d".into(),
         id: id.into(),
         text,
+        context_bytes: None,
         answers: Vec::new(),
         all_classes: None,
         language: None,

@@ -58,6 +58,7 @@ pub fn plant(model: &Model, texts: &[Prompt], grid: &NeedleGrid, seed: u64) -> R
                 planted.push(Prompt {
                     dataset: PLANTED.into(),
                     id: format!("{length}-{depth}-{repetition}"),
+                    context_bytes: Some(before.len() + needle.len() + after.len()),
                     text: format!("{before}{needle}{after}{question}"),
                     answers: vec![number],
                     all_classes: None,

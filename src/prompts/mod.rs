@@ -52,6 +52,8 @@ pub struct Prompt {
     pub id: String,
     /// The whole prompt, with the template applied.
     pub text: String,
+    /// Bytes of the text up to the end of its context, where a question stands behind that and nowhere before.
+    pub context_bytes: Option<usize>,
     /// Reference answers; empty if there are none.
     pub answers: Vec<String>,
     /// Class labels of a classification task.

@@ -150,6 +150,7 @@ impl Reader<'_> {
             dataset: origin.dataset.clone(),
             id: id.into(),
             text: text.into(),
+            context_bytes: None,
             answers: Vec::new(),
             all_classes: None,
             language: None,
@@ -240,7 +241,7 @@ impl Reader<'_> {
         let dataset = record.dataset.take().unwrap_or_else(|| origin.dataset.clone());
         let Record { context, input, .. } = &record;
         let found = templates.find(&dataset);
-        let text = match &found {
+        let (text, context_bytes) = match &found {
             Some(found) => render(found.text, context, input),
             None => join(context, input),
         };
@@ -264,6 +265,7 @@ impl Reader<'_> {
             source_name: origin.name.clone(),
             dataset,
             text,
+            context_bytes,
         });
         Ok(())
     }

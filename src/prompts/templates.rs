@@ -80,18 +80,25 @@ impl Templates {
     }
 }
 
+/// A record's text, and where its context ends: in bytes, where the input or words of the template stand behind it and the
+/// input does not stand before it, too.
+pub(crate) type Rendered = (String, Option<usize>);
+
 /// Puts both texts into their places. The texts themselves are not searched for places, and other braces stay.
-pub(crate) fn render(template: &str, context: &str, input: &str) -> String {
+pub(crate) fn render(template: &str, context: &str, input: &str) -> Rendered {
     let mut text = String::with_capacity(template.len() + context.len() + input.len());
+    let (mut context_end, mut is_asked) = (None, false);
     let mut rest = template;
     while let Some(at) = rest.find('{') {
         text.push_str(&rest[..at]);
         rest = &rest[at..];
         if let Some(after) = rest.strip_prefix("{context}") {
             text.push_str(context);
+            context_end = Some(text.len()).filter(|_| !is_asked && !context.is_empty());
             rest = after;
         } else if let Some(after) = rest.strip_prefix("{input}") {
             text.push_str(input);
+            is_asked |= !input.trim().is_empty();
             rest = after;
         } else {
             text.push('{');
@@ -99,14 +106,15 @@ pub(crate) fn render(template: &str, context: &str, input: &str) -> String {
         }
     }
     text.push_str(rest);
-    text
+    let context_end = context_end.filter(|end| !text[*end..].trim().is_empty());
+    (text, context_end)
 }
 
 /// Joins both texts by an empty line, where no template is known.
-pub(crate) fn join(context: &str, input: &str) -> String {
+pub(crate) fn join(context: &str, input: &str) -> Rendered {
     match (context.is_empty(), input.is_empty()) {
-        (false, false) => format!("{context}\n\n{input}"),
-        _ => format!("{context}{input}"),
+        (false, false) => (format!("{context}\n\n{input}"), Some(context.len()).filter(|_| !input.trim().is_empty())),
+        _ => (format!("{context}{input}"), None),
     }
 }
 
@@ -116,10 +124,21 @@ mod tests {
 
     #[test]
     fn places_inside_the_texts_are_left_alone() {
-        assert_eq!(render("A {context} B {input} {x} {{", "<{input}>", "?"), "A <{input}> B ? {x} {{");
-        assert_eq!(render("{input}{input}", "", "ä"), "ää");
-        assert_eq!(join("c", "i"), "c\n\ni");
-        assert_eq!((join("", "i"), join("c", "")), ("i".into(), "c".into()));
+        let expected = ("A <{input}> B ? {x} {{".to_string(), Some(11));
+        assert_eq!(render("A {context} B {input} {x} {{", "<{input}>", "?"), expected);
+        assert_eq!(render("{input}{input}", "", "ä"), ("ää".into(), None));
+        assert_eq!(join("c", "i"), ("c\n\ni".into(), Some(1)));
+        assert_eq!((join("", "i"), join("c", "")), (("i".into(), None), ("c".into(), None)));
+    }
+
+    #[test]
+    fn a_context_ends_where_nothing_was_asked_before_and_something_is_behind() {
+        let end = |template: &str, context: &str, input: &str| render(template, context, input).1;
+        assert_eq!(end("{context} Sum up.", "abc", ""), Some(3));
+        assert_eq!(end("Q: {input} {context} A:", "abc", "?"), None);
+        assert_eq!(end("{input}{context} A:", "abc", " "), Some(4));
+        assert_eq!(end("{context}\n", "abc", "?"), None);
+        assert_eq!(end("{context} {input} {context} go", "ab", "?"), None);
     }
 
     #[test]
