@@ -152,6 +152,7 @@ fn written(model: &Model, tokens: &[u32], dir: &Path) -> anyhow::Result<f64> {
         window_tokens: 32,
         chunk_tokens: CHUNK_TOKENS,
         decode_tokens: 0,
+        chat_template: false,
         seed: 0,
         memory_limit: None,
     };

@@ -1,6 +1,7 @@
 //! The program as a user meets it: the whole pipeline on a tiny model, and what it says when something is wrong.
 
 mod kit {
+    pub mod chat;
     pub mod cli;
     pub mod files;
     pub mod fixtures;
@@ -12,6 +13,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use kit::chat::{BRACKETS, write_model};
 use kit::cli::{command, done, ends, kvscope};
 use kit::files::contents;
 use kit::fixtures::fixture;
@@ -99,18 +101,15 @@ fn a_talk_keeps_its_compressed_cache_between_turns() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let folder = dir.join("chat");
-    copy_folder(&fixture("llama-gqa"), &folder);
     let talk = |template: Option<&str>, more: &[&str], input: &str| {
-        let config = serde_json::json!({ "eos_token": "<|endoftext|>", "chat_template": template });
-        std::fs::write(folder.join("tokenizer_config.json"), config.to_string()).unwrap();
+        write_model(&folder, template);
         let fixed = ["generate", "--model", "chat", "--interactive", "--ignore-eos", "--max-new-tokens", "6"];
         kvscope_reading(dir, &[&fixed[..], more].concat(), input)
     };
     let number = |turn: &Value, key: &str| turn[key].as_u64().unwrap() as usize;
     let turns = |text: String| -> Vec<Value> { text.lines().map(|line| serde_json::from_str(line).unwrap()).collect() };
     let input = "the ring and the stone in the reeds\n\nand then on the shore\nagain";
-    let template = "{% for m in messages %}({{ m.content }}){% endfor %}{% if add_generation_prompt %}({% endif %}";
-    for (template, turn) in [(None, "\nagain"), (Some(template), ")(again)(")] {
+    for (template, turn) in [(None, "\nagain"), (Some(BRACKETS), ")(again)(")] {
         let compress = ["--json", "--policy", "h2o", "--kept-fraction", "0.5", "--decode-slack", "2"];
         let found = turns(done(talk(template, &compress, input)));
         assert_eq!(found.len(), 3, "an empty line is no turn");

@@ -318,7 +318,7 @@ fn divergences_are_those_of_decoding_token_by_token() {
         context_tokens: 60,
         continuation_tokens: 12,
         max_prompt_tokens: None,
-        raw: true,
+        chat_template: false,
         cache_type: Float::F32,
         seed: 1,
     };

@@ -1,16 +1,23 @@
 //! Profiles as a user makes them: valid against their schema, solved again for another budget, and honest about failure.
 
 mod kit {
+    pub mod chat;
     pub mod cli;
+    pub mod files;
+    pub mod fixtures;
     pub mod tiny;
 }
 
 use std::path::Path;
 
+use kit::chat::{BRACKETS, write_model};
 use kit::cli::{done, ends, kvscope};
 use kit::tiny::{MODEL, texts, write_prompts};
 use kvscope::files::read_json;
+use kvscope::format::dump::Dump;
 use kvscope::format::profile::Profile;
+use kvscope::model::Model;
+use kvscope::model::tokenizer::AddSpecial;
 use serde_json::{Value, json};
 
 /// A text that the tiny tokenizer can spell.
@@ -333,6 +340,74 @@ fn the_last_choice_runs_the_model_and_held_out_texts_only_judge() {
     assert!(profile.verdict.contains("on 8 calibration texts") && profile.verdict.contains("On 4 held-out texts"));
     let missing = kvscope(dir, &["tune", "dumps/run", "--validate", "prompts.jsonl"]);
     ends(&missing, 2, &["--model"]);
+}
+
+#[test]
+fn every_command_gives_prompts_in_the_models_chat_template() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    write_model(&dir.join("chat"), Some(BRACKETS));
+    write_prompts(dir, &texts(12));
+    let model = Model::load(&dir.join("chat")).unwrap();
+    let spelled = |text: &str| model.tokenizer().unwrap().encode(text, AddSpecial::No).unwrap();
+    let [open, between] = ["(", ")("].map(spelled);
+    let json = |path: &str| -> Value { serde_json::from_slice(&std::fs::read(dir.join(path)).unwrap()).unwrap() };
+    let framed = ["prompts: in the model's chat template (--raw: as they are)"];
+    let cut = "12 of 12 prompts are longer than the limit and lose their middle";
+    let capture = |out: &str, more: &[&str], words: &[&str]| {
+        let fixed = ["capture", "--model", "chat", "--prompts", "prompts.jsonl", "--queries", "24", "--out", out];
+        let run = kvscope(dir, &[&fixed[..], more].concat());
+        ends(&run, 0, words);
+        let dump = Dump::open(&dir.join(out)).unwrap();
+        (dump.sample(0).unwrap().token_ids().unwrap(), dump.manifest().clone(), String::from_utf8(run.stderr).unwrap())
+    };
+    let (tokens, manifest, said) = capture("dumps/framed", &[], &framed);
+    assert!(tokens.starts_with(&open) && tokens.ends_with(&between) && !said.contains("middle"), "{said}");
+    assert_eq!(manifest.provenance.options["chat_template"], true);
+    let template = manifest.model.chat_template_sha256.unwrap();
+    let (short, manifest, _) = capture("dumps/cut", &["--max-tokens", "30"], &[framed[0], cut]);
+    assert!(short.len() <= 30 && short.starts_with(&tokens[..10]) && short.ends_with(&tokens[tokens.len() - 10..]));
+    assert_eq!(manifest.samples[0].n_tokens_full, tokens.len());
+    let (bare, manifest, _) = capture("dumps/raw", &["--raw"], &["prompts: as they are"]);
+    assert_eq!(manifest.provenance.options["chat_template"], false);
+    assert_eq!(bare, tokens[open.len()..tokens.len() - between.len()]);
+    let too_small = ["capture", "--model", "chat", "--prompts", "prompts.jsonl", "--max-tokens", "2"];
+    ends(&kvscope(dir, &too_small), 2, &["chat template has", "without a text", "--raw"]);
+
+    let text = texts(12)[0]["context"].as_str().unwrap().to_string();
+    let generate = ["generate", "--model", "chat", "--prompt", &text, "--max-new-tokens", "2", "--json"];
+    let generated = kvscope(dir, &generate);
+    ends(&generated, 0, &framed);
+    let generated: Value = serde_json::from_slice(&generated.stdout).unwrap();
+    assert_eq!((&generated["chat_template"], &generated["prompt_tokens"]), (&json!(true), &json!(tokens.len())));
+    assert_eq!(generated["model"]["chat_template_sha256"], template);
+
+    let sizes = ["--context", "60", "--continuation", "12"];
+    let eval = ["eval", "--model", "chat", "--prompts", "prompts.jsonl", "--samples", "1", "--policy", "h2o"];
+    ends(&kvscope(dir, &[&eval[..], &sizes, &["--out", "eval"]].concat()), 0, &framed);
+    assert_eq!(json("eval/eval.json")["provenance"]["options"]["chat_template"], true);
+    // A document goes on within the user's message.
+    let document = model.tokenizer().unwrap().open_prompt(&text, true).unwrap();
+    assert_eq!(document, tokens[..tokens.len() - between.len()]);
+
+    // A profile is chosen on prompts like those that were captured.
+    let choose = [&["--model", "chat", "--probe", "0", "--validate", "prompts.jsonl"][..], &sizes].concat();
+    let tune = |from: &[&str], more: &[&str], code: i32, words: &[&str]| {
+        ends(&kvscope(dir, &[&["tune", "--budget", "0.6"], from, more].concat()), code, words);
+    };
+    tune(&["dumps/framed"], &choose, 0, &framed);
+    let profile = valid(&dir.join("reports/framed/chat.profile.json"));
+    assert_eq!(profile.chat_template, Some(true));
+    assert_eq!(profile.provenance.options["validate"]["chat_template"], true);
+    let raw = [&choose[..], &["--raw"]].concat();
+    tune(&["dumps/framed"], &raw, 2, &["captured in the model's chat template", "leave out --raw"]);
+    tune(&["--from", "reports/framed/chat.profile.json"], &raw, 2, &["captured in the model's chat template"]);
+    tune(&["dumps/raw"], &choose, 2, &["captured as they are", "pass --raw"]);
+    tune(&["dumps/raw"], &raw, 0, &["prompts: as they are"]);
+    tune(&["dumps/raw"], &["--raw"], 2, &["--validate"]);
+    // Dumps that differ say nothing.
+    tune(&["dumps/raw", "dumps/framed"], &["--out", "mixed"], 0, &["the model was not run"]);
+    assert_eq!(valid(&dir.join("mixed/chat.profile.json")).chat_template, None);
 }
 
 #[test]

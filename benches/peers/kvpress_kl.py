@@ -1,6 +1,6 @@
 """What kvpress' methods cost on the texts of `kvscope eval`: KL(full || compressed) of a given continuation, in nats.
 
-    kvscope capture --model MODEL.gguf --prompts FILE --samples 2 --max-tokens 3586 \\
+    kvscope capture --model MODEL.gguf --prompts FILE --samples 2 --raw --max-tokens 3586 \\
         --states v --layers 0 --heads 0 --out dumps/ids
     python benches/peers/kvpress_kl.py --model MODEL.gguf --dump dumps/ids --press kvgrad --out kvpress.jsonl
 

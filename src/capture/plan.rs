@@ -31,6 +31,8 @@ pub struct CaptureOptions {
     pub chunk_tokens: usize,
     /// Tokens to generate greedily after the prompt, whose states are captured too.
     pub decode_tokens: usize,
+    /// Whether the prompts stand in the model's chat format, for the record.
+    pub chat_template: bool,
     /// Seed of the query sample.
     pub seed: u64,
     /// Bytes of memory that the process may take.
@@ -107,6 +109,7 @@ pub(super) fn new_manifest(
         "n_queries": options.n_queries,
         "chunk_tokens": options.chunk_tokens,
         "decode_tokens": options.decode_tokens,
+        "chat_template": options.chat_template,
         "samples": inputs.iter().map(|input| json!([input.dataset, input.id, input.tokens.len()])).collect::<Vec<_>>(),
     });
     Manifest {
@@ -139,6 +142,7 @@ mod tests {
             window_tokens: 32,
             chunk_tokens: 0,
             decode_tokens: 0,
+            chat_template: false,
             seed: 3,
             memory_limit: None,
         }

@@ -74,6 +74,8 @@ pub enum Texts<'a> {
         prompts: &'a [Prompt],
         /// Hashes of the files that they came from.
         hashes: &'a [InputHash],
+        /// Whether texts stand in the model's chat format.
+        chat_template: bool,
         /// Tokens of a prompt.
         context_tokens: usize,
         /// Tokens of the continuation that is compared.
@@ -162,12 +164,12 @@ fn items(
     is_held_out: &dyn Fn(&str, &str) -> bool,
 ) -> Result<(Vec<Item>, Skipped), ChooseError> {
     match texts {
-        Texts::Prompts { prompts, context_tokens, continuation_tokens, .. } => {
+        Texts::Prompts { prompts, chat_template, context_tokens, continuation_tokens, .. } => {
             let settings = Settings {
                 context_tokens: *context_tokens,
                 continuation_tokens: *continuation_tokens,
                 max_prompt_tokens: None,
-                raw: true,
+                chat_template: *chat_template,
                 cache_type: Float::F32,
                 seed,
             };
@@ -320,12 +322,16 @@ fn judge(profile: &mut Profile, kls: &[(String, Vec<f64>)], seed: u64) {
 }
 
 fn record(profile: &mut Profile, texts: &Texts<'_>) {
-    let Texts::Prompts { hashes, context_tokens, continuation_tokens, .. } = texts else { return };
+    let Texts::Prompts { hashes, chat_template, context_tokens, continuation_tokens, .. } = texts else { return };
     profile.provenance.inputs.extend(hashes.iter().cloned());
     profile.provenance.inputs.sort();
     profile.provenance.inputs.dedup();
     if let Some(options) = profile.provenance.options.as_object_mut() {
-        let validate = json!({ "context_tokens": context_tokens, "continuation_tokens": continuation_tokens });
+        let validate = json!({
+            "chat_template": chat_template,
+            "context_tokens": context_tokens,
+            "continuation_tokens": continuation_tokens,
+        });
         options.insert("validate".into(), validate);
     }
 }

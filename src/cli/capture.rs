@@ -9,7 +9,7 @@ use crate::capture::CaptureOptions;
 use crate::cli::Outcome;
 use crate::cli::common::Common;
 use crate::cli::failure::{Result, Usage};
-use crate::cli::inputs::{Inputs, encode};
+use crate::cli::inputs::{FrameArgs, Inputs, encode, note_cut};
 use crate::cli::names::{names, one_of};
 use crate::cli::numbers;
 use crate::cli::options::{DeviceArg, load_model, out_dir, parse_heads, parse_layers, stop_flag};
@@ -25,6 +25,8 @@ const DEFAULT_CHUNK_TOKENS: usize = 1024;
 pub(crate) struct Args {
     #[command(flatten)]
     inputs: Inputs,
+    #[command(flatten)]
+    frame: FrameArgs,
     /// Cut longer prompts to this many tokens, taking out the middle [default: refuse prompts beyond the context]
     #[arg(long, value_name = "N", value_parser = numbers::count)]
     max_tokens: Option<usize>,
@@ -76,7 +78,9 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
             "generate fewer tokens",
         ));
     }
-    let inputs = encode(&model, &prompts, args.max_tokens, max_positions - args.decode)?;
+    let chat_template = args.frame.of(&model, common)?;
+    let inputs = encode(&model, &prompts, chat_template, args.max_tokens, max_positions - args.decode)?;
+    note_cut(inputs.iter().filter(|input| input.tokens.len() < input.n_tokens_full).count(), inputs.len(), common);
     let options = CaptureOptions {
         states: if args.states.is_empty() { State::ALL.into() } else { args.states.iter().copied().copied().collect() },
         layers: parse_layers("--layers", &args.layers, model.config().n_layers)?,
@@ -87,6 +91,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         // A memory limit chooses by itself what it is not told.
         chunk_tokens: args.chunk.unwrap_or(if args.memory_limit.is_some() { 0 } else { DEFAULT_CHUNK_TOKENS }),
         decode_tokens: args.decode,
+        chat_template,
         seed: args.seed,
         memory_limit: args.memory_limit,
     };

@@ -6,14 +6,13 @@ use crate::cli::common::Common;
 use crate::cli::failure::{Result, Usage};
 use crate::cli::output::{emit_json_line, say_raw};
 use crate::cli::session::{Job, Session, encode_prompt};
-use crate::model::Model;
 use crate::model::tokenizer::Message;
 
 /// Stands for the reply when a template is asked what follows one.
 const REPLY: &str = "kvscope-reply";
 
 /// Answers `first`, then every line of standard input, until it ends. With JSON, one line for every turn.
-pub(crate) fn chat(job: &Job<'_>, first: Option<String>, raw: bool, common: &Common) -> Result<()> {
+pub(crate) fn chat(job: &Job<'_>, first: Option<String>, common: &Common) -> Result<()> {
     let mut session = Session::new(job)?;
     let asks = std::io::stdin().is_terminal() && !common.quiet;
     let lines = std::io::stdin().lock().lines();
@@ -28,7 +27,7 @@ pub(crate) fn chat(job: &Job<'_>, first: Option<String>, raw: bool, common: &Com
             continue;
         }
         let tokens =
-            if is_first { encode_prompt(job.model, &text, raw)? } else { encode_reply(job.model, &text, raw)? };
+            if is_first { encode_prompt(job.model, &text, job.chat_template)? } else { encode_reply(job, &text)? };
         is_first = false;
         let (_, report) = session.turn(&tokens, common)?;
         if common.json {
@@ -39,9 +38,9 @@ pub(crate) fn chat(job: &Job<'_>, first: Option<String>, raw: bool, common: &Com
 
 /// Tokens from the end of a reply to the beginning of the next one: what the chat template puts around `text`, or the text
 /// on a line of its own.
-fn encode_reply(model: &Model, text: &str, raw: bool) -> Result<Vec<u32>> {
-    let tokenizer = model.tokenizer()?;
-    if raw || tokenizer.chat_template().is_none() {
+fn encode_reply(job: &Job<'_>, text: &str) -> Result<Vec<u32>> {
+    let tokenizer = job.model.tokenizer()?;
+    if !job.chat_template {
         return Ok(tokenizer.encode_behind(&format!("\n{text}"))?);
     }
     let turns = [Message::new("user", "-"), Message::new("assistant", REPLY), Message::new("user", text)];

@@ -138,7 +138,8 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
 
 fn captured(model: &Model, texts: &[Prompt], dir: &Path, common: &Common) -> Result<Dump> {
     let max_tokens = MAX_TOKENS.min(model.config().max_positions);
-    let inputs = encode(model, texts, Some(max_tokens), model.config().max_positions)?;
+    let chat_template = model.tokenizer()?.uses_chat(false);
+    let inputs = encode(model, texts, chat_template, Some(max_tokens), model.config().max_positions)?;
     let n_tokens: usize = inputs.iter().map(|input| input.tokens.len()).sum();
     let options = CaptureOptions {
         states: State::ALL.into_iter().collect(),
@@ -149,6 +150,7 @@ fn captured(model: &Model, texts: &[Prompt], dir: &Path, common: &Common) -> Res
         window_tokens: 32,
         chunk_tokens: 0,
         decode_tokens: 0,
+        chat_template,
         seed: 0,
         memory_limit: None,
     };
@@ -173,14 +175,16 @@ fn generated(
 ) -> Result<PathBuf> {
     let article = texts.iter().find(|text| text.dataset == "demo_article").unwrap_or(&texts[0]);
     let question = "In one short paragraph, what is the text above about?";
-    let prompt = encode_prompt(model, &format!("{}\n\n{question}", article.text), false)?;
+    let chat_template = model.tokenizer()?.uses_chat(false);
+    let prompt = encode_prompt(model, &format!("{}\n\n{question}", article.text), chat_template)?;
     note(common, &format!("{question} ({} tokens, {})", prompt.len(), article.id));
     let options = GenerateOptions {
         max_new_tokens: 96,
         stop_tokens: model.tokenizer()?.eos().to_vec(),
         ..GenerateOptions::default()
     };
-    let job = Job { model, compression: Some(compression), cache_type: Float::F32, options, stop: Vec::new() };
+    let job =
+        Job { model, chat_template, compression: Some(compression), cache_type: Float::F32, options, stop: Vec::new() };
     let report = job.report(&prompt, true, common)?;
     let path = dir.join("generate.json");
     write_json(&path, &report)?;

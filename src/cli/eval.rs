@@ -7,7 +7,7 @@ use crate::cli::Outcome;
 use crate::cli::common::Common;
 use crate::cli::compression::{at_budget, hash_of, note_published, profile_names, read_profile};
 use crate::cli::failure::{Result, Usage};
-use crate::cli::inputs::Inputs;
+use crate::cli::inputs::{FrameArgs, Inputs, note_cut};
 use crate::cli::names::{names, one_of};
 use crate::cli::numbers;
 use crate::cli::options::{DeviceArg, load_model, out_dir, stop_flag};
@@ -65,9 +65,8 @@ pub(crate) struct Args {
     /// Planted prompts of every length and depth
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = numbers::count, requires = "plant")]
     per_cell: usize,
-    /// Give prompts to the model as they are, even if the model has a chat template
-    #[arg(long)]
-    raw: bool,
+    #[command(flatten)]
+    frame: FrameArgs,
     /// Element type of the cache
     #[arg(long, value_enum, default_value = "f32")]
     cache_dtype: Float,
@@ -104,7 +103,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         context_tokens: args.context,
         continuation_tokens: args.continuation,
         max_prompt_tokens: args.max_tokens,
-        raw: args.raw,
+        chat_template: args.frame.of(&model, common)?,
         cache_type: args.cache_dtype,
         seed: args.seed,
     };
@@ -112,6 +111,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     for (name, n) in &skipped {
         note(common, &format!("skipped {n} texts of {name}: too short or too long"));
     }
+    note_cut(eval::n_cut(&items), items.len(), common);
     for (name, n) in eval::unscored(&items) {
         note(
             common,

@@ -7,7 +7,7 @@ use crate::cli::chat::chat;
 use crate::cli::common::Common;
 use crate::cli::compression::CompressionArgs;
 use crate::cli::failure::{Result, Usage};
-use crate::cli::inputs::source_of;
+use crate::cli::inputs::{FrameArgs, source_of};
 use crate::cli::options::{DeviceArg, load_model};
 use crate::cli::output::emit_json;
 use crate::cli::session::{Job, encode_prompt};
@@ -29,9 +29,8 @@ pub(crate) struct Args {
     /// Chat: each line of standard input is a turn, and the compressed cache is kept between turns
     #[arg(long, conflicts_with = "compare")]
     interactive: bool,
-    /// Give the prompt to the model as it is, even if the model has a chat template
-    #[arg(long)]
-    raw: bool,
+    #[command(flatten)]
+    frame: FrameArgs,
     #[command(flatten)]
     compression: CompressionArgs,
     /// New tokens at most
@@ -93,6 +92,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let model = load_model(&args.model, &compute, common)?;
     let job = Job {
         model: &model,
+        chat_template: args.frame.of(&model, common)?,
         compression: args.compression.build(&model, common)?,
         cache_type: args.compression.cache_dtype,
         options: GenerateOptions {
@@ -104,9 +104,9 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         stop: args.stop.clone(),
     };
     match text {
-        text if args.interactive => chat(&job, text, args.raw, common)?,
+        text if args.interactive => chat(&job, text, common)?,
         Some(text) => {
-            let report = job.report(&encode_prompt(&model, &text, args.raw)?, args.compare, common)?;
+            let report = job.report(&encode_prompt(&model, &text, job.chat_template)?, args.compare, common)?;
             if common.json {
                 emit_json(&serde_json::to_value(&report)?)?;
             }

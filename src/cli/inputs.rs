@@ -12,7 +12,7 @@ use crate::cli::output::{note, size};
 use crate::eval::EvalError;
 use crate::files::{InputHash, plain_name};
 use crate::format::run::{Part, RunError, Target};
-use crate::model::tokenizer::AddSpecial;
+use crate::model::tokenizer::PromptTokens;
 use crate::model::{Model, ModelError};
 use crate::prompts;
 use crate::prompts::{Prompt, ReadOptions, Source};
@@ -92,6 +92,35 @@ impl Inputs {
     }
 }
 
+/// How prompts are given to the model: the same default wherever a model runs.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct FrameArgs {
+    /// Give prompts to the model as they are, even if the model has a chat template
+    #[arg(long)]
+    raw: bool,
+}
+
+impl FrameArgs {
+    /// Whether prompts stand in the model's chat format; says so.
+    pub fn of(&self, model: &Model, common: &Common) -> Result<bool> {
+        let chat = model.tokenizer()?.uses_chat(self.raw);
+        let how = match (chat, self.raw) {
+            (true, _) => "in the model's chat template (--raw: as they are)",
+            (false, true) => "as they are",
+            (false, false) => "as they are, as the model has no chat template",
+        };
+        note(common, &format!("prompts: {how}"));
+        Ok(chat)
+    }
+}
+
+/// Says how many prompts are not whole.
+pub(crate) fn note_cut(n_cut: usize, n: usize, common: &Common) {
+    if n_cut > 0 {
+        note(common, &format!("{n_cut} of {n} prompts are longer than the limit and lose their middle"));
+    }
+}
+
 /// Prompts of several places, and the hashes of what was read.
 pub(crate) fn read_prompts(
     places: &[PathBuf],
@@ -133,6 +162,7 @@ pub(crate) fn source_of(path: &Path) -> Result<Source> {
 pub(crate) fn encode(
     model: &Model,
     prompts: &[Prompt],
+    chat_template: bool,
     max_tokens: Option<usize>,
     max_positions: usize,
 ) -> Result<Vec<SampleInput>> {
@@ -147,16 +177,12 @@ pub(crate) fn encode(
     }
     let mut inputs = Vec::with_capacity(prompts.len());
     for prompt in prompts {
-        let ids = tokenizer.encode(&prompt.text, AddSpecial::Yes)?;
-        let n_tokens_full = ids.len();
-        let tokens = match max_tokens {
-            Some(max_tokens) => prompts::middle_truncate(&ids, max_tokens),
-            None if n_tokens_full > max_positions => {
-                return Err(ModelError::TooLong { n_tokens: n_tokens_full, max_positions })
-                    .with_context(|| format!("sample {} of {}", prompt.id, prompt.dataset));
-            }
-            None => ids,
-        };
+        let PromptTokens { tokens, n_tokens_full } =
+            tokenizer.prompt(&prompt.text, chat_template, max_tokens.unwrap_or(usize::MAX))?;
+        if tokens.len() > max_positions {
+            return Err(ModelError::TooLong { n_tokens: n_tokens_full, max_positions })
+                .with_context(|| format!("sample {} of {}", prompt.id, prompt.dataset));
+        }
         inputs.push(SampleInput { dataset: prompt.dataset.clone(), id: prompt.id.clone(), tokens, n_tokens_full });
     }
     Ok(inputs)

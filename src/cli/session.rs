@@ -16,20 +16,14 @@ use crate::files::{Document, resident_bytes};
 use crate::format::generation::{Compared, Divergence, FullCache, Generated, StopReason};
 use crate::math::Float;
 use crate::merge::Counters;
-use crate::model::tokenizer::{AddSpecial, Message, SkipSpecial};
+use crate::model::tokenizer::SkipSpecial;
 use crate::model::{Model, ModelError};
 use crate::runtime::{Compression, GenerateOptions, Generation, RaggedCache, StopStrings, compare, generate};
 use crate::say::percent;
 
-/// Tokens of a prompt, in the model's chat format unless `raw` or it has none.
-pub(crate) fn encode_prompt(model: &Model, text: &str, raw: bool) -> Result<Vec<u32>> {
-    let tokenizer = model.tokenizer()?;
-    let prompt = if raw || tokenizer.chat_template().is_none() {
-        tokenizer.encode(text, AddSpecial::Yes)?
-    } else {
-        let chat = tokenizer.apply_chat(&[Message::new("user", text)], true)?;
-        tokenizer.encode(&chat, AddSpecial::No)?
-    };
+/// Tokens of a prompt, in the model's chat format or as it is.
+pub(crate) fn encode_prompt(model: &Model, text: &str, chat: bool) -> Result<Vec<u32>> {
+    let prompt = model.tokenizer()?.prompt(text, chat, usize::MAX)?.tokens;
     let max_positions = model.config().max_positions;
     if prompt.len() >= max_positions {
         return Err(ModelError::TooLong { n_tokens: prompt.len() + 1, max_positions }.into());
@@ -40,6 +34,8 @@ pub(crate) fn encode_prompt(model: &Model, text: &str, raw: bool) -> Result<Vec<
 /// What is to be generated, by which model, with which cache.
 pub(crate) struct Job<'a> {
     pub(crate) model: &'a Model,
+    /// Whether prompts stand in the model's chat format.
+    pub(crate) chat_template: bool,
     /// `None` keeps the full cache.
     pub(crate) compression: Option<Compression>,
     pub(crate) cache_type: Float,
@@ -92,6 +88,7 @@ impl<'a> Session<'a> {
             params: self.params.clone(),
             text,
             stop: generation.stop,
+            chat_template: Some(self.job.chat_template),
             prompt_tokens: prompt.len(),
             new_tokens: generation.tokens.len(),
             seen_tokens: cache.n_seen(),

@@ -9,7 +9,7 @@ use crate::cli::Outcome;
 use crate::cli::common::Common;
 use crate::cli::compression::{hash_of, note_published};
 use crate::cli::failure::{Result, Usage};
-use crate::cli::inputs::read_prompts;
+use crate::cli::inputs::{FrameArgs, read_prompts};
 use crate::cli::names::{names, one_of};
 use crate::cli::numbers;
 use crate::cli::options::{DeviceArg, load_model, out_dir, run_name};
@@ -79,6 +79,7 @@ pub(crate) struct Args {
 
 /// Texts for the last choice.
 #[derive(Debug, clap::Args)]
+#[command(mut_arg("raw", |raw| raw.requires("validate")))]
 struct ValidateArgs {
     /// Run the model over the held-out samples and judge each profile by its KL to the full cache. One that is worse than h2o
     /// or than equal sizes is not written. A GGUF file, a Hugging Face folder, or a name that was pulled
@@ -95,12 +96,34 @@ struct ValidateArgs {
     /// Samples of each data set of --validate, the first ones [default: all]
     #[arg(long, value_name = "N", value_parser = numbers::count, requires = "validate")]
     samples: Option<usize>,
+    #[command(flatten)]
+    frame: FrameArgs,
     /// Tokens of a prompt of --validate
     #[arg(long, value_name = "N", default_value_t = 1536, value_parser = numbers::count)]
     context: usize,
     /// Tokens of the continuation that is compared
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = numbers::count)]
     continuation: usize,
+}
+
+impl ValidateArgs {
+    /// Whether the texts stand in the model's chat format, which must be how the samples were captured, where that is recorded: a
+    /// profile would be tuned on one kind of prompt and chosen on another.
+    fn frame(&self, model: Option<&Model>, captured: Option<bool>, common: &Common) -> Result<bool> {
+        let Some(model) = model.filter(|_| !self.validate.is_empty()) else { return Ok(false) };
+        let chat = self.frame.of(model, common)?;
+        match (captured, chat) {
+            (Some(false), true) => Err(Usage::error(
+                "the samples were captured as they are, and the texts of --validate would stand in the model's chat template",
+                "pass --raw, or capture the samples without it",
+            )),
+            (Some(true), false) => Err(Usage::error(
+                "the samples were captured in the model's chat template, and the texts of --validate would be given as they are",
+                "leave out --raw, or capture the samples with it",
+            )),
+            _ => Ok(chat),
+        }
+    }
 }
 
 /// The refit as typed, or another where none is.
@@ -117,18 +140,21 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     // Before the work, so that a name that is wrong costs nothing.
     let model = args.validate.model.as_ref().map(|name| load_model(name, &args.device.open()?, common)).transpose()?;
     note_published(&options.settings, common)?;
+    let frame = |recorded: Option<bool>| args.validate.frame(model.as_ref(), recorded, common);
     // Taken before the work, so that it is not lost to a folder in use.
-    let (dir, _lock, dumps, mut tuned) = match &args.from {
+    let (chat_template, dir, _lock, dumps, mut tuned) = match &args.from {
         Some(path) => {
             let profile = Profile::read(path)?;
+            let chat_template = frame(profile.chat_template)?;
             let options = TuneOptions { refit: refit(args, profile.refit)?, ..options };
             let beside = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let dir = args.out.clone().unwrap_or_else(|| beside.to_path_buf());
             let lock = FolderLock::take(&dir)?;
-            (dir, lock, Vec::new(), tune::resolve(&profile, hash_of(path)?, &options)?)
+            (chat_template, dir, lock, Vec::new(), tune::resolve(&profile, hash_of(path)?, &options)?)
         }
         None => {
             let dumps = args.dumps.iter().map(|dir| Dump::open(dir)).collect::<Result<Vec<_>, _>>()?;
+            let chat_template = frame(tune::chat_template(&dumps))?;
             let dir = out_dir(args.out.as_ref(), "reports", &run_name(&args.dumps[0]));
             let lock = FolderLock::take(&dir)?;
             let mut options = TuneOptions { refit: refit(args, Some(Refit::default()))?, ..options };
@@ -139,10 +165,10 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
                 })?;
             }
             let tuned = with_bar(common, "tune", "samples", |progress| tune::tune(&dumps, &options, progress))?;
-            (dir, lock, dumps, tuned)
+            (chat_template, dir, lock, dumps, tuned)
         }
     };
-    let worse = choose_by_running(args, model.as_ref(), &dumps, &mut tuned, common)?;
+    let worse = choose_by_running(args, model.as_ref(), chat_template, &dumps, &mut tuned, common)?;
     if model.is_none() {
         let how = if args.from.is_some() { "--model NAME --validate TEXTS" } else { "--model NAME" };
         note(
@@ -212,6 +238,7 @@ fn options(args: &Args) -> Result<TuneOptions> {
 fn choose_by_running(
     args: &Args,
     model: Option<&Model>,
+    chat_template: bool,
     dumps: &[Dump],
     tuned: &mut [Tuned],
     common: &Common,
@@ -232,7 +259,7 @@ fn choose_by_running(
         Texts::Samples(dumps)
     } else {
         let (context_tokens, continuation_tokens) = (*context, *continuation);
-        Texts::Prompts { prompts: &prompts, hashes: &hashes, context_tokens, continuation_tokens }
+        Texts::Prompts { prompts: &prompts, hashes: &hashes, chat_template, context_tokens, continuation_tokens }
     };
     let choice = with_bar(common, "run the model", "rows", |progress| choose(tuned, model, &texts, progress))?;
     for (name, n) in &choice.skipped {

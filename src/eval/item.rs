@@ -7,8 +7,7 @@ use crate::eval::metric::{Reference, metric};
 use crate::eval::task::{AnswerJob, Job, Predictions, Take, TaskEntry};
 use crate::math::Float;
 use crate::model::Model;
-use crate::model::tokenizer::{AddSpecial, Message, SkipSpecial};
-use crate::prompts::{Prompt, middle_truncate};
+use crate::prompts::Prompt;
 
 /// Settings of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,8 +18,8 @@ pub struct Settings {
     pub continuation_tokens: usize,
     /// Tokens of a prompt that is answered, at most; longer ones lose their middle or are passed over.
     pub max_prompt_tokens: Option<usize>,
-    /// Give prompts as they are, even if the model has a chat format.
-    pub raw: bool,
+    /// Give prompts in the model's chat format, where their benchmark does not forbid it.
+    pub chat_template: bool,
     /// Element type of the cache.
     pub cache_type: Float,
     /// Seed of the intervals.
@@ -62,6 +61,8 @@ pub struct Question {
     pub all_classes: Option<Vec<String>>,
     /// Length that the record states.
     pub length: Option<u64>,
+    /// Whether the prompt lost its middle.
+    pub is_cut: bool,
     /// Where the answer stands in the prompt, in percent, to the nearest 5.
     pub depth_percent: Option<u32>,
 }
@@ -125,6 +126,11 @@ pub fn items(
     Ok((items, skipped))
 }
 
+/// Texts that lost their middle.
+pub fn n_cut(items: &[Item]) -> usize {
+    items.iter().filter(|item| matches!(&item.work, Work::Answer(question) if question.is_cut)).count()
+}
+
 /// Texts that are answered without a reference, by family and data set: a benchmark that keeps its answers to itself takes
 /// the predictions.
 pub fn unscored(items: &[Item]) -> BTreeMap<String, usize> {
@@ -158,7 +164,7 @@ fn check_scored(items: &[Item]) -> Result<(), EvalError> {
 }
 
 fn continued(model: &Model, prompt: &Prompt, settings: &Settings) -> Result<Option<(Vec<u32>, Work)>, EvalError> {
-    let mut tokens = model.tokenizer()?.encode(&prompt.text, AddSpecial::Yes)?;
+    let mut tokens = model.tokenizer()?.open_prompt(&prompt.text, settings.chat_template)?;
     // Every token that is fed predicts a known one, so one more than is fed is needed.
     let n_tokens = settings.context_tokens.saturating_add(settings.continuation_tokens);
     let max_positions = model.config().max_positions;
@@ -183,38 +189,23 @@ fn asked(
     let tokenizer = model.tokenizer()?;
     let room = model.config().max_positions.saturating_sub(job.max_new_tokens);
     let most = settings.max_prompt_tokens.map_or(room, |most| most.min(room));
-    let chat = job.chat && !settings.raw && tokenizer.chat_template().is_some();
-    let framed = |text: &str| {
-        let chat = tokenizer.apply_chat(&[Message::new("user", text)], true)?;
-        tokenizer.encode(&chat, AddSpecial::No)
-    };
-    let mut tokens = if chat { framed(&prompt.text)? } else { tokenizer.encode(&prompt.text, AddSpecial::Yes)? };
-    if tokens.len() > most {
-        if !job.cut_middle || most == 0 {
-            return Ok(None);
-        }
-        tokens = if chat {
-            // The frame must survive: the text alone is cut, by as much as the frame needs.
-            let text = tokenizer.encode(&prompt.text, AddSpecial::No)?;
-            let frame = tokens.len().saturating_sub(text.len());
-            let kept = middle_truncate(&text, most.saturating_sub(frame));
-            let half = kept.len() / 2;
-            let part = |ids: &[u32]| tokenizer.decode(ids, SkipSpecial::Yes);
-            let mut cut = framed(&format!("{}{}", part(&kept[..half])?, part(&kept[half..])?))?;
-            cut.truncate(most);
-            cut
-        } else {
-            middle_truncate(&tokens, most)
-        };
+    if most == 0 {
+        return Ok(None);
+    }
+    let limit = if job.cut_middle { most } else { usize::MAX };
+    let asked = tokenizer.prompt(&prompt.text, job.chat && settings.chat_template, limit)?;
+    if asked.tokens.len() > most {
+        return Ok(None);
     }
     let question = Question {
         job,
         answers: prompt.answers.clone(),
         all_classes: prompt.all_classes.clone(),
         length: prompt.length,
+        is_cut: asked.is_cut(),
         depth_percent: if job.by_depth { depth_percent(prompt) } else { None },
     };
-    Ok(Some((tokens, Work::Answer(Box::new(question)))))
+    Ok(Some((asked.tokens, Work::Answer(Box::new(question)))))
 }
 
 /// Where the first answer that stands in the text does, in percent of the text, to the nearest 5.

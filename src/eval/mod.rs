@@ -19,7 +19,7 @@ mod verdict;
 
 pub use arm::{Arm, arms, arms_at_sizes};
 pub(crate) use item::Skipped;
-pub use item::{Item, Settings, Work, items, unscored};
+pub use item::{Item, Settings, Work, items, n_cut, unscored};
 pub use join::join;
 pub use plan::Plan;
 pub use plant::{NeedleGrid, plant};

@@ -37,7 +37,7 @@ impl Plan {
             "context_tokens": settings.context_tokens,
             "continuation_tokens": settings.continuation_tokens,
             "max_prompt_tokens": settings.max_prompt_tokens,
-            "raw": settings.raw,
+            "chat_template": settings.chat_template,
             "cache_dtype": settings.cache_type,
         });
         let document = Evaluation {

@@ -16,6 +16,9 @@ pub struct ModelIdentity {
     pub fingerprint: String,
     /// SHA-256 of the tokenizer's vocabulary and rules.
     pub tokenizer_sha256: Option<String>,
+    /// SHA-256 of the chat template; `None` where there is none, and in files that were written before it was recorded.
+    #[serde(default)]
+    pub chat_template_sha256: Option<String>,
     /// Decoder layers.
     pub n_layers: usize,
     /// Query heads of a layer.
@@ -48,6 +51,7 @@ impl ModelIdentity {
             architecture: "LlamaForCausalLM".into(),
             fingerprint: String::new(),
             tokenizer_sha256: None,
+            chat_template_sha256: None,
             n_layers,
             n_q_heads,
             n_kv_heads,

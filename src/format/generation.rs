@@ -78,6 +78,9 @@ pub struct Generated {
     pub text: String,
     /// Why it ended.
     pub stop: StopReason,
+    /// Whether the prompt stood in the model's chat format; `None` in files of versions that did not record it.
+    #[serde(default)]
+    pub chat_template: Option<bool>,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// Tokens of the text.

@@ -144,6 +144,9 @@ pub struct Profile {
     pub provenance: Provenance,
     /// The model that it is for.
     pub model: ModelIdentity,
+    /// Whether the samples' prompts stood in the model's chat format; `None` where a dump did not record it, and where dumps differ.
+    #[serde(default)]
+    pub chat_template: Option<bool>,
     /// Policies with parameters that heads chose among, as they are typed: `NAME[:key=value,...]`.
     pub settings: Vec<String>,
     /// How the stored slots are refitted; `None` where they are not.

@@ -181,6 +181,7 @@ impl Model {
             architecture: c.architecture.hf_name.into(),
             fingerprint,
             tokenizer_sha256: self.tokenizer.as_ref().map(|t| t.sha256().to_string()),
+            chat_template_sha256: self.tokenizer.as_ref().and_then(|t| Some(t.chat_template()?.sha256())),
             n_layers: c.n_layers,
             n_q_heads: c.n_q_heads,
             n_kv_heads: c.n_kv_heads,

@@ -11,14 +11,12 @@ mod templates;
 #[cfg(test)]
 mod tests;
 mod text;
-mod truncate;
 
 pub use demo::demo;
 pub use error::{Place, PromptError};
 pub use source::{read, read_text};
 pub use templates::TemplateUse;
 pub use text::MAX_LINE_BYTES;
-pub use truncate::middle_truncate;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -22,6 +22,7 @@ mod words;
 pub use cost::Measure;
 pub use losses::HeadLosses;
 pub use options::{DEFAULT_SETTINGS, TuneOptions, Tuned};
+pub use profiles::chat_template;
 pub use resolve::resolve;
 pub use run::tune;
 pub use search::{SEARCHES, SearchEntry};

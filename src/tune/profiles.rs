@@ -74,6 +74,7 @@ impl Evidence<'_> {
             schema: Profile::schema_id(),
             provenance: self.provenance(),
             model: (*model).clone(),
+            chat_template: chat_template(self.dumps),
             settings: options.settings.clone(),
             refit: options.refit,
             measure: options.measure.name().into(),
@@ -171,6 +172,12 @@ impl Evidence<'_> {
         let settings = json!({ "budgets": budgets, "budget_unit": unit.name(), "search": search, "hold_out": hold_out, "late_tokens": n_late, "losses": probed });
         Provenance::new("tune", self.options.seed, settings, inputs)
     }
+}
+
+/// Whether the prompts of dumps stand in the model's chat format; `None` where one of them did not record it, or they differ.
+pub fn chat_template(dumps: &[Dump]) -> Option<bool> {
+    let mut recorded = dumps.iter().map(|dump| dump.manifest().chat_template());
+    recorded.next().flatten().filter(|first| recorded.all(|other| other == Some(*first)))
 }
 
 /// Slots per token of a solution, over all heads.

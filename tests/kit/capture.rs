@@ -16,6 +16,7 @@ pub fn everything(model: &Model) -> CaptureOptions {
         window_tokens: 32,
         chunk_tokens: 0,
         decode_tokens: 0,
+        chat_template: false,
         seed: 0,
         memory_limit: None,
     }

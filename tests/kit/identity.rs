@@ -9,6 +9,7 @@ pub fn identity(n_layers: usize, n_q_heads: usize, n_kv_heads: usize, head_dim: 
         architecture: "LlamaForCausalLM".into(),
         fingerprint: "5e4f".repeat(16),
         tokenizer_sha256: None,
+        chat_template_sha256: None,
         n_layers,
         n_q_heads,
         n_kv_heads,

@@ -132,6 +132,11 @@ impl Manifest {
         self.samples.len() == self.planned_samples
     }
 
+    /// Whether prompts stand in the model's chat format; `None` where that was not recorded.
+    pub fn chat_template(&self) -> Option<bool> {
+        self.provenance.options["chat_template"].as_bool()
+    }
+
     /// The KV heads that every layer holds, rising, in the order of the tensors' first axis.
     pub fn held_kv_heads(&self) -> impl Iterator<Item = usize> {
         (0..self.model.n_kv_heads).filter(|head| self.kv_heads.as_ref().is_none_or(|heads| heads.contains(head)))

@@ -10,6 +10,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
 use minijinja::{Environment, Error, ErrorKind, Value};
 
+use crate::files::sha256_bytes;
 use crate::model::tokenizer::TokenizerError;
 use crate::model::tokenizer::clock::strftime_now;
 use crate::model::tokenizer::guard::{Limits, bounded};
@@ -77,6 +78,11 @@ impl ChatTemplate {
     /// The template as written; empty where there are several and none is the default.
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// SHA-256 of the template.
+    pub fn sha256(&self) -> String {
+        sha256_bytes(self.source.as_bytes())
     }
 
     /// The messages as one prompt; with `add_generation_prompt` it ends where the assistant begins to speak.

@@ -69,6 +69,17 @@ pub enum TokenizerError {
     /// The model has no chat template.
     #[error("{0} has no chat template")]
     NoTemplate(String),
+    /// The chat template does not hold the text that it was given.
+    #[error("the chat template changes the text of the prompt, so that the text cannot be continued")]
+    TemplateChanges,
+    /// The chat template leaves no room for a text.
+    #[error("the chat template has {n_tokens} tokens without a text, and a prompt may have {most}")]
+    TemplateTooLong {
+        /// Tokens of the template.
+        n_tokens: usize,
+        /// Tokens that a prompt may have.
+        most: usize,
+    },
     /// The chat template cannot be compiled or run, or refused the messages.
     #[error("the chat template of {name} failed: {source}")]
     Template {
@@ -115,6 +126,8 @@ impl Hint for TokenizerError {
             Self::NoTemplate(_) => {
                 Some("this is a base model: give a plain prompt, or use its instruct version".into())
             }
+            Self::TemplateChanges => Some("use --raw".into()),
+            Self::TemplateTooLong { .. } => Some("allow more tokens, or use --raw".into()),
             Self::Template { .. } | Self::TemplateStopped { .. } | Self::TemplateRefused { .. } => {
                 Some("use --raw, and give the prompt in the model's own chat form".into())
             }

@@ -16,15 +16,19 @@ mod matcher;
 mod namespaces;
 mod normalizer;
 mod pretokenizer;
+mod prompt;
 mod protobuf;
 mod sentencepiece;
 mod settings;
 mod stream;
+mod truncate;
 
 pub use chat::{ChatTemplate, Message};
 pub use error::TokenizerError;
 pub(crate) use guard::Stopped;
+pub use prompt::PromptTokens;
 pub use stream::TextStream;
+pub use truncate::middle_truncate;
 
 use std::path::Path;
 

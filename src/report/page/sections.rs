@@ -112,12 +112,14 @@ fn of_profile(input: &ReportInput, profile: &Profile) -> Vec<Block> {
 
 /// How a file was made.
 fn provenance(title: &'static str, provenance: &Provenance, schema: &str, model: &ModelIdentity) -> Vec<Block> {
+    let known = |digest: &Option<String>| digest.clone().unwrap_or_else(|| "no data".into());
     let facts = vec![
         ("Made by", format!("{}, subcommand {}", provenance.tool, provenance.command)),
         ("Format", schema.into()),
         ("Seed", provenance.seed.to_string()),
         ("Model fingerprint", model.fingerprint.clone()),
-        ("Tokenizer SHA-256", model.tokenizer_sha256.clone().unwrap_or_else(|| "no data".into())),
+        ("Tokenizer SHA-256", known(&model.tokenizer_sha256)),
+        ("Chat template SHA-256", known(&model.chat_template_sha256)),
     ];
     let options = format!("{:#}", provenance.options);
     let mut blocks = vec![Block::Heading(title), Block::Facts(facts)];

@@ -12,7 +12,7 @@
 ///
 /// - Shape: any length → at most `max_tokens`; a prompt that fits is returned whole
 /// ```
-/// use kvscope::prompts::middle_truncate;
+/// use kvscope::model::tokenizer::middle_truncate;
 /// assert_eq!(middle_truncate(&[1, 2, 3, 4, 5], 4), [1, 2, 4, 5]);
 /// ```
 pub fn middle_truncate(ids: &[u32], max_tokens: usize) -> Vec<u32> {
