@@ -132,9 +132,9 @@ fn what_did_nothing_and_what_cannot_be_scored_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     write_prompts(dir.path(), &texts(2));
     let refused = |more: &[&str], words: &[&str]| drop(ends(&kvscope(dir.path(), &eval_args("run", more)), 2, words));
+    // The full cache's row was measured before, and goes with the text.
     refused(&["--policy", "kvmerger:eps=1"], &["kvmerger:eps=1 on text row0 of even", "changed nothing"]);
-    // The full cache's row was measured before, and stays.
-    std::fs::remove_dir_all(dir.path().join("run")).unwrap();
+    assert!(!dir.path().join("run").exists());
     refused(&["--policy", "full"], &["changes nothing"]);
     refused(&["--budget", "0.5,1"], &["share in (0, 1)"]);
     refused(&["--task", "kl,bleu"], &["no task family \"bleu\"", "zeroscrolls"]);
@@ -186,6 +186,15 @@ fn what_did_nothing_and_what_cannot_be_scored_is_refused() {
     kl("120");
     kl("18446744073709551615");
     assert!(!dir.path().join("run").exists());
+    // What is done before a later text is refused stays, and is told.
+    let long = json!({ "context": words(2, 9), "dataset": "needle", "_id": "1", "answers": ["reeds"] });
+    let short = json!({ "input": "the ring", "dataset": "ruler_vt", "_id": "2", "outputs": ["reeds"] });
+    write_prompts(dir.path(), &[long, short]);
+    let merging = ["--task", "needle,ruler", "--policy", "kvmerger:eps=0.6"];
+    refused(&merging, &["on text 2 of ruler_vt", "what is done stays in run", "with --resume"]);
+    let of_both = rows(&dir.path().join("run"));
+    let of_both: Vec<_> = of_both.iter().map(|row| (row.id.as_str(), row.policy.as_str())).collect();
+    assert_eq!(of_both, [("1", FULL), ("1", "kvmerger:eps=0.6"), ("1", "evict:eps=0.6"), ("2", FULL)]);
 }
 
 #[test]

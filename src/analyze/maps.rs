@@ -9,7 +9,7 @@ use multiversion::multiversion;
 use rayon::iter::{IndexedParallelIterator, IntoParallelRefMutIterator, ParallelIterator};
 
 use crate::analyze::{AnalyzeError, MapRequest};
-use crate::files::ModelIdentity;
+use crate::files::{ModelIdentity, create_own_dir};
 use crate::format::dump::Sample;
 use crate::format::map;
 use crate::format::map::MapEntry;
@@ -43,6 +43,7 @@ impl MapFile<'_> {
         let file = format!("maps/{name}.safetensors");
         let mut entry = MapEntry { file, dataset, id, state, layer, kv_head, n_tokens, n_levels, sha256: None };
         let levels = maker.map(rows.rows(), n_levels);
+        create_own_dir(&out_dir.join("maps"))?;
         entry.sha256 = Some(map::write(out_dir, &entry, self.model, levels)?);
         Ok(entry)
     }

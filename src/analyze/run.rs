@@ -10,7 +10,7 @@ use crate::analyze::plan::RunPlan;
 use crate::analyze::queries::{SampleErrors, query_aware};
 use crate::analyze::sparsity::{OverlapCounters, SIZE_BINS};
 use crate::analyze::{AnalyzeError, AnalyzeOptions};
-use crate::files::{Document, FolderLock, InputHash, Provenance, check_replaceable, create_own_dir, write_json};
+use crate::files::{Document, FolderLock, InputHash, Provenance, check_replaceable, write_json};
 use crate::format::analysis::{Analysis, FILE, SetOverlap};
 use crate::format::dump::Dump;
 use crate::format::stats::{StatsTable, TABLE_FILE};
@@ -42,9 +42,6 @@ pub fn analyze(
     let _lock = FolderLock::take(out_dir)?;
     let path = out_dir.join(FILE);
     check_replaceable::<Analysis>(&path)?;
-    if !options.maps.is_empty() {
-        create_own_dir(&out_dir.join("maps"))?;
-    }
     let mut table = StatsTable::create(&out_dir.join(TABLE_FILE), &model)?;
     let n_maps: usize =
         plan.datasets.iter().map(|d| d.samples.len().min(options.map_samples) * options.maps.len()).sum();
@@ -73,6 +70,9 @@ pub fn analyze(
         ratios.extend(in_dataset.map(|(n_tokens, ratios)| SampleRatios { dataset: index, n_tokens, ratios }));
         errors.append(&mut run.errors);
         datasets.push(run.finish(dataset, dumps));
+    }
+    // Behind all samples, so that nothing is left of an analysis that cannot read one.
+    for (index, dataset) in plan.datasets.iter().enumerate() {
         for (number, sample) in dataset.samples.iter().take(options.map_samples).enumerate() {
             let sample = dumps[sample.0].sample(sample.1)?;
             for request in &options.maps {

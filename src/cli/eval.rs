@@ -15,7 +15,7 @@ use crate::cli::output::{counted, emit, emit_json, note};
 use crate::cli::table::{Table, bounds, digits, estimate, missing, name, number, wrapped};
 use crate::eval;
 use crate::eval::task::{TASKS, TaskEntry};
-use crate::eval::{Arm, NeedleGrid, Plan, Settings};
+use crate::eval::{Arm, EvalError, NeedleGrid, Plan, Settings};
 use crate::format::evaluation::{Evaluation, FULL, Headline, Role, SummaryEntry};
 use crate::format::profile::Profile;
 use crate::format::run::Run;
@@ -129,7 +129,14 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let evaluation = counted(common, "eval", "rows", n_rows, |more| {
         eval::run(&model, &items, &arms, plan, &target, &stop, &mut |_| more(1))
     })
-    .map_err(|error| args.inputs.with_resume_command(error.into()))?;
+    .map_err(|error| {
+        let of_a_text = matches!(error, EvalError::Arm { .. } | EvalError::Runtime(_) | EvalError::NotFinite(_));
+        if of_a_text && dir.join(Evaluation::FILE).exists() {
+            let next = "the same command goes on with --resume, another one needs another --out";
+            note(common, &format!("what is done stays in {}: {next}", dir.display()));
+        }
+        args.inputs.with_resume_command(error.into())
+    })?;
     if common.json {
         emit_json(&serde_json::to_value(&evaluation)?)?;
     } else {

@@ -46,31 +46,44 @@ pub fn run(
     evaluation.check_rows(&rows, target.dir)?;
     let place: HashMap<_, usize> = evaluation.planned_keys().into_iter().zip(0..).collect();
     rows.iter().for_each(&mut *on_row);
-    // Nothing is left of a run whose first row is refused.
     let mut begun = false;
-    let mut done: HashSet<_> = rows.iter().map(Row::key).collect();
-    let mut interrupted = false;
-    'texts: for item in items.iter().enumerate().filter(|(i, _)| evaluation.holds(*i)).map(|(_, item)| item) {
-        let missing: Vec<&Arm> = arms.iter().filter(|arm| !done.contains(&blank_row(item, arm).key())).collect();
-        if missing.is_empty() {
-            continue;
-        }
-        let mut text = Text::new(model, item, cache_type);
-        for arm in missing {
-            if stop.load(Ordering::Relaxed) {
-                interrupted = true;
-                break 'texts;
-            }
-            let row = text.row(arm, arms)?;
+    let mut keep = |measured: &mut Vec<Row>, rows: &mut Vec<Row>| -> Result<(), EvalError> {
+        for row in measured.drain(..) {
             if !begun {
                 file.made()?;
                 write_json(&path, &evaluation)?;
                 begun = true;
             }
             file.append(&row)?;
-            on_row(&row);
-            done.insert(row.key());
             rows.push(row);
+        }
+        Ok(())
+    };
+    let done: HashSet<_> = rows.iter().map(Row::key).collect();
+    let mut interrupted = false;
+    for item in items.iter().enumerate().filter(|(i, _)| evaluation.holds(*i)).map(|(_, item)| item) {
+        let missing: Vec<&Arm> = arms.iter().filter(|arm| !done.contains(&blank_row(item, arm).key())).collect();
+        if missing.is_empty() {
+            continue;
+        }
+        let mut text = Text::new(model, item, cache_type);
+        let (n_missing, mut measured) = (missing.len(), Vec::new());
+        for arm in missing {
+            interrupted = stop.load(Ordering::Relaxed);
+            if interrupted {
+                break;
+            }
+            let row = text.row(arm, arms)?;
+            on_row(&row);
+            measured.push(row);
+            // The first text's rows wait for one another: nothing is left of a run that cannot finish it.
+            if !rows.is_empty() || measured.len() == n_missing {
+                keep(&mut measured, &mut rows)?;
+            }
+        }
+        keep(&mut measured, &mut rows)?;
+        if interrupted {
+            break;
         }
     }
     // A row that somebody took away was made last.
