@@ -83,6 +83,9 @@ fn a_run_has_every_row_once_with_counters_and_a_verdict() {
     assert!(evaluation.comparisons.iter().all(|entry| entry.result.direction().is_none()));
     let shown = shown.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(evaluation.verdict.iter().all(|sentence| shown.contains(sentence.as_str())), "{shown}");
+    let few = "there are too few texts to tell merging (kvmerger:bridge=true) from evicting the same tokens \
+        (evict:bridge=true): a sign test on 4 texts cannot reach 5 %, as at least 6 are needed: ratio of mean KL";
+    assert!(shown.contains(few), "{shown}");
     ends(&kvscope(dir.path(), &eval_args("run", &POLICIES)), 2, &["holds an evaluation already", "--resume"]);
     ends(&kvscope(dir.path(), &eval_args("run", &["--resume", "--policy", "h2o"])), 2, &["another set of policies"]);
 }

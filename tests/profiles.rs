@@ -212,7 +212,11 @@ fn one_profile_is_evaluated_at_several_budgets() {
     ];
     let eval = |out: &str, more: &[&str]| kvscope(dir, &[&fixed[..], &["--out", out], more].concat());
     let budgets = ["--profile", profile, "--budget", "0.6,0.4"];
-    done(eval("run", &budgets));
+    // In the table on the screen, a row of that name for each budget.
+    let shown = done(eval("run", &budgets));
+    let kept: Vec<&str> =
+        shown.lines().filter_map(|line| line.strip_prefix("profile  ")?.split_whitespace().next()).collect();
+    assert!(kept.starts_with(&["60.0", "40.0"]), "{shown}");
     let document = |out: &str| -> Value {
         serde_json::from_slice(&std::fs::read(dir.join(out).join("eval.json")).unwrap()).unwrap()
     };
@@ -340,6 +344,38 @@ fn the_last_choice_runs_the_model_and_held_out_texts_only_judge() {
     assert!(profile.verdict.contains("on 8 calibration texts") && profile.verdict.contains("On 4 held-out texts"));
     let missing = kvscope(dir, &["tune", "dumps/run", "--validate", "prompts.jsonl"]);
     ends(&missing, 2, &["--model"]);
+}
+
+#[test]
+fn what_was_not_run_and_what_is_there_for_comparison_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    captured(dir, &[]);
+    let paper = "kvmerger:variant=paper";
+    let published = "kvmerger:variant=paper is the published merge rule, run for comparison";
+    let not_run = "the model was not run: the verdict is by attention error alone";
+    let said = |args: &[&str]| {
+        let output = kvscope(dir, args);
+        done(output.clone());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let tune = ["tune", "dumps/run", "--budget", "0.6", "--refit", "none", "--policy", "h2o"];
+    let alone = said(&[&tune[..], &["--policy", paper]].concat());
+    assert!(alone.contains(published), "{alone}");
+    assert!(alone.contains(&format!("{not_run}; kvscope tune --model NAME runs it")), "{alone}");
+    let profile = "reports/run/llama-gqa.profile.json";
+    let solved = said(&["tune", "--from", profile, "--budget", "0.5"]);
+    assert!(solved.contains(&format!("{not_run}; kvscope tune --model NAME --validate TEXTS runs it")), "{solved}");
+    let judged = said(&[&tune[..], &["--model", MODEL, "--probe", "0", "--out", "judged"]].concat());
+    assert!(!judged.contains(not_run) && !judged.contains("published"), "{judged}");
+    let generate = ["generate", "--model", MODEL, "--prompt", PROMPT, "--max-new-tokens", "2"];
+    let eval = ["eval", "--model", MODEL, "--prompts", "prompts.jsonl", "--context", "60", "--continuation", "12"];
+    for (i, command) in [&generate[..], &[&eval[..], &["--samples", "1"]].concat()].into_iter().enumerate() {
+        let out = [format!("paper{i}"), format!("default{i}")];
+        let out = |place: usize| if i == 0 { Vec::new() } else { vec!["--out", out[place].as_str()] };
+        assert!(said(&[command, &["--policy", paper], &out(0)].concat()).contains(published));
+        assert!(!said(&[command, &["--policy", "kvmerger"], &out(1)].concat()).contains("published"));
+    }
 }
 
 #[test]
