@@ -26,9 +26,9 @@ use kvscope::capture;
 use kvscope::capture::{CaptureOptions, SampleInput};
 use kvscope::format::dump::{Dump, State};
 use kvscope::format::run::Target;
-use kvscope::math::{Float, argmax};
+use kvscope::math::{Float, Rows, argmax};
 use kvscope::model::{
-    AttnMass, ChunkStates, Compute, Decoding, HeadSlots, KvStore, LogitRows, Matmul, Model, Pass, SlotVectors,
+    AttnMass, ChunkStates, Compute, Config, Decoding, HeadSlots, KvStore, LogitRows, Matmul, Model, Pass, SlotVectors,
     StoreNeeds,
 };
 use kvscope::runtime::{Budget, Compression, RaggedCache, prefill};
@@ -99,6 +99,28 @@ fn states_masses_and_logits_are_those_of_the_kernels() {
             println!("{} in chunks of {chunk}: {error:.1e}", path.file_name().unwrap().display());
             assert!(error <= TOLERANCE, "{}, chunks of {chunk}: {error:.1e}", path.display());
         }
+    }
+}
+
+#[test]
+fn output_projections_are_those_of_the_kernels() {
+    for path in models() {
+        let (kernels, candle) = both(&path, Float::F32);
+        let Config { n_layers, n_q_heads, n_kv_heads, head_dim, .. } = *kernels.config();
+        let x = noise(3 * head_dim, 11);
+        let norms = |model: &Model| -> Vec<f32> {
+            let projections = model.projections().unwrap();
+            assert_eq!(projections.shape(), (n_layers * n_q_heads, head_dim));
+            let group = n_q_heads / n_kv_heads;
+            (0..n_layers * n_kv_heads)
+                .flat_map(|head| (0..group).map(move |query_head| (head, query_head)))
+                .flat_map(|(head, query_head)| {
+                    projections.of_kv_head(head, group).squared_norms(Rows::new(&x, head_dim), query_head)
+                })
+                .collect()
+        };
+        let error = relative_error(&norms(&candle), &norms(&kernels));
+        assert!(error <= TOLERANCE, "{}: {error:.1e}", path.display());
     }
 }
 

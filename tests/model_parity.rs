@@ -13,12 +13,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use candle_core::Device;
+use candle_core::quantized::gguf_file::Content;
 use kit::demo::demo_model;
 use kit::error::relative_error;
 use kit::fixtures::fixture;
 use kit::recorder::Recorder;
-use kvscope::math::Float;
-use kvscope::model::{Compute, LogitRows, Matmul, Model};
+use kvscope::math::{Float, Rows};
+use kvscope::model::{Compute, Config, LogitRows, Matmul, Model};
 use kvscope::runtime::{GenerateOptions, RaggedCache, generate};
 use safetensors::{Dtype, SafeTensors};
 
@@ -374,6 +376,37 @@ fn demo_model_greedy_continuation_is_that_of_transformers() {
         for chunk in [0, 50] {
             let found = greedy(&model, reference.ids("token_ids"), 64, chunk);
             assert_eq!(found, reference.ids("greedy"), "{matmul:?}, chunks of {chunk}");
+        }
+    }
+}
+
+#[test]
+fn output_projections_are_those_of_the_weights_in_f64() {
+    for name in ["llama-gqa-f32.gguf", "llama-gqa-q8_0.gguf", "llama-k-quants.gguf"] {
+        let path = fixture(name);
+        let mut file = std::fs::File::open(&path).unwrap();
+        let content = Content::read(&mut file).unwrap();
+        for model in matmuls().into_iter().map(|matmul| load_with(&path, matmul)) {
+            let Config { n_layers, n_q_heads, n_kv_heads, head_dim, .. } = *model.config();
+            let group = n_q_heads / n_kv_heads;
+            let x: Vec<f32> = (0..3 * head_dim).map(|i| ((i * 37 + 11) % 29) as f32 / 29.0 - 0.4).collect();
+            for (layer, head) in (0..n_layers).flat_map(|layer| (0..n_q_heads).map(move |head| (layer, head))) {
+                let tensor = format!("blk.{layer}.attn_output.weight");
+                let tensor = content.tensor(&mut file, &tensor, &Device::Cpu).unwrap();
+                let weight: Vec<Vec<f32>> = tensor.dequantize(&Device::Cpu).unwrap().to_vec2().unwrap();
+                let exact = x.chunks(head_dim).map(|x| -> f64 {
+                    let of_row = |row: &Vec<f32>| {
+                        let terms = row[head * head_dim..].iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x));
+                        terms.sum::<f64>().powi(2)
+                    };
+                    weight.iter().map(of_row).sum()
+                });
+                let projection = model.projections().unwrap().of_kv_head((layer * n_q_heads + head) / group, group);
+                let found = projection.squared_norms(Rows::new(&x, head_dim), head % group);
+                for (found, exact) in found.iter().zip(exact) {
+                    assert!((f64::from(*found) - exact).abs() <= 1e-5 * exact, "{name}, layer {layer}, head {head}");
+                }
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::checkpoint::{CONFIG, ModelFiles, choose, instead_of_weights, model_name};
 use crate::files::{FileError, ModelIdentity, read_limited};
-use crate::math::{Rope, Rows, first_not_below};
+use crate::math::{Projections, Rope, Rows, first_not_below};
 use crate::model::ModelError;
 use crate::model::attention::{Geometry, attend};
 use crate::model::config::Config;
@@ -14,6 +14,7 @@ use crate::model::gguf::Gguf;
 use crate::model::layer::Layer;
 use crate::model::layers::{Linear, add, gate_with, rms_norm};
 use crate::model::matrix::{Matrix, Scratch};
+use crate::model::projections::add_head_grams;
 use crate::model::store::{ChunkStates, ForwardError, KvStore, LogitRows};
 use crate::model::tokenizer::Tokenizer;
 use crate::model::weights::{Fingerprint, Weights};
@@ -24,6 +25,9 @@ const MAX_CONFIG_BYTES: u64 = 16 << 20;
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const OUTPUT: &str = "lm_head.weight";
 const OUTPUT_BIAS: &str = "lm_head.bias";
+
+/// What the output projections give, where it is not finite.
+const PROJECTED: &str = "squares of the output projection";
 
 /// For states that are not finite though all weights are.
 const OVERFLOW_HINT: &str = "no weight is NaN or infinite: the numbers grow beyond f32, which no trained model's do; \
@@ -81,6 +85,7 @@ pub struct Model {
     config: Config,
     fingerprint: Fingerprint,
     identity: OnceLock<ModelIdentity>,
+    projections: OnceLock<Arc<Projections>>,
     tokenizer: Option<Tokenizer>,
     compute: Compute,
     decoder: Decoder,
@@ -148,7 +153,8 @@ impl Model {
         let rope = config.rope();
         let fingerprint = weights.finish(&config)?;
         let compute = compute.clone();
-        Ok(Self { name, config, fingerprint, identity: OnceLock::new(), tokenizer, compute, decoder, rope })
+        let (identity, projections) = (OnceLock::new(), OnceLock::new());
+        Ok(Self { name, config, fingerprint, identity, projections, tokenizer, compute, decoder, rope })
     }
 
     /// The model's configuration.
@@ -190,6 +196,33 @@ impl Model {
             rope_frequencies: c.rope().frequencies().to_vec(),
             max_positions: c.max_positions,
         }))
+    }
+
+    /// What its output projections make of each query head's outputs.
+    ///
+    /// - Cost: the first call reads all output projections, O(n_layers · hidden · n_q_heads · D²)
+    /// - Errors: weights that are no finite numbers, or that the device does not give back
+    pub fn projections(&self) -> Result<&Arc<Projections>, ModelError> {
+        if let Some(projections) = self.projections.get() {
+            return Ok(projections);
+        }
+        let Config { n_layers, n_q_heads, head_dim, hidden_size, .. } = self.config;
+        let mut grams = vec![0f32; n_layers * n_q_heads * head_dim * head_dim];
+        for (layer, grams) in grams.chunks_exact_mut(n_q_heads * head_dim * head_dim).enumerate() {
+            let unpack = |first: usize, out: &mut [f32]| match &self.decoder {
+                Decoder::Kernels(kernels) => {
+                    kernels.layers[layer].o.weight().widen_rows_in_parallel(first, out);
+                    Ok(())
+                }
+                Decoder::Device(decoder) => decoder.output_projection(layer, first, out),
+            };
+            add_head_grams(hidden_size, [n_q_heads, head_dim], unpack, grams)?;
+            match &self.decoder {
+                Decoder::Kernels(kernels) => kernels.check(grams, Some(layer), PROJECTED)?,
+                Decoder::Device(decoder) => decoder.check(grams, Some(layer), PROJECTED)?,
+            }
+        }
+        Ok(self.projections.get_or_init(|| Arc::new(Projections::new(grams, head_dim))))
     }
 
     /// Its tokenizer.

@@ -14,6 +14,7 @@ mod layer;
 mod layers;
 mod matrix;
 mod pass;
+mod projections;
 mod rope;
 mod slots;
 mod store;

@@ -170,6 +170,14 @@ impl DeviceDecoder {
         (self.embedding.elem_count() * self.place.dtype.size_in_bytes()) as u64
     }
 
+    /// Rows of a layer's output projection from `first` on, `[rows, n_q_heads · D]`, as many as `out` holds.
+    pub(super) fn output_projection(&self, layer: usize, first: usize, out: &mut [f32]) -> Result<(), ModelError> {
+        let weight = &self.layers[layer].o.weight;
+        let rows = weight.narrow(0, first, out.len() / weight.dim(1)?)?;
+        out.copy_from_slice(&host(&rows.to_dtype(DType::F32)?)?);
+        Ok(())
+    }
+
     /// As [`crate::model::Pass::forward_by_layer`], for tokens and positions that were checked.
     pub(super) fn forward<S: KvStore + ?Sized>(
         &self,
@@ -219,7 +227,7 @@ impl DeviceDecoder {
         Ok(logits)
     }
 
-    fn check(&self, values: &[f32], layer: Option<usize>, state: &'static str) -> Result<(), ModelError> {
+    pub(super) fn check(&self, values: &[f32], layer: Option<usize>, state: &'static str) -> Result<(), ModelError> {
         if first_not_below(values, f32::INFINITY).is_none() {
             return Ok(());
         }

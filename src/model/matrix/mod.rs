@@ -97,6 +97,13 @@ impl Matrix {
         }
     }
 
+    /// As [`Matrix::widen_rows`], on all threads.
+    pub(crate) fn widen_rows_in_parallel(&self, first: usize, out: &mut [f32]) {
+        let rows = (TASK_WEIGHTS / self.n_in).max(1);
+        let tasks = out.par_chunks_mut(rows * self.n_in).enumerate();
+        tasks.for_each(|(task, out)| self.widen_rows(first + task * rows, out));
+    }
+
     /// Place, in row-major order, and value of the first weight that is NaN or infinite.
     pub(crate) fn first_not_finite(&self) -> Option<(usize, f32)> {
         let mut row = vec![0f32; self.n_in];
@@ -172,14 +179,10 @@ fn multiply_many(matrix: &Matrix, x: &[f32], out: &mut [f32], scratch: &mut Vec<
         scratch.resize(panel_rows * n_in, 0.0);
     }
     let task_rows = TASK_ROWS.min((x.len() / n_in).div_ceil(rayon::current_num_threads()));
-    let unpacked_rows = (TASK_WEIGHTS / n_in).max(1);
     for first in (0..n_out).step_by(panel_rows) {
         let n_columns = panel_rows.min(n_out - first);
         let panel = &mut scratch[..n_columns * n_in];
-        panel
-            .par_chunks_mut(unpacked_rows * n_in)
-            .enumerate()
-            .for_each(|(i, rows)| matrix.widen_rows(first + i * unpacked_rows, rows));
+        matrix.widen_rows_in_parallel(first, panel);
         let panel = &*panel;
         x.par_chunks(task_rows * n_in).zip(out.par_chunks_mut(task_rows * n_out)).for_each(|(x, out)| {
             let shape = [x.len() / n_in, n_columns, n_in];
