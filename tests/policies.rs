@@ -19,7 +19,7 @@ use kit::property::property_cases;
 use kit::slots::contents;
 use kit::stored::stored_as;
 use kvscope::hint::Hint;
-use kvscope::math::{Float, Rows};
+use kvscope::math::{Float, Projections, Rows};
 use kvscope::merge::{HeadPlan, MergeError};
 use kvscope::model::{AttnMass, Config, KvStore};
 use kvscope::policy::{HeadView, POLICIES, Policy, Scope, parse};
@@ -313,6 +313,7 @@ fn what_a_policy_needs_is_all_that_it_reads() {
         for n in LENGTHS {
             let (keys, mass, window) = (noise(n * 8, 3), noise(n, 4), noise(n, 5));
             let (values, queries) = (noise(n * 8, 6), noise(20 * 8, 7));
+            let projections = Projections::new(noise(2 * 8 * 8, 8), 8);
             let everything = HeadView {
                 layer: 1,
                 kv_head: 1,
@@ -321,6 +322,7 @@ fn what_a_policy_needs_is_all_that_it_reads() {
                 mass: &mass,
                 mass_window: &window,
                 repetition: &mass,
+                projection: Some(projections.of_kv_head(0, 2)),
                 values: Rows::new(&values, 8),
                 queries: Rows::new(&queries, 8),
                 ..HeadView::new(Rows::new(&keys, 8))
@@ -330,6 +332,7 @@ fn what_a_policy_needs_is_all_that_it_reads() {
                 mass: if needs.mass { &mass } else { &[] },
                 mass_window: if needs.mass_window.is_some() { &window } else { &[] },
                 repetition: if needs.repetition { &mass } else { &[] },
+                projection: everything.projection.filter(|_| needs.projection),
                 values: if needs.queries.is_some() { everything.values } else { none },
                 queries: if needs.queries.is_some() { everything.queries } else { none },
                 ..everything

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use crate::math::{Float, Rows};
+use crate::math::{Float, HeadProjection, Rows};
 use crate::merge::{Attending, Given, MergeRule, Origin, Refit, Sampling, SlotStates, ValueRule};
 
 /// One KV head as a policy sees it: `T` stored slots in order of position.
@@ -33,6 +33,8 @@ pub struct HeadView<'a> {
     pub mass_window: &'a [f32],
     /// Largest attention `[T]` from a repetition of the prompt; empty when the policy does not need it.
     pub repetition: &'a [f32],
+    /// What the output projection makes of the outputs of the query heads that read it; `None` when the policy does not need it.
+    pub projection: Option<HeadProjection<'a>>,
     /// Tokens that each slot stands for, `[T]`; `None` when all stand for one.
     pub counts: Option<&'a [u32]>,
     /// Logit bias of each slot in nats, `[T]`; `None` when all are zero.
@@ -55,6 +57,7 @@ impl<'a> HeadView<'a> {
             mass: &[],
             mass_window: &[],
             repetition: &[],
+            projection: None,
             counts: None,
             logit_bias: None,
         }
@@ -82,7 +85,7 @@ impl<'a> HeadView<'a> {
     }
 }
 
-/// What the model must record during prefill for a policy.
+/// What a policy must be shown beside the slots.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     /// Attention mass over all queries.
@@ -93,11 +96,13 @@ pub struct Needs {
     pub queries: Option<Sampling>,
     /// Attention from a repetition of the prompt.
     pub repetition: bool,
+    /// What the output projection makes of a head's outputs: not recorded, but known of the model.
+    pub projection: bool,
 }
 
 impl Needs {
     /// Attention mass over all queries, and nothing else.
-    pub const MASS: Self = Self { mass: true, mass_window: None, queries: None, repetition: false };
+    pub const MASS: Self = Self { mass: true, mass_window: None, queries: None, repetition: false, projection: false };
 
     /// A sample of queries, and nothing else.
     pub(super) fn queries(sampling: Sampling) -> Self {
@@ -111,6 +116,7 @@ impl Needs {
             mass_window: self.mass_window.or(other.mass_window),
             queries: self.queries.or(other.queries),
             repetition: self.repetition || other.repetition,
+            projection: self.projection || other.projection,
         }
     }
 

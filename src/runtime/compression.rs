@@ -108,7 +108,7 @@ impl Compression {
     /// What has to be recorded for it: of a prompt that stays whole, nothing that only a prompt can give.
     pub(crate) fn needs(&self) -> Needs {
         let needs = self.policy.needs();
-        if self.wants_less() { needs } else { Needs { queries: None, repetition: false, ..needs } }
+        if self.wants_less() { needs } else { Needs { queries: None, repetition: false, projection: false, ..needs } }
     }
 
     /// Slots that a head may keep when it has seen `n_seen` tokens; at least 1.

@@ -69,6 +69,9 @@ pub fn prefill(
         return Err(ModelError::TooLong { n_tokens, max_positions }.into());
     }
     cache.check_has_queries()?;
+    if cache.wants_projections() {
+        cache.set_projections(pass.model().projections()?.clone());
+    }
     cache.begin_prompt(prompt.len());
     let mut logits = Vec::new();
     let mut rest = prompt;

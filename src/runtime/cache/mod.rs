@@ -3,9 +3,10 @@
 mod planning;
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::math::{Float, Rope, Rows};
+use crate::math::{Float, Projections, Rope, Rows};
 use crate::merge::{Counters, Origin, Sampling, largest_weights};
 use crate::model::{AttnMass, ChunkStates, Config, HeadSlots, KvStore, StoreNeeds};
 use crate::policy::{Needs, Scope, SlotExtras, SlotLayout};
@@ -52,6 +53,8 @@ pub struct RaggedCache {
     compression: Option<Compression>,
     group: usize,
     rope: Rope,
+    /// The model's, where a compression looks at them.
+    projections: Option<Arc<Projections>>,
     /// What is recorded for compressions to come.
     needs: Needs,
     /// Queries to sample, each once.
@@ -90,6 +93,7 @@ impl RaggedCache {
             compression,
             group: config.n_q_heads / config.n_kv_heads,
             rope: config.rope(),
+            projections: None,
             needs,
             samplings,
             samples: Vec::new(),
@@ -124,6 +128,7 @@ impl RaggedCache {
             let wanted = compression.needs();
             needs.mass |= wanted.mass;
             needs.repetition |= wanted.repetition;
+            needs.projection |= wanted.projection;
             match (needs.mass_window, wanted.mass_window) {
                 (Some(a), Some(b)) if a != b => return Err(RuntimeError::DifferentWindows(a, b)),
                 (known, new) => needs.mass_window = known.or(new),
@@ -168,6 +173,7 @@ impl RaggedCache {
             rewrites: vec![0; self.n_layers],
             gone: self.gone.clone(),
             rope: self.rope.clone(),
+            projections: self.projections.clone(),
             ..*self
         };
         let started = Instant::now();
@@ -183,6 +189,16 @@ impl RaggedCache {
         copy.compression = Some(compression.clone());
         copy.end_prompt()?;
         Ok(copy)
+    }
+
+    /// Whether a compression looks at the model's output projections, and the cache does not know them yet.
+    pub fn wants_projections(&self) -> bool {
+        self.needs.projection && self.projections.is_none()
+    }
+
+    /// Tells the cache the output projections of its model, before a prompt's last tokens pass.
+    pub fn set_projections(&mut self, projections: Arc<Projections>) {
+        self.projections = Some(projections);
     }
 
     /// Announces a prompt of so many tokens, at whose end (and between parts, as the compression says) compression comes.

@@ -73,12 +73,17 @@ impl RaggedCache {
         Ok(sizes)
     }
 
-    /// Refuses a policy whose queries were not recorded, or whose prompt was not repeated.
+    /// Refuses a policy whose queries were not recorded, whose prompt was not repeated, or that does not know the model's
+    /// output projections.
     pub(super) fn check_samples(&self, compression: &Compression, layer: usize) -> Result<(), RuntimeError> {
         let heads = layer * self.n_kv_heads..(layer + 1) * self.n_kv_heads;
         let is_repeated = |head: usize| self.repetition[head].len() == self.heads[head].len();
         if compression.needs().repetition && !heads.into_iter().all(is_repeated) {
             let what = "attention from a repetition of the prompt";
+            return Err(RuntimeError::NotRecorded { policy: compression.name.clone(), what });
+        }
+        if compression.needs().projection && self.projections.is_none() {
+            let what = "the model's output projections";
             return Err(RuntimeError::NotRecorded { policy: compression.name.clone(), what });
         }
         let Some(sampling) = compression.needs().queries else {
@@ -136,6 +141,7 @@ impl RaggedCache {
             mass: &head.mass,
             mass_window: &head.mass_window,
             repetition: &self.repetition[index],
+            projection: self.projections.as_ref().map(|all| all.of_kv_head(index, self.group)),
             counts: states.counts.as_deref(),
             logit_bias: head.logit_bias.as_deref(),
         }
