@@ -1,14 +1,35 @@
-//! What the model loses when a single head is compressed.
+//! What tuning may know of the model: what it loses when a single head is compressed, and its output projections.
+
+use std::sync::Arc;
 
 use crate::choose::{ChooseError, measured_kls, sample_item};
 use crate::eval::{EvalError, Item};
+use crate::files::ModelIdentity;
 use crate::format::dump::Dump;
+use crate::math::Projections;
 use crate::model::Model;
 use crate::runtime::Compression;
 use crate::tune::{HeadLosses, TuneOptions, calibration_samples};
 
 /// Slots per token that a head keeps while all others are whole: few enough to tell, and a size that heads come to have.
 const SHARE: f64 = 0.1;
+
+/// What settings may look at and dumps do not hold: the output projections of the model that was captured.
+///
+/// - Errors: dumps of another model, weights that are no finite numbers
+pub fn projections(model: &Model, dumps: &[Dump]) -> Result<Arc<Projections>, ChooseError> {
+    check_model(model, dumps)?;
+    Ok(model.projections().map_err(EvalError::from)?.clone())
+}
+
+fn check_model<'m>(model: &'m Model, dumps: &[Dump]) -> Result<&'m ModelIdentity, ChooseError> {
+    let identity = model.identity().map_err(EvalError::from)?;
+    let mut captured = dumps.iter().map(|dump| &dump.manifest().model);
+    match captured.find(|captured| captured.fingerprint != identity.fingerprint) {
+        Some(other) => Err(ChooseError::OtherModel { dumps: other.name.clone(), model: identity.name.clone() }),
+        None => Ok(identity),
+    }
+}
 
 /// Runs the model over some calibration samples, spread over all of them, with one head at a time compressed under the first
 /// setting and refitted as the profile will be; `None` without a sample.
@@ -23,11 +44,7 @@ pub fn head_losses(
     n_texts: usize,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Option<HeadLosses>, ChooseError> {
-    let identity = model.identity().map_err(EvalError::from)?;
-    if let Some(other) = dumps.iter().map(|dump| &dump.manifest().model).find(|m| m.fingerprint != identity.fingerprint)
-    {
-        return Err(ChooseError::OtherModel { dumps: other.name.clone(), model: identity.name.clone() });
-    }
+    let identity = check_model(model, dumps)?;
     let samples = calibration_samples(dumps, options);
     let n_texts = n_texts.min(samples.len());
     let items: Vec<Item> = (0..n_texts)

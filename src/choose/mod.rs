@@ -5,7 +5,7 @@
 
 mod losses;
 
-pub use losses::head_losses;
+pub use losses::{head_losses, projections};
 
 use serde_json::json;
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::choose::{Texts, Worse, choose, head_losses};
+use crate::choose::{Texts, Worse, choose, head_losses, projections};
 use crate::cli::Outcome;
 use crate::cli::common::Common;
 use crate::cli::compression::{hash_of, note_published};
@@ -159,6 +159,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
             let lock = FolderLock::take(&dir)?;
             let mut options = TuneOptions { refit: refit(args, Some(Refit::default()))?, ..options };
             if let Some(model) = &model {
+                options.projections = Some(projections(model, &dumps)?);
                 let n_texts = args.validate.probe;
                 options.losses = with_bar(common, "probe", "rows", |progress| {
                     head_losses(model, &dumps, &options, n_texts, progress)
@@ -226,6 +227,7 @@ fn options(args: &Args) -> Result<TuneOptions> {
         search: args.search.map(|entry| entry.name.into()),
         measure: *args.measure,
         losses: None,
+        projections: None,
         min_share: args.min_share,
         n_late: args.late,
         refit: None,

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::files::ModelIdentity;
 use crate::format::dump::{Dump, DumpError, Sample, State};
-use crate::math::{Rope, Rows};
+use crate::math::{Projections, Rope, Rows};
 use crate::merge::{Attending, HeadPlan, HeadStates, OutputProbe, Refit, RefitHead, Refitted, Sampling, refit_slots};
 use crate::policy::{HeadView, Policy};
 use crate::tune::TuneError;
@@ -72,13 +72,14 @@ pub(super) fn measure<'t>(
     sample: &Sample<'_>,
     prompt_end: usize,
     refit: Option<Refit>,
+    projections: Option<&Projections>,
     trials: &(dyn Fn(usize) -> Vec<Trial<'t>> + Sync),
 ) -> Result<Measured, DumpError> {
     let model = &dump.manifest().model;
     let n_heads = model.n_layers * model.n_kv_heads;
     let heads: Vec<(f64, ByTrial<Outcome>)> = (0..n_heads)
         .into_par_iter()
-        .map(|head| measure_head(sample, model, head, prompt_end, refit, &trials(head)))
+        .map(|head| measure_head(sample, model, head, prompt_end, refit, projections, &trials(head)))
         .collect::<Result<_, DumpError>>()?;
     let (energy, heads) = heads.into_iter().unzip();
     Ok(Measured { energy, heads, n_tokens: prompt_end })
@@ -91,6 +92,7 @@ fn measure_head(
     head: usize,
     prompt_end: usize,
     refit: Option<Refit>,
+    projections: Option<&Projections>,
     trials: &[Trial<'_>],
 ) -> Result<(f64, ByTrial<Outcome>), DumpError> {
     let (layer, kv_head) = (head / model.n_kv_heads, head % model.n_kv_heads);
@@ -126,6 +128,7 @@ fn measure_head(
         given: Some(&given),
         mass: &mass,
         mass_window: &mass_window,
+        projection: projections.map(|all| all.of_kv_head(head, model.group())),
         ..HeadView::new(prompt_keys)
     };
     let given_to_others = OnceLock::new();

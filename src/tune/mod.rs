@@ -71,6 +71,20 @@ pub enum TuneError {
         /// Row id.
         id: String,
     },
+    /// A setting looks at the model's output projections, and no model is at hand.
+    #[error("{setting} looks at the model's output projections, which dumps do not hold")]
+    NoProjections {
+        /// As typed.
+        setting: String,
+    },
+    /// The output projections are of another model.
+    #[error("the output projections are those of {} heads of {}, and the dumps' model has {} of {}", found.0, found.1, expected.0, expected.1)]
+    OtherProjections {
+        /// Query heads of all layers, and the numbers in an output of each.
+        found: (usize, usize),
+        /// Those of the dumps' model.
+        expected: (usize, usize),
+    },
     /// The dumps are of different models.
     #[error("the dumps are of different models: {first} and {other}")]
     MixedModels {
@@ -156,6 +170,8 @@ impl Hint for TuneError {
                 "capture again with this version, or tune with --refit none and policies that look at attention mass"
                     .into(),
             ),
+            Self::NoProjections { .. } => Some("name the model with --model".into()),
+            Self::OtherProjections { .. } => Some("take them from the model that was captured".into()),
             Self::NoCurves => Some("tune from the dumps".into()),
             Self::MixedModels { .. } => Some("tune on each model's dumps on their own".into()),
             Self::BadBudget(_) => Some("give a number above 0 and below 1".into()),

@@ -1,6 +1,9 @@
 //! What to tune, and what comes of it.
 
+use std::sync::Arc;
+
 use crate::format::profile::Profile;
+use crate::math::Projections;
 use crate::merge::Refit;
 use crate::tune::unit::BudgetUnit;
 use crate::tune::{HeadLosses, Measure, SEARCHES, TuneError};
@@ -24,6 +27,8 @@ pub struct TuneOptions {
     pub measure: Measure,
     /// What the model loses by single heads, where it was run: by this they count.
     pub losses: Option<HeadLosses>,
+    /// The model's output projections, where it is at hand: some settings look at them.
+    pub projections: Option<Arc<Projections>>,
     /// Least size of a head over the budget.
     pub min_share: f64,
     /// Last tokens of a sample that stand for the text to come; `None` for what the dump allows.
@@ -45,6 +50,7 @@ impl Default for TuneOptions {
             search: None,
             measure: Measure::default(),
             losses: None,
+            projections: None,
             min_share: 0.1,
             n_late: None,
             refit: Some(Refit::default()),

@@ -48,6 +48,10 @@ pub fn tune(
     for (setting, policy) in options.settings.iter().zip(&settings) {
         check_window(setting, policy.as_ref(), &samples, &ends)?;
     }
+    let mut projecting = options.settings.iter().zip(&settings).filter(|(_, policy)| policy.needs().projection);
+    if let (Some((setting, _)), None) = (projecting.next(), &options.projections) {
+        return Err(TuneError::NoProjections { setting: setting.clone() });
+    }
     let mut samplings =
         settings.iter().zip(&options.settings).filter_map(|(policy, name)| Some((policy.needs().queries?, name)));
     if let Some((first, _)) = samplings.next()
@@ -65,6 +69,7 @@ pub fn tune(
             }
         }
     }
+    let (refit, projections) = (options.refit, options.projections.as_deref());
     let (calibration, held_out) = split_places(&samples, options);
     let n_steps = calibration.len() + samples.len();
 
@@ -85,8 +90,8 @@ pub fn tune(
     let mut eps_of_grid = EpsMeans::default();
     for (done, at) in calibration.iter().enumerate() {
         let sample = samples[*at].open()?;
-        let measured =
-            sample.verified(|| measure(samples[*at].dump, &sample, ends[*at], options.refit, &|_| grid.clone()))?;
+        let measured = sample
+            .verified(|| measure(samples[*at].dump, &sample, ends[*at], refit, projections, &|_| grid.clone()))?;
         halves[done % 2].add(&measured);
         eps_of_grid.add(&measured);
         progress(done + 1, n_steps);
@@ -135,7 +140,7 @@ pub fn tune(
     let mut eps_of_checks = EpsMeans::default();
     for (i, place) in samples.iter().enumerate() {
         let sample = place.open()?;
-        let work = || measure(place.dump, &sample, ends[i], options.refit, &checks);
+        let work = || measure(place.dump, &sample, ends[i], refit, projections, &checks);
         let measured = if calibration.contains(&i) {
             // Verified above.
             let measured = work()?;
@@ -222,5 +227,9 @@ fn check(dumps: &[Dump], options: &TuneOptions) -> Result<ModelIdentity, TuneErr
             return Err(TuneError::MissingHeads { found, n_kv_heads: manifest.model.n_kv_heads });
         }
     }
-    Ok(first.model.clone())
+    let expected = (first.model.n_layers * first.model.n_q_heads, first.model.head_dim);
+    match options.projections.as_ref().map(|projections| projections.shape()) {
+        Some(found) if found != expected => Err(TuneError::OtherProjections { found, expected }),
+        _ => Ok(first.model.clone()),
+    }
 }
