@@ -280,6 +280,41 @@ fn answers_are_written_as_the_benchmarks_take_them() {
     assert_eq!((evaluation.needle[0].cells.len(), evaluation.needle[0].cells[0].n), (1, 1));
 }
 
+#[test]
+fn a_hidden_question_is_read_behind_the_compressed_context() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = |id: &str, context: String, input: &str| json!({ "context": context, "input": input, "answers": ["reeds"], "dataset": "ruler_vt", "_id": id });
+    write_prompts(dir.path(), &[record("a", words(2, 10), "the ring and"), record("b", words(3, 11), "a stone")]);
+    let more = ["--task", "ruler", "--policy", "h2o", "--budget", "0.5", "--raw"];
+    done(kvscope(dir.path(), &eval_args("seen", &more)));
+    done(kvscope(dir.path(), &eval_args("hidden", &[&more[..], &["--hide-question"]].concat())));
+    let of = |run: &str, policy: &str| -> Vec<Row> {
+        rows(&dir.path().join(run)).into_iter().filter(|row| row.policy == policy).collect()
+    };
+    let predictions = |rows: &[Row]| rows.iter().map(|row| row.pred.clone().unwrap()).collect::<Vec<_>>();
+    // The full cache answers alike, whenever it reads the question.
+    assert_eq!(predictions(&of("seen", FULL)), predictions(&of("hidden", FULL)));
+    let model = model("llama-gqa");
+    for (row, words) in of("hidden", "h2o").iter().zip([words(2, 10), words(3, 11)]) {
+        let context = model.tokenizer().unwrap().encode(&words, AddSpecial::Yes).unwrap();
+        let heads = model.config().n_layers * model.config().n_kv_heads;
+        assert_eq!(row.counters.seen, context.len() * heads, "{}", row.id);
+        assert!(row.n_prompt_tokens > context.len());
+    }
+    let hidden: Evaluation = read_json(&dir.path().join("hidden").join(Evaluation::FILE)).unwrap();
+    assert!(hidden.evaluated.contains("before the question"), "{}", hidden.evaluated);
+    // Nothing to hide.
+    let asks_nothing = eval_args("none", &["--hide-question", "--policy", "h2o"]);
+    ends(&kvscope(dir.path(), &asks_nothing), 2, &["asks nothing"]);
+    write_prompts(dir.path(), &[record("c", words(2, 10), "")]);
+    ends(
+        &kvscope(dir.path(), &eval_args("none", &[&more[..], &["--hide-question"]].concat())),
+        2,
+        &["no question behind"],
+    );
+    assert!(!dir.path().join("none").exists());
+}
+
 fn prompt(id: &str, text: String) -> Prompt {
     Prompt {
         dataset: "d".into(),
@@ -331,6 +366,7 @@ fn divergences_are_those_of_decoding_token_by_token() {
         continuation_tokens: 12,
         max_prompt_tokens: None,
         chat_template: false,
+        hide_question: false,
         cache_type: Float::F32,
         seed: 1,
     };

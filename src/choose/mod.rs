@@ -170,6 +170,7 @@ fn items(
                 continuation_tokens: *continuation_tokens,
                 max_prompt_tokens: None,
                 chat_template: *chat_template,
+                hide_question: false,
                 cache_type: Float::F32,
                 seed,
             };

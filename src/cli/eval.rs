@@ -65,6 +65,9 @@ pub(crate) struct Args {
     /// Planted prompts of every length and depth
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = numbers::count, requires = "plant")]
     per_cell: usize,
+    /// Compress each prompt before its question is read, so that no policy can choose by it
+    #[arg(long)]
+    hide_question: bool,
     #[command(flatten)]
     frame: FrameArgs,
     /// Element type of the cache
@@ -104,6 +107,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         continuation_tokens: args.continuation,
         max_prompt_tokens: args.max_tokens,
         chat_template: args.frame.of(&model, common)?,
+        hide_question: args.hide_question,
         cache_type: args.cache_dtype,
         seed: args.seed,
     };

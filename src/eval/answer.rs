@@ -65,8 +65,15 @@ mod tests {
         let scored = |dataset: &str, pred: &str| {
             let Take::Yes(Job::Answer(job)) = (task("longbench").unwrap().take)(dataset) else { panic!() };
             let answers = vec!["Paris".to_string()];
-            let question =
-                Question { job, answers, all_classes: None, length: None, is_cut: false, depth_percent: None };
+            let question = Question {
+                job,
+                answers,
+                all_classes: None,
+                length: None,
+                is_cut: false,
+                n_hidden: 0,
+                depth_percent: None,
+            };
             score(pred, &question)["score"]
         };
         assert_eq!(scored("triviaqa", "\nParis\nPassage: more"), 1.0);

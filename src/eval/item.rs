@@ -7,6 +7,7 @@ use crate::eval::metric::{Reference, metric};
 use crate::eval::task::{AnswerJob, Job, Predictions, Take, TaskEntry};
 use crate::math::Float;
 use crate::model::Model;
+use crate::model::tokenizer::Tokenizer;
 use crate::prompts::Prompt;
 
 /// Settings of a run.
@@ -20,6 +21,8 @@ pub struct Settings {
     pub max_prompt_tokens: Option<usize>,
     /// Give prompts in the model's chat format, where their benchmark does not forbid it.
     pub chat_template: bool,
+    /// Compress what stands before the question, which is read behind it.
+    pub hide_question: bool,
     /// Element type of the cache.
     pub cache_type: Float,
     /// Seed of the intervals.
@@ -39,6 +42,16 @@ pub struct Item {
     pub prompt: Vec<u32>,
     /// What is done.
     pub work: Work,
+}
+
+impl Item {
+    /// Tokens of the prompt that are there when it is compressed.
+    pub(super) fn n_seen(&self) -> usize {
+        match &self.work {
+            Work::Continue(_) => self.prompt.len(),
+            Work::Answer(question) => self.prompt.len() - question.n_hidden,
+        }
+    }
 }
 
 /// What is done with a text.
@@ -63,6 +76,8 @@ pub struct Question {
     pub length: Option<u64>,
     /// Whether the prompt lost its middle.
     pub is_cut: bool,
+    /// Tokens at the end of the prompt that are read behind the compressed rest.
+    pub n_hidden: usize,
     /// Where the answer stands in the prompt, in percent, to the nearest 5.
     pub depth_percent: Option<u32>,
 }
@@ -102,6 +117,10 @@ pub fn items(
             };
             taken = true;
             let made = match job {
+                Job::TeacherForced if settings.hide_question => {
+                    let why = "it goes on with a text and asks nothing that could be hidden";
+                    return Err(EvalError::Refused { task: task.name, dataset: prompt.dataset.clone(), why });
+                }
                 Job::TeacherForced => continued(model, prompt, settings)?,
                 Job::Answer(job) => asked(model, prompt, job, settings)?,
             };
@@ -193,12 +212,23 @@ fn asked(
         return Ok(None);
     }
     let limit = if job.cut_middle { most } else { usize::MAX };
-    let asked = tokenizer.prompt(&prompt.text, job.chat && settings.chat_template, limit)?;
+    let chat = job.chat && settings.chat_template;
+    let asked = tokenizer.prompt(&prompt.text, chat, limit)?;
     if asked.tokens.len() > most {
+        return Ok(None);
+    }
+    let n_hidden = match settings.hide_question {
+        true => behind_context(tokenizer, prompt, chat)?,
+        false => 0,
+    };
+    // Of a prompt that lost its middle, the end must hold all that is hidden.
+    let room = asked.tokens.len() / if asked.is_cut() { 2 } else { 1 };
+    if n_hidden > 0 && n_hidden >= room {
         return Ok(None);
     }
     let question = Question {
         job,
+        n_hidden,
         answers: prompt.answers.clone(),
         all_classes: prompt.all_classes.clone(),
         length: prompt.length,
@@ -206,6 +236,18 @@ fn asked(
         depth_percent: if job.by_depth { depth_percent(prompt) } else { None },
     };
     Ok(Some((asked.tokens, Work::Answer(Box::new(question)))))
+}
+
+/// Tokens of a prompt behind its context: all from the first one that the context alone does not begin with.
+///
+/// - Errors: a prompt whose question does not stand behind its context
+fn behind_context(tokenizer: &Tokenizer, prompt: &Prompt, chat: bool) -> Result<usize, EvalError> {
+    let no_question = || EvalError::NoQuestion { dataset: prompt.dataset.clone(), id: prompt.id.clone() };
+    let end = prompt.context_bytes.ok_or_else(no_question)?;
+    let whole = tokenizer.prompt(&prompt.text, chat, usize::MAX)?.tokens;
+    let context = tokenizer.open_prompt(&prompt.text[..end], chat)?;
+    let n_shared = whole.iter().zip(&context).take_while(|(a, b)| a == b).count();
+    Ok(whole.len() - n_shared)
 }
 
 /// Where the first answer that stands in the text does, in percent of the text, to the nearest 5.

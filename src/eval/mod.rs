@@ -75,6 +75,14 @@ pub enum EvalError {
         /// Why.
         source: RuntimeError,
     },
+    /// A question cannot be hidden.
+    #[error("text {id} of {dataset} has no question behind its context, so none can be hidden")]
+    NoQuestion {
+        /// Data set.
+        dataset: String,
+        /// Row id.
+        id: String,
+    },
     /// A data set cannot be scored.
     #[error("{task} cannot score {dataset}: {why}")]
     Refused {
@@ -148,6 +156,9 @@ impl Hint for EvalError {
             }
             Self::Arm { source, .. } => source.hint(),
             Self::Refused { .. } => Some("leave these prompts out".into()),
+            Self::NoQuestion { .. } => {
+                Some("give records with `context` and `input`, and a template that has the input last".into())
+            }
             Self::Unscorable { .. } => Some("complete the record, or leave it out".into()),
             Self::Context { .. } => Some("give a smaller --context or --continuation".into()),
             Self::NotFinite(_) => Some("look at this text with generate --compare, or leave the policy out".into()),

@@ -13,8 +13,14 @@ use crate::math::Float;
 /// What the numbers are numbers of; the same in every document.
 const EVALUATED: &str = "Each prompt is run once, whole, and compressed once, at its end, for every policy and budget from \
     the same states; what follows (a given continuation or an answer) stays uncompressed behind it. A policy that would \
-    also compress while it decodes (H2O, CaM) is therefore shown by what it keeps of the prompt. The question stands in \
-    the prompt, so that selections may depend on it. Caches of one budget have equally many slots.";
+    also compress while it decodes (H2O, CaM) is therefore shown by what it keeps of the prompt. Caches of \
+    one budget have equally many slots.";
+
+/// Of a question that is compressed with the prompt, and of one that is not.
+const QUESTION_SEEN: [&str; 2] = [
+    "The question stands in the prompt, so that selections may depend on it.",
+    "What is compressed ends before the question, so that no selection knows it.",
+];
 
 /// What a run compares, before anything is measured.
 #[derive(Clone, Debug)]
@@ -38,6 +44,7 @@ impl Plan {
             "continuation_tokens": settings.continuation_tokens,
             "max_prompt_tokens": settings.max_prompt_tokens,
             "chat_template": settings.chat_template,
+            "hide_question": settings.hide_question,
             "cache_dtype": settings.cache_type,
         });
         let document = Evaluation {
@@ -45,7 +52,7 @@ impl Plan {
             provenance: Provenance::new("eval", settings.seed, options, inputs),
             model: model.clone(),
             shard: None,
-            evaluated: EVALUATED.into(),
+            evaluated: format!("{EVALUATED} {}", QUESTION_SEEN[usize::from(settings.hide_question)]),
             arms: arms.iter().map(arm_entry).collect(),
             texts: items.iter().map(text_entry).collect(),
             headlines: items

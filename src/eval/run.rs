@@ -13,7 +13,7 @@ use crate::files::{FolderLock, write_json};
 use crate::format::evaluation::{Evaluation, Row, RowFile, write_rows};
 use crate::format::run::{Run, RunError, Target};
 use crate::math::Float;
-use crate::model::{Model, Pass};
+use crate::model::{LogitRows, Model, Pass};
 use crate::runtime::{Compression, RaggedCache, RuntimeError, prefill};
 
 /// Prompt tokens that pass at a time.
@@ -158,7 +158,8 @@ impl<'a> Text<'a> {
         // The old cache goes before the new one comes.
         self.prefilled = None;
         let mut cache = RaggedCache::recording(self.model.config(), self.cache_type, shared)?;
-        let logits = prefill(&mut Pass::new(self.model), &self.item.prompt, &mut cache, CHUNK_TOKENS)?;
+        let seen = &self.item.prompt[..self.item.n_seen()];
+        let logits = prefill(&mut Pass::new(self.model), seen, &mut cache, CHUNK_TOKENS)?;
         self.prefilled = Some((wanted, cache, logits));
         Ok(())
     }
@@ -200,8 +201,15 @@ impl<'a> Text<'a> {
                 row.metrics = continuation::compare(tokens, vocab_size, full, compressed)?;
             }
             Work::Answer(question) => {
-                let (pred, n_new_tokens) =
-                    answer::generate(&mut Pass::new(self.model), logits.clone(), &mut cache, &question.job)?;
+                let mut pass = Pass::new(self.model);
+                let hidden = &self.item.prompt[self.item.n_seen()..];
+                let logits = match hidden.is_empty() {
+                    true => logits.clone(),
+                    false => {
+                        pass.forward(hidden, cache.n_seen(), &mut cache, LogitRows::Last).map_err(RuntimeError::from)?
+                    }
+                };
+                let (pred, n_new_tokens) = answer::generate(&mut pass, logits, &mut cache, &question.job)?;
                 row.n_new_tokens = n_new_tokens;
                 row.metrics = answer::score(&pred, question);
                 row.pred = Some(pred);
