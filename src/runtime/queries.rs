@@ -1,7 +1,7 @@
 //! Queries that stand for those to come, kept until the slots of a prompt are chosen.
 
 use crate::math::Rope;
-use crate::merge::Sampling;
+use crate::merge::{Origin, Sampling};
 use crate::model::ChunkStates;
 
 /// A seeded sample of the queries of a part of a prompt, in every layer.
@@ -50,16 +50,17 @@ impl QuerySample {
         !self.queries[layer].is_empty()
     }
 
-    /// The queries of the group of a KV head: those of the prompt turned to positions behind `n_seen`, those of a replay
-    /// where they stood.
+    /// The queries of the group of a KV head, of every `step`-th sampled token: those of the prompt turned to positions behind
+    /// `n_seen`, those of a replay where they stood. A sample that stands for means is never thinned.
     ///
     /// - Shape: `[tokens · group, D]`
-    pub fn rows(&self, layer: usize, kv_head: usize, n_kv_heads: usize, rope: &Rope, n_seen: usize) -> Vec<f32> {
+    pub fn rows(&self, [layer, kv_head, n_kv_heads]: [usize; 3], rope: &Rope, n_seen: usize, step: usize) -> Vec<f32> {
         let queries = &self.queries[layer];
         let width = queries.len() / self.tokens.len().max(1);
         let group_width = width / n_kv_heads;
-        let mut rows = Vec::with_capacity(self.tokens.len() * group_width);
-        for (token, (position, ahead)) in queries.chunks_exact(width.max(1)).zip(&self.tokens) {
+        let step = if self.sampling.from == Origin::Average { 1 } else { step };
+        let mut rows = Vec::with_capacity(self.tokens.len().div_ceil(step) * group_width);
+        for (token, (position, ahead)) in queries.chunks_exact(width.max(1)).zip(&self.tokens).step_by(step) {
             let first = rows.len();
             rows.extend_from_slice(&token[kv_head * group_width..][..group_width]);
             self.sampling.turn(rope, &mut rows[first..], n_seen.saturating_sub(*position), *ahead);

@@ -105,7 +105,7 @@ impl RaggedCache {
             .filter(|sample| sample.has(layer))
             .map(|sample| Asked {
                 sampling: sample.sampling(),
-                queries: self.queries(sample, index),
+                queries: self.queries(sample, index, compression.query_step(self.n_seen)),
                 given: OnceLock::new(),
             })
             .collect();
@@ -117,10 +117,10 @@ impl RaggedCache {
         }
     }
 
-    /// Queries of a sample that read a head, `[n, D]`.
-    fn queries(&self, sample: &QuerySample, index: usize) -> HeldRows<'static> {
-        let (layer, kv_head) = (index / self.n_kv_heads, index % self.n_kv_heads);
-        HeldRows::new(sample.rows(layer, kv_head, self.n_kv_heads, &self.rope, self.n_seen), self.head_dim)
+    /// Queries of a sample that read a head, of every `step`-th token, `[n, D]`.
+    fn queries(&self, sample: &QuerySample, index: usize, step: usize) -> HeldRows<'static> {
+        let place = [index / self.n_kv_heads, index % self.n_kv_heads, self.n_kv_heads];
+        HeldRows::new(sample.rows(place, &self.rope, self.n_seen, step), self.head_dim)
     }
 
     /// A head, with queries of the sampling where they are there.
