@@ -112,7 +112,7 @@ fn errors(
 ) -> (Vec<Option<[f64; RULES.len()]>>, Vec<bool>) {
     let n_tokens = mass.len();
     let n_recent = |budget: &f64| Shares::of_paper(*budget).counts(n_tokens).0;
-    let probe = OutputProbe::new(states, n_tokens - budgets.iter().map(n_recent).min().unwrap_or(0));
+    let probe = OutputProbe::new(states, n_tokens - budgets.iter().map(n_recent).min().unwrap_or(0), None);
     let slots = SlotStates::new(states.keys, mass);
     let protection = Protection { bridge, ..Protection::default() };
     let (mut all, mut unreachable) = (Vec::new(), Vec::new());

@@ -45,6 +45,11 @@ pub struct HeadProjection<'a> {
 }
 
 impl HeadProjection<'_> {
+    /// Query heads of the group.
+    pub fn group(self) -> usize {
+        self.grams.len() / self.head_dim.pow(2)
+    }
+
     /// Each row times the Gram matrix of a query head of the group: with another vector, the product of both after the map.
     ///
     /// - Shape: `[n, D]` → `[n, D]`

@@ -1,6 +1,6 @@
 //! What a plan does to a head's attention output, on queries that were kept.
 
-use crate::math::{Rhs, Rows, axpy, exp_shifted_sum, max, product, scale};
+use crate::math::{HeadProjection, Rhs, Rows, axpy, exp_shifted_sum, max, product, scale};
 use crate::merge::attention::{normalise, weighted_sums};
 use crate::merge::{HeadPlan, Refitted, Slot};
 
@@ -38,17 +38,19 @@ pub struct OutputProbe<'a> {
     weights: Vec<f32>,
     /// Outputs over the whole head, `[n, D]`.
     full: Vec<f32>,
-    /// ‖full‖².
+    /// ‖full‖², after the output projection where that is known.
     energy: f64,
+    projection: Option<HeadProjection<'a>>,
 }
 
 impl<'a> OutputProbe<'a> {
     /// From the queries of the group at `first_query` and later; `None` without one, or when their outputs are all zero.
     ///
-    /// With `first_query` at the first token that a plan leaves alone, every merged slot lies wholly in the queries' past.
+    /// With `first_query` at the first token that a plan leaves alone, every merged slot lies wholly in the queries' past. With
+    /// the output projection, all norms are those of what the outputs add to the residual stream.
     ///
     /// - Cost: O(group · n_q · T · D)
-    pub fn new(states: HeadStates<'a>, first_query: usize) -> Option<Self> {
+    pub fn new(states: HeadStates<'a>, first_query: usize, projection: Option<HeadProjection<'a>>) -> Option<Self> {
         let HeadStates { keys, values, .. } = states;
         let late = states.placed_queries().filter(|(position, _)| *position >= first_query);
         let (positions, queries): (Vec<usize>, Vec<&[f32]>) = late.unzip();
@@ -66,8 +68,8 @@ impl<'a> OutputProbe<'a> {
             shifts.push(shift);
         }
         let full = outputs(weights.clone(), values, n_rows);
-        let energy: f64 = full.iter().map(|x| f64::from(*x).powi(2)).sum();
-        let probe = Self { keys, values, queries, positions, shifts, weights, full, energy };
+        let energy = squared_norm(&full, keys.width(), projection);
+        let probe = Self { keys, values, queries, positions, shifts, weights, full, energy, projection };
         (energy > 0.0).then_some(probe)
     }
 
@@ -136,9 +138,23 @@ impl<'a> OutputProbe<'a> {
                 }
             }
         }
-        let found = outputs(weights, Rows::new(&values, d), n_rows);
-        self.full.iter().zip(&found).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+        let mut change = outputs(weights, Rows::new(&values, d), n_rows);
+        change.iter_mut().zip(&self.full).for_each(|(found, full)| *found -= full);
+        squared_norm(&change, d, self.projection)
     }
+}
+
+/// ‖x‖² of vectors `[n, D]`, one query head's behind the other's; after the output projection of each where that is given.
+fn squared_norm(x: &[f32], d: usize, projection: Option<HeadProjection<'_>>) -> f64 {
+    let Some(projection) = projection else {
+        return x.iter().map(|x| f64::from(*x).powi(2)).sum();
+    };
+    let of_head = x.len() / projection.group();
+    let norms = x
+        .chunks_exact(of_head.max(1))
+        .enumerate()
+        .flat_map(|(head, x)| projection.squared_norms(Rows::new(x, d), head));
+    norms.map(f64::from).sum()
 }
 
 /// Outputs `[n, D]` of weights `[n, slots]` that do not sum to 1 yet. A query that sees no slot has none.
@@ -150,6 +166,7 @@ fn outputs(mut weights: Vec<f32>, values: Rows<'_>, n_rows: usize) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::math::Projections;
     use crate::merge::Member;
 
     /// Three tokens of D = 1, and one query head.
@@ -162,12 +179,12 @@ mod tests {
     fn error_of_dropping_a_token_by_hand() {
         // D = 1, keys 0, values 1, 2, 6: a query at position 2 sees the mean, 3. Without token 1 it is 3.5.
         let states = states(&[0.0; 3], &[5.0, 5.0], &[0, 2]);
-        let probe = OutputProbe::new(states, 2).unwrap();
+        let probe = OutputProbe::new(states, 2, None).unwrap();
         assert_eq!(probe.full, [3.0]);
         let error = probe.error(&HeadPlan::keep(vec![0, 2]));
         assert!((error - 0.5 / 3.0).abs() < 1e-6, "{error}");
         assert_eq!(probe.error(&HeadPlan::identity(3)), 0.0);
-        assert!(OutputProbe::new(states, 3).is_none());
+        assert!(OutputProbe::new(states, 3, None).is_none());
         // A bias of log 3 on token 0 makes its value count three times: (3·1 + 6) / 4.
         let mut plan = HeadPlan::keep(vec![0, 2]);
         plan.slots[0].logit_bias = 3f32.ln();
@@ -176,9 +193,20 @@ mod tests {
     }
 
     #[test]
+    fn errors_count_by_what_the_projection_makes_of_them() {
+        // Two query heads of D = 1 with projections of squared length 4 and 9. Without token 1 both outputs go from 3 to 3.5.
+        let states = states(&[0.0; 3], &[5.0, 5.0], &[2]);
+        let projections = Projections::new(vec![4.0, 9.0], 1);
+        let probe = OutputProbe::new(states, 2, Some(projections.of_kv_head(0, 2))).unwrap();
+        assert_eq!(probe.energy(), 4.0 * 9.0 + 9.0 * 9.0);
+        let change = probe.squared_change(&HeadPlan::keep(vec![0, 2]), None);
+        assert!((change - 13.0 * 0.25).abs() < 1e-5, "{change}");
+    }
+
+    #[test]
     fn a_merged_key_is_scored_anew() {
         // Keys 0, 1, 3, query 2 (D = 1): tokens 1 and 2 merged on 2 with equal weights have key 2 and value 4.
-        let probe = OutputProbe::new(states(&[0.0, 1.0, 3.0], &[2.0], &[2]), 0).unwrap();
+        let probe = OutputProbe::new(states(&[0.0, 1.0, 3.0], &[2.0], &[2]), 0, None).unwrap();
         let half = |source| Member { source, key_weight: 0.5, value_weight: 0.5 };
         let mut plan = HeadPlan::keep(vec![0]);
         plan.push(2, [half(1), half(2)], 0.0);
@@ -191,7 +219,7 @@ mod tests {
     #[test]
     fn an_early_query_sees_its_past_only() {
         let states = states(&[0.0; 3], &[5.0, 5.0], &[0, 2]);
-        let probe = OutputProbe::new(states, 0).unwrap();
+        let probe = OutputProbe::new(states, 0, None).unwrap();
         assert_eq!(probe.full, [1.0, 3.0]);
         let mass = probe.attn_mass();
         assert!(mass.iter().zip([4.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0]).all(|(a, b): (&f32, f32)| (a - b).abs() < 1e-6));

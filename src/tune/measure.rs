@@ -104,7 +104,8 @@ fn measure_head(
     let queries = sample.queries(layer, kv_head)?;
     let (keys, values, queries) = (keys.rows(), values.rows(), queries.rows());
     let states = HeadStates { keys, values, queries, query_positions: &query_positions };
-    let probe = OutputProbe::new(states, prompt_end);
+    let projection = projections.map(|all| all.of_kv_head(head, model.group()));
+    let probe = OutputProbe::new(states, prompt_end, projection);
     if let (Some(probe), true) = (&probe, prompt_end < sample.entry().n_prompt_tokens) {
         let late = probe.attn_mass();
         mass.iter_mut().zip(&late).for_each(|(all, late)| *all = (*all - late).max(0.0));
@@ -128,7 +129,7 @@ fn measure_head(
         given: Some(&given),
         mass: &mass,
         mass_window: &mass_window,
-        projection: projections.map(|all| all.of_kv_head(head, model.group())),
+        projection,
         ..HeadView::new(prompt_keys)
     };
     let given_to_others = OnceLock::new();
