@@ -64,7 +64,7 @@ fn budgets_are_met_exactly_and_other_ones_are_solved_from_the_curves() {
     let kept = profile.held_out_kept_fraction.unwrap().estimate;
     assert!((kept - 0.6).abs() < 0.02, "{kept}");
     assert_eq!(profile.quality[0].rule, "tuned");
-    assert_eq!(profile.tried.iter().map(|tried| tried.search.as_str()).collect::<Vec<_>>().len(), 4);
+    assert_eq!(profile.tried.iter().map(|tried| tried.search.as_str()).collect::<Vec<_>>().len(), 5);
     valid(&dir.join("reports/run/llama-gqa-0.4.profile.json"));
     let shown = done(kvscope(dir, &["inspect", first.to_str().unwrap()]));
     assert!(shown.contains("settings") && shown.contains("kept_fraction_of_heads"), "{shown}");
@@ -333,11 +333,11 @@ fn the_last_choice_runs_the_model_and_held_out_texts_only_judge() {
     let shown = done(kvscope(dir, &[&tune[..], &run[..]].concat()));
     assert!(shown.contains("KL tuned") && shown.contains("KL h2o"), "{shown}");
     let profile = valid(&dir.join("reports/run/llama-gqa.profile.json"));
-    // Four searches, with refit and without, each on all eight calibration texts.
-    assert_eq!(profile.tried.len(), 8);
+    // Five searches, with refit and without, each on all eight calibration texts.
+    assert_eq!(profile.tried.len(), 10);
     let of = |i: usize| profile.tried[i].kl.unwrap();
-    assert!((0..8).all(|i| of(i).n == 8));
-    let least = (0..8).min_by(|a, b| of(*a).estimate.total_cmp(&of(*b).estimate)).unwrap();
+    assert!((0..10).all(|i| of(i).n == 8));
+    let least = (0..10).min_by(|a, b| of(*a).estimate.total_cmp(&of(*b).estimate)).unwrap();
     assert_eq!(profile.tried[least].search, profile.search);
     assert_eq!(profile.tried[least].refitted, profile.refit.is_some());
     assert!(profile.held_out_kl.len() >= 2 && profile.held_out_kl.iter().all(|line| line.kl.n == 4));

@@ -271,6 +271,7 @@ fn take_best(tuned: &mut Tuned, variants: &[(usize, Profile)], kls: &[Vec<f64>],
         .map(|((_, profile), kls)| Tried {
             search: profile.search.clone(),
             refitted: profile.refit.is_some(),
+            evicting: false,
             cross_validated: profile.tried.iter().find(|t| t.search == profile.search).and_then(|t| t.cross_validated),
             kl: bootstrap_mean(kls, Resamples::of_means(seed)).filter(|_| kls.len() == most),
         })

@@ -24,7 +24,7 @@ use crate::model::Model;
 use crate::policy::parse_refit;
 use crate::prompts::ReadOptions;
 use crate::tune;
-use crate::tune::{BudgetUnit, DEFAULT_SETTINGS, Measure, SEARCHES, SearchEntry, TuneOptions, Tuned};
+use crate::tune::{BudgetUnit, DEFAULT_SETTINGS, LUKV, Measure, SEARCHES, SearchEntry, TuneOptions, Tuned};
 
 /// Tune a size and a policy for every head under a budget, from dumps, and write them as a profile. Exits with 1 when no
 /// setting meets a budget, or --max-error
@@ -49,7 +49,7 @@ pub(crate) struct Args {
     search: Option<&'static SearchEntry>,
     #[arg(long, value_name = "NAME", default_value = "layer", value_parser = one_of("measure", &Measure::ALL, |measure| measure.name()), help = format!("Error to minimise, the squared change of the attention output: relative to the layer, relative to the head, or absolute ({})", names(Measure::ALL.map(Measure::name))))]
     measure: &'static Measure,
-    /// Smallest size of a head, as a share of the budget
+    /// Smallest size of a head, as a share of the budget; lukv keeps 1 % of the tokens at least instead
     #[arg(long, value_name = "X", default_value_t = 0.1, value_parser = numbers::share)]
     min_share: f64,
     /// Tokens at the end of a sample that stand in for future text [default: all whose queries the dump holds]
@@ -175,6 +175,12 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         note(
             common,
             &format!("the model was not run: the verdict is by attention error alone; kvscope tune {how} runs it"),
+        );
+    }
+    if model.is_none() && args.from.is_none() && args.search.is_some_and(|entry| entry.name == LUKV) {
+        note(
+            common,
+            "the sizes go by the lengths of values as they are stored; with --model, behind the output projection",
         );
     }
     let name_budget = args.budget.len() > 1 || args.from.is_some();

@@ -63,6 +63,10 @@ pub struct CurvePoint {
     pub errors: Vec<Option<f32>>,
     /// Cosine above which the head's own setting joins neighbours there, mean over the samples; `None` where none are joined.
     pub eps: Option<f32>,
+    /// Slots per token of the head among LU-KV's sizes that keep `kept_fraction` of all slots, mean over the samples; `None` where
+    /// its heads cannot be so small.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub utility_fraction: Option<f64>,
 }
 
 /// What was chosen for one KV head.
@@ -128,6 +132,9 @@ pub struct Tried {
     pub search: String,
     /// Whether with the profile's refit.
     pub refitted: bool,
+    /// Whether with the eviction of what the settings merge in their place.
+    #[serde(default)]
+    pub evicting: bool,
     /// Sum of the measure over heads on calibration samples that this search had not seen, over that of equal sizes with one
     /// setting; `None` with too few samples, or where it meets no budget.
     pub cross_validated: Option<f64>,
@@ -260,8 +267,10 @@ impl Profile {
                 return fault(format!("loss_weight {weight} of {place}"));
             }
             let sizes = || head.curve.iter().map(|point| point.kept_fraction);
+            let of_utility = head.curve.iter().filter_map(|point| point.utility_fraction);
             let is_share = |share: f64| share > 0.0 && share <= 1.0;
-            if let Some(share) = std::iter::once(head.kept_fraction).chain(sizes()).find(|share| !is_share(*share)) {
+            let mut shares = std::iter::once(head.kept_fraction).chain(sizes()).chain(of_utility);
+            if let Some(share) = shares.find(|share| !is_share(*share)) {
                 return fault(format!("kept_fraction {share} of {place}"));
             }
             if head.curve.iter().any(|point| point.errors.len() != self.settings.len()) || !sizes().is_sorted() {

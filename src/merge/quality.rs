@@ -87,6 +87,26 @@ impl<'a> OutputProbe<'a> {
         mass
     }
 
+    /// The most that any of its queries takes from a token: its softmax weight times the length of the token's value, `[T]` for as many
+    /// tokens as there are lengths. The query heads of the group, in order, are shared out among the rows of `lengths`: one row for
+    /// all, or one for each.
+    ///
+    /// - Cost: O(queries · T)
+    pub fn largest_takes(&self, lengths: &[Vec<f32>]) -> Vec<f32> {
+        let n_tokens = self.keys.len().max(1);
+        let n_rows = self.positions.len() / lengths.len().max(1);
+        let mut most = vec![0f32; lengths.first().map_or(0, Vec::len)];
+        for (rows, lengths) in self.weights.chunks(n_rows.max(1) * n_tokens).zip(lengths) {
+            for row in rows.chunks_exact(n_tokens) {
+                let inverse = 1.0 / row.iter().sum::<f32>();
+                for ((most, weight), length) in most.iter_mut().zip(row).zip(lengths) {
+                    *most = most.max(weight * inverse * length);
+                }
+            }
+        }
+        most
+    }
+
     /// ‖O_full - O_plan‖ / ‖O_full‖ over all its queries.
     ///
     /// - Unit: relative error, 0 when nothing changed
@@ -226,5 +246,17 @@ mod tests {
         // Token 0 gone: the first query sees nothing, the second the mean of 2 and 6.
         let error = probe.error(&HeadPlan::keep(vec![1, 2]));
         assert!((error - (2.0f64 / 10.0).sqrt()).abs() < 1e-6, "{error}");
+    }
+
+    #[test]
+    fn what_any_query_takes_at_most_by_hand() {
+        // Two query heads at positions 0 and 2: the first query sees token 0 alone, the second a third of each.
+        let probe = OutputProbe::new(states(&[0.0; 3], &[5.0; 4], &[0, 2]), 0).unwrap();
+        let takes = |lengths: &[Vec<f32>], expected: [f32; 2]| {
+            let found = probe.largest_takes(lengths);
+            assert!(found.len() == 2 && found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?}");
+        };
+        takes(&[vec![1.0, 2.0]], [1.0, 2.0 / 3.0]);
+        takes(&[vec![1.0, 2.0], vec![6.0, 1.0]], [6.0, 2.0 / 3.0]);
     }
 }

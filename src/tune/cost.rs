@@ -4,6 +4,7 @@ use crate::math::{Mean, mean};
 use crate::tune::curves::Curves;
 use crate::tune::measure::Measured;
 use crate::tune::trial::{ByTrial, TrialKey};
+use crate::tune::utility::utility_shares;
 
 /// What a squared change of a head's attention output is divided by, so that heads compare.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,6 +57,9 @@ pub(super) struct CostSums {
     n_samples: usize,
     /// By head; `None` where a trial failed on some sample.
     totals: Vec<ByTrial<Total>>,
+    sizes: Vec<usize>,
+    /// Sums of the heads' shares by LU-KV, `[size][head]`; `None` where some sample cannot be so small.
+    utility: Vec<Vec<Option<f64>>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -68,13 +72,21 @@ impl Default for Total {
 }
 
 impl CostSums {
-    pub fn new(measure: Measure, n_kv_heads: usize) -> Self {
-        Self { measure, n_kv_heads, n_samples: 0, totals: Vec::new() }
+    /// Of trials at these sizes.
+    pub fn new(measure: Measure, n_kv_heads: usize, sizes: &[usize]) -> Self {
+        let utility = vec![Vec::new(); sizes.len()];
+        Self { measure, n_kv_heads, n_samples: 0, totals: Vec::new(), sizes: sizes.to_vec(), utility }
     }
 
     pub fn add(&mut self, sample: &Measured) {
         self.n_samples += 1;
         self.totals.resize(sample.heads.len(), ByTrial::default());
+        let shares = utility_shares(&sample.utilities, self.n_kv_heads, &self.sizes);
+        for (sums, shares) in self.utility.iter_mut().zip(shares) {
+            sums.resize(sample.heads.len(), Some(0.0));
+            let of_head = |head: usize| shares.as_ref().map(|shares| shares[head]);
+            sums.iter_mut().enumerate().for_each(|(head, sum)| *sum = sum.zip(of_head(head)).map(|(a, b)| a + b));
+        }
         let factors = self.measure.factors(&sample.energy, self.n_kv_heads);
         for ((totals, head), factor) in self.totals.iter_mut().zip(&sample.heads).zip(factors) {
             totals.update(head, |total, outcome| {
@@ -84,8 +96,9 @@ impl CostSums {
     }
 }
 
-/// Costs at every size under every setting: means over the samples of all parts.
-pub(super) fn curves(parts: &[&CostSums], sizes: &[usize], n_settings: usize) -> Curves {
+/// Costs at every size under every setting, and LU-KV's shares: means over the samples of all parts.
+pub(super) fn curves(parts: &[&CostSums], n_settings: usize) -> Curves {
+    let sizes = parts.first().map_or(&[][..], |part| &part.sizes);
     let parts: Vec<&&CostSums> = parts.iter().filter(|part| part.n_samples > 0).collect();
     let n_samples: usize = parts.iter().map(|part| part.n_samples).sum();
     let n_heads = parts.first().map_or(0, |part| part.totals.len());
@@ -100,7 +113,12 @@ pub(super) fn curves(parts: &[&CostSums], sizes: &[usize], n_settings: usize) ->
             (0..sizes.len()).map(row).collect()
         })
         .collect();
-    Curves { sizes: sizes.to_vec(), costs }
+    let share = |size: usize, head: usize| -> Option<f64> {
+        let total: Option<f64> = parts.iter().map(|part| part.utility[size][head]).sum();
+        total.map(|total| total / n_samples as f64)
+    };
+    let shares = |size| (0..n_heads).map(|head| share(size, head)).collect();
+    Curves { sizes: sizes.to_vec(), costs, utility: (0..sizes.len()).map(shares).collect() }
 }
 
 /// Means of the lowest similarities that trials joined, over samples where they joined any.
@@ -162,7 +180,9 @@ fn layer_error(sample: &Measured, trial: TrialKey, n_kv_heads: usize) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::merge::HeadPlan;
     use crate::tune::measure::Outcome;
+    use crate::tune::utility::UtilityCurve;
 
     #[test]
     fn costs_and_errors_of_an_uneven_case_by_hand() {
@@ -172,26 +192,32 @@ mod tests {
             heads: squares
                 .map(|row| (0..2).map(|i| (key(i), Outcome { square: row[i], ..Outcome::default() })).collect())
                 .to_vec(),
-            n_tokens: 1,
+            n_tokens: 4,
+            utilities: [[4.0, 3.0, 2.0, 1.0]; 4]
+                .map(|u| UtilityCurve::new(&u, &u, &[Some(HeadPlan::keep_marked(&[true, false, false, false]))]))
+                .to_vec(),
         };
         let both = |a: f32, b: f32| [Some(a), Some(b)];
         let a = sample([3.0, 1.0, 0.0, 4.0], [both(1.0, 2.0), both(0.0, 1.0), both(0.0, 0.0), [Some(4.0), None]]);
         let b = sample([1.0, 1.0, 2.0, 2.0], [both(1.0, 0.0), both(1.0, 0.0), both(1.0, 1.0), both(1.0, 1.0)]);
         let sums = |measure, samples: &[&Measured]| {
-            let mut sums = CostSums::new(measure, 2);
+            let mut sums = CostSums::new(measure, 2, &[5000]);
             samples.iter().for_each(|sample| sums.add(sample));
             sums
         };
-        let costs = |measure| curves(&[&sums(measure, &[&a, &b])], &[500], 2).costs;
+        let costs = |measure| curves(&[&sums(measure, &[&a, &b])], 2).costs;
         // In parts, one of them empty.
         let parts = [&[&a][..], &[], &[&b]].map(|samples| sums(Measure::Layer, samples));
-        assert_eq!(curves(&parts.each_ref(), &[500], 2).costs, costs(Measure::Layer));
+        assert_eq!(curves(&parts.each_ref(), 2).costs, costs(Measure::Layer));
         let first = |measure| costs(measure).into_iter().map(|head| head[0][0].unwrap()).collect::<Vec<_>>();
         // Layer energies 4 and 4 in a, 2 and 4 in b.
         assert_eq!(first(Measure::Layer), [(0.25 + 0.5) / 2.0, 0.25, 0.125, (1.0 + 0.25) / 2.0]);
         assert_eq!(first(Measure::Head), [(1.0 / 3.0 + 1.0) / 2.0, 0.5, 0.25, 0.75]);
         assert_eq!(first(Measure::Absolute), [1.0, 0.5, 0.5, 2.5]);
         assert_eq!(costs(Measure::Layer)[3][0][1], None);
+        // Slopes are the same in every head: of 16 slots the eight that are worth least go.
+        let all = [&a, &b];
+        assert_eq!(curves(&[&sums(Measure::Layer, &all)], 2).utility, [Some(vec![0.5; 4])]);
         // √(1/4) and √(4/4).
         assert_eq!(layer_error(&a, key(0), 2), Some(0.75));
         assert_eq!(layer_error(&a, key(1), 2), None);
@@ -207,6 +233,7 @@ mod tests {
                 [(first, Outcome { eps, ..Outcome::default() }), (second, Outcome::default())].into_iter().collect(),
             ],
             n_tokens: 1,
+            utilities: Vec::new(),
         };
         let mut means = EpsMeans::default();
         [Some(0.5), Some(0.75), None].into_iter().for_each(|eps| means.add(&sample(eps)));

@@ -27,6 +27,8 @@ pub(super) struct Curves {
     /// Sizes in units, rising, all below [`UNITS`].
     pub sizes: Vec<usize>,
     pub costs: Vec<Vec<Vec<Option<f64>>>>,
+    /// Shares of the heads by LU-KV where all together keep each of the sizes, `[size][head]`; `None` where that is too few slots.
+    pub utility: Vec<Option<Vec<f64>>>,
 }
 
 impl Curves {
@@ -41,7 +43,12 @@ impl Curves {
                 head.curve.iter().map(|point| row(&point.errors)).collect()
             })
             .collect();
-        (!sizes.is_empty() && heads.iter().all(|head| head.curve.len() == sizes.len())).then_some(Self { sizes, costs })
+        if sizes.is_empty() || heads.iter().any(|head| head.curve.len() != sizes.len()) {
+            return None;
+        }
+        let of_size = |i: usize| heads.iter().map(|head| head.curve[i].utility_fraction).collect();
+        let utility = (0..sizes.len()).map(of_size).collect();
+        Some(Self { sizes, costs, utility })
     }
 
     /// Multiplies every head's costs by its weight.
@@ -79,6 +86,22 @@ impl Curves {
         Some(cost_low + (cost_high - cost_low) * (units - low) as f64 / (high - low) as f64)
     }
 
+    /// Sizes of all heads by LU-KV where they keep so many units in the mean, straight between those that were solved; not whole.
+    pub fn utility_units(&self, units: usize) -> Option<Vec<f64>> {
+        let above = self.sizes.partition_point(|size| *size < units);
+        let at = |i: usize| -> Option<(usize, Vec<f64>)> {
+            match self.sizes.get(i) {
+                Some(size) => Some((*size, self.utility.get(i)?.clone()?)),
+                None => Some((UNITS, vec![1.0; self.n_heads()])),
+            }
+        };
+        let (high, of_high) = at(above)?;
+        let (low, of_low) = if high == units { (0, vec![0.0; self.n_heads()]) } else { at(above.checked_sub(1)?)? };
+        let part = (units - low) as f64 / (high - low) as f64;
+        let between = |(low, high): (&f64, &f64)| UNITS as f64 * (low + (high - low) * part);
+        Some(of_low.iter().zip(&of_high).map(between).collect())
+    }
+
     /// The setting of least cost at a size, the first of equals.
     pub fn best(&self, head: usize, units: usize) -> Option<Choice> {
         let all = (0..self.n_settings()).map(|setting| Choice { setting, units });
@@ -100,7 +123,7 @@ mod tests {
     fn costs_between_sizes_by_hand() {
         // One head; setting 0 reaches both sizes, setting 1 the larger only.
         let costs = vec![vec![vec![Some(8.0), None], vec![Some(2.0), Some(1.0)]]];
-        let curves = Curves { sizes: vec![2000, 5000], costs };
+        let curves = Curves { sizes: vec![2000, 5000], costs, utility: vec![None, Some(vec![0.5])] };
         let cost = |setting, units| curves.cost(0, Choice { setting, units });
         // A third of the way from 2,000 to 5,000: 8 - 6/3. Two fifths from 5,000 to 10,000: 2 - 2 · 2/5.
         assert_eq!((cost(0, 3000), cost(0, 7000), cost(0, UNITS)), (Some(6.0), Some(1.2), Some(0.0)));
@@ -108,5 +131,7 @@ mod tests {
         assert_eq!(curves.best(0, 3000), Some(Choice { setting: 0, units: 3000 }));
         assert_eq!(curves.best(0, 6000), Some(Choice { setting: 1, units: 6000 }));
         assert_eq!(curves.best(0, 100), None);
+        assert_eq!((curves.utility_units(7500), curves.utility_units(5000)), (Some(vec![7500.0]), Some(vec![5000.0])));
+        assert_eq!((curves.utility_units(4000), curves.utility_units(1000)), (None, None));
     }
 }

@@ -48,7 +48,8 @@ mod tests {
     fn an_uneven_case_by_hand() {
         // Costs 4, 1 and 1 at a tenth, KL 1, 4 and none: ratios 1/4 and 4, roots 1/2 and 2, whose geometric mean is 1.
         let head = |cost| vec![vec![Some(cost)], vec![Some(cost / 2.0)]];
-        let mut curves = Curves { sizes: vec![1000, 5000], costs: [4.0, 1.0, 1.0].map(head).into() };
+        let mut curves =
+            Curves { sizes: vec![1000, 5000], costs: [4.0, 1.0, 1.0].map(head).into(), utility: vec![None; 2] };
         let losses = HeadLosses { share: 0.1, kl: vec![1.0, 4.0, 0.0], n_texts: 1 };
         let weights = losses.weights(&curves);
         assert!(weights.iter().zip([0.5, 2.0, 1.0]).all(|(a, b)| (a - b).abs() < 1e-12), "{weights:?}");

@@ -7,11 +7,12 @@ use rayon::prelude::*;
 
 use crate::files::ModelIdentity;
 use crate::format::dump::{Dump, DumpError, Sample, State};
-use crate::math::{Projections, Rope, Rows};
+use crate::math::{Projections, Rope, Rows, dot};
 use crate::merge::{Attending, HeadPlan, HeadStates, OutputProbe, Refit, RefitHead, Refitted, Sampling, refit_slots};
 use crate::policy::{HeadView, Policy};
 use crate::tune::TuneError;
-use crate::tune::trial::{ByTrial, Trial};
+use crate::tune::trial::{ByTrial, Trial, TrialKey};
+use crate::tune::utility::UtilityCurve;
 
 /// Share of a sample's tokens that stand for the following text, at most, unless more are asked for.
 const MOST_LATE: f64 = 1.0 / 8.0;
@@ -25,6 +26,8 @@ pub(super) struct Measured {
     pub heads: Vec<ByTrial<Outcome>>,
     /// Tokens of the compressed part.
     pub n_tokens: usize,
+    /// What every head loses by LU-KV; empty where the first setting was not tried at a grid of sizes.
+    pub utilities: Vec<UtilityCurve>,
 }
 
 /// What a trial did to a head.
@@ -77,15 +80,25 @@ pub(super) fn measure<'t>(
 ) -> Result<Measured, DumpError> {
     let model = &dump.manifest().model;
     let n_heads = model.n_layers * model.n_kv_heads;
-    let heads: Vec<(f64, ByTrial<Outcome>)> = (0..n_heads)
+    let measured: Vec<HeadMeasured> = (0..n_heads)
         .into_par_iter()
         .map(|head| measure_head(sample, model, head, prompt_end, refit, projections, &trials(head)))
         .collect::<Result<_, DumpError>>()?;
-    let (energy, heads) = heads.into_iter().unzip();
-    Ok(Measured { energy, heads, n_tokens: prompt_end })
+    let energy = measured.iter().map(|head| head.energy).collect();
+    let (heads, utilities): (Vec<_>, Vec<_>) = measured.into_iter().map(|head| (head.outcomes, head.utility)).unzip();
+    Ok(Measured { energy, heads, n_tokens: prompt_end, utilities: utilities.into_iter().flatten().collect() })
 }
 
-/// ‖O_full‖² of a head, and what became of it by trial.
+/// What is measured of a head.
+struct HeadMeasured {
+    /// ‖O_full‖².
+    energy: f64,
+    /// What became of it, by trial.
+    outcomes: ByTrial<Outcome>,
+    /// What it loses by LU-KV, where the first setting is tried at a grid of sizes.
+    utility: Option<UtilityCurve>,
+}
+
 fn measure_head(
     sample: &Sample<'_>,
     model: &ModelIdentity,
@@ -94,7 +107,7 @@ fn measure_head(
     refit: Option<Refit>,
     projections: Option<&Projections>,
     trials: &[Trial<'_>],
-) -> Result<(f64, ByTrial<Outcome>), DumpError> {
+) -> Result<HeadMeasured, DumpError> {
     let (layer, kv_head) = (head / model.n_kv_heads, head % model.n_kv_heads);
     let keys = sample.vectors(layer, State::K, kv_head)?;
     let values = sample.vectors(layer, State::V, kv_head)?;
@@ -158,6 +171,15 @@ fn measure_head(
         Some(worth) if budget < prompt_end => policy.plan_by(&view, worth, budget),
         _ => policy.plan(&view, budget),
     };
+    let budget_of = |share: f64| ((prompt_end as f64 * share).round() as usize).clamp(1, prompt_end);
+    let first_setting = |trial: &&Trial<'_>| matches!(trial.key, TrialKey::Grid { setting: 0, .. });
+    let utility = trials.iter().find(first_setting).map(|Trial { policy, .. }| {
+        let lengths = value_lengths(&view);
+        let taken = probe.as_ref().map_or(vec![0.0; prompt_end], |probe| probe.largest_takes(&lengths));
+        let budgets = trials.iter().filter(first_setting).map(|trial| budget_of(trial.share));
+        let plans: Vec<Option<HeadPlan>> = budgets.map(|budget| plan(*policy, budget).ok()).collect();
+        UtilityCurve::new(&taken, &policy.worth(&view, prompt_end), &plans)
+    });
     let outcome = |policy: &dyn Policy, budget: usize| {
         // A size that a setting cannot reach is a finding, not a failure.
         let Ok(plan) = plan(policy, budget) else {
@@ -173,12 +195,22 @@ fn measure_head(
     // Solutions of several searches agree in many heads, and where nothing is folded a control is what it controls.
     let mut known: BTreeMap<(usize, usize), Outcome> = BTreeMap::new();
     let mut outcome_of = |Trial { policy, share, .. }: &Trial<'_>| {
-        let budget = ((prompt_end as f64 * share).round() as usize).clamp(1, prompt_end);
+        let budget = budget_of(*share);
         let identity = std::ptr::from_ref(*policy).cast::<()>().addr();
         *known.entry((identity, budget)).or_insert_with(|| outcome(*policy, budget))
     };
     let outcomes = trials.iter().map(|trial| (trial.key, outcome_of(trial))).collect();
-    Ok((probe.as_ref().map_or(0.0, |probe| probe.energy()), outcomes))
+    Ok(HeadMeasured { energy: probe.as_ref().map_or(0.0, |probe| probe.energy()), outcomes, utility })
+}
+
+/// Lengths of a head's values: as each query head of the group projects them, `[group][T]`, and as they are where no projection is
+/// known, `[1][T]`.
+fn value_lengths(view: &HeadView<'_>) -> Vec<Vec<f32>> {
+    let squares: Vec<Vec<f32>> = match view.projection {
+        Some(projection) => (0..view.group).map(|head| projection.squared_norms(view.values, head)).collect(),
+        None => vec![view.values.iter().map(|value| dot(value, value)).collect()],
+    };
+    squares.into_iter().map(|of_head| of_head.into_iter().map(f32::sqrt).collect()).collect()
 }
 
 /// Queries of the compressed part, of a drawn sample of those that the dump keeps, at positions behind that part.

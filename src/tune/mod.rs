@@ -17,6 +17,8 @@ mod solve;
 mod split;
 mod trial;
 mod unit;
+mod utility;
+mod variants;
 mod words;
 
 pub use cost::Measure;
@@ -25,9 +27,10 @@ pub use options::{DEFAULT_SETTINGS, TuneOptions, Tuned};
 pub use profiles::chat_template;
 pub use resolve::resolve;
 pub use run::tune;
-pub use search::{SEARCHES, SearchEntry};
+pub use search::{LUKV, SEARCHES, SearchEntry};
 pub use split::{Place, calibration_samples};
 pub use unit::BudgetUnit;
+pub use variants::{evicting, lukv_sizes};
 
 use crate::format::dump::DumpError;
 use crate::hint::Hint;

@@ -151,6 +151,7 @@ impl Evidence<'_> {
                         kept_fraction: *size as f64 / UNITS as f64,
                         errors: curves.costs[head][i].iter().map(|cost| cost.map(|cost| cost as f32)).collect(),
                         eps: self.eps_of_grid.mean(head, TrialKey::Grid { size: i, setting: choice.setting }),
+                        utility_fraction: curves.utility[i].as_ref().map(|shares| shares[head]),
                     })
                     .collect(),
             })
@@ -169,7 +170,8 @@ impl Evidence<'_> {
         let probed = losses
             .as_ref()
             .map(|HeadLosses { share, n_texts, .. }| json!({ "kept_fraction": share, "texts": n_texts }));
-        let settings = json!({ "budgets": budgets, "budget_unit": unit.name(), "search": search, "hold_out": hold_out, "late_tokens": n_late, "losses": probed });
+        let values = if self.options.projections.is_some() { "projected" } else { "stored" };
+        let settings = json!({ "budgets": budgets, "budget_unit": unit.name(), "search": search, "hold_out": hold_out, "late_tokens": n_late, "losses": probed, "utility_values": values });
         Provenance::new("tune", self.options.seed, settings, inputs)
     }
 }
@@ -195,6 +197,7 @@ pub(super) fn tried(solutions: &[Solution], refitted: bool) -> Vec<Tried> {
     let line = |solution: &Solution| Tried {
         search: solution.entry.name.into(),
         refitted,
+        evicting: false,
         cross_validated: solution.cross_validated,
         kl: None,
     };

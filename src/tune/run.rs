@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::files::ModelIdentity;
 use crate::format::dump::Dump;
 use crate::policy;
-use crate::policy::{Policy, Scope};
+use crate::policy::{Policy, PolicyError, Scope};
 use crate::tune::cost::{Checked, CostSums, EpsMeans, curves};
 use crate::tune::curves::UNITS;
 use crate::tune::measure::{has_early_queries, measure, prompt_end};
@@ -86,7 +86,7 @@ pub fn tune(
         })
         .collect();
     // Every other sample, so that a search can be solved on one half and paid for on the other.
-    let mut halves = [(); 2].map(|()| CostSums::new(options.measure, model.n_kv_heads));
+    let mut halves = [(); 2].map(|()| CostSums::new(options.measure, model.n_kv_heads, &sizes));
     let mut eps_of_grid = EpsMeans::default();
     for (done, at) in calibration.iter().enumerate() {
         let sample = samples[*at].open()?;
@@ -96,7 +96,7 @@ pub fn tune(
         eps_of_grid.add(&measured);
         progress(done + 1, n_steps);
     }
-    let curves_of = |parts: &[&CostSums]| curves(parts, &sizes, settings.len());
+    let curves_of = |parts: &[&CostSums]| curves(parts, settings.len());
     let mut whole = curves_of(&halves.each_ref());
     let mut folds = (calibration.len() >= FEWEST_TO_VALIDATE).then(|| halves.each_ref().map(|half| curves_of(&[half])));
     let loss_weights = options.losses.as_ref().map(|losses| losses.weights(&whole));
@@ -116,9 +116,9 @@ pub fn tune(
         .collect();
 
     // What was chosen, its controls, and every setting at equal sizes, on all samples.
-    let controls: Vec<Option<Box<dyn Policy>>> = settings
+    let controls: Vec<Option<Box<dyn Policy>>> = controls(&options.settings)?
         .iter()
-        .map(|policy| policy.control().map(|control| Ok(policy::parse(control)?.1)).transpose())
+        .map(|control| control.as_deref().map(|control| Ok(policy::parse(control)?.1)).transpose())
         .collect::<Result<_, TuneError>>()?;
     let checks = |head: usize| -> Vec<Trial<'_>> {
         let mut trials = Vec::new();
@@ -178,6 +178,11 @@ fn sizes(budgets: &[f64]) -> Vec<usize> {
 
 pub(super) fn parse_settings(settings: &[String]) -> Result<Vec<Box<dyn Policy>>, TuneError> {
     settings.iter().map(|setting| parse_setting(setting)).collect()
+}
+
+/// The eviction of what each setting merges, as it is typed; `None` where it merges nothing.
+pub(super) fn controls(settings: &[String]) -> Result<Vec<Option<String>>, PolicyError> {
+    settings.iter().map(|setting| Ok(policy::parse(setting)?.1.control().map(str::to_string))).collect()
 }
 
 fn parse_setting(setting: &str) -> Result<Box<dyn Policy>, TuneError> {

@@ -70,7 +70,7 @@ mod tests {
     fn heavier_slots_leave_room_for_fewer_by_hand() {
         // Two heads; setting 1 costs less in both and its slots weigh 26 instead of 25.
         let head = vec![vec![Some(9.0), Some(8.0)], vec![Some(2.0), Some(1.0)]];
-        let curves = Curves { sizes: vec![2000, 6000], costs: vec![head.clone(), head] };
+        let curves = Curves { sizes: vec![2000, 6000], costs: vec![head.clone(), head], utility: vec![None; 2] };
         let target = Target { units: 5000, min_units: 1000 };
         let units = |weights: Weights| -> Vec<(usize, usize)> {
             let choices = within(&SEARCHES[0], &curves, target, &weights).unwrap();

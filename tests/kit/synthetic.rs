@@ -287,7 +287,13 @@ pub fn profile(n_layers: usize, n_heads: usize) -> Profile {
         measure: "layer".into(),
         search: "hull".into(),
         min_share: 0.25,
-        tried: vec![Tried { search: "hull".into(), refitted: false, cross_validated: Some(0.8), kl: None }],
+        tried: vec![Tried {
+            search: "hull".into(),
+            refitted: false,
+            evicting: false,
+            cross_validated: Some(0.8),
+            kl: None,
+        }],
         target_kept_fraction: 0.5,
         budget_unit: "slots".into(),
         calibration_kept_fraction: interval(0.497, 0.01, 8),
@@ -312,7 +318,12 @@ pub fn profile(n_layers: usize, n_heads: usize) -> Profile {
                 setting: (layer + kv_head) % 3,
                 eps: ((layer + kv_head) % 3 > 0).then_some((0.55 + 0.35 * noise(&[layer, kv_head, 3])) as f32),
                 kept_fraction: kept(0, layer, kv_head, n_layers, 0.7),
-                curve: vec![CurvePoint { eps: None, kept_fraction: 0.5, errors: vec![Some(0.1), None, Some(0.2)] }],
+                curve: vec![CurvePoint {
+                    eps: None,
+                    kept_fraction: 0.5,
+                    errors: vec![Some(0.1), None, Some(0.2)],
+                    utility_fraction: Some(0.5),
+                }],
             })
             .collect(),
     }

@@ -3,7 +3,10 @@
 mod equal;
 mod half;
 mod hull;
+pub(super) mod lukv;
 mod settings;
+
+pub use lukv::LUKV;
 
 use crate::tune::curves::{Choice, Curves};
 
@@ -28,7 +31,7 @@ pub struct SearchEntry {
 }
 
 /// Every search, the plainest first.
-pub const SEARCHES: &[SearchEntry] = &[equal::ENTRY, settings::ENTRY, half::ENTRY, hull::ENTRY];
+pub const SEARCHES: &[SearchEntry] = &[equal::ENTRY, settings::ENTRY, half::ENTRY, hull::ENTRY, lukv::ENTRY];
 
 #[cfg(test)]
 mod tests {
@@ -39,7 +42,8 @@ mod tests {
         let flat = vec![vec![Some(0.3), Some(0.4)], vec![Some(0.2), Some(0.3)], vec![Some(0.1), Some(0.2)]];
         let steep = vec![vec![Some(90.0), None], vec![Some(30.0), None], vec![Some(3.0), Some(2.0)]];
         let other = vec![vec![Some(9.0), Some(2.0)], vec![Some(8.0), Some(1.0)], vec![Some(7.0), Some(0.5)]];
-        Curves { sizes: vec![1000, 2000, 5000], costs: vec![flat, steep, other] }
+        let utility = vec![None, Some(vec![0.1, 0.35, 0.15]), Some(vec![0.3, 0.9, 0.3])];
+        Curves { sizes: vec![1000, 2000, 5000], costs: vec![flat, steep, other], utility }
     }
 
     #[test]
