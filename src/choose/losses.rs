@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::choose::{ChooseError, measured_kls, sample_item};
+use crate::choose::error::ChooseError;
+use crate::choose::ways::{measured_kls, sample_item, spread};
 use crate::eval::{EvalError, Item};
 use crate::files::ModelIdentity;
 use crate::format::dump::Dump;
@@ -47,9 +48,8 @@ pub fn head_losses(
     let identity = check_model(model, dumps)?;
     let samples = calibration_samples(dumps, options);
     let n_texts = n_texts.min(samples.len());
-    let items: Vec<Item> = (0..n_texts)
-        .map(|i| samples[(2 * i + 1) * samples.len() / (2 * n_texts)])
-        .map(|place| Ok(sample_item(place.dump, place.index)?))
+    let items: Vec<Item> = spread(samples.len(), n_texts)
+        .map(|place| Ok(sample_item(samples[place].dump, samples[place].index)?))
         .collect::<Result<_, ChooseError>>()?;
     let Some(setting) = options.settings.first().filter(|_| n_texts > 0) else { return Ok(None) };
     let n_heads = identity.n_layers * identity.n_kv_heads;

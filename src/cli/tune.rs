@@ -81,16 +81,16 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 #[command(mut_arg("raw", |raw| raw.requires("validate")))]
 struct ValidateArgs {
-    /// Run the model over the held-out samples and judge each profile by its KL to the full cache. One that is worse than h2o
-    /// or than equal sizes is not written. A GGUF file, a Hugging Face folder, or a name that was pulled
+    /// Run the model over the held-out samples and judge each profile by its KL to the full cache. One that is worse than h2o,
+    /// than equal sizes or than LU-KV's sizes is not written. A GGUF file, a Hugging Face folder, or a name that was pulled
     #[arg(long, value_name = "PATH|NAME")]
     model: Option<String>,
-    /// Calibration samples that --model is run over before the tuning, with one head at a time compressed: heads count by what the
-    /// model loses by them. 0 for none
+    /// Calibration samples that --model is run over: before the tuning with one head at a time compressed, so that heads count by
+    /// what the model loses by them, and at last to choose whether to refit and whether to merge. 0 for none
     #[arg(long, value_name = "N", default_value_t = 4, requires = "model")]
     probe: usize,
-    /// Run --model over these texts instead, and choose the search, and whether to refit, by the KL. Held-out texts only
-    /// judge. May be repeated
+    /// Run --model over these texts instead, and choose the search, whether to refit and whether to merge, by the KL. Held-out
+    /// texts only judge. May be repeated
     #[arg(long, value_name = "FILE|DIR|-", requires = "model")]
     validate: Vec<PathBuf>,
     /// Samples of each data set of --validate, the first ones [default: all]
@@ -264,7 +264,7 @@ fn choose_by_running(
         files => read_prompts(files, &options, common)?,
     };
     let texts = if validate.is_empty() {
-        Texts::Samples(dumps)
+        Texts::Samples { dumps, n_choosing: args.validate.probe }
     } else {
         let (context_tokens, continuation_tokens) = (*context, *continuation);
         Texts::Prompts { prompts: &prompts, hashes: &hashes, chat_template, context_tokens, continuation_tokens }
