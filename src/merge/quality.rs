@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn what_any_query_takes_at_most_by_hand() {
         // Two query heads at positions 0 and 2: the first query sees token 0 alone, the second a third of each.
-        let probe = OutputProbe::new(states(&[0.0; 3], &[5.0; 4], &[0, 2]), 0).unwrap();
+        let probe = OutputProbe::new(states(&[0.0; 3], &[5.0; 4], &[0, 2]), 0, None).unwrap();
         let takes = |lengths: &[Vec<f32>], expected: [f32; 2]| {
             let found = probe.largest_takes(lengths);
             assert!(found.len() == 2 && found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?}");
