@@ -167,7 +167,8 @@ fn measure_head(
             worths.entry(score).or_insert_with(|| policy.worth(&view, prompt_end));
         }
     }
-    let plan = |policy: &dyn Policy, budget| match policy.fixed_score().and_then(|score| worths.get(score)) {
+    let fixed_worth = |policy: &dyn Policy| policy.fixed_score().and_then(|score| worths.get(score));
+    let plan = |policy: &dyn Policy, budget| match fixed_worth(policy) {
         Some(worth) if budget < prompt_end => policy.plan_by(&view, worth, budget),
         _ => policy.plan(&view, budget),
     };
@@ -178,7 +179,8 @@ fn measure_head(
         let taken = probe.as_ref().map_or(vec![0.0; prompt_end], |probe| probe.largest_takes(&lengths));
         let budgets = trials.iter().filter(first_setting).map(|trial| budget_of(trial.share));
         let plans: Vec<Option<HeadPlan>> = budgets.map(|budget| plan(*policy, budget).ok()).collect();
-        UtilityCurve::new(&taken, &policy.worth(&view, prompt_end), &plans)
+        let worth = fixed_worth(*policy).cloned().unwrap_or_else(|| policy.worth(&view, prompt_end));
+        UtilityCurve::new(&taken, &worth, &plans)
     });
     let outcome = |policy: &dyn Policy, budget: usize| {
         // A size that a setting cannot reach is a finding, not a failure.
