@@ -411,6 +411,28 @@ fn one_profile_is_evaluated_at_several_budgets() {
 }
 
 #[test]
+fn each_budget_has_the_ridge_that_errs_least() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    captured(dir, &[]);
+    // Equal sizes and one policy, so that nothing else differs.
+    let tuned = |out: &str, more: &[&str]| -> Vec<Profile> {
+        let fixed =
+            ["tune", "dumps/run", "--budget", "0.6,0.3", "--search", "equal", "--policy", "restkv", "--out", out];
+        done(kvscope(dir, &[&fixed[..], more].concat()));
+        ["0.6", "0.3"].map(|budget| valid(&dir.join(out).join(format!("llama-gqa-{budget}.profile.json")))).into()
+    };
+    let error = |profile: &Profile| profile.quality[0].calibration.estimate;
+    let typed: Vec<Vec<Profile>> =
+        ["lambda=0.01", "lambda=0.03", "lambda=0.1"].map(|typed| tuned(typed, &["--refit", typed])).into();
+    for (budget, profile) in tuned("chosen", &[]).iter().enumerate() {
+        let best = typed.iter().map(|of| &of[budget]).min_by(|a, b| error(a).total_cmp(&error(b))).unwrap();
+        assert_eq!((profile.refit, error(profile)), (best.refit, error(best)));
+        assert_eq!(profile.provenance.options["ridges"].as_array().unwrap().len(), 3);
+    }
+}
+
+#[test]
 fn policies_run_at_the_sizes_of_a_profile() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

@@ -24,7 +24,7 @@ use crate::model::Model;
 use crate::policy::parse_refit;
 use crate::prompts::ReadOptions;
 use crate::tune;
-use crate::tune::{BudgetUnit, DEFAULT_SETTINGS, LUKV, Measure, SEARCHES, SearchEntry, TuneOptions, Tuned};
+use crate::tune::{BudgetUnit, DEFAULT_SETTINGS, LUKV, Measure, RIDGES, SEARCHES, SearchEntry, TuneOptions, Tuned};
 
 /// Tune a size and a policy for every head under a budget, from dumps, and write them as a profile. Exits with 1 when no
 /// setting meets a budget, or --max-error
@@ -56,7 +56,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = numbers::count)]
     late: Option<usize>,
     /// How the profile refits stored slots: key=value,... of queries, span, lambda, recent, mass and seed, or none [default:
-    /// values and masses; with --from as that profile does]
+    /// values and masses, with the lambda for each budget that errs least; with --from as that profile does]
     #[arg(long, value_name = "PARAMS|none", num_args = 0..=1, default_missing_value = "")]
     refit: Option<String>,
     /// Highest acceptable error of the attention output: the upper end of its interval on held-out samples
@@ -237,6 +237,7 @@ fn options(args: &Args) -> Result<TuneOptions> {
         min_share: args.min_share,
         n_late: args.late,
         refit: None,
+        ridges: if args.refit.as_deref().unwrap_or_default().contains("lambda") { Vec::new() } else { RIDGES.into() },
         hold_out: args.hold_out,
         seed: args.seed,
     })

@@ -165,7 +165,7 @@ impl Checked {
 /// where some head cannot reach its size.
 ///
 /// - Unit: relative error
-fn layer_error(sample: &Measured, trial: TrialKey, n_kv_heads: usize) -> Option<f64> {
+pub(super) fn layer_error(sample: &Measured, trial: TrialKey, n_kv_heads: usize) -> Option<f64> {
     let mut layers = Vec::new();
     for (energy, heads) in sample.energy.chunks(n_kv_heads).zip(sample.heads.chunks(n_kv_heads)) {
         let energy: f64 = energy.iter().sum();

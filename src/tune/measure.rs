@@ -66,7 +66,7 @@ pub(super) fn has_early_queries(dump: &Dump, sample: &Sample<'_>, prompt_end: us
     Ok(early && !dump.manifest().model.rope_frequencies.is_empty())
 }
 
-/// Carries out trials on every head of a sample, those that `trials` gives for it; what stays is refitted where that is asked for.
+/// Carries out trials on every head of a sample, those that `trials` gives for it.
 ///
 /// Attention mass is that of the compressed part's own queries: what the following tokens attend to is taken off what the
 /// dump has counted, so that no selection sees them.
@@ -74,7 +74,6 @@ pub(super) fn measure<'t>(
     dump: &Dump,
     sample: &Sample<'_>,
     prompt_end: usize,
-    refit: Option<Refit>,
     projections: Option<&Projections>,
     trials: &(dyn Fn(usize) -> Vec<Trial<'t>> + Sync),
 ) -> Result<Measured, DumpError> {
@@ -82,7 +81,7 @@ pub(super) fn measure<'t>(
     let n_heads = model.n_layers * model.n_kv_heads;
     let measured: Vec<HeadMeasured> = (0..n_heads)
         .into_par_iter()
-        .map(|head| measure_head(sample, model, head, prompt_end, refit, projections, &trials(head)))
+        .map(|head| measure_head(sample, model, head, prompt_end, projections, &trials(head)))
         .collect::<Result<_, DumpError>>()?;
     let energy = measured.iter().map(|head| head.energy).collect();
     let (heads, utilities): (Vec<_>, Vec<_>) = measured.into_iter().map(|head| (head.outcomes, head.utility)).unzip();
@@ -104,7 +103,6 @@ fn measure_head(
     model: &ModelIdentity,
     head: usize,
     prompt_end: usize,
-    refit: Option<Refit>,
     projections: Option<&Projections>,
     trials: &[Trial<'_>],
 ) -> Result<HeadMeasured, DumpError> {
@@ -128,7 +126,7 @@ fn measure_head(
     let (prompt_keys, prompt_values) = (keys.part(0..prompt_end), values.part(0..prompt_end));
     let turned = |sampling: Sampling| turned_queries(states, model, prompt_end, sampling);
     let of_scores = trials.iter().find_map(|trial| trial.policy.needs().queries);
-    let of_refit = refit.map(|refit| refit.sampling());
+    let of_refit = trials.iter().find_map(|trial| trial.refit).map(|refit| refit.sampling());
     let for_scores = of_scores.map(turned).unwrap_or_default();
     let for_refit = of_refit.filter(|sampling| Some(*sampling) != of_scores).map(turned);
     let given = OnceLock::new();
@@ -152,7 +150,7 @@ fn measure_head(
         }
         None => view.attending(),
     };
-    let refit = |plan: &HeadPlan| -> Option<Option<Refitted>> {
+    let refitted = |plan: &HeadPlan, refit: Option<Refit>| -> Option<Option<Refitted>> {
         let Some(refit) = refit.filter(|_| plan.slots.len() < prompt_end) else { return Some(None) };
         let (keys, values) = (plan.fold_keys(prompt_keys), plan.fold_values(prompt_values));
         let biases: Vec<f32> = plan.slots.iter().map(|slot| slot.logit_bias).collect();
@@ -182,24 +180,25 @@ fn measure_head(
         let worth = fixed_worth(*policy).cloned().unwrap_or_else(|| policy.worth(&view, prompt_end));
         UtilityCurve::new(&taken, &worth, &plans)
     });
-    let outcome = |policy: &dyn Policy, budget: usize| {
+    let outcome = |Trial { policy, refit, .. }: &Trial<'_>, budget: usize| {
         // A size that a setting cannot reach is a finding, not a failure.
-        let Ok(plan) = plan(policy, budget) else {
+        let Ok(plan) = plan(*policy, budget) else {
             return Outcome { square: None, eps: None, kept: prompt_end };
         };
         let (eps, kept) = (plan.lowest_joined, plan.slots.len());
-        let Some(refitted) = refit(&plan) else { return Outcome { square: None, eps, kept } };
+        let Some(refitted) = refitted(&plan, *refit) else { return Outcome { square: None, eps, kept } };
         let plan = plan.followed_by(prompt_end..keys.len());
         // A head whose outputs are all zero loses nothing, whatever becomes of it.
         let square = probe.as_ref().map_or(0.0, |probe| probe.squared_change(&plan, refitted.as_ref())) as f32;
         Outcome { square: Some(square), eps, kept }
     };
     // Solutions of several searches agree in many heads, and where nothing is folded a control is what it controls.
-    let mut known: BTreeMap<(usize, usize), Outcome> = BTreeMap::new();
-    let mut outcome_of = |Trial { policy, share, .. }: &Trial<'_>| {
-        let budget = budget_of(*share);
-        let identity = std::ptr::from_ref(*policy).cast::<()>().addr();
-        *known.entry((identity, budget)).or_insert_with(|| outcome(*policy, budget))
+    let mut known: BTreeMap<(usize, usize, Option<u32>), Outcome> = BTreeMap::new();
+    let mut outcome_of = |trial: &Trial<'_>| {
+        let budget = budget_of(trial.share);
+        let identity = std::ptr::from_ref(trial.policy).cast::<()>().addr();
+        let ridge = trial.refit.map(|refit| refit.lambda.to_bits());
+        *known.entry((identity, budget, ridge)).or_insert_with(|| outcome(trial, budget))
     };
     let outcomes = trials.iter().map(|trial| (trial.key, outcome_of(trial))).collect();
     Ok(HeadMeasured { energy: probe.as_ref().map_or(0.0, |probe| probe.energy()), outcomes, utility })

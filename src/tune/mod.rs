@@ -11,6 +11,7 @@ mod measure;
 mod options;
 mod profiles;
 mod resolve;
+mod ridges;
 mod run;
 mod search;
 mod solve;
@@ -23,7 +24,7 @@ mod words;
 
 pub use cost::Measure;
 pub use losses::HeadLosses;
-pub use options::{DEFAULT_SETTINGS, TuneOptions, Tuned};
+pub use options::{DEFAULT_SETTINGS, RIDGES, TuneOptions, Tuned};
 pub use profiles::chat_template;
 pub use resolve::resolve;
 pub use run::tune;

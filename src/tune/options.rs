@@ -12,6 +12,9 @@ use crate::tune::{HeadLosses, Measure, SEARCHES, TuneError};
 /// bridges, so that protected tokens do not cut chains: others cannot reach small sizes.
 pub const DEFAULT_SETTINGS: &[&str] = &["restkv", "h2o:first=4,last=32", "kvmerger:score=leave-one-out,bridge=true"];
 
+/// Ridges that a refit may have where none is named.
+pub const RIDGES: [f32; 3] = [0.01, 0.03, 0.1];
+
 /// What to tune.
 #[derive(Clone, Debug)]
 pub struct TuneOptions {
@@ -35,6 +38,8 @@ pub struct TuneOptions {
     pub n_late: Option<usize>,
     /// Refit of what stays, with which everything is measured.
     pub refit: Option<Refit>,
+    /// Ridges of which every budget's refit gets the one that errs least; none for the refit's own.
+    pub ridges: Vec<f32>,
     /// Share of each data set's samples that are only measured.
     pub hold_out: f64,
     /// Seed of the split and the intervals.
@@ -54,6 +59,7 @@ impl Default for TuneOptions {
             min_share: 0.1,
             n_late: None,
             refit: Some(Refit::default()),
+            ridges: Vec::new(),
             hold_out: 0.34,
             seed: 0,
         }

@@ -6,6 +6,7 @@ use crate::files::{Document, InputHash, ModelIdentity, Provenance};
 use crate::format::dump::{Dump, SampleEntry};
 use crate::format::profile::{CONTROL, CurvePoint, HeadProfile, Profile, Quality, TUNED, Tried, UsedSample};
 use crate::math::{Interval, Paired, Resamples, bootstrap_mean, paired};
+use crate::merge::Refit;
 use crate::tune::cost::{Checked, EpsMeans};
 use crate::tune::curves::{Choice, Curves, UNITS};
 use crate::tune::solve::Solution;
@@ -19,6 +20,8 @@ pub(super) struct Evidence<'a> {
     pub dumps: &'a [Dump],
     pub options: &'a TuneOptions,
     pub model: &'a ModelIdentity,
+    /// The refit of every budget.
+    pub refits: Vec<Option<Refit>>,
     /// Lines of all samples.
     pub entries: Vec<&'a SampleEntry>,
     /// What each head's costs were multiplied by; `None` where no loss was measured.
@@ -76,7 +79,7 @@ impl Evidence<'_> {
             model: (*model).clone(),
             chat_template: chat_template(self.dumps),
             settings: options.settings.clone(),
-            refit: options.refit,
+            refit: self.refits[budget],
             measure: options.measure.name().into(),
             search: solution.entry.name.into(),
             min_share: options.min_share,
@@ -166,12 +169,12 @@ impl Evidence<'_> {
             .map(|sample| InputHash { name: sample.file.clone(), sha256: sample.sha256.clone() })
             .collect();
         inputs.sort();
-        let TuneOptions { budgets, unit, search, hold_out, n_late, losses, .. } = self.options;
+        let TuneOptions { budgets, unit, search, hold_out, n_late, losses, ridges, .. } = self.options;
         let probed = losses
             .as_ref()
             .map(|HeadLosses { share, n_texts, .. }| json!({ "kept_fraction": share, "texts": n_texts }));
         let values = if self.options.projections.is_some() { "projected" } else { "stored" };
-        let settings = json!({ "budgets": budgets, "budget_unit": unit.name(), "search": search, "hold_out": hold_out, "late_tokens": n_late, "losses": probed, "utility_values": values });
+        let settings = json!({ "budgets": budgets, "budget_unit": unit.name(), "search": search, "hold_out": hold_out, "late_tokens": n_late, "losses": probed, "values": values, "ridges": ridges });
         Provenance::new("tune", self.options.seed, settings, inputs)
     }
 }

@@ -11,6 +11,7 @@ use crate::tune::curves::UNITS;
 use crate::tune::measure::{has_early_queries, measure, prompt_end};
 use crate::tune::options::check_options;
 use crate::tune::profiles::Evidence;
+use crate::tune::ridges::refits;
 use crate::tune::search::SearchEntry;
 use crate::tune::solve::{Solution, solutions, target};
 use crate::tune::split::{Place, places, split_places};
@@ -71,7 +72,8 @@ pub fn tune(
     }
     let (refit, projections) = (options.refit, options.projections.as_deref());
     let (calibration, held_out) = split_places(&samples, options);
-    let n_steps = calibration.len() + samples.len();
+    let n_refitting = if refit.is_some() && !options.ridges.is_empty() { calibration.len() } else { 0 };
+    let n_steps = calibration.len() + n_refitting + samples.len();
 
     let sizes = sizes(&options.budgets);
     let grid: Vec<Trial<'_>> = sizes
@@ -81,7 +83,7 @@ pub fn tune(
             let share = *units as f64 / UNITS as f64;
             settings.iter().enumerate().map(move |(setting, policy)| {
                 let key = TrialKey::Grid { size, setting };
-                Trial { key, policy: policy.as_ref(), share }
+                Trial { key, policy: policy.as_ref(), share, refit }
             })
         })
         .collect();
@@ -90,8 +92,8 @@ pub fn tune(
     let mut eps_of_grid = EpsMeans::default();
     for (done, at) in calibration.iter().enumerate() {
         let sample = samples[*at].open()?;
-        let measured = sample
-            .verified(|| measure(samples[*at].dump, &sample, ends[*at], refit, projections, &|_| grid.clone()))?;
+        let measured =
+            sample.verified(|| measure(samples[*at].dump, &sample, ends[*at], projections, &|_| grid.clone()))?;
         halves[done % 2].add(&measured);
         eps_of_grid.add(&measured);
         progress(done + 1, n_steps);
@@ -115,6 +117,13 @@ pub fn tune(
         })
         .collect();
 
+    let choosing: Vec<(&Place<'_>, usize)> = calibration.iter().map(|at| (&samples[*at], ends[*at])).collect();
+    let mut n_refitted = 0;
+    let refits = refits(&choosing, &settings, &solved, options, &mut || {
+        n_refitted += 1;
+        progress(calibration.len() + n_refitted, n_steps);
+    })?;
+
     // What was chosen, its controls, and every setting at equal sizes, on all samples.
     let controls: Vec<Option<Box<dyn Policy>>> = controls(&options.settings)?
         .iter()
@@ -123,15 +132,21 @@ pub fn tune(
     let checks = |head: usize| -> Vec<Trial<'_>> {
         let mut trials = Vec::new();
         for (budget, (share, solutions)) in options.budgets.iter().zip(&solved).enumerate() {
+            let refit = refits[budget];
             for (solution, Solution { choices, .. }) in solutions.iter().enumerate() {
                 let (choice, share) = (choices[head], choices[head].share());
                 let policy = settings[choice.setting].as_ref();
                 let control = controls[choice.setting].as_ref().map_or(policy, AsRef::as_ref);
-                trials.push(Trial { key: TrialKey::Tuned { budget, solution }, policy, share });
-                trials.push(Trial { key: TrialKey::Control { budget, solution }, policy: control, share });
+                trials.push(Trial { key: TrialKey::Tuned { budget, solution }, policy, share, refit });
+                trials.push(Trial { key: TrialKey::Control { budget, solution }, policy: control, share, refit });
             }
             for (setting, policy) in settings.iter().enumerate() {
-                trials.push(Trial { key: TrialKey::Equal { budget, setting }, policy: policy.as_ref(), share: *share });
+                trials.push(Trial {
+                    key: TrialKey::Equal { budget, setting },
+                    policy: policy.as_ref(),
+                    share: *share,
+                    refit,
+                });
             }
         }
         trials
@@ -140,7 +155,7 @@ pub fn tune(
     let mut eps_of_checks = EpsMeans::default();
     for (i, place) in samples.iter().enumerate() {
         let sample = place.open()?;
-        let work = || measure(place.dump, &sample, ends[i], refit, projections, &checks);
+        let work = || measure(place.dump, &sample, ends[i], projections, &checks);
         let measured = if calibration.contains(&i) {
             // Verified above.
             let measured = work()?;
@@ -150,7 +165,7 @@ pub fn tune(
             sample.verified(work)?
         };
         checked.push(Checked::all(&measured, model.n_kv_heads));
-        progress(calibration.len() + i + 1, n_steps);
+        progress(calibration.len() + n_refitting + i + 1, n_steps);
     }
     let entries = samples.iter().map(Place::entry).collect();
     let merging = controls.iter().map(Option::is_some).collect();
@@ -158,6 +173,7 @@ pub fn tune(
         dumps,
         options,
         model: &model,
+        refits,
         entries,
         loss_weights,
         calibration,

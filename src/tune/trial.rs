@@ -1,5 +1,6 @@
 //! Trials, each with a name: results are found by what was tried, never by its place.
 
+use crate::merge::Refit;
 use crate::policy::Policy;
 
 /// What is tried on a head.
@@ -26,6 +27,13 @@ pub(super) enum TrialKey {
         /// Place of the solution among the budget's.
         solution: usize,
     },
+    /// A budget's chosen solution, refitted with a ridge.
+    Ridge {
+        /// Place of the budget.
+        budget: usize,
+        /// Place of the ridge.
+        ridge: usize,
+    },
     /// A setting at the budget's share in every head.
     Equal {
         /// Place of the budget.
@@ -43,6 +51,8 @@ pub(super) struct Trial<'a> {
     pub policy: &'a dyn Policy,
     /// Share of the slots that it may keep.
     pub share: f64,
+    /// Refit of what stays; all trials of a sample look at the same queries for it.
+    pub refit: Option<Refit>,
 }
 
 /// One result of each trial.
