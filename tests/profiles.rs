@@ -596,6 +596,10 @@ fn every_command_gives_prompts_in_the_models_chat_template() {
     let profile = valid(&dir.join("reports/framed/chat.profile.json"));
     assert_eq!(profile.chat_template, Some(true));
     assert_eq!(profile.provenance.options["validate"]["chat_template"], true);
+    let with_profile = [&generate[..], &["--profile", "reports/framed/chat.profile.json"]].concat();
+    assert!(!String::from_utf8(kvscope(dir, &with_profile).stderr).unwrap().contains("was tuned"));
+    let other_form = "prompts stand without the model's chat template, and the profile was tuned in it";
+    ends(&kvscope(dir, &[&with_profile[..], &["--raw"]].concat()), 0, &[other_form]);
     let raw = [&choose[..], &["--raw"]].concat();
     tune(&["dumps/framed"], &raw, 2, &["captured in the model's chat template", "leave out --raw"]);
     tune(&["--from", "reports/framed/chat.profile.json"], &raw, 2, &["captured in the model's chat template"]);

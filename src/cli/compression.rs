@@ -56,7 +56,7 @@ pub(crate) struct CompressionArgs {
 
 impl CompressionArgs {
     /// Builds the compression; `None` for the full cache.
-    pub(crate) fn build(&self, model: &Model, common: &Common) -> Result<Option<Compression>> {
+    pub(crate) fn build(&self, model: &Model, chat_template: bool, common: &Common) -> Result<Option<Compression>> {
         let skip_layers: BTreeSet<usize> = match &self.skip_layers {
             Some(text) => parse_layers("--skip-layers", text, model.config().n_layers)?.into_iter().collect(),
             None => BTreeSet::new(),
@@ -67,6 +67,7 @@ impl CompressionArgs {
         };
         if let Some(path) = &self.profile {
             let profile = read_profile(path, model, self.force)?;
+            note_other_form(&profile, chat_template, common);
             let budget = self.kept_fraction.unwrap_or(profile.target_kept_fraction);
             let name = profile_names(std::slice::from_ref(path), model.name())?.concat();
             return Ok(Some(more(Compression::from_profile(name, &at_budget(profile, path, budget)?)?)));
@@ -119,6 +120,14 @@ pub(crate) fn note_published(specs: &[String], common: &Common) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Says so where a profile was tuned on prompts in another form: its sizes may suit these less.
+pub(crate) fn note_other_form(profile: &Profile, chat_template: bool, common: &Common) {
+    if profile.chat_template.is_some_and(|tuned_on| tuned_on != chat_template) {
+        let [here, there] = if chat_template { ["in", "without"] } else { ["without", "in"] };
+        note(common, &format!("prompts stand {here} the model's chat template, and the profile was tuned {there} it"));
+    }
 }
 
 /// A profile that may be used with the model.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::cli::Outcome;
 use crate::cli::common::Common;
-use crate::cli::compression::{at_budget, hash_of, note_published, profile_names, read_profile};
+use crate::cli::compression::{at_budget, hash_of, note_other_form, note_published, profile_names, read_profile};
 use crate::cli::failure::{Result, Usage};
 use crate::cli::inputs::{FrameArgs, Inputs, note_cut};
 use crate::cli::names::{names, one_of};
@@ -91,7 +91,8 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     tasks.retain(|task| seen.insert(task.name));
     let (mut prompts, mut hashes) = args.inputs.read(common)?;
     let model = load_model(&args.inputs.model, &compute, common)?;
-    let arms = arms(args, &model, common)?;
+    let chat_template = args.frame.of(&model, common)?;
+    let arms = arms(args, &model, chat_template, common)?;
     // What a profile says is a part of the run: one that was changed does not go on with it.
     for path in &args.profile {
         hashes.push(hash_of(path)?);
@@ -106,7 +107,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         context_tokens: args.context,
         continuation_tokens: args.continuation,
         max_prompt_tokens: args.max_tokens,
-        chat_template: args.frame.of(&model, common)?,
+        chat_template,
         hide_question: args.hide_question,
         cache_type: args.cache_dtype,
         seed: args.seed,
@@ -163,7 +164,7 @@ fn check(args: &Args) -> Result<()> {
 }
 
 /// The full cache, the policies and their controls, and each profile with the eviction of the tokens that it merges.
-fn arms(args: &Args, model: &Model, common: &Common) -> Result<Vec<Arm>> {
+fn arms(args: &Args, model: &Model, chat_template: bool, common: &Common) -> Result<Vec<Arm>> {
     let only_profiles = args.policy.is_empty() && !args.profile.is_empty();
     let specs: Vec<String> = match args.policy.as_slice() {
         [] if only_profiles => Vec::new(),
@@ -175,6 +176,8 @@ fn arms(args: &Args, model: &Model, common: &Common) -> Result<Vec<Arm>> {
     note_published(&specs, common)?;
     let profiles =
         args.profile.iter().map(|path| read_profile(path, model, false)).collect::<Result<Vec<Profile>>>()?;
+    // One is enough: profiles of one run are tuned on the same samples.
+    profiles.iter().take(1).for_each(|profile| note_other_form(profile, chat_template, common));
     let is_tuned_for = |budget: &f64| profiles.iter().any(|profile| profile.target_kept_fraction == *budget);
     for ((name, path), profile) in profile_names(&args.profile, model.name())?.iter().zip(&args.profile).zip(&profiles)
     {

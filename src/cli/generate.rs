@@ -90,10 +90,11 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     };
     sampling.check()?;
     let model = load_model(&args.model, &compute, common)?;
+    let chat_template = args.frame.of(&model, common)?;
     let job = Job {
         model: &model,
-        chat_template: args.frame.of(&model, common)?,
-        compression: args.compression.build(&model, common)?,
+        chat_template,
+        compression: args.compression.build(&model, chat_template, common)?,
         cache_type: args.compression.cache_dtype,
         options: GenerateOptions {
             max_new_tokens: args.max_new_tokens,
