@@ -95,6 +95,7 @@ fn what_was_not_recorded_is_refused() {
     };
     refused(&whole, &compression("h2o", 0.5));
     refused(&whole, &compression("snapkv:window=8", 0.5));
+    refused(&whole, &compression("restkv", 0.5));
     refused(&whole, &Compression { every_tokens: Some(16), ..compression("streaming", 0.5) });
     refused(&whole.compressed(&compression("streaming", 0.5)).unwrap(), &compression("streaming", 0.2));
     let whole_again = whole.compressed(&compression("snapkv", 0.5)).unwrap();
@@ -102,6 +103,14 @@ fn what_was_not_recorded_is_refused() {
     // Tokens behind the prompt were attended to by nobody that was recorded.
     decode(&model, &mut whole, &[5]);
     refused(&whole, &compression("snapkv", 0.5));
+    // The same queries, and the projections that nobody asked for.
+    let mut whole = record(&["restkv"]).unwrap();
+    prefill(&mut Pass::new(&model), &prompt, &mut whole, 0).unwrap();
+    whole.compressed(&compression("restkv", 0.5)).unwrap();
+    let behind = compression("restkv:after=true", 0.5);
+    assert!(whole.compressed(&behind).unwrap_err().to_string().contains("output projections"));
+    whole.set_projections(model.projections().unwrap().clone());
+    whole.compressed(&behind).unwrap();
 }
 
 /// Passes tokens at the next positions through a cache that no model stands behind; every head gets attention of its own.

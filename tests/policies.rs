@@ -11,6 +11,7 @@ mod kit {
 }
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use kit::config::shape;
 use kit::layer::Layer;
@@ -60,6 +61,7 @@ const VARIANTS: &[&str] = &[
     "snapkv:fold=nearest,eps=0.5,variant=convex,kernel=gaussian",
     "snapkv:fold=massfold",
     "snapkv:fold=sets,bridge=true",
+    "restkv:after=true,queries=50",
     "restkv:recent=0.3,seed=5",
     "snapkv:window=3,pool=1",
     "streaming:sinks=0",
@@ -86,6 +88,13 @@ fn policy(spec: &str) -> Box<dyn Policy> {
     parse(spec).unwrap_or_else(|error| panic!("{spec}: {error}")).1
 }
 
+/// Output projections that are alike in all heads and weigh every number of an output more than the one before.
+fn projections(n_q_heads: usize, head_dim: usize) -> Arc<Projections> {
+    let gram = |at: usize| if at.is_multiple_of(head_dim + 1) { 1.0 + at as f32 } else { 0.0 };
+    let grams = (0..n_q_heads).flat_map(|_| (0..head_dim * head_dim).map(gram)).collect();
+    Arc::new(Projections::new(grams, head_dim))
+}
+
 fn is_cam(spec: &str) -> bool {
     policy(spec).params()["fold"] == "cam"
 }
@@ -104,6 +113,9 @@ fn compressed(
 ) -> Result<RaggedCache, RuntimeError> {
     let compression = Compression::parse(spec, Budget::KeptFraction(kept_fraction)).unwrap();
     let mut cache = RaggedCache::new(config, kind, Some(compression));
+    if cache.wants_projections() {
+        cache.set_projections(projections(config.n_layers * config.n_q_heads, config.head_dim));
+    }
     cache.begin_prompt(layers[0].n_tokens);
     for (i, layer) in layers.iter().enumerate() {
         let chunk = layer.chunk(i, 0);
@@ -313,7 +325,7 @@ fn what_a_policy_needs_is_all_that_it_reads() {
         for n in LENGTHS {
             let (keys, mass, window) = (noise(n * 8, 3), noise(n, 4), noise(n, 5));
             let (values, queries) = (noise(n * 8, 6), noise(20 * 8, 7));
-            let projections = Projections::new(noise(2 * 8 * 8, 8), 8);
+            let projections = projections(2, 8);
             let everything = HeadView {
                 layer: 1,
                 kv_head: 1,

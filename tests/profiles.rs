@@ -10,17 +10,21 @@ mod kit {
 }
 
 use std::path::Path;
+use std::sync::Arc;
 
 use kit::chat::{BRACKETS, write_model};
 use kit::cli::{done, ends, kvscope};
 use kit::demo::demo_model;
+use kit::fixtures::fixture;
 use kit::tiny::{MODEL, texts, write_prompts};
 use kvscope::files::read_json;
 use kvscope::format::dump::Dump;
 use kvscope::format::profile::{Profile, Tried};
+use kvscope::hint::Hint;
+use kvscope::math::Projections;
 use kvscope::model::Model;
 use kvscope::model::tokenizer::AddSpecial;
-use kvscope::tune::evicting;
+use kvscope::tune::{TuneOptions, evicting, tune};
 use serde_json::{Value, json};
 
 /// A text that the tiny tokenizer can spell.
@@ -327,6 +331,25 @@ fn what_no_setting_meets_is_said_and_exits_with_1() {
     ] {
         ends(&kvscope(dir, &[&["tune", "dumps/run"], args].concat()), 2, &[word]);
     }
+}
+
+#[test]
+fn settings_behind_the_projection_need_the_model_that_was_captured() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    captured(dir, &[]);
+    let args = ["tune", "dumps/run", "--budget", "0.5", "--policy", "restkv:after=true"];
+    ends(&kvscope(dir, &args), 2, &["looks at the model's output projections", "name the model with --model"]);
+    let dumps = [Dump::open(&dir.join("dumps/run")).unwrap()];
+    let tuned = |projections: &Arc<Projections>| {
+        let settings = vec!["restkv:after=true".to_string()];
+        let options = TuneOptions { settings, projections: Some(projections.clone()), ..TuneOptions::default() };
+        tune(&dumps, &options, &mut |_, _| {})
+    };
+    let error = tuned(&Arc::new(Projections::new(vec![0.0; 3 * 16], 4))).unwrap_err();
+    assert!(error.to_string().contains("those of 3 heads of 4") && error.hint().is_some(), "{error}");
+    let model = Model::load(&fixture("llama-gqa")).unwrap();
+    assert!(tuned(model.projections().unwrap()).unwrap()[0].profile().is_some());
 }
 
 #[test]

@@ -60,6 +60,22 @@ impl HeadProjection<'_> {
         out
     }
 
+    /// As [`HeadProjection::times_gram`], each row with its own query head: rows are those of all of the group in turn, and the
+    /// first is of the `first`th, counted on and on.
+    ///
+    /// - Shape: `[n, D]` → `[n, D]`
+    pub fn times_grams_in_turn(self, rows: Rows<'_>, first: usize) -> Vec<f32> {
+        let (d, group) = (self.head_dim, self.group());
+        let mut out = vec![0f32; rows.flat().len()];
+        for start in 0..group.min(rows.len()) {
+            let of_head: Vec<f32> = rows.every(group, start).flatten().copied().collect();
+            let mapped = self.times_gram(Rows::new(&of_head, d), (first + start) % group);
+            let places = out.chunks_exact_mut(d).skip(start).step_by(group);
+            places.zip(mapped.chunks_exact(d)).for_each(|(out, mapped)| out.copy_from_slice(mapped));
+        }
+        out
+    }
+
     /// |W x|² of each row x, with the W of a query head of the group.
     ///
     /// - Shape: `[n, D]` → `[n]`
@@ -87,6 +103,9 @@ mod tests {
         assert_eq!(second.squared_norms(rows, 0), [11.0, 52.0, 43.0]);
         assert_eq!(second.squared_norms(rows, 1), [2.0, 4.0, 10.0]);
         assert_eq!(second.times_gram(rows, 0), [0.0, -11.0, 4.0, 26.0, 8.0, 19.0]);
+        // The third query is of the first query head again.
+        assert_eq!(second.times_grams_in_turn(rows, 3), [1.0, -1.0, 4.0, 26.0, 3.0, 1.0]);
+        assert_eq!(second.times_grams_in_turn(rows.part(0..1), 2), [0.0, -11.0]);
         assert_eq!(projections.of_kv_head(0, 2).squared_norms(rows, 1), [0.0; 3]);
     }
 }

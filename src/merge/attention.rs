@@ -39,9 +39,12 @@ impl<'a> Attending<'a> {
     ///
     /// - Cost: O(n · T · D)
     pub fn weights<R: Send>(&self, f: impl Fn(&Attention) -> R + Sync) -> Vec<R> {
-        let of_block =
-            |queries: &[f32]| f(&attention(Rows::new(queries, self.keys.width()), self.keys, self.logit_bias));
-        self.queries.flat().par_chunks(BLOCK * self.keys.width()).map(of_block).collect()
+        let d = self.keys.width();
+        let of_block = |(block, queries): (usize, &[f32])| {
+            let attention = attention(Rows::new(queries, d), self.keys, self.logit_bias);
+            f(&Attention { first: block * BLOCK, ..attention })
+        };
+        self.queries.flat().par_chunks(BLOCK * d).enumerate().map(of_block).collect()
     }
 
     /// As [`Attending::weights`], with the outputs of the block, `[block, D]`.
@@ -120,6 +123,8 @@ pub struct Attention {
     /// Weights, `[n, T]`.
     weights: Vec<f32>,
     n_slots: usize,
+    /// Place of the first query among all that were asked.
+    pub first: usize,
     /// Logarithms of the masses that each query's weights were divided by, `[n]`.
     pub log_masses: Vec<f32>,
 }
@@ -203,7 +208,7 @@ pub(super) fn attention_over(
         shift + sum.ln()
     };
     let log_masses = weights.chunks_exact_mut(n_slots.max(1)).enumerate().map(weigh).collect();
-    Attention { weights, n_slots, log_masses }
+    Attention { weights, n_slots, first: 0, log_masses }
 }
 
 #[cfg(test)]
