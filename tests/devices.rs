@@ -86,6 +86,7 @@ fn difference(kernels: &Model, candle: &Model, chunk: usize) -> f64 {
         ] {
             worst = worst.max(relative_error(&a.concat(), &b.concat()));
         }
+        worst = worst.max(relative_error(&a.input_norms, &b.input_norms));
     }
     worst
 }
@@ -201,7 +202,7 @@ impl KvStore for Thinned {
     type Error = Infallible;
 
     fn needs(&self) -> StoreNeeds {
-        StoreNeeds { k_pre_rope: false, mass: true, mass_from_position: None }
+        StoreNeeds { mass: true, ..StoreNeeds::default() }
     }
 
     fn append(&mut self, chunk: &ChunkStates<'_>) -> Result<(), Infallible> {

@@ -343,7 +343,7 @@ fn what_a_policy_needs_is_all_that_it_reads() {
             let asked = HeadView {
                 mass: if needs.mass { &mass } else { &[] },
                 mass_window: if needs.mass_window.is_some() { &window } else { &[] },
-                repetition: if needs.repetition { &mass } else { &[] },
+                repetition: if needs.repetition.is_some() { &mass } else { &[] },
                 projection: everything.projection.filter(|_| needs.projection),
                 values: if needs.queries.is_some() { everything.values } else { none },
                 queries: if needs.queries.is_some() { everything.queries } else { none },

@@ -83,40 +83,6 @@ impl<'a> Attending<'a> {
     }
 }
 
-/// The largest weight that each slot of a chunk gets from queries that repeat it. They see some first slots, the chunk, and of
-/// their own keys those up to their own.
-///
-/// - Shape: queries `[n · group, D]`, of each token those of the group; sinks `[s, D]`, chunk `[T, D]`, own `[n, D]` → `[T]`
-/// - Cost:  O(n · group · (T + n) · D)
-pub(crate) fn largest_weights(queries: Rows<'_>, group: usize, [sinks, chunk, own]: [Rows<'_>; 3]) -> Vec<f32> {
-    let (n_before, d) = (sinks.len() + chunk.len(), chunk.width());
-    let keys = [sinks.flat(), chunk.flat(), own.flat()].concat();
-    let of_block = |(block, queries): (usize, &[f32])| {
-        let mut largest = vec![0f32; chunk.len()];
-        let n_rows = queries.len() / d;
-        let n_seen = n_before + (block * BLOCK + n_rows).div_ceil(group);
-        let mut scaled = queries.to_vec();
-        scale(&mut scaled, 1.0 / (d as f32).sqrt());
-        let mut weights = vec![0f32; n_rows * n_seen];
-        product(&scaled, &keys[..n_seen * d], &mut weights, [n_rows, n_seen, d], Rhs::Transposed);
-        for (i, row) in weights.chunks_exact_mut(n_seen).enumerate() {
-            let row = &mut row[..n_before + (block * BLOCK + i) / group + 1];
-            let most = max(row);
-            let sum = exp_shifted_sum(row, most);
-            for (largest, weight) in largest.iter_mut().zip(&row[sinks.len()..]) {
-                *largest = largest.max(weight / sum);
-            }
-        }
-        largest
-    };
-    let blocks: Vec<Vec<f32>> = queries.flat().par_chunks(BLOCK * d).enumerate().map(of_block).collect();
-    let mut largest = vec![0f32; chunk.len()];
-    for block in blocks {
-        largest.iter_mut().zip(block).for_each(|(most, other)| *most = most.max(other));
-    }
-    largest
-}
-
 /// How queries attend.
 #[derive(Clone, Debug)]
 pub struct Attention {
@@ -209,23 +175,4 @@ pub(super) fn attention_over(
     };
     let log_masses = weights.chunks_exact_mut(n_slots.max(1)).enumerate().map(weigh).collect();
     Attention { weights, n_slots, first: 0, log_masses }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_repetition_sees_sinks_its_chunk_and_itself_by_hand() {
-        // D = 1, two query heads, two tokens. Keys: a sink 0; the chunk ln 2, ln 3; own ln 4, ln 5.
-        let own = [4f32.ln(), 5f32.ln()];
-        let (sinks, chunk) = ([0.0], [2f32.ln(), 3f32.ln()]);
-        // The first token's queries 1 and 0 see 1 + 2 + 3 + 4 = 10 and 4; the second's 0 and -1 see 5 and
-        // 1 + 1/2 + 1/3 + 1/4 + 1/5 = 137/60.
-        let queries = [1.0, 0.0, 0.0, -1.0];
-        let keys = [&sinks[..], &chunk, &own].map(|x| Rows::new(x, 1));
-        let found = largest_weights(Rows::new(&queries, 1), 2, keys);
-        let wanted = [0.25, 0.3];
-        assert!(found.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?} {wanted:?}");
-    }
 }

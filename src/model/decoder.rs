@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::checkpoint::{CONFIG, ModelFiles, choose, instead_of_weights, model_name};
 use crate::files::{FileError, ModelIdentity, read_limited};
-use crate::math::{Projections, Rope, Rows, first_not_below};
+use crate::math::{Projections, Rope, Rows, dot, first_not_below};
 use crate::model::ModelError;
 use crate::model::attention::{Geometry, attend};
 use crate::model::config::Config;
@@ -349,6 +349,7 @@ impl Model {
             rms_norm(&mut k, k_norm, c.rms_norm_eps);
         }
         let k_pre_rope = if needs.k_pre_rope { k.clone() } else { Vec::new() };
+        let input_norms = if needs.input_norms { lengths(&h, c.hidden_size) } else { Vec::new() };
         self.rope.rotate(&mut q, c.n_q_heads, first_position);
         self.rope.rotate(&mut k, c.n_kv_heads, first_position);
         for (values, state) in [(&q, "queries"), (&k, "keys"), (&v, "values")] {
@@ -356,7 +357,8 @@ impl Model {
         }
         let n_tokens = x.len() / c.hidden_size;
         let [q, k, k_pre_rope, v] = [&q, &k, &k_pre_rope, &v].map(|x| Rows::new(x, c.head_dim));
-        let chunk = ChunkStates { layer: index, first_position, n_tokens, q, k, k_pre_rope, v };
+        let chunk =
+            ChunkStates { layer: index, first_position, n_tokens, q, k, k_pre_rope, v, input_norms: &input_norms };
         store.append(&chunk).map_err(ForwardError::Store)?;
         let geometry = Geometry {
             n_q_heads: c.n_q_heads,
@@ -375,6 +377,11 @@ impl Model {
         rms_norm(&mut h, weight, self.config.rms_norm_eps);
         h
     }
+}
+
+/// Lengths of vectors `[n, width]`.
+fn lengths(x: &[f32], width: usize) -> Vec<f32> {
+    x.chunks_exact(width).map(|row| dot(row, row).sqrt()).collect()
 }
 
 /// A Hugging Face folder, or one that holds a single GGUF model.

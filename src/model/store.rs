@@ -21,6 +21,8 @@ pub struct ChunkStates<'a> {
     pub k_pre_rope: Rows<'a>,
     /// Values, `[T · n_kv_heads, D]`.
     pub v: Rows<'a>,
+    /// Lengths of the vectors that these are made of, `[T]`; empty unless asked for.
+    pub input_norms: &'a [f32],
 }
 
 /// Which logits a forward pass computes.
@@ -43,6 +45,8 @@ pub struct StoreNeeds {
     pub mass: bool,
     /// Attention mass of the queries at this position and later.
     pub mass_from_position: Option<usize>,
+    /// Lengths of the vectors that queries, keys and values are made of.
+    pub input_norms: bool,
 }
 
 /// Keeps keys and values for a forward pass. The runtime's cache, and the writer behind `capture`, are stores.

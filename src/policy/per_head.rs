@@ -1,7 +1,7 @@
 //! What a profile says: a policy of its own for every KV head.
 
 use crate::format::profile::Profile;
-use crate::merge::{HeadPlan, MergeError, Refit, Sampling};
+use crate::merge::{HeadPlan, MergeError, Refit, Repetition, Sampling};
 use crate::policy;
 use crate::policy::{Claim, HeadView, Needs, Policy, PolicyError, SlotExtras};
 
@@ -18,7 +18,7 @@ pub struct PerHead {
 impl PerHead {
     /// The policies of a checked profile's heads.
     ///
-    /// - Errors: a setting that this version does not know, or that looks at another window or sample of queries than the others
+    /// - Errors: a setting that this version does not know, or that looks at another window, sample of queries or repetition than the others
     pub fn from_profile(profile: &Profile) -> Result<Self, PolicyError> {
         Self::new(profile.heads.iter().map(|head| profile.setting_of(head).to_string()), profile.refit)
     }
@@ -51,6 +51,11 @@ impl PerHead {
         let samples: Vec<Sampling> = settings.iter().filter_map(|(_, policy)| policy.needs().queries).collect();
         if samples.iter().any(|sample| *sample != samples[0]) {
             return bad("heads look at different samples of queries".into());
+        }
+        let repetitions: Vec<Repetition> =
+            settings.iter().filter_map(|(_, policy)| policy.needs().repetition).collect();
+        if repetitions.iter().any(|repetition| *repetition != repetitions[0]) {
+            return bad("heads look at different repetitions of the prompt".into());
         }
         Ok(Self { settings, of_head, refit })
     }
@@ -144,6 +149,7 @@ mod tests {
         assert_eq!(control.params()["settings"], serde_json::json!(["evict:recent=0.1", "h2o"]));
         assert!(!control.merges());
         assert!(of(&["snapkv:window=8", "snapkv:window=16"]).is_err());
+        assert!(of(&["kvzip", "kvzip+"]).is_err() && of(&["kvzip", "massfold"]).is_ok());
         assert_eq!(of(&["snapkv:window=8", "h2o"]).unwrap().needs(), Needs { mass_window: Some(8), ..Needs::MASS });
     }
 }

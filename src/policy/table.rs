@@ -94,6 +94,15 @@ pub const POLICIES: &[PolicyEntry] = &[
         ..EVICTION
     },
     PolicyEntry {
+        name: "kvzip+",
+        summary: "as kvzip, with attention times the length of the projected value, over the length of the query token's state",
+        source: "KVzap 2026, arXiv 2601.07891",
+        score: "repetition",
+        allocation: "model",
+        with: "by=output",
+        ..EVICTION
+    },
+    PolicyEntry {
         name: "massfold",
         summary: "keeps the tokens of kvzip and folds the others into them by worth (sinks=); snapkv:fold=massfold folds snapkv's",
         source: "Gast 2026, MassFold (kvfold 0.1.1); Kim et al. 2025, arXiv 2505.23416",

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use crate::math::{Float, HeadProjection, Rows};
-use crate::merge::{Attending, Given, MergeRule, Origin, Refit, Sampling, SlotStates, ValueRule};
+use crate::merge::{Attending, Given, MergeRule, Origin, Refit, Repetition, Sampling, SlotStates, ValueRule};
 
 /// One KV head as a policy sees it: `T` stored slots in order of position.
 #[derive(Clone, Copy, Debug)]
@@ -95,39 +95,39 @@ pub struct Needs {
     /// Queries that stand for those to come.
     pub queries: Option<Sampling>,
     /// Attention from a repetition of the prompt.
-    pub repetition: bool,
+    pub repetition: Option<Repetition>,
     /// What the output projection makes of a head's outputs: not recorded, but known of the model.
     pub projection: bool,
 }
 
 impl Needs {
     /// Attention mass over all queries, and nothing else.
-    pub const MASS: Self = Self { mass: true, mass_window: None, queries: None, repetition: false, projection: false };
+    pub const MASS: Self = Self { mass: true, mass_window: None, queries: None, repetition: None, projection: false };
 
     /// A sample of queries, and nothing else.
     pub(super) fn queries(sampling: Sampling) -> Self {
         Self { queries: Some(sampling), ..Self::default() }
     }
 
-    /// What both need; of two windows or samples the first.
+    /// What both need; of two windows, samples or repetitions the first.
     pub fn and(self, other: Self) -> Self {
         Self {
             mass: self.mass || other.mass,
             mass_window: self.mass_window.or(other.mass_window),
             queries: self.queries.or(other.queries),
-            repetition: self.repetition || other.repetition,
+            repetition: self.repetition.or(other.repetition),
             projection: self.projection || other.projection,
         }
     }
 
     /// Whether it is recorded while a prompt passes only, so that there is none in decode.
     pub fn prompt_only(self) -> bool {
-        self.queries.is_some() || self.repetition
+        self.queries.is_some() || self.repetition.is_some()
     }
 
     /// Whether the prompt has to be repeated.
     pub fn replay(self) -> bool {
-        self.repetition || self.queries.is_some_and(|sampling| sampling.from == Origin::Replay)
+        self.repetition.is_some() || self.queries.is_some_and(|sampling| sampling.from == Origin::Replay)
     }
 }
 

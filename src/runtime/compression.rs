@@ -112,7 +112,7 @@ impl Compression {
     /// What has to be recorded for it: of a prompt that stays whole, nothing that only a prompt can give.
     pub(crate) fn needs(&self) -> Needs {
         let needs = self.policy.needs();
-        if self.wants_less() { needs } else { Needs { queries: None, repetition: false, projection: false, ..needs } }
+        if self.wants_less() { needs } else { Needs { queries: None, repetition: None, projection: false, ..needs } }
     }
 
     /// Sampled queries are looked at one in so many: half of them tell enough where [`MANY_KEPT`] of the slots stay, and the time of

@@ -82,8 +82,8 @@ pub fn prefill(
         logits = pass.forward(chunk, cache.n_seen(), cache, rows)?;
         rest = later;
     }
-    if cache.wants_replay() {
-        replay(pass, prompt, cache)?;
+    for chunk_tokens in cache.replays() {
+        replay(pass, prompt, cache, chunk_tokens)?;
     }
     cache.end_prompt()?;
     Ok(logits)

@@ -8,6 +8,7 @@ mod compression;
 mod generate;
 mod memory;
 mod queries;
+mod repeated;
 mod replay;
 mod room;
 mod sampling;

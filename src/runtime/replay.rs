@@ -12,14 +12,16 @@ const REPEAT_FROM: &str = "\n\nRepeat the part of the previous context exactly, 
 const BEFORE_CHUNK: &str = "\n";
 /// Tokens of the chunk before that say where the next one begins.
 const N_LEAD_IN: usize = 8;
-/// Prompt tokens that are repeated at a time, at most.
-const CHUNK_TOKENS: usize = 2048;
-
-/// Repeats a prompt that `cache` holds whole, chunk by chunk, each at the positions behind the prompt; the cache records
-/// its samples and is then as it was.
+/// Repeats a prompt that `cache` holds whole, `chunk_tokens` at a time, each at the positions behind the prompt; the cache
+/// records what it needs and is then as it was.
 ///
 /// - Errors: a context that holds no token behind the prompt and what asks for its repetition
-pub(super) fn replay(pass: &mut Pass<'_>, prompt: &[u32], cache: &mut RaggedCache) -> Result<(), RuntimeError> {
+pub(super) fn replay(
+    pass: &mut Pass<'_>,
+    prompt: &[u32],
+    cache: &mut RaggedCache,
+    chunk_tokens: usize,
+) -> Result<(), RuntimeError> {
     let max_positions = pass.model().config().max_positions;
     let tokenizer = pass.model().tokenizer()?;
     let encode = |text| tokenizer.encode(text, AddSpecial::No).map_err(ModelError::from);
@@ -34,8 +36,8 @@ pub(super) fn replay(pass: &mut Pass<'_>, prompt: &[u32], cache: &mut RaggedCach
         if n_before >= max_positions {
             return Err(RuntimeError::NoRoomToReplay { n_tokens: n_before + 1, max_positions });
         }
-        let end = prompt.len().min(at + CHUNK_TOKENS.min(max_positions - n_before));
-        cache.begin_replay(first_position + at, asking.len());
+        let end = prompt.len().min(at + chunk_tokens.min(max_positions - n_before));
+        cache.begin_replay(first_position + at, asking.len(), chunk_tokens);
         let passed = pass.forward(&[&asking, &prompt[at..end]].concat(), cache.n_seen(), cache, LogitRows::None);
         cache.end_replay();
         passed?;

@@ -43,7 +43,7 @@ impl Layer {
     /// What the forward pass would hand over.
     pub fn chunk(&self, layer: usize, first_position: usize) -> ChunkStates<'_> {
         let [q, k, k_pre_rope, v] = [&self.q[..], &self.k, &[], &self.v].map(|x| Rows::new(x, self.head_dim));
-        ChunkStates { layer, first_position, n_tokens: self.n_tokens, q, k, k_pre_rope, v }
+        ChunkStates { layer, first_position, n_tokens: self.n_tokens, q, k, k_pre_rope, v, input_norms: &[] }
     }
 
     /// The masses that a cache asks for, one for every slot that it holds of that layer.

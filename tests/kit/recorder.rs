@@ -13,6 +13,7 @@ pub struct RecordedLayer {
     pub mass: Vec<Vec<f32>>,
     pub mass_window: Vec<Vec<f32>>,
     pub positions: Vec<u32>,
+    pub input_norms: Vec<f32>,
 }
 
 /// A store that keeps everything the forward pass can tell.
@@ -31,12 +32,17 @@ impl Recorder {
             k_pre_rope: vec![Vec::new(); config.n_kv_heads],
             mass: vec![Vec::new(); config.n_kv_heads],
             mass_window: vec![Vec::new(); config.n_kv_heads],
-            positions: Vec::new(),
+            ..RecordedLayer::default()
         };
         Self {
             layers: vec![layer; config.n_layers],
             n_kv_heads: config.n_kv_heads,
-            needs: StoreNeeds { k_pre_rope: true, mass: true, mass_from_position: Some(mass_from_position) },
+            needs: StoreNeeds {
+                k_pre_rope: true,
+                mass: true,
+                mass_from_position: Some(mass_from_position),
+                input_norms: true,
+            },
         }
     }
 }
@@ -58,6 +64,7 @@ impl KvStore for Recorder {
             }
         }
         layer.positions.extend((chunk.first_position..chunk.first_position + chunk.n_tokens).map(|p| p as u32));
+        layer.input_norms.extend(chunk.input_norms);
         Ok(())
     }
 

@@ -2,21 +2,20 @@
 
 mod planning;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::math::{Float, Projections, Rope, Rows};
-use crate::merge::{Counters, Origin, Sampling, largest_weights};
+use crate::merge::{Counters, Origin, Repetition, Sampling, Weighing};
 use crate::model::{AttnMass, ChunkStates, Config, HeadSlots, KvStore, StoreNeeds};
 use crate::policy::{Needs, Scope, SlotExtras, SlotLayout};
 use crate::runtime::cache::planning::NewLayer;
 use crate::runtime::queries::QuerySample;
+use crate::runtime::repeated::{Repeated, RepeatedChunk};
 use crate::runtime::slots::{Head, Unstorable};
 use crate::runtime::{Budget, Compression, RuntimeError};
-
-/// First slots that every chunk of a repetition sees beside its own: KVzip's.
-const REPEATED_SINKS: usize = 4;
 
 /// Part of a prompt that is passing.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +35,8 @@ struct Replay {
     n_asking: usize,
     /// Tokens seen before them.
     n_seen: usize,
+    /// Tokens that are repeated at a time, at most.
+    chunk_tokens: usize,
 }
 
 /// Keys and values of all heads, compressed layer by layer as the last tokens of a prompt, or of a part of it, pass; and
@@ -60,8 +61,8 @@ pub struct RaggedCache {
     /// Queries to sample, each once.
     samplings: Vec<Sampling>,
     samples: Vec<QuerySample>,
-    /// Largest attention from a repetition of each head's slots, `[heads][T]`; empty but while a prompt waits for compression.
-    repetition: Vec<Vec<f32>>,
+    /// Attention from repetitions of the prompt, each once; empty but while a prompt waits for compression.
+    repeated: Vec<Repeated>,
     /// `None` between prompts and in decode.
     passing: Option<Passing>,
     /// While a prompt is repeated.
@@ -82,6 +83,7 @@ impl RaggedCache {
     /// An empty cache for a model.
     pub fn new(config: &Config, kind: Float, compression: Option<Compression>) -> Self {
         let needs = compression.as_ref().map_or_else(Needs::default, Compression::needs);
+        let repeated = |wanted| Repeated::new(wanted, config.n_layers * config.n_kv_heads);
         let samplings = compression.as_ref().map(samplings).unwrap_or_default();
         let n_heads = config.n_layers * config.n_kv_heads;
         Self {
@@ -97,7 +99,7 @@ impl RaggedCache {
             needs,
             samplings,
             samples: Vec::new(),
-            repetition: vec![Vec::new(); n_heads],
+            repeated: needs.repetition.into_iter().map(repeated).collect(),
             passing: None,
             replay: None,
             settled: vec![0; n_heads],
@@ -118,7 +120,7 @@ impl RaggedCache {
         kind: Float,
         compressions: impl IntoIterator<Item = &'a Compression>,
     ) -> Result<Self, RuntimeError> {
-        let (mut needs, mut all) = (Needs::default(), Vec::new());
+        let (mut needs, mut all, mut repetitions) = (Needs::default(), Vec::new(), Vec::<Repetition>::new());
         for compression in compressions {
             for sampling in samplings(compression) {
                 if !all.contains(&sampling) {
@@ -127,14 +129,16 @@ impl RaggedCache {
             }
             let wanted = compression.needs();
             needs.mass |= wanted.mass;
-            needs.repetition |= wanted.repetition;
+            repetitions.extend(wanted.repetition.filter(|wanted| !repetitions.contains(wanted)));
             needs.projection |= wanted.projection;
             match (needs.mass_window, wanted.mass_window) {
                 (Some(a), Some(b)) if a != b => return Err(RuntimeError::DifferentWindows(a, b)),
                 (known, new) => needs.mass_window = known.or(new),
             }
         }
-        Ok(Self { needs, samplings: all, ..Self::new(config, kind, None) })
+        let whole = Self::new(config, kind, None);
+        let repeated = repetitions.into_iter().map(|wanted| Repeated::new(wanted, whole.heads.len())).collect();
+        Ok(Self { needs, samplings: all, repeated, ..whole })
     }
 
     /// A compressed copy of this whole cache, bit for bit what the same compression gives at the end of the same prompt.
@@ -168,7 +172,7 @@ impl RaggedCache {
             needs,
             samplings: samplings(compression),
             samples: Vec::new(),
-            repetition: vec![Vec::new(); self.heads.len()],
+            repeated: needs.repetition.into_iter().map(|wanted| Repeated::new(wanted, self.heads.len())).collect(),
             settled: vec![0; self.heads.len()],
             rewrites: vec![0; self.n_layers],
             gone: self.gone.clone(),
@@ -213,17 +217,25 @@ impl RaggedCache {
         self.passing = Some(Passing { prompt_end, part_end });
         let draw = |sampling: &Sampling| QuerySample::draw(*sampling, self.group, self.n_layers, self.n_seen..part_end);
         self.samples = self.samplings.iter().map(draw).collect();
-        self.repetition.fill(Vec::new());
+        self.repeated.iter_mut().for_each(|repeated| repeated.forget(0..self.heads.len()));
     }
 
     /// Whether a prompt has to be repeated before it is compressed.
     pub(super) fn wants_replay(&self) -> bool {
-        self.needs.replay() || self.samplings.iter().any(|sampling| sampling.from == Origin::Replay)
+        !self.replays().is_empty()
     }
 
-    /// Announces tokens that ask for a repetition of the prompt from position `first` on, and the repetition; nothing of them stays.
-    pub(super) fn begin_replay(&mut self, first: usize, n_asking: usize) {
-        self.replay = Some(Replay { first, n_asking, n_seen: self.n_seen });
+    /// Tokens that are to be repeated at a time, for each repetition that the prompt needs.
+    pub(super) fn replays(&self) -> BTreeSet<usize> {
+        let of_queries = self.samplings.iter().filter(|sampling| sampling.from == Origin::Replay);
+        let of_queries = of_queries.map(|_| Repetition::default().chunk);
+        of_queries.chain(self.repeated.iter().map(|repeated| repeated.wanted().chunk)).collect()
+    }
+
+    /// Announces tokens that ask for a repetition of the prompt from position `first` on, and the repetition of `chunk_tokens` at
+    /// most; nothing of them stays.
+    pub(super) fn begin_replay(&mut self, first: usize, n_asking: usize, chunk_tokens: usize) {
+        self.replay = Some(Replay { first, n_asking, n_seen: self.n_seen, chunk_tokens });
     }
 
     /// Forgets all of a repetition but the sampled queries.
@@ -367,7 +379,10 @@ impl RaggedCache {
     /// Keeps what a chunk has of the sampled queries.
     fn take_queries(&mut self, chunk: &ChunkStates<'_>) {
         let (from, first, skip) = match (self.replay, self.passing) {
-            (Some(Replay { first, n_asking, .. }), _) => (Origin::Replay, first, n_asking),
+            (Some(Replay { first, n_asking, chunk_tokens, .. }), _) if chunk_tokens == Repetition::default().chunk => {
+                (Origin::Replay, first, n_asking)
+            }
+            (Some(_), _) => return,
             (None, Some(_)) => (Origin::Prompt, chunk.first_position, 0),
             (None, None) => return,
         };
@@ -378,23 +393,30 @@ impl RaggedCache {
 
     /// Adds the attention that a repeated chunk of the prompt pays to its original.
     fn take_repetition(&mut self, chunk: &ChunkStates<'_>) {
-        let Some(Replay { first, n_asking, n_seen }) = self.replay.filter(|_| self.needs.repetition) else { return };
-        let end = first + chunk.n_tokens - n_asking;
-        for kv_head in 0..self.n_kv_heads {
-            let index = chunk.layer * self.n_kv_heads + kv_head;
-            let keys = self.heads[index].keys();
-            let keys = keys.rows();
-            let n_whole = keys.len() - chunk.n_tokens;
-            // Slots from before the prompt count as a part of its first chunk.
-            let start = self.repetition[index].len();
-            let places = start..n_whole - (n_seen - end);
-            let parts = [0..REPEATED_SINKS.min(start), places, n_whole..keys.len()].map(|part| keys.part(part));
-            let rows = chunk.q.every(1, 0).collect::<Vec<_>>();
-            let width = self.group * self.n_kv_heads;
-            let of_group = rows.chunks_exact(width).flat_map(|token| &token[kv_head * self.group..][..self.group]);
-            let queries: Vec<f32> = of_group.flat_map(|row| row.iter().copied()).collect();
-            let largest = largest_weights(Rows::new(&queries, self.head_dim), self.group, parts);
-            self.repetition[index].extend(largest);
+        let Some(Replay { first, n_asking, n_seen, chunk_tokens }) = self.replay else { return };
+        let group = self.group;
+        let n_behind = n_seen - (first + chunk.n_tokens - n_asking);
+        let over_input: Vec<f32> = chunk.input_norms.iter().map(|norm| 1.0 / norm.max(f32::MIN_POSITIVE)).collect();
+        for repeated in self.repeated.iter_mut().filter(|repeated| repeated.wanted().chunk == chunk_tokens) {
+            let factors = match repeated.wanted().by {
+                Weighing::Attention => &[][..],
+                Weighing::Output => &over_input,
+            };
+            for kv_head in 0..self.n_kv_heads {
+                let index = chunk.layer * self.n_kv_heads + kv_head;
+                let tokens = chunk.q.flat().chunks_exact(self.n_kv_heads * group * self.head_dim);
+                let of_group =
+                    tokens.flat_map(|token| &token[kv_head * group * self.head_dim..][..group * self.head_dim]);
+                let queries: Vec<f32> = of_group.copied().collect();
+                let chunk = RepeatedChunk {
+                    n_behind,
+                    n_tokens: chunk.n_tokens,
+                    queries: Rows::new(&queries, self.head_dim),
+                    factors,
+                    projection: self.projections.as_ref().map(|all| all.of_kv_head(index, group)),
+                };
+                repeated.take(index, &self.heads[index], chunk, group);
+            }
         }
     }
 
@@ -416,7 +438,7 @@ impl RaggedCache {
             self.rewrites[layer] += 1;
             self.samples.iter_mut().for_each(|sample| sample.forget(layer));
             let first = layer * self.n_kv_heads;
-            self.repetition[first..first + self.n_kv_heads].fill(Vec::new());
+            self.repeated.iter_mut().for_each(|repeated| repeated.forget(first..first + self.n_kv_heads));
             self.heads.splice(first..first + self.n_kv_heads, new.heads);
         }
         self.compress_time += started.elapsed();
@@ -461,18 +483,21 @@ impl KvStore for RaggedCache {
 
     fn needs(&self) -> StoreNeeds {
         let Needs { mass, mass_window, .. } = self.needs;
-        if self.replay.is_some() {
-            return StoreNeeds::default();
+        if let Some(Replay { chunk_tokens, .. }) = self.replay {
+            let wanted = self.repeated.iter().map(Repeated::wanted);
+            let input_norms =
+                wanted.into_iter().any(|wanted| wanted.chunk == chunk_tokens && wanted.by == Weighing::Output);
+            return StoreNeeds { input_norms, ..StoreNeeds::default() };
         }
         match (self.passing, &self.compression) {
             (Some(Passing { part_end, .. }), _) => StoreNeeds {
-                k_pre_rope: false,
                 mass,
                 mass_from_position: mass_window.map(|window| part_end.saturating_sub(window)),
+                ..StoreNeeds::default()
             },
             // When the next compression will come is not known in decode: its window is all queries since the last one.
             (None, Some(Compression { decode_slack: Some(_), .. })) => {
-                StoreNeeds { k_pre_rope: false, mass, mass_from_position: mass_window.map(|_| 0) }
+                StoreNeeds { mass, mass_from_position: mass_window.map(|_| 0), ..StoreNeeds::default() }
             }
             (None, _) => StoreNeeds::default(),
         }

@@ -19,6 +19,7 @@ struct Widened<'a> {
     /// `None` where no queries are looked at.
     values: Option<HeldRows<'a>>,
     queries: Vec<Asked>,
+    repetition: &'a [f32],
     counts: Option<Vec<u32>>,
 }
 
@@ -76,14 +77,14 @@ impl RaggedCache {
     /// Refuses a policy whose queries were not recorded, whose prompt was not repeated, or that does not know the model's
     /// output projections.
     pub(super) fn check_samples(&self, compression: &Compression, layer: usize) -> Result<(), RuntimeError> {
-        let heads = layer * self.n_kv_heads..(layer + 1) * self.n_kv_heads;
-        let is_repeated = |head: usize| self.repetition[head].len() == self.heads[head].len();
-        if compression.needs().repetition && !heads.into_iter().all(is_repeated) {
-            let what = "attention from a repetition of the prompt";
-            return Err(RuntimeError::NotRecorded { policy: compression.name.clone(), what });
-        }
         if compression.needs().projection && self.projections.is_none() {
             let what = "the model's output projections";
+            return Err(RuntimeError::NotRecorded { policy: compression.name.clone(), what });
+        }
+        let heads = layer * self.n_kv_heads..(layer + 1) * self.n_kv_heads;
+        let is_repeated = |head: usize| self.repetition(compression, head).len() == self.heads[head].len();
+        if compression.needs().repetition.is_some() && !heads.into_iter().all(is_repeated) {
+            let what = "attention from a repetition of the prompt";
             return Err(RuntimeError::NotRecorded { policy: compression.name.clone(), what });
         }
         let Some(sampling) = compression.needs().queries else {
@@ -94,6 +95,13 @@ impl RaggedCache {
         }
         let what = "a sample of the prompt's queries";
         Err(RuntimeError::NotRecorded { policy: compression.name.clone(), what })
+    }
+
+    /// Attention to a head's slots from the repetition that a compression looks at; empty where there was none.
+    fn repetition(&self, compression: &Compression, head: usize) -> &[f32] {
+        let wanted = compression.needs().repetition;
+        let repeated = self.repeated.iter().find(|repeated| Some(repeated.wanted()) == wanted);
+        repeated.map_or(&[], |repeated| repeated.of(head))
     }
 
     /// What a compression looks at of a head and the head does not hold as such.
@@ -113,6 +121,7 @@ impl RaggedCache {
             keys: head.keys(),
             values: (!queries.is_empty()).then(|| head.values()),
             queries,
+            repetition: self.repetition(compression, index),
             counts: head.counts(),
         }
     }
@@ -140,7 +149,7 @@ impl RaggedCache {
             given: asked.map(|asked| &asked.given),
             mass: &head.mass,
             mass_window: &head.mass_window,
-            repetition: &self.repetition[index],
+            repetition: states.repetition,
             projection: self.projections.as_ref().map(|all| all.of_kv_head(index, self.group)),
             counts: states.counts.as_deref(),
             logit_bias: head.logit_bias.as_deref(),
