@@ -26,6 +26,7 @@ use kvscope::capture;
 use kvscope::capture::{CaptureOptions, SampleInput};
 use kvscope::format::dump::{Dump, State};
 use kvscope::format::run::Target;
+use kvscope::hint::Hint;
 use kvscope::math::{Float, Rows, argmax};
 use kvscope::model::{
     AttnMass, ChunkStates, Compute, Config, Decoding, HeadSlots, KvStore, LogitRows, Matmul, Model, Pass, SlotVectors,
@@ -101,6 +102,16 @@ fn states_masses_and_logits_are_those_of_the_kernels() {
             assert!(error <= TOLERANCE, "{}, chunks of {chunk}: {error:.1e}", path.display());
         }
     }
+}
+
+#[test]
+fn policies_that_need_gradients_are_refused_by_name() {
+    let (_, candle) = both(&fixture("llama-gqa"), Float::F32);
+    let compression = Compression::parse("kvgrad", Budget::KeptFraction(0.5)).unwrap();
+    let mut cache = RaggedCache::new(candle.config(), Float::F32, Some(compression));
+    let error = prefill(&mut Pass::new(&candle), &tokens(&candle), &mut cache, 0).unwrap_err();
+    assert!(error.to_string().contains("\"candle cpu f32\" computes no gradients"), "{error}");
+    assert_eq!((error.hint().as_deref(), cache.n_seen()), (Some("use --device cpu"), 0));
 }
 
 #[test]

@@ -40,10 +40,17 @@ impl Rope {
 
     /// Rotates `x` `[T, heads, D]` in place; row t stands at position `first_position + t`.
     pub fn rotate(&self, x: &mut [f32], n_heads: usize, first_position: usize) {
-        let half = self.frequencies.len();
-        x.par_chunks_mut(n_heads * 2 * half).enumerate().for_each(|(row, heads)| {
-            self.turn(heads, (first_position + row) as f32);
-        });
+        self.turn_rows(x, n_heads, |row| (first_position + row) as f32);
+    }
+
+    /// Undoes [`Rope::rotate`]; of gradients by what it gave, makes those by what it was given.
+    pub fn rotate_back(&self, x: &mut [f32], n_heads: usize, first_position: usize) {
+        self.turn_rows(x, n_heads, |row| -((first_position + row) as f32));
+    }
+
+    fn turn_rows(&self, x: &mut [f32], n_heads: usize, positions: impl Fn(usize) -> f32 + Sync) {
+        let width = n_heads * 2 * self.frequencies.len();
+        x.par_chunks_mut(width).enumerate().for_each(|(row, heads)| self.turn(heads, positions(row)));
     }
 
     /// Rotates vectors `[n, D]` in place by a number of positions; what is rotated already turns on by as many.
@@ -93,6 +100,8 @@ mod tests {
         for (x, y) in x[4..].iter().zip(expected) {
             assert!((x - y).abs() < 1e-6);
         }
+        rope.rotate_back(&mut x, 1, 1);
+        assert!(x[4..].iter().zip([1.0, 2.0, 3.0, 4.0]).all(|(x, y)| (x - y).abs() < 1e-6), "{x:?}");
     }
 
     #[test]

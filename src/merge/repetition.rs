@@ -18,6 +18,9 @@ pub enum Weighing {
     /// By the length of what the output projection makes of the slot's value, over the length of the token's input to the
     /// layer's attention: KVzip+ (arXiv 2601.07891).
     Output,
+    /// By that length, times that of the gradient by what attention adds to the residual stream for the token, of the sum of
+    /// squares of the last layer's outputs: KVgrad (openreview.net/forum?id=cg1wTCJjjk).
+    Gradient,
 }
 
 /// How a prompt is repeated, and what is taken from that.

@@ -1,13 +1,17 @@
 //! The decoder: one forward pass for the whole Llama family, driven by [`Config`].
 
+#[cfg(test)]
+mod tests;
+
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use crate::checkpoint::{CONFIG, ModelFiles, choose, instead_of_weights, model_name};
 use crate::files::{FileError, ModelIdentity, read_limited};
-use crate::math::{Projections, Rope, Rows, dot, first_not_below};
+use crate::math::{Projections, Rope, Rows, dot, first_not_below, scale};
 use crate::model::ModelError;
 use crate::model::attention::{Geometry, attend};
+use crate::model::backward::PassedChunk;
 use crate::model::config::Config;
 use crate::model::device::{Compute, DeviceDecoder, Ends, Mirror};
 use crate::model::gguf::Gguf;
@@ -273,17 +277,8 @@ impl Model {
         store: &mut S,
         rows: LogitRows,
     ) -> Result<Vec<f32>, ForwardError<S::Error>> {
+        self.check_tokens(tokens, first_position)?;
         let c = &self.config;
-        if tokens.is_empty() {
-            return Err(ModelError::Empty.into());
-        }
-        if first_position + tokens.len() > c.max_positions {
-            let n_tokens = first_position + tokens.len();
-            return Err(ModelError::TooLong { n_tokens, max_positions: c.max_positions }.into());
-        }
-        if let Some(id) = tokens.iter().copied().find(|id| *id as usize >= c.vocab_size) {
-            return Err(ModelError::BadToken { id, vocab_size: c.vocab_size }.into());
-        }
         let chunk_tokens = chunk_tokens.clamp(1, tokens.len());
         match &self.decoder {
             // On a thread of the pool (the calling one if it is): its neighbours stay awake between the short regions.
@@ -294,6 +289,90 @@ impl Model {
                 decoder.forward((c, &self.rope), tokens, first_position, chunk_tokens, (store, mirror), rows)
             }
         }
+    }
+
+    /// As [`Pass::forward_and_back`](crate::model::Pass::forward_and_back); gives the gradients by the embeddings `[T, hidden]`.
+    pub(super) fn forward_and_back<S: KvStore + ?Sized>(
+        &self,
+        tokens: &[u32],
+        first_position: usize,
+        store: &mut S,
+    ) -> Result<Vec<f32>, ForwardError<S::Error>> {
+        self.check_tokens(tokens, first_position)?;
+        let kernels = self.differentiable()?;
+        rayon::scope(|_| self.pass_and_back(kernels, self.embedded(kernels, tokens), first_position, store))
+    }
+
+    /// The kernels, which know the backward pass.
+    ///
+    /// - Errors: a device, whose operations do not
+    fn differentiable(&self) -> Result<&Kernels, ModelError> {
+        match &self.decoder {
+            Decoder::Kernels(kernels) => Ok(kernels),
+            Decoder::Device(_) => Err(ModelError::Device {
+                name: self.compute.name(),
+                what: "computes no gradients, which the policy needs".into(),
+                hint: "use --device cpu".into(),
+            }),
+        }
+    }
+
+    /// Refuses a model that computes no gradients.
+    ///
+    /// - Errors: [`ModelError::Device`]
+    pub fn check_differentiable(&self) -> Result<(), ModelError> {
+        self.differentiable().map(|_| ())
+    }
+
+    fn check_tokens(&self, tokens: &[u32], first_position: usize) -> Result<(), ModelError> {
+        let c = &self.config;
+        if tokens.is_empty() {
+            return Err(ModelError::Empty);
+        }
+        if first_position + tokens.len() > c.max_positions {
+            let n_tokens = first_position + tokens.len();
+            return Err(ModelError::TooLong { n_tokens, max_positions: c.max_positions });
+        }
+        match tokens.iter().copied().find(|id| *id as usize >= c.vocab_size) {
+            Some(id) => Err(ModelError::BadToken { id, vocab_size: c.vocab_size }),
+            None => Ok(()),
+        }
+    }
+
+    fn embedded(&self, kernels: &Kernels, tokens: &[u32]) -> Vec<f32> {
+        let mut x = vec![0f32; tokens.len() * self.config.hidden_size];
+        for (id, row) in tokens.iter().zip(x.chunks_exact_mut(self.config.hidden_size)) {
+            kernels.embedding.widen_rows(*id as usize, row);
+        }
+        x
+    }
+
+    /// From the first layer's input `[T, hidden]` to the sum of squares of the last one's output, and back.
+    fn pass_and_back<S: KvStore + ?Sized>(
+        &self,
+        kernels: &Kernels,
+        mut x: Vec<f32>,
+        first_position: usize,
+        store: &mut S,
+    ) -> Result<Vec<f32>, ForwardError<S::Error>> {
+        let mut scratch = Scratch::default();
+        let mut inputs = Vec::with_capacity(kernels.layers.len());
+        for index in 0..kernels.layers.len() {
+            inputs.push(x.clone());
+            self.layer(kernels, index, &mut x, first_position, store, &mut scratch)?;
+        }
+        let mut gradients = x;
+        scale(&mut gradients, 2.0);
+        for (index, (layer, input)) in kernels.layers.iter().zip(&inputs).enumerate().rev() {
+            let passed = PassedChunk { config: &self.config, rope: &self.rope, layer, index, first_position, input };
+            let projected = passed.project(&mut scratch);
+            passed.through_mlp(&projected, &store.heads(index), &mut gradients, &mut scratch);
+            let norms = lengths(&gradients, self.config.hidden_size);
+            kernels.check(&norms, Some(index), "gradients")?;
+            store.sensed(&passed.states(&projected), &norms).map_err(ForwardError::Store)?;
+            passed.through_attention(&projected, &store.heads(index), &mut gradients, &mut scratch);
+        }
+        Ok(gradients)
     }
 
     fn pass<S: KvStore + ?Sized>(
@@ -307,18 +386,10 @@ impl Model {
     ) -> Result<Vec<f32>, ForwardError<S::Error>> {
         let c = &self.config;
         let mut scratch = Scratch::default();
-        let mut x = vec![0f32; tokens.len() * c.hidden_size];
-        for (id, row) in tokens.iter().zip(x.chunks_exact_mut(c.hidden_size)) {
-            kernels.embedding.widen_rows(*id as usize, row);
-        }
-        for (i, layer) in kernels.layers.iter().enumerate() {
+        let mut x = self.embedded(kernels, tokens);
+        for index in 0..kernels.layers.len() {
             for (chunk, x) in x.chunks_mut(chunk_tokens * c.hidden_size).enumerate() {
-                self.attention_block(kernels, i, x, first_position + chunk * chunk_tokens, store, &mut scratch)?;
-                let h = self.normed(x, &layer.ffn_norm);
-                let [mut inner, up] = Linear::forward_all([&layer.gate, &layer.up], &h, &mut scratch);
-                gate_with(&mut inner, &up);
-                add(x, &layer.down.forward(&inner, &mut scratch));
-                kernels.check(x, Some(i), "hidden states")?;
+                self.layer(kernels, index, x, first_position + chunk * chunk_tokens, store, &mut scratch)?;
             }
         }
         let x = match rows {
@@ -329,6 +400,24 @@ impl Model {
         let logits = kernels.output.forward(&self.normed(x, &kernels.norm), &mut scratch);
         kernels.check(&logits, None, "logits")?;
         Ok(logits)
+    }
+
+    fn layer<S: KvStore + ?Sized>(
+        &self,
+        kernels: &Kernels,
+        index: usize,
+        x: &mut [f32],
+        first_position: usize,
+        store: &mut S,
+        scratch: &mut Scratch,
+    ) -> Result<(), ForwardError<S::Error>> {
+        let layer = &kernels.layers[index];
+        self.attention_block(kernels, index, x, first_position, store, scratch)?;
+        let h = self.normed(x, &layer.ffn_norm);
+        let [mut inner, up] = Linear::forward_all([&layer.gate, &layer.up], &h, scratch);
+        gate_with(&mut inner, &up);
+        add(x, &layer.down.forward(&inner, scratch));
+        Ok(kernels.check(x, Some(index), "hidden states")?)
     }
 
     fn attention_block<S: KvStore + ?Sized>(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::math::{axpy, dot, scale_each, silu_product};
-use crate::model::matrix::{Matrix, Scratch, multiply};
+use crate::model::matrix::{Matrix, Scratch, add_transposed, multiply};
 
 /// y = W x + b.
 #[derive(Debug)]
@@ -56,6 +56,13 @@ impl Linear {
         }
         y
     }
+
+    /// Of gradients by the outputs, adds those by the inputs: `x += y W`.
+    ///
+    /// - Shape: y `[T, out]`, x `[T, in]`
+    pub(crate) fn add_backward(&self, y: &[f32], x: &mut [f32], scratch: &mut Scratch) {
+        add_transposed(&self.weight, y, x, scratch);
+    }
 }
 
 /// x / √(mean(x²) + eps) · weight, over the last dimension of `weight.len()`.
@@ -70,9 +77,36 @@ pub(crate) fn rms_norm(x: &mut [f32], weight: &[f32], eps: f64) {
     });
 }
 
+/// Of gradients `y` by what [`rms_norm`] makes of `x`, adds those by `x`: with r = 1 / √(mean(x²) + eps), those are
+/// r (w y - x r² mean(x w y)).
+pub(crate) fn add_rms_norm_backward(x: &[f32], weight: &[f32], eps: f64, y: &[f32], into: &mut [f32]) {
+    let n = weight.len();
+    let rows = into.par_chunks_mut(n).zip(x.par_chunks(n)).zip(y.par_chunks(n)).with_min_len(16);
+    rows.for_each(|((into, x), y)| {
+        let mut weighed = y.to_vec();
+        scale_each(&mut weighed, weight, 1.0);
+        let inverse_square = 1.0 / (f64::from(dot(x, x)) / n as f64 + eps);
+        let factor = inverse_square.sqrt();
+        axpy(factor as f32, &weighed, into);
+        axpy((-factor * inverse_square * f64::from(dot(x, &weighed)) / n as f64) as f32, x, into);
+    });
+}
+
 /// `gate = silu(gate) · up`, elementwise.
 pub(crate) fn gate_with(gate: &mut [f32], up: &[f32]) {
     gate.par_chunks_mut(4096).zip(up.par_chunks(4096)).for_each(|(gate, up)| silu_product(gate, up));
+}
+
+/// Of gradients by what [`gate_with`] makes of `gate` and `up`, makes those by these, in their places.
+pub(crate) fn gate_backward(gate: &mut [f32], up: &mut [f32], gradients: &[f32]) {
+    let chunks = gate.par_chunks_mut(4096).zip(up.par_chunks_mut(4096)).zip(gradients.par_chunks(4096));
+    chunks.for_each(|((gate, up), gradients)| {
+        for ((gate, up), gradient) in gate.iter_mut().zip(up).zip(gradients) {
+            let sigmoid = 1.0 / (1.0 + (-*gate).exp());
+            let silu = *gate * sigmoid;
+            (*gate, *up) = (gradient * *up * (sigmoid + silu * (1.0 - sigmoid)), gradient * silu);
+        }
+    });
 }
 
 /// `x += y`.
@@ -94,5 +128,20 @@ mod tests {
         gate_with(&mut gate, &[5.0, 3.0]);
         assert_eq!(gate[0], 0.0);
         assert!((gate[1] - 6.0 / (1.0 + (-2f32).exp())).abs() < 1e-6);
+    }
+
+    #[test]
+    fn gradients_of_norm_and_gate_by_hand() {
+        // As above: r = 1/4. By the outputs (1, 4), w y = (2, 2), and mean(x w y) is 7.
+        let mut into = [10.0, 0.0];
+        add_rms_norm_backward(&[3.0, 4.0], &[2.0, 0.5], 3.5, &[1.0, 4.0], &mut into);
+        assert_eq!(into, [10.0 + 0.5 - 21.0 / 64.0, 0.5 - 28.0 / 64.0]);
+        // silu has slope 1/2 at 0.
+        let (mut gate, mut up) = ([0.0, 2f32.ln()], [5.0, 3.0]);
+        gate_backward(&mut gate, &mut up, &[2.0, 1.0]);
+        let (third, log) = (1.0 / 3.0f32, 2f32.ln());
+        assert_eq!((gate[0], up[0]), (5.0, 0.0));
+        let wanted = [3.0 * (2.0 * third + log * 2.0 * third * third), log * 2.0 * third];
+        assert!((gate[1] - wanted[0]).abs() < 1e-6 && (up[1] - wanted[1]).abs() < 1e-6, "{gate:?} {up:?}");
     }
 }

@@ -7,6 +7,7 @@ pub mod gguf;
 pub mod tokenizer;
 
 mod attention;
+mod backward;
 mod config;
 mod decoder;
 mod device;

@@ -56,6 +56,21 @@ impl<'m> Pass<'m> {
     ) -> Result<Vec<f32>, ForwardError<S::Error>> {
         self.model.forward_with(&mut self.mirror, tokens, first_position, chunk_tokens, store, rows)
     }
+
+    /// As [`Pass::forward`] without logits, and back: the store is told how much the sum of squares of the last layer's outputs
+    /// depends on what each layer's attention added for each token ([`KvStore::sensed`]).
+    ///
+    /// - Cost: about three times that of the forward pass; the inputs of all layers are kept, `[n_layers, T, hidden]`
+    /// - Source: KVgrad (openreview.net/forum?id=cg1wTCJjjk)
+    /// - Errors: those of [`Pass::forward`], and a device, which computes no gradients
+    pub fn forward_and_back<S: KvStore + ?Sized>(
+        &mut self,
+        tokens: &[u32],
+        first_position: usize,
+        store: &mut S,
+    ) -> Result<(), ForwardError<S::Error>> {
+        self.model.forward_and_back(tokens, first_position, store).map(|_| ())
+    }
 }
 
 /// New tokens, one after the other, behind what a store has seen: look at the logits, choose, feed.

@@ -71,6 +71,12 @@ pub trait KvStore: Send {
 
     /// Called when the layer's attention over the chunk is done: the layer may now be written out or compressed.
     fn attended(&mut self, chunk: &ChunkStates<'_>, mass: AttnMass) -> Result<(), Self::Error>;
+
+    /// Called by a pass forward and back, for the last layer first, with the length of each token's gradient by what attention
+    /// added to the residual stream, `[T]`.
+    fn sensed(&mut self, _chunk: &ChunkStates<'_>, _gradient_norms: &[f32]) -> Result<(), Self::Error> {
+        Ok(())
+    }
 }
 
 /// Why a forward pass failed: in the model, or in the store that takes its keys and values.

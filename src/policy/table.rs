@@ -76,6 +76,15 @@ pub const POLICIES: &[PolicyEntry] = &[
         ..EVICTION
     },
     PolicyEntry {
+        name: "kvgrad",
+        summary: "as kvzip, with attention times the length of the projected value, times how much the model's last states depend on the query token's attention output; needs a backward pass",
+        source: "KVgrad, openreview.net/forum?id=cg1wTCJjjk",
+        score: "repetition",
+        allocation: "model",
+        with: "by=gradient,chunk=512",
+        ..EVICTION
+    },
+    PolicyEntry {
         name: "kvmerger",
         summary: "merges runs of similar neighbours (variant=, kernel=, sigma=, eps=, bridge=, recent=, heavy=)",
         source: "Wang, Jin, Yu, Zhang 2024, arXiv 2407.08454",

@@ -31,7 +31,7 @@ pub struct HeadView<'a> {
     pub mass: &'a [f32],
     /// Attention mass `[T]` over the last window of queries; empty when the policy does not need it.
     pub mass_window: &'a [f32],
-    /// Largest attention `[T]` from a repetition of the prompt; empty when the policy does not need it.
+    /// Largest attention `[T]` from a repetition of the prompt, as the policy counts it; empty when the policy does not need it.
     pub repetition: &'a [f32],
     /// What the output projection makes of the outputs of the query heads that read it; `None` when the policy does not need it.
     pub projection: Option<HeadProjection<'a>>,

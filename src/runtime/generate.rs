@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use crate::format::generation::StopReason;
+use crate::merge::Weighing;
 use crate::model::{Decoding, LogitRows, Model, ModelError, Pass};
 use crate::runtime::replay::replay;
 use crate::runtime::{RaggedCache, RuntimeError, Sampling};
@@ -71,6 +72,9 @@ pub fn prefill(
     cache.check_has_queries()?;
     if cache.wants_projections() {
         cache.set_projections(pass.model().projections()?.clone());
+    }
+    if cache.replays().into_iter().any(|chunk_tokens| cache.repeats_by(chunk_tokens, Weighing::Gradient)) {
+        pass.model().check_differentiable()?;
     }
     cache.begin_prompt(prompt.len());
     let mut logits = Vec::new();

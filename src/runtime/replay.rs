@@ -1,5 +1,6 @@
 //! A prompt read once more behind itself, so that the queries of its repetition can be recorded.
 
+use crate::merge::Weighing;
 use crate::model::tokenizer::AddSpecial;
 use crate::model::{LogitRows, ModelError, Pass};
 use crate::runtime::{RaggedCache, RuntimeError};
@@ -38,7 +39,12 @@ pub(super) fn replay(
         }
         let end = prompt.len().min(at + chunk_tokens.min(max_positions - n_before));
         cache.begin_replay(first_position + at, asking.len(), chunk_tokens);
-        let passed = pass.forward(&[&asking, &prompt[at..end]].concat(), cache.n_seen(), cache, LogitRows::None);
+        let (tokens, position) = ([&asking, &prompt[at..end]].concat(), cache.n_seen());
+        let passed = if cache.repeats_by(chunk_tokens, Weighing::Gradient) {
+            pass.forward_and_back(&tokens, position, cache)
+        } else {
+            pass.forward(&tokens, position, cache, LogitRows::None).map(|_| ())
+        };
         cache.end_replay();
         passed?;
         at = end;

@@ -4,8 +4,12 @@
 //! head's slots into pieces and joins them by their running maximum. Sums are joined in a fixed order: the result does
 //! not depend on the number of threads.
 
+mod backward;
+mod block;
 mod decode;
 mod prefill;
+
+pub(in crate::model) use backward::{StateGradients, attend_backward};
 
 use crate::model::attention::decode::decode;
 use crate::model::attention::prefill::prefill;

@@ -4,13 +4,11 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
-use crate::math::{Rhs, axpy, exp_shifted_sum, max, product, scale};
+use crate::math::{Rhs, axpy, product, scale};
 use crate::model::attention::Geometry;
+use crate::model::attention::block::{BLOCK_TOKENS, QueryBlock};
 use crate::model::slots::{AttnMass, HeadSlots};
 use crate::model::store::StoreNeeds;
-
-/// Query tokens of one block. With a group of 3 this makes 192 rows, enough for a full-speed product.
-const BLOCK_TOKENS: usize = 64;
 
 /// What one block of one head gives back.
 struct Block {
@@ -38,21 +36,18 @@ pub(super) fn prefill(
         .into_par_iter()
         .map_init(Vec::new, |scores, task| {
             let (head, block) = (task / n_blocks, task % n_blocks);
-            let rows = block * BLOCK_TOKENS..((block + 1) * BLOCK_TOKENS).min(n_tokens);
-            let task = BlockTask {
+            let queries = QueryBlock {
                 q,
                 keys: &keys[head],
-                values: &values[head],
                 bias: heads[head].logit_bias,
                 positions: heads[head].positions,
                 head,
-                rows,
+                rows: QueryBlock::tokens_of(n_tokens, block),
                 n_tokens,
                 first_position,
                 geometry,
-                needs,
             };
-            task.run(scores)
+            attend(&queries, &values[head], needs, scores)
         })
         .collect();
     let mut output = vec![0f32; n_tokens * width];
@@ -86,71 +81,30 @@ pub(super) fn prefill(
     (output, mass)
 }
 
-/// One block of query rows of one KV head.
-struct BlockTask<'a> {
-    q: &'a [f32],
-    keys: &'a [f32],
-    values: &'a [f32],
-    bias: Option<&'a [f32]>,
-    positions: &'a [u32],
-    head: usize,
-    rows: std::ops::Range<usize>,
-    n_tokens: usize,
-    first_position: usize,
-    geometry: Geometry,
-    needs: StoreNeeds,
-}
-
-impl BlockTask<'_> {
-    fn run(&self, scores: &mut Vec<f32>) -> Block {
-        let (group, head_dim) = (self.geometry.group(), self.geometry.head_dim);
-        let n_before = self.positions.len() - self.n_tokens;
-        let first_slot = self.geometry.first_visible(self.positions, self.first_position + self.rows.start);
-        let end = n_before + self.rows.end;
-        let n_visible = end - first_slot;
-        let n_rows = self.rows.len() * group;
-        let factor = 1.0 / (head_dim as f32).sqrt();
-        let mut queries = Vec::with_capacity(n_rows * head_dim);
-        for token in self.rows.clone() {
-            let start = (token * self.geometry.n_q_heads + self.head * group) * head_dim;
-            queries.extend(self.q[start..start + group * head_dim].iter().map(|x| x * factor));
+/// Outputs of a block's rows, and the mass that they give.
+fn attend(queries: &QueryBlock<'_>, values: &[f32], needs: StoreNeeds, scores: &mut Vec<f32>) -> Block {
+    let (head_dim, seen, n_rows) = (queries.geometry.head_dim, queries.seen(), queries.n_rows());
+    let masses = |wanted: bool| if wanted { vec![0f32; seen.len()] } else { Vec::new() };
+    let mut block = Block {
+        output: vec![0f32; n_rows * head_dim],
+        first_slot: seen.start,
+        mass: masses(needs.mass),
+        mass_window: masses(needs.mass_from_position.is_some()),
+    };
+    let mut inverse_sums = Vec::with_capacity(n_rows);
+    queries.weigh(scores, |row| {
+        inverse_sums.push(row.inverse_sum);
+        if needs.mass {
+            axpy(row.inverse_sum, row.weights, &mut block.mass[row.from..]);
         }
-        scores.resize(n_rows * n_visible, 0.0);
-        let keys = &self.keys[first_slot * head_dim..end * head_dim];
-        product(&queries, keys, scores, [n_rows, n_visible, head_dim], Rhs::Transposed);
-        let mut block = Block { output: vec![0f32; n_rows * head_dim], first_slot, mass: vec![], mass_window: vec![] };
-        if self.needs.mass {
-            block.mass = vec![0f32; n_visible];
+        if needs.mass_from_position.is_some_and(|start| row.position >= start) {
+            axpy(row.inverse_sum, row.weights, &mut block.mass_window[row.from..]);
         }
-        if self.needs.mass_from_position.is_some() {
-            block.mass_window = vec![0f32; n_visible];
-        }
-        let mut inverse_sums = Vec::with_capacity(n_rows);
-        for (i, row) in scores.chunks_exact_mut(n_visible).enumerate() {
-            let token = self.rows.start + i / group;
-            let position = self.first_position + token;
-            let from = self.geometry.first_visible(self.positions, position) - first_slot;
-            let to = n_before + token + 1 - first_slot;
-            row[..from].fill(0.0);
-            row[to..].fill(0.0);
-            let seen = &mut row[from..to];
-            if let Some(bias) = self.bias {
-                axpy(1.0, &bias[first_slot + from..first_slot + to], seen);
-            }
-            let inverse = 1.0 / exp_shifted_sum(seen, max(seen));
-            inverse_sums.push(inverse);
-            if self.needs.mass {
-                axpy(inverse, seen, &mut block.mass[from..]);
-            }
-            if self.needs.mass_from_position.is_some_and(|start| position >= start) {
-                axpy(inverse, seen, &mut block.mass_window[from..]);
-            }
-        }
-        let values = &self.values[first_slot * head_dim..end * head_dim];
-        product(scores, values, &mut block.output, [n_rows, head_dim, n_visible], Rhs::Plain);
-        for (row, inverse) in block.output.chunks_exact_mut(head_dim).zip(inverse_sums) {
-            scale(row, inverse);
-        }
-        block
+    });
+    let values = &values[seen.start * head_dim..seen.end * head_dim];
+    product(scores, values, &mut block.output, [n_rows, head_dim, seen.len()], Rhs::Plain);
+    for (row, inverse) in block.output.chunks_exact_mut(head_dim).zip(inverse_sums) {
+        scale(row, inverse);
     }
+    block
 }

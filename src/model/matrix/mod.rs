@@ -20,7 +20,7 @@ pub(crate) use halves::{bf16_rows, f16_rows};
 use candle_core::quantized::GgmlDType;
 use rayon::prelude::*;
 
-use crate::math::{Rhs, first_not_below, product_columns};
+use crate::math::{Rhs, axpy, first_not_below, product, product_columns};
 use crate::model::matrix::fixed::{Activations, Packed};
 use crate::model::matrix::format::{Format, format_of};
 
@@ -34,6 +34,8 @@ const PANEL_WEIGHTS: usize = 4 << 20;
 const TASK_WEIGHTS: usize = 64 << 10;
 /// Rows of activations of one task of a product.
 const TASK_ROWS: usize = 256;
+/// Rows of gradients of one task of a product.
+const BACKWARD_ROWS: usize = 64;
 
 /// A matrix of weights, `[n_out, n_in]`.
 #[derive(Debug)]
@@ -189,4 +191,28 @@ fn multiply_many(matrix: &Matrix, x: &[f32], out: &mut [f32], scratch: &mut Vec<
             product_columns(x, panel, &mut out[first..], shape, Rhs::Transposed, n_out);
         });
     }
+}
+
+/// `x[t] += y[t] W`: unpacked panel by panel, each multiplied with all rows.
+///
+/// - Shape: y `[T, n_out]`, x `[T, n_in]`
+pub(crate) fn add_transposed(matrix: &Matrix, y: &[f32], x: &mut [f32], scratch: &mut Scratch) {
+    let Matrix { n_in, n_out, .. } = *matrix;
+    let panel_rows = (PANEL_WEIGHTS / n_in).clamp(1, n_out);
+    let mut panel = std::mem::take(&mut scratch.panel);
+    panel.resize(panel.len().max(panel_rows * n_in), 0.0);
+    for first in (0..n_out).step_by(panel_rows) {
+        let n_columns = panel_rows.min(n_out - first);
+        let panel = &mut panel[..n_columns * n_in];
+        matrix.widen_rows_in_parallel(first, panel);
+        let panel = &*panel;
+        let tasks = y.par_chunks(BACKWARD_ROWS * n_out).zip(x.par_chunks_mut(BACKWARD_ROWS * n_in));
+        tasks.for_each(|(y, x)| {
+            let columns: Vec<f32> = y.chunks_exact(n_out).flat_map(|row| &row[first..][..n_columns]).copied().collect();
+            let mut sums = vec![0f32; x.len()];
+            product(&columns, panel, &mut sums, [x.len() / n_in, n_in, n_columns], Rhs::Plain);
+            axpy(1.0, &sums, x);
+        });
+    }
+    scratch.panel = panel;
 }

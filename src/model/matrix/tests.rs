@@ -68,6 +68,26 @@ fn products_agree_with_f64_loops_for_every_type_and_remainder() {
 }
 
 #[test]
+fn transposed_products_add_those_of_f64_loops_for_every_type_and_remainder() {
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    for format in &FORMATS {
+        let n_in = 512;
+        for (n_out, n_tokens) in [(1, 1), (9, 70), (70, 5)] {
+            let (matrix, weights) = quantised(format, [n_out, n_in], &mut rng);
+            let (y, mut x) = (random(n_tokens * n_out, &mut rng), vec![1f32; n_tokens * n_in]);
+            add_transposed(&matrix, &y, &mut x, &mut Scratch::default());
+            for (i, x) in x.iter().enumerate() {
+                let y = &y[i / n_in * n_out..][..n_out];
+                let column = weights.iter().skip(i % n_in).step_by(n_in);
+                let terms = || y.iter().zip(column.clone()).map(|(y, w)| f64::from(*y) * f64::from(*w));
+                let (exact, size) = (1.0 + terms().sum::<f64>(), 1.0 + terms().map(f64::abs).sum::<f64>());
+                assert!((f64::from(*x) - exact).abs() <= 1e-6 * size, "{format:?}, {n_out} rows of {n_tokens}");
+            }
+        }
+    }
+}
+
+#[test]
 fn half_precision_has_its_line() {
     assert_eq!(super::format::F16.dtype, GgmlDType::F16);
     assert_eq!(super::format::BF16.dtype, GgmlDType::BF16);

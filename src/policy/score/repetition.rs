@@ -7,8 +7,8 @@ use crate::policy::{HeadView, Needs, Part};
 
 pub(super) const PART: Part<dyn Score> = Part {
     name: "repetition",
-    summary: "largest attention from the model's repetition of the prompt (chunk=2048 tokens at a time), which sees the first tokens, its own chunk and itself; by=output: times the projected value's length, over the length of the token's input; sinks=4 tokens stay",
-    source: "Kim et al. 2025, arXiv 2505.23416; by=output: KVzap 2026, arXiv 2601.07891",
+    summary: "largest attention from the model's repetition of the prompt (chunk=2048 tokens at a time), which sees the first tokens, its own chunk and itself; by=output: times the projected value's length, over the length of the token's input; by=gradient: times that length, times the gradient of the last states' squares by the token's attention output; sinks=4 tokens stay",
+    source: "Kim et al. 2025, arXiv 2505.23416; by=output: KVzap 2026, arXiv 2601.07891; by=gradient: KVgrad, openreview.net/forum?id=cg1wTCJjjk",
     build: |params| {
         let repetition: Repetition = params.read()?;
         if repetition.chunk == 0 {

@@ -232,6 +232,12 @@ impl RaggedCache {
         of_queries.chain(self.repeated.iter().map(|repeated| repeated.wanted().chunk)).collect()
     }
 
+    /// Whether a repetition of so many tokens at a time counts attention so.
+    pub(super) fn repeats_by(&self, chunk_tokens: usize, by: Weighing) -> bool {
+        let mut wanted = self.repeated.iter().map(Repeated::wanted);
+        wanted.any(|wanted| wanted.chunk == chunk_tokens && wanted.by == by)
+    }
+
     /// Announces tokens that ask for a repetition of the prompt from position `first` on, and the repetition of `chunk_tokens` at
     /// most; nothing of them stays.
     pub(super) fn begin_replay(&mut self, first: usize, n_asking: usize, chunk_tokens: usize) {
@@ -391,22 +397,24 @@ impl RaggedCache {
         samples.for_each(|sample| sample.take(chunk, skip, first));
     }
 
-    /// Adds the attention that a repeated chunk of the prompt pays to its original.
-    fn take_repetition(&mut self, chunk: &ChunkStates<'_>) {
+    /// Adds the attention that a repeated chunk of the prompt pays to its original: where it counts by gradients once these are
+    /// known, else before.
+    fn take_repetition(&mut self, chunk: &ChunkStates<'_>, gradient_norms: Option<&[f32]>) {
         let Some(Replay { first, n_asking, n_seen, chunk_tokens }) = self.replay else { return };
-        let group = self.group;
+        let (group, group_width) = (self.group, self.group * self.head_dim);
         let n_behind = n_seen - (first + chunk.n_tokens - n_asking);
         let over_input: Vec<f32> = chunk.input_norms.iter().map(|norm| 1.0 / norm.max(f32::MIN_POSITIVE)).collect();
         for repeated in self.repeated.iter_mut().filter(|repeated| repeated.wanted().chunk == chunk_tokens) {
-            let factors = match repeated.wanted().by {
-                Weighing::Attention => &[][..],
-                Weighing::Output => &over_input,
+            let factors = match (repeated.wanted().by, gradient_norms) {
+                (Weighing::Attention, None) => &[][..],
+                (Weighing::Output, None) => &over_input,
+                (Weighing::Gradient, Some(norms)) => norms,
+                _ => continue,
             };
             for kv_head in 0..self.n_kv_heads {
                 let index = chunk.layer * self.n_kv_heads + kv_head;
-                let tokens = chunk.q.flat().chunks_exact(self.n_kv_heads * group * self.head_dim);
-                let of_group =
-                    tokens.flat_map(|token| &token[kv_head * group * self.head_dim..][..group * self.head_dim]);
+                let tokens = chunk.q.flat().chunks_exact(self.n_kv_heads * group_width);
+                let of_group = tokens.flat_map(|token| &token[kv_head * group_width..][..group_width]);
                 let queries: Vec<f32> = of_group.copied().collect();
                 let chunk = RepeatedChunk {
                     n_behind,
@@ -484,9 +492,7 @@ impl KvStore for RaggedCache {
     fn needs(&self) -> StoreNeeds {
         let Needs { mass, mass_window, .. } = self.needs;
         if let Some(Replay { chunk_tokens, .. }) = self.replay {
-            let wanted = self.repeated.iter().map(Repeated::wanted);
-            let input_norms =
-                wanted.into_iter().any(|wanted| wanted.chunk == chunk_tokens && wanted.by == Weighing::Output);
+            let input_norms = self.repeats_by(chunk_tokens, Weighing::Output);
             return StoreNeeds { input_norms, ..StoreNeeds::default() };
         }
         match (self.passing, &self.compression) {
@@ -510,7 +516,7 @@ impl KvStore for RaggedCache {
             let rows = chunk.k.every(n_kv_heads, kv_head).zip(chunk.v.every(n_kv_heads, kv_head));
             head.append(chunk.first_position, rows).map_err(|fault| fault.at(chunk.layer, kv_head))?;
         }
-        self.take_repetition(chunk);
+        self.take_repetition(chunk, None);
         self.take_queries(chunk);
         if chunk.layer == 0 {
             self.n_seen += chunk.n_tokens;
@@ -557,6 +563,11 @@ impl KvStore for RaggedCache {
                 }
             }
         }
+        Ok(())
+    }
+
+    fn sensed(&mut self, chunk: &ChunkStates<'_>, gradient_norms: &[f32]) -> Result<(), RuntimeError> {
+        self.take_repetition(chunk, Some(gradient_norms));
         Ok(())
     }
 }
