@@ -74,12 +74,12 @@ fn of_head(mut queries: QueryBlock<'_>, values: &[f32], outputs: &[f32]) -> Stat
     for block in 0..n_tokens.div_ceil(BLOCK_TOKENS) {
         queries.rows = QueryBlock::tokens_of(n_tokens, block);
         let (n_rows, seen) = (queries.n_rows(), queries.seen());
-        let seen_by = |x: &'_ [f32]| x[seen.start * head_dim..seen.end * head_dim].to_vec();
+        let slots = seen.start * head_dim..seen.end * head_dim;
         let mut inverse_sums = Vec::with_capacity(n_rows);
         queries.weigh(&mut weights, |row| inverse_sums.push(row.inverse_sum));
         let by_output = queries.gather(outputs, 1.0);
         let mut by_logit = vec![0f32; n_rows * seen.len()];
-        product(&by_output, &seen_by(values), &mut by_logit, [n_rows, seen.len(), head_dim], Rhs::Transposed);
+        product(&by_output, &values[slots.clone()], &mut by_logit, [n_rows, seen.len(), head_dim], Rhs::Transposed);
         let rows = weights.chunks_exact_mut(seen.len()).zip(by_logit.chunks_exact_mut(seen.len()));
         for ((weights, by_logit), inverse_sum) in rows.zip(inverse_sums) {
             scale(weights, inverse_sum);
@@ -87,7 +87,7 @@ fn of_head(mut queries: QueryBlock<'_>, values: &[f32], outputs: &[f32]) -> Stat
             by_logit.iter_mut().zip(weights).for_each(|(x, weight)| *x = *weight * (*x - mean));
         }
         let mut by_query = vec![0f32; n_rows * head_dim];
-        product(&by_logit, &seen_by(queries.keys), &mut by_query, [n_rows, head_dim, seen.len()], Rhs::Plain);
+        product(&by_logit, &queries.keys[slots], &mut by_query, [n_rows, head_dim, seen.len()], Rhs::Plain);
         scale(&mut by_query, factor);
         gradients.q.extend(by_query);
         // What the chunk's own slots get, of which the block sees those up to its last token.
