@@ -98,10 +98,17 @@ impl Task<'_> {
         let out = &mut out[(row - self.rows.start) * self.stride + first..];
         match out.first_chunk_mut() {
             Some(out) if n == GROUP => *out = *values,
-            // Not as a copy, of which the compiler would make one of any length for both cases.
-            _ => out.iter_mut().zip(&values[..n]).for_each(|(out, value)| *out = *value),
+            _ => store_part(out, &values[..n]),
         }
     }
+}
+
+/// The columns of a row that there are, of the last group. A function that is called: with a copy of any length beside it, the
+/// compiler would make one copy of both cases.
+#[cold]
+#[inline(never)]
+fn store_part(out: &mut [f32], values: &[f32]) {
+    out.iter_mut().zip(values).for_each(|(out, value)| *out = *value);
 }
 
 /// The body for each i below a constant, as code and not as a loop: what is indexed by i stays in registers.
