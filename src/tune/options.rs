@@ -46,6 +46,14 @@ pub struct TuneOptions {
     pub seed: u64,
 }
 
+impl TuneOptions {
+    /// The refits that a budget may get, one for each of the ridges; none where there is nothing to choose.
+    pub(super) fn refits(&self) -> Vec<Refit> {
+        let of = |refit: Refit| self.ridges.iter().map(move |lambda| Refit { lambda: *lambda, ..refit });
+        self.refit.into_iter().flat_map(of).collect()
+    }
+}
+
 impl Default for TuneOptions {
     fn default() -> Self {
         Self {

@@ -23,25 +23,26 @@ pub(super) fn refits(
     options: &TuneOptions,
     progress: &mut dyn FnMut(),
 ) -> Result<Vec<Option<Refit>>, DumpError> {
-    let Some(asked) = options.refit.filter(|_| !options.ridges.is_empty()) else {
+    let refits = options.refits();
+    if refits.is_empty() {
         return Ok(vec![options.refit; solved.len()]);
-    };
+    }
     let key = |budget, ridge| TrialKey::Ridge { budget, ridge };
     let trials = |head: usize| -> Vec<Trial<'_>> {
         let of_budget = |(budget, solutions): (usize, &Vec<Solution>)| {
             let choice = solutions.get(chosen(solutions))?.choices[head];
             let policy = settings[choice.setting].as_ref();
-            let of_ridge = move |(ridge, lambda): (usize, &f32)| Trial {
+            let of_refit = move |(ridge, refit): (usize, &Refit)| Trial {
                 key: key(budget, ridge),
                 policy,
                 share: choice.share(),
-                refit: Some(Refit { lambda: *lambda, ..asked }),
+                refit: Some(*refit),
             };
-            Some(options.ridges.iter().enumerate().map(of_ridge))
+            Some(refits.iter().enumerate().map(of_refit))
         };
         solved.iter().enumerate().filter_map(of_budget).flatten().collect()
     };
-    let mut errors = vec![vec![Mean::default(); options.ridges.len()]; solved.len()];
+    let mut errors = vec![vec![Mean::default(); refits.len()]; solved.len()];
     for (place, end) in samples {
         let measured = measure(place.dump, &place.open()?, *end, options.projections.as_deref(), &trials)?;
         for (budget, of_budget) in errors.iter_mut().enumerate() {
@@ -52,9 +53,9 @@ pub(super) fn refits(
         progress();
     }
     let best = |of_budget: &Vec<Mean>| {
-        let known = of_budget.iter().zip(&options.ridges).filter_map(|(mean, lambda)| Some((mean.get()?, *lambda)));
+        let known = of_budget.iter().zip(&refits).filter_map(|(mean, refit)| Some((mean.get()?, *refit)));
         let best = known.min_by(|a, b| a.0.total_cmp(&b.0));
-        Some(best.map_or(asked, |(_, lambda)| Refit { lambda, ..asked }))
+        best.map(|(_, refit)| refit).or(options.refit)
     };
     Ok(errors.iter().map(best).collect())
 }

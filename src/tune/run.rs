@@ -72,7 +72,7 @@ pub fn tune(
     }
     let (refit, projections) = (options.refit, options.projections.as_deref());
     let (calibration, held_out) = split_places(&samples, options);
-    let n_refitting = if refit.is_some() && !options.ridges.is_empty() { calibration.len() } else { 0 };
+    let n_refitting = if options.refits().is_empty() { 0 } else { calibration.len() };
     let n_steps = calibration.len() + n_refitting + samples.len();
 
     let sizes = sizes(&options.budgets);
