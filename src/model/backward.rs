@@ -6,7 +6,7 @@ use crate::math::{Rope, Rows};
 use crate::model::attention::{Geometry, StateGradients, attend, attend_backward};
 use crate::model::config::Config;
 use crate::model::layer::Layer;
-use crate::model::layers::{Linear, add, add_rms_norm_backward, gate_backward, rms_norm};
+use crate::model::layers::{Linear, add, add_rms_norm_backward, gate_backward, normed};
 use crate::model::matrix::Scratch;
 use crate::model::slots::HeadSlots;
 use crate::model::store::{ChunkStates, StoreNeeds};
@@ -31,27 +31,17 @@ pub(super) struct Projected {
 }
 
 impl PassedChunk<'_> {
-    fn normed(&self, x: &[f32], weight: &[f32]) -> Vec<f32> {
-        let mut h = x.to_vec();
-        rms_norm(&mut h, weight, self.config.rms_norm_eps);
-        h
-    }
-
     fn geometry(&self) -> Geometry {
-        let Config { n_q_heads, n_kv_heads, head_dim, ref windows, .. } = *self.config;
-        Geometry { n_q_heads, n_kv_heads, head_dim, sliding_window: windows[self.index] }
+        Geometry::of(self.config, self.index)
     }
 
     /// Queries, keys and values.
     pub fn project(&self, scratch: &mut Scratch) -> Projected {
         let (c, layer) = (self.config, self.layer);
-        let h = self.normed(self.input, &layer.attn_norm);
+        let h = normed(self.input, &layer.attn_norm, c.rms_norm_eps);
         let [mut q, mut k, v] = Linear::forward_all([&layer.q, &layer.k, &layer.v], &h, scratch);
         let plain = layer.q_norm.is_some().then(|| [q.clone(), k.clone()]);
-        if let (Some(q_norm), Some(k_norm)) = (&layer.q_norm, &layer.k_norm) {
-            rms_norm(&mut q, q_norm, c.rms_norm_eps);
-            rms_norm(&mut k, k_norm, c.rms_norm_eps);
-        }
+        layer.norm_heads(&mut q, &mut k, c.rms_norm_eps);
         self.rope.rotate(&mut q, c.n_q_heads, self.first_position);
         self.rope.rotate(&mut k, c.n_kv_heads, self.first_position);
         Projected { plain, q, k, v }
@@ -84,7 +74,7 @@ impl PassedChunk<'_> {
         let (attended, _) = attend(&projected.q, heads, self.geometry(), self.first_position, StoreNeeds::default());
         let mut x = self.input.to_vec();
         add(&mut x, &layer.o.forward(&attended, scratch));
-        let h = self.normed(&x, &layer.ffn_norm);
+        let h = normed(&x, &layer.ffn_norm, c.rms_norm_eps);
         let [mut gate, mut up] = Linear::forward_all([&layer.gate, &layer.up], &h, scratch);
         let mut by_inner = vec![0f32; gate.len()];
         layer.down.add_backward(gradients, &mut by_inner, scratch);

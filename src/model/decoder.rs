@@ -16,7 +16,7 @@ use crate::model::config::Config;
 use crate::model::device::{Compute, DeviceDecoder, Ends, Mirror};
 use crate::model::gguf::Gguf;
 use crate::model::layer::Layer;
-use crate::model::layers::{Linear, add, gate_with, rms_norm};
+use crate::model::layers::{Linear, add, gate_with, normed};
 use crate::model::matrix::{Matrix, Scratch};
 use crate::model::projections::add_head_grams;
 use crate::model::store::{ChunkStates, ForwardError, KvStore, LogitRows};
@@ -397,7 +397,7 @@ impl Model {
             LogitRows::Last => &x[x.len() - c.hidden_size..],
             LogitRows::All => &x,
         };
-        let logits = kernels.output.forward(&self.normed(x, &kernels.norm), &mut scratch);
+        let logits = kernels.output.forward(&normed(x, &kernels.norm, c.rms_norm_eps), &mut scratch);
         kernels.check(&logits, None, "logits")?;
         Ok(logits)
     }
@@ -413,7 +413,7 @@ impl Model {
     ) -> Result<(), ForwardError<S::Error>> {
         let layer = &kernels.layers[index];
         self.attention_block(kernels, index, x, first_position, store, scratch)?;
-        let h = self.normed(x, &layer.ffn_norm);
+        let h = normed(x, &layer.ffn_norm, self.config.rms_norm_eps);
         let [mut inner, up] = Linear::forward_all([&layer.gate, &layer.up], &h, scratch);
         gate_with(&mut inner, &up);
         add(x, &layer.down.forward(&inner, scratch));
@@ -431,12 +431,9 @@ impl Model {
     ) -> Result<(), ForwardError<S::Error>> {
         let (c, layer) = (&self.config, &kernels.layers[index]);
         let needs = store.needs();
-        let h = self.normed(x, &layer.attn_norm);
+        let h = normed(x, &layer.attn_norm, c.rms_norm_eps);
         let [mut q, mut k, v] = Linear::forward_all([&layer.q, &layer.k, &layer.v], &h, scratch);
-        if let (Some(q_norm), Some(k_norm)) = (&layer.q_norm, &layer.k_norm) {
-            rms_norm(&mut q, q_norm, c.rms_norm_eps);
-            rms_norm(&mut k, k_norm, c.rms_norm_eps);
-        }
+        layer.norm_heads(&mut q, &mut k, c.rms_norm_eps);
         let k_pre_rope = if needs.k_pre_rope { k.clone() } else { Vec::new() };
         let input_norms = if needs.input_norms { lengths(&h, c.hidden_size) } else { Vec::new() };
         self.rope.rotate(&mut q, c.n_q_heads, first_position);
@@ -449,22 +446,11 @@ impl Model {
         let chunk =
             ChunkStates { layer: index, first_position, n_tokens, q, k, k_pre_rope, v, input_norms: &input_norms };
         store.append(&chunk).map_err(ForwardError::Store)?;
-        let geometry = Geometry {
-            n_q_heads: c.n_q_heads,
-            n_kv_heads: c.n_kv_heads,
-            head_dim: c.head_dim,
-            sliding_window: c.windows[index],
-        };
+        let geometry = Geometry::of(c, index);
         let (attended, mass) = attend(q.flat(), &store.heads(index), geometry, first_position, needs);
         store.attended(&chunk, mass).map_err(ForwardError::Store)?;
         add(x, &layer.o.forward(&attended, scratch));
         Ok(())
-    }
-
-    fn normed(&self, x: &[f32], weight: &[f32]) -> Vec<f32> {
-        let mut h = x.to_vec();
-        rms_norm(&mut h, weight, self.config.rms_norm_eps);
-        h
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::model::ModelError;
 use crate::model::config::{Bias, Config};
-use crate::model::layers::Linear;
+use crate::model::layers::{Linear, rms_norm};
 use crate::model::matrix::Kernel;
 use crate::model::weights::Weights;
 
@@ -54,6 +54,14 @@ impl Layer {
             up: linear("mlp.up_proj", ffn_size, hidden_size, mlp_bias)?,
             down: linear("mlp.down_proj", hidden_size, ffn_size, mlp_bias)?,
         })
+    }
+
+    /// Norms queries and keys, each head by itself, where the layer has norms for them.
+    pub(crate) fn norm_heads(&self, q: &mut [f32], k: &mut [f32], eps: f64) {
+        if let (Some(q_norm), Some(k_norm)) = (&self.q_norm, &self.k_norm) {
+            rms_norm(q, q_norm, eps);
+            rms_norm(k, k_norm, eps);
+        }
     }
 
     /// The matrices by their names.

@@ -77,6 +77,13 @@ pub(crate) fn rms_norm(x: &mut [f32], weight: &[f32], eps: f64) {
     });
 }
 
+/// A copy that [`rms_norm`] has passed.
+pub(crate) fn normed(x: &[f32], weight: &[f32], eps: f64) -> Vec<f32> {
+    let mut h = x.to_vec();
+    rms_norm(&mut h, weight, eps);
+    h
+}
+
 /// Of gradients `y` by what [`rms_norm`] makes of `x`, adds those by `x`: with r = 1 / √(mean(x²) + eps), those are
 /// r (w y - x r² mean(x w y)).
 pub(crate) fn add_rms_norm_backward(x: &[f32], weight: &[f32], eps: f64, y: &[f32], into: &mut [f32]) {

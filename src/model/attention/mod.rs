@@ -13,6 +13,7 @@ pub(in crate::model) use backward::{StateGradients, attend_backward};
 
 use crate::model::attention::decode::decode;
 use crate::model::attention::prefill::prefill;
+use crate::model::config::Config;
 use crate::model::slots::{AttnMass, HeadSlots};
 use crate::model::store::StoreNeeds;
 
@@ -28,6 +29,12 @@ pub struct Geometry {
 }
 
 impl Geometry {
+    /// Of a layer of a model.
+    pub(in crate::model) fn of(config: &Config, layer: usize) -> Self {
+        let Config { n_q_heads, n_kv_heads, head_dim, ref windows, .. } = *config;
+        Self { n_q_heads, n_kv_heads, head_dim, sliding_window: windows[layer] }
+    }
+
     pub(in crate::model) fn group(&self) -> usize {
         self.n_q_heads / self.n_kv_heads
     }

@@ -258,7 +258,7 @@ impl DeviceDecoder {
         mirror: &mut Mirror,
     ) -> Result<Tensor, ForwardError<S::Error>> {
         let Config { n_q_heads, n_kv_heads, head_dim, rms_norm_eps, .. } = *config;
-        let sliding_window = config.windows[index];
+        let geometry = Geometry::of(config, index);
         let Chunk { x, turn, first_position, n_tokens } = chunk;
         let needs = store.needs();
         let h = rms_norm(x, &layer.attn_norm, rms_norm_eps)?;
@@ -288,8 +288,7 @@ impl DeviceDecoder {
         };
         store.append(&states).map_err(ForwardError::Store)?;
         let Place { device, dtype } = &self.place;
-        let target = Target { device, dtype: *dtype, head_dim, has_positions: sliding_window.is_some() };
-        let geometry = Geometry { n_q_heads, n_kv_heads, head_dim, sliding_window };
+        let target = Target { device, dtype: *dtype, head_dim, has_positions: geometry.sliding_window.is_some() };
         let slots = store.heads(index);
         let layer_mirror = mirror.sync(index, &slots, store.rewrites(index), target)?;
         let (attended, mass) = attend(&q, layer_mirror, &slots, geometry, *first_position, needs)?;
