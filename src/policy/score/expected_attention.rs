@@ -9,8 +9,8 @@ use crate::policy::{HeadView, Needs, Part, part};
 
 pub(super) const PART: Part<dyn Score> = Part {
     name: "expected-attention",
-    summary: "attention expected of a normal distribution of queries at the next 512 positions (span=), plus eps=0.02, times the length of the value; sinks=4 tokens stay",
-    source: "Devoto et al. 2025, arXiv 2510.00636; eps as LU-KV has it, arXiv 2602.08585",
+    summary: "attention expected of a normal distribution of queries at the next 512 positions (span=), plus eps=0 (LU-KV: 0.02), times the length of the value; sinks=4 tokens stay",
+    source: "Devoto et al. 2025, arXiv 2510.00636",
     build: |params| {
         let score: ExpectedAttention = params.read()?;
         if !(score.eps >= 0.0 && score.eps.is_finite()) {
@@ -35,7 +35,7 @@ struct ExpectedAttention {
 
 impl Default for ExpectedAttention {
     fn default() -> Self {
-        Self { span: 512, sinks: 4, eps: 0.02 }
+        Self { span: 512, sinks: 4, eps: 0.0 }
     }
 }
 
