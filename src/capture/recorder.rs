@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::capture::classes::token_texts;
 use crate::files::ModelIdentity;
-use crate::format::dump::{DumpError, Manifest, SampleWriter, State, Tensor};
+use crate::format::dump::{DumpError, Manifest, Sample, SampleWriter, State, Tensor};
 use crate::math::{Rows, axpy};
+use crate::model::tokenizer::{Tokenizer, TokenizerError};
 use crate::model::{AttnMass, ChunkStates, HeadSlots, KvStore, SlotVectors, StoreNeeds};
 
 /// One layer's states by head, until they are written.
@@ -23,7 +25,7 @@ struct LayerBuffer {
 /// Where a sample goes.
 pub(super) struct SampleOutput {
     pub(super) path: PathBuf,
-    pub(super) metadata: [(&'static str, String); 3],
+    pub(super) metadata: Vec<(&'static str, String)>,
     /// Tokens of the prompt and those to be generated.
     pub(super) n_tokens: usize,
     pub(super) query_positions: Vec<usize>,
@@ -38,6 +40,8 @@ pub(super) struct Recorder<'a> {
     writer: Option<SampleWriter>,
     buffers: Vec<LayerBuffer>,
     tokens: Vec<u32>,
+    /// `None` of a model without one.
+    tokenizer: Option<&'a Tokenizer>,
     stop: &'a AtomicBool,
 }
 
@@ -48,6 +52,8 @@ pub(super) enum RecordError {
     Stopped,
     /// The dump's file.
     Dump(DumpError),
+    /// The tokens have no text.
+    Text(TokenizerError),
 }
 
 impl From<DumpError> for RecordError {
@@ -56,10 +62,22 @@ impl From<DumpError> for RecordError {
     }
 }
 
+impl From<TokenizerError> for RecordError {
+    fn from(error: TokenizerError) -> Self {
+        Self::Text(error)
+    }
+}
+
 impl<'a> Recorder<'a> {
-    pub(super) fn new(manifest: &'a Manifest, output: SampleOutput, prompt: &[u32], stop: &'a AtomicBool) -> Self {
+    pub(super) fn new(
+        manifest: &'a Manifest,
+        output: SampleOutput,
+        prompt: &[u32],
+        tokenizer: Option<&'a Tokenizer>,
+        stop: &'a AtomicBool,
+    ) -> Self {
         let buffers = (0..manifest.model.n_layers).map(|_| LayerBuffer::default()).collect();
-        Self { manifest, output, writer: None, buffers, tokens: prompt.to_vec(), stop }
+        Self { manifest, output, writer: None, buffers, tokens: prompt.to_vec(), tokenizer, stop }
     }
 
     /// Tells of a generated token before it is run.
@@ -67,17 +85,20 @@ impl<'a> Recorder<'a> {
         self.tokens.push(token);
     }
 
-    pub(super) fn finish(mut self) -> Result<(String, u64), DumpError> {
-        match self.writer.take() {
-            Some(writer) => writer.finish(),
-            None => self.open()?.finish(),
-        }
+    pub(super) fn finish(mut self) -> Result<(String, u64), RecordError> {
+        let writer = self.writer.take().map_or_else(|| self.open(), Ok)?;
+        Ok(writer.finish()?)
     }
 
-    fn open(&self) -> Result<SampleWriter, DumpError> {
+    fn open(&self) -> Result<SampleWriter, RecordError> {
         let SampleOutput { path, metadata, n_tokens, query_positions } = &self.output;
         let specs = self.manifest.tensor_specs(*n_tokens, query_positions.len());
-        let mut writer = SampleWriter::create(path, specs, metadata)?;
+        let mut metadata = metadata.clone();
+        if let Some(tokenizer) = self.tokenizer {
+            let texts = token_texts(tokenizer, &self.tokens)?;
+            metadata.push((Sample::TOKEN_TEXTS, serde_json::json!(texts).to_string()));
+        }
+        let mut writer = SampleWriter::create(path, specs, &metadata)?;
         for tensor in self.manifest.tensors() {
             match tensor {
                 Tensor::TokenIds => writer.write_i64(&tensor.name(), self.tokens.iter().map(|id| i64::from(*id)))?,
@@ -91,7 +112,7 @@ impl<'a> Recorder<'a> {
         Ok(writer)
     }
 
-    fn write_layer(&mut self, layer: usize) -> Result<(), DumpError> {
+    fn write_layer(&mut self, layer: usize) -> Result<(), RecordError> {
         let buffer = std::mem::take(&mut self.buffers[layer]);
         if !self.manifest.layers.contains(&layer) {
             return Ok(());

@@ -103,23 +103,23 @@ fn capture_sample(
     let n_tokens = n_prompt_tokens + options.decode_tokens;
     let file = file_name(index, &input.dataset);
     // `format: pt` is what Python readers look for.
-    let metadata = [("format", "pt".to_string()), ("dataset", input.dataset.clone()), ("id", input.id.clone())];
+    let metadata = vec![("format", "pt".to_string()), ("dataset", input.dataset.clone()), ("id", input.id.clone())];
     let output = SampleOutput {
         path: dir.join(&file),
         metadata,
         n_tokens,
         query_positions: query_positions(n_tokens, options, index),
     };
-    let mut recorder = Recorder::new(manifest, output, &input.tokens, stop);
-    match record(model, input, options, &mut recorder) {
-        Ok(()) => {}
+    let mut recorder = Recorder::new(manifest, output, &input.tokens, model.tokenizer().ok(), stop);
+    let recorded = record(model, input, options, &mut recorder);
+    let failed = |source| CaptureError::Sample { dataset: input.dataset.clone(), id: input.id.clone(), source };
+    let (sha256, bytes) = match recorded.and_then(|()| recorder.finish().map_err(ForwardError::Store)) {
+        Ok(written) => written,
         Err(ForwardError::Store(RecordError::Stopped)) => return Ok(None),
         Err(ForwardError::Store(RecordError::Dump(error))) => return Err(error.into()),
-        Err(ForwardError::Model(source)) => {
-            return Err(CaptureError::Sample { dataset: input.dataset.clone(), id: input.id.clone(), source });
-        }
-    }
-    let (sha256, bytes) = recorder.finish()?;
+        Err(ForwardError::Store(RecordError::Text(error))) => return Err(failed(error.into())),
+        Err(ForwardError::Model(source)) => return Err(failed(source)),
+    };
     Ok(Some(SampleEntry {
         index,
         dataset: input.dataset.clone(),

@@ -30,6 +30,7 @@ pub fn sample_faults(dump: &Dump, index: usize) -> Vec<String> {
     };
     add(sample.check_digest());
     add(sample.token_ids().map(drop));
+    add(sample.token_texts().map(drop));
     let manifest = dump.manifest();
     let mut room = Vec::new();
     for layer in &manifest.layers {

@@ -35,9 +35,14 @@ pub struct Sample<'a> {
     path: PathBuf,
     file: File,
     tensors: BTreeMap<String, Place>,
+    /// As the header has them.
+    token_texts: Option<String>,
 }
 
 impl<'a> Sample<'a> {
+    /// Name in a file's string metadata of what every token adds to the text, a JSON list of strings.
+    pub const TOKEN_TEXTS: &'static str = "token_texts";
+
     /// Opens a file and checks its size, its tensors' names, types and shapes, and the positions of the queries.
     pub(super) fn open(manifest: &'a Manifest, entry: &'a SampleEntry, path: PathBuf) -> Result<Self, DumpError> {
         let file = open_own(&path)?;
@@ -46,8 +51,8 @@ impl<'a> Sample<'a> {
             let what = format!("has {bytes} bytes where the manifest says {}", entry.bytes);
             return Err(DumpError::inconsistent(&path, what));
         }
-        let tensors = places(&file, &path, bytes)?;
-        let sample = Self { manifest, entry, path, file, tensors };
+        let (tensors, token_texts) = header(&file, &path, bytes)?;
+        let sample = Self { manifest, entry, path, file, tensors, token_texts };
         sample.check()?;
         Ok(sample)
     }
@@ -214,6 +219,19 @@ impl<'a> Sample<'a> {
             .collect()
     }
 
+    /// What every token adds to the text of those before it; `None` when the file does not tell.
+    ///
+    /// - Errors: a list that is none, or of another length than the sample's
+    pub fn token_texts(&self) -> Result<Option<Vec<String>>, DumpError> {
+        let fault = |what: String| DumpError::inconsistent(&self.path, format!("{} {what}", Self::TOKEN_TEXTS));
+        let Some(json) = &self.token_texts else { return Ok(None) };
+        let texts: Vec<String> = serde_json::from_str(json).map_err(|e| fault(format!("is no list of texts: {e}")))?;
+        if texts.len() != self.entry.n_tokens {
+            return Err(fault(format!("has {} texts for {} tokens", texts.len(), self.entry.n_tokens)));
+        }
+        Ok(Some(texts))
+    }
+
     /// Class of each of the sample's tokens; `None` when the manifest tells none. An id beyond its list is of no class.
     pub fn token_classes(&self) -> Result<Option<Vec<TokenClass>>, DumpError> {
         let Some(letters) = self.manifest.token_classes.as_deref().map(str::as_bytes) else { return Ok(None) };
@@ -314,8 +332,8 @@ impl<'a> Sample<'a> {
     }
 }
 
-/// Every tensor of a file, from its header, which is all that is read.
-fn places(file: &File, path: &Path, file_bytes: u64) -> Result<BTreeMap<String, Place>, DumpError> {
+/// Every tensor of a file, and the texts of its tokens, from its header, which is all that is read.
+fn header(file: &File, path: &Path, file_bytes: u64) -> Result<(BTreeMap<String, Place>, Option<String>), DumpError> {
     let damaged = |source| DumpError::Damaged { path: path.into(), source };
     let read = |into: &mut [u8], at| read_at(file, into, at).map_err(|e| FileError::io("read", path, e));
     let mut length = [0u8; 8];
@@ -344,5 +362,6 @@ fn places(file: &File, path: &Path, file_bytes: u64) -> Result<BTreeMap<String, 
         let bytes = data_start + start as u64..data_start + end as u64;
         Place { dtype: info.dtype, shape: info.shape.clone(), bytes }
     };
-    Ok(metadata.tensors().into_iter().map(|(name, info)| (name, place(info))).collect())
+    let texts = metadata.metadata().as_ref().and_then(|texts| texts.get(Sample::TOKEN_TEXTS).cloned());
+    Ok((metadata.tensors().into_iter().map(|(name, info)| (name, place(info))).collect(), texts))
 }
