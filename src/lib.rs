@@ -60,6 +60,7 @@ pub mod choose;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod eval;
+pub mod fates;
 pub mod files;
 pub mod format;
 pub mod hint;

@@ -23,6 +23,7 @@ mod output;
 mod pull;
 mod report;
 mod session;
+mod show;
 mod table;
 mod tune;
 mod verify;
@@ -58,6 +59,7 @@ enum Command {
     Bench(bench::Args),
     Eval(eval::Args),
     Inspect(inspect::Args),
+    Show(show::Args),
     Verify(verify::Args),
     Completions(completions::CompletionsArgs),
     Man(completions::ManArgs),
@@ -109,6 +111,7 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => eval::run(args, common),
         Command::Bench(args) => bench::run(args, common),
         Command::Inspect(args) => inspect::run(args, common),
+        Command::Show(args) => show::run(args, common),
         Command::Verify(args) => verify::run(args, common),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => completions::run_man(args),

@@ -24,7 +24,7 @@ use crate::hub::Progress;
 /// Longest line of a message, in characters.
 const MESSAGE_CHARS: usize = 1000;
 
-/// Colours of stderr, which is all that is ever coloured.
+/// Colours of stderr.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Paint {
     enabled: bool,
@@ -134,6 +134,52 @@ fn write_out(bytes: &[u8]) -> Result<()> {
 /// or be a model's own.
 pub(crate) fn emit(text: &str) -> Result<()> {
     write_out(escaped(text, "\n\t").as_bytes())
+}
+
+/// A piece of a result with the style that it has on a terminal.
+#[derive(Clone, Debug)]
+pub(crate) struct Span {
+    style: Style,
+    text: String,
+    /// Only where nothing is coloured, to say what the style says.
+    is_mark: bool,
+}
+
+impl Span {
+    /// Text without a style.
+    pub(crate) fn plain(text: impl Into<String>) -> Self {
+        Self::styled(Style::new(), text)
+    }
+
+    /// Text in a style.
+    pub(crate) fn styled(style: Style, text: impl Into<String>) -> Self {
+        Self { style, text: text.into(), is_mark: false }
+    }
+
+    /// What stands for a style where nothing is coloured.
+    pub(crate) fn mark(style: Style, text: impl Into<String>) -> Self {
+        Self { is_mark: true, ..Self::styled(style, text) }
+    }
+}
+
+/// Writes styled text to stdout, coloured on a terminal, with marks elsewhere. Control characters are escaped as by [`emit`].
+pub(crate) fn emit_spans(color: Color, spans: &[Span]) -> Result<()> {
+    let coloured = match color {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => AutoStream::choice(&std::io::stdout()) != ColorChoice::Never,
+    };
+    if !coloured {
+        return write_out(without_colour(spans).as_bytes());
+    }
+    let of_span = |Span { style, text, .. }: &Span| format!("{style}{}{style:#}", escaped(text, "\n\t"));
+    let shown: String = spans.iter().filter(|span| !span.is_mark).map(of_span).collect();
+    write_out(shown.as_bytes())
+}
+
+/// Styled text as it is written where nothing is coloured.
+pub(crate) fn without_colour(spans: &[Span]) -> String {
+    spans.iter().map(|span| escaped(&span.text, "\n\t")).collect()
 }
 
 /// A part of a document as its file has it: numbers of 32 bits have no more digits than they need there.

@@ -1,8 +1,8 @@
 //! What a plan does to a head's attention output, on queries that were kept.
 
-use crate::math::{HeadProjection, Rhs, Rows, axpy, exp_shifted_sum, max, product, scale};
+use crate::math::{HeadProjection, Rhs, Rope, Rows, axpy, exp_shifted_sum, max, product, scale};
 use crate::merge::attention::{normalise, weighted_sums};
-use crate::merge::{HeadPlan, Refitted, Slot};
+use crate::merge::{HeadPlan, Refitted, Sampling, Slot};
 
 /// One KV head's states in one sample.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +18,27 @@ pub struct HeadStates<'a> {
 }
 
 impl<'a> HeadStates<'a> {
+    /// Queries of the first `end` tokens, of a drawn sample of those that are there, at positions behind these tokens.
+    ///
+    /// - Shape: `[tokens · group, D]`, the group's queries of a token side by side
+    pub fn turned_queries(self, rope: &Rope, end: usize, sampling: Sampling) -> Vec<f32> {
+        let n_kept = self.query_positions.len();
+        let group = self.queries.len() / n_kept.max(1);
+        let n_early = self.query_positions.partition_point(|position| *position < end);
+        let n_skipped = self.query_positions[..n_early].partition_point(|position| *position < sampling.skip);
+        let n_skipped = if n_skipped < n_early { n_skipped } else { 0 };
+        let mut turned = Vec::new();
+        for (place, ahead) in sampling.draw(group.max(1), n_early - n_skipped, 0) {
+            let place = n_skipped + place;
+            let first = turned.len();
+            for head in 0..group {
+                turned.extend_from_slice(self.queries.row(head * n_kept + place));
+            }
+            sampling.turn(rope, &mut turned[first..], end - self.query_positions[place], ahead);
+        }
+        turned
+    }
+
     /// Every query with its position, in their order.
     pub fn placed_queries(self) -> impl Iterator<Item = (usize, &'a [f32])> {
         self.query_positions.iter().copied().cycle().zip(self.queries.iter())

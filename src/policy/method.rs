@@ -121,6 +121,10 @@ impl Policy for Method {
         self.fold.plan(view, worth, budget_tokens)
     }
 
+    fn protected(&self, view: &HeadView<'_>, worth: &[f32], budget_tokens: usize) -> Option<Vec<bool>> {
+        self.fold.protected(view, worth, budget_tokens)
+    }
+
     fn params(&self) -> Value {
         self.params.clone()
     }

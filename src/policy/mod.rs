@@ -99,6 +99,10 @@ pub trait Policy: Debug + Send + Sync {
         self.plan_by(view, &self.worth(view, budget_tokens.clamp(1, n)), budget_tokens)
     }
 
+    /// Which tokens such a plan leaves alone whatever they are like, `[T]`; `None` of policies that protect none, and of plans
+    /// that fail.
+    fn protected(&self, view: &HeadView<'_>, worth: &[f32], budget_tokens: usize) -> Option<Vec<bool>>;
+
     /// The checked parameters, as artifacts record them.
     fn params(&self) -> serde_json::Value;
 }

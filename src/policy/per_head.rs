@@ -112,6 +112,10 @@ impl Policy for PerHead {
         self.of(view).map_or_else(whole, |policy| policy.plan_by(view, worth, budget_tokens))
     }
 
+    fn protected(&self, view: &HeadView<'_>, worth: &[f32], budget_tokens: usize) -> Option<Vec<bool>> {
+        self.of(view)?.protected(view, worth, budget_tokens)
+    }
+
     fn params(&self) -> serde_json::Value {
         let specs: Vec<&str> = self.settings.iter().map(|(spec, _)| spec.as_str()).collect();
         serde_json::json!({ "settings": specs, "setting_of_head": self.of_head })

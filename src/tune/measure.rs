@@ -124,7 +124,8 @@ fn measure_head(
     mass.truncate(prompt_end);
     mass_window.truncate(prompt_end);
     let (prompt_keys, prompt_values) = (keys.part(0..prompt_end), values.part(0..prompt_end));
-    let turned = |sampling: Sampling| turned_queries(states, model, prompt_end, sampling);
+    let rope = Rope::new(model.rope_frequencies.clone());
+    let turned = |sampling: Sampling| states.turned_queries(&rope, prompt_end, sampling);
     let of_scores = trials.iter().find_map(|trial| trial.policy.needs().queries);
     let of_refit = trials.iter().find_map(|trial| trial.refit).map(|refit| refit.sampling());
     let for_scores = of_scores.map(turned).unwrap_or_default();
@@ -212,25 +213,4 @@ fn value_lengths(view: &HeadView<'_>) -> Vec<Vec<f32>> {
         None => vec![view.values.iter().map(|value| dot(value, value)).collect()],
     };
     squares.into_iter().map(|of_head| of_head.into_iter().map(f32::sqrt).collect()).collect()
-}
-
-/// Queries of the compressed part, of a drawn sample of those that the dump keeps, at positions behind that part.
-///
-/// - Shape: `[tokens · group, D]`, the group's queries of a token side by side
-fn turned_queries(states: HeadStates<'_>, model: &ModelIdentity, prompt_end: usize, sampling: Sampling) -> Vec<f32> {
-    let rope = Rope::new(model.rope_frequencies.clone());
-    let n_kept = states.query_positions.len();
-    let n_early = states.query_positions.partition_point(|position| *position < prompt_end);
-    let mut turned = Vec::new();
-    let n_skipped = states.query_positions[..n_early].partition_point(|position| *position < sampling.skip);
-    let n_skipped = if n_skipped < n_early { n_skipped } else { 0 };
-    for (place, ahead) in sampling.draw(model.group(), n_early - n_skipped, 0) {
-        let place = n_skipped + place;
-        let first = turned.len();
-        for head in 0..model.group() {
-            turned.extend_from_slice(states.queries.row(head * n_kept + place));
-        }
-        sampling.turn(&rope, &mut turned[first..], prompt_end - states.query_positions[place], ahead);
-    }
-    turned
 }

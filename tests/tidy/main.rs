@@ -23,6 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("model", &["checkpoint", "files", "hint", "math"]),
     ("capture", &["files", "format", "hint", "math", "model"]),
     ("analyze", &["files", "format", "hint", "math", "merge", "say"]),
+    ("fates", &["format", "hint", "math", "merge", "policy"]),
     ("tune", &["files", "format", "hint", "math", "merge", "policy", "say"]),
     ("runtime", &["format", "hint", "math", "merge", "model", "policy"]),
     ("eval", &["files", "format", "hint", "math", "merge", "model", "policy", "prompts", "runtime", "say"]),
@@ -31,8 +32,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "analyze", "capture", "choose", "eval", "files", "format", "hint", "hub", "math", "merge", "model",
-            "policy", "prompts", "report", "runtime", "say", "tune",
+            "analyze", "capture", "choose", "eval", "fates", "files", "format", "hint", "hub", "math", "merge",
+            "model", "policy", "prompts", "report", "runtime", "say", "tune",
         ],
     ),
 ];

@@ -44,6 +44,11 @@ pub trait Fold: Debug + Send + Sync {
     ///
     /// - Shape: worth `[T]`
     fn plan(&self, view: &HeadView<'_>, worth: &[f32], budget_tokens: usize) -> Result<HeadPlan, MergeError>;
+
+    /// Which tokens such a plan leaves alone whatever they are like, `[T]`; `None` of folds that protect none, and of plans that fail.
+    fn protected(&self, _view: &HeadView<'_>, _worth: &[f32], _budget_tokens: usize) -> Option<Vec<bool>> {
+        None
+    }
 }
 
 /// Every fold, by name.

@@ -32,4 +32,8 @@ impl Fold for Pivots {
     fn plan(&self, view: &HeadView<'_>, worth: &[f32], budget_tokens: usize) -> Result<HeadPlan, MergeError> {
         self.0.plan(view, worth, budget_tokens, &MergeRule::EVICT)
     }
+
+    fn protected(&self, view: &HeadView<'_>, worth: &[f32], budget_tokens: usize) -> Option<Vec<bool>> {
+        self.0.merging(view, worth, budget_tokens).ok().map(|merging| merging.protected)
+    }
 }

@@ -59,12 +59,21 @@ impl Division {
         budget_tokens: usize,
         rule: &MergeRule,
     ) -> Result<HeadPlan, MergeError> {
+        Ok(self.merging(view, worth, budget_tokens)?.plan(view.slots(), worth, rule))
+    }
+
+    /// The head, divided.
+    pub(super) fn merging(
+        &self,
+        view: &HeadView<'_>,
+        worth: &[f32],
+        budget_tokens: usize,
+    ) -> Result<Merging, MergeError> {
         let protection = Protection { recent: self.recent, heavy: self.heavy, bridge: self.bridge };
-        let merging = match self.eps {
-            Some(eps) => Merging::above(view.keys, worth, view.n_seen, eps, protection),
-            None => Merging::at_budget(view.keys, worth, view.n_seen, budget_tokens, protection)?,
-        };
-        Ok(merging.plan(view.slots(), worth, rule))
+        match self.eps {
+            Some(eps) => Ok(Merging::above(view.keys, worth, view.n_seen, eps, protection)),
+            None => Merging::at_budget(view.keys, worth, view.n_seen, budget_tokens, protection),
+        }
     }
 }
 
@@ -93,5 +102,9 @@ impl Fold for Sets {
 
     fn plan(&self, view: &HeadView<'_>, worth: &[f32], budget_tokens: usize) -> Result<HeadPlan, MergeError> {
         self.division.plan(view, worth, budget_tokens, &self.rule)
+    }
+
+    fn protected(&self, view: &HeadView<'_>, worth: &[f32], budget_tokens: usize) -> Option<Vec<bool>> {
+        self.division.merging(view, worth, budget_tokens).ok().map(|merging| merging.protected)
     }
 }
