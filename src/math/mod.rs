@@ -14,6 +14,7 @@ mod projections;
 mod rank;
 mod rope;
 mod rows;
+mod scatter;
 mod simd;
 mod softmax;
 mod spectrum;
@@ -38,6 +39,7 @@ pub use rank::{ranks, spearman};
 pub(crate) use rope::Rope;
 pub(crate) use rows::HeldRows;
 pub use rows::Rows;
+pub use scatter::{LinearMap, Scatter};
 pub(crate) use simd::fold;
 pub(crate) use simd::{
     THRESHOLDS, add_weighted_rows, axpy, bf16_to_f32, counts_above, dot_rows, exp_shifted_sum, f16_to_f32,
