@@ -11,6 +11,7 @@ pub mod join;
 pub mod map;
 pub mod profile;
 pub mod run;
+pub mod scorer;
 pub mod stats;
 
 use std::path::{Path, PathBuf};

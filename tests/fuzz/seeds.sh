@@ -18,6 +18,7 @@ done >made/prompts.jsonl
     "$kvscope" --quiet capture --model "$model" --prompts prompts.jsonl --max-tokens 24 --out dump
     "$kvscope" --quiet analyze dump --maps 0:0 --out report >/dev/null
     "$kvscope" --quiet tune dump --budget 0.6 --policy h2o --policy kvmerger --out report >/dev/null
+    "$kvscope" --quiet learn dump --model "$model" --out weights.safetensors >/dev/null
     "$kvscope" --quiet eval --model "$model" --prompts prompts.jsonl --context 16 --continuation 4 --policy h2o --budget 0.5 --out eval >/dev/null
 )
 
@@ -40,6 +41,7 @@ corpus template made/*.jinja $(find "$fixtures" -name tokenizer_config.json)
 corpus manifest made/dump/manifest.json
 corpus sample made/dump/*.safetensors
 corpus profile made/report/*.profile.json
+corpus scorer made/weights.safetensors
 corpus analysis made/report/analysis.json made/report/maps/*.safetensors
 corpus evaluation made/eval/eval.json made/eval/rows.jsonl
 corpus prompts made/prompts.jsonl $(find "$fixtures/prompts" -type f)
