@@ -87,7 +87,7 @@ fn difference(kernels: &Model, candle: &Model, chunk: usize) -> f64 {
         ] {
             worst = worst.max(relative_error(&a.concat(), &b.concat()));
         }
-        worst = worst.max(relative_error(&a.input_norms, &b.input_norms));
+        worst = worst.max(relative_error(&a.inputs, &b.inputs));
     }
     worst
 }

@@ -429,7 +429,7 @@ proptest! {
         let config = shape(1, 1, 1, head.head_dim());
         let compression = Compression::new(spec.clone(), policy, Budget::KeptFraction(kept as f64 / n as f64));
         let mut cache = RaggedCache::new(&config, Float::F32, Some(compression));
-        let chunk = ChunkStates { layer: 0, first_position: 0, n_tokens: n, q: none, k, k_pre_rope: none, v, input_norms: &[] };
+        let chunk = ChunkStates { layer: 0, first_position: 0, n_tokens: n, q: none, k, k_pre_rope: none, v, inputs: none };
         cache.begin_prompt(n);
         cache.append(&chunk).unwrap();
         let applied = cache.attended(&chunk, AttnMass { all: vec![head.mass.clone()], window: vec![] });

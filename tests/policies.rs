@@ -23,7 +23,7 @@ use kvscope::hint::Hint;
 use kvscope::math::{Float, Projections, Rows};
 use kvscope::merge::{HeadPlan, MergeError};
 use kvscope::model::{AttnMass, Config, KvStore};
-use kvscope::policy::{HeadView, POLICIES, Policy, Scope, parse};
+use kvscope::policy::{HeadView, POLICIES, Policy, PolicyEntry, Scope, parse};
 use kvscope::runtime::{Budget, Compression, RaggedCache, RuntimeError};
 use proptest::prelude::*;
 
@@ -41,6 +41,7 @@ const VARIANTS: &[&str] = &[
     "h2o:allocation=model,safeguard=0.3",
     "h2o:fold=cam,merge=3",
     "h2o:fold=nearest",
+    "h2o:recent=0,tau=0.3,last=3",
     "keydiff:recent=0.2",
     "kvmerger:allocation=layer",
     "kvmerger:bridge=true,heavy=0.1",
@@ -74,10 +75,10 @@ const LENGTHS: [usize; 4] = [1, 2, 5, 300];
 /// Shares of which none, some and all are whole numbers of slots at those lengths.
 const FRACTIONS: [f64; 3] = [0.3623, 0.5, 0.8];
 
-/// All but those that need a model to repeat the prompt.
+/// All but those that need a model to repeat the prompt, or weights that were learned for it.
 fn every_spec() -> Vec<&'static str> {
-    let all = POLICIES.iter().map(|entry| entry.name).chain(VARIANTS.iter().copied());
-    all.filter(|spec| !needs_replay(spec)).collect()
+    let named = POLICIES.iter().filter(|entry| !entry.needs_weights()).map(|entry| entry.name);
+    named.chain(VARIANTS.iter().copied()).filter(|spec| !needs_replay(spec)).collect()
 }
 
 fn needs_replay(spec: &str) -> bool {
@@ -151,7 +152,8 @@ fn for_every_case(mut check: impl FnMut(&'static str, &Config, Float, f64, &[Lay
 #[test]
 fn every_policy_of_the_table_has_a_variant_here() {
     // `full` has no parameters.
-    for entry in POLICIES.iter().filter(|entry| entry.name != "full" && !needs_replay(entry.name)) {
+    let has_some = |entry: &&PolicyEntry| entry.name != "full" && !entry.needs_weights();
+    for entry in POLICIES.iter().filter(has_some).filter(|entry| !needs_replay(entry.name)) {
         let prefix = format!("{}:", entry.name);
         assert!(VARIANTS.iter().any(|spec| spec.starts_with(&prefix)), "{} is tried with defaults only", entry.name);
     }
@@ -286,6 +288,8 @@ fn permuted(layer: &Layer, order: &[usize]) -> Layer {
         q: heads(&layer.q),
         k: heads(&layer.k),
         v: heads(&layer.v),
+        inputs: layer.inputs.clone(),
+        hidden_size: layer.hidden_size,
         mass: AttnMass { all: masses(&layer.mass.all), window: masses(&layer.mass.window) },
     }
 }

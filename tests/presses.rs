@@ -2,9 +2,11 @@
 
 mod kit {
     pub mod fixtures;
+    pub mod weights;
 }
 
 use kit::fixtures::fixture;
+use kit::weights::kvzap;
 use kvscope::math::Float;
 use kvscope::model::{KvStore, Model, Pass};
 use kvscope::runtime::{Budget, Compression, RaggedCache, prefill};
@@ -35,9 +37,12 @@ fn policies_keep_the_slots_that_kvpress_keeps() {
         let name = case["model"].as_str().unwrap();
         let model = roomy_model(name, &reference["positions"]);
         let prompt: Vec<u32> = numbers(&case["tokens"]);
+        let weights = tempfile::tempdir().unwrap();
+        let with_weights = kvzap(&weights.path().join("weights.safetensors"), &model, 0);
         for press in case["presses"].as_array().unwrap() {
             let (spec, kept) = (press["policy"].as_str().unwrap(), press["kept_fraction"].as_f64().unwrap());
-            let compression = Compression::parse(spec, Budget::KeptFraction(kept)).unwrap();
+            let spec = spec.replace("kvzap:", &format!("{with_weights},"));
+            let compression = Compression::parse(&spec, Budget::KeptFraction(kept)).unwrap();
             let mut cache = RaggedCache::new(model.config(), Float::F32, Some(compression));
             prefill(&mut Pass::new(&model), &prompt, &mut cache, 0).unwrap();
             let found = (0..model.config().n_layers).flat_map(|layer| cache.heads(layer));

@@ -168,7 +168,7 @@ impl KvStore for Recorder<'_> {
             k_pre_rope: self.manifest.states.contains(&State::KPreRope),
             mass,
             mass_from_position: mass.then(|| self.output.n_tokens.saturating_sub(self.manifest.window_tokens)),
-            input_norms: false,
+            inputs: false,
         }
     }
 

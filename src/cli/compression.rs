@@ -98,8 +98,8 @@ impl CompressionArgs {
         }
         if let Some((option, _)) = given[..3].iter().find(|(_, given)| *given && compression.policy.sets_own_size()) {
             return Err(Usage::error(
-                format!("policy {spec} decides its size by eps, so {option} would be ignored"),
-                format!("leave out eps= or {option}"),
+                format!("policy {spec} decides its size by a threshold, so {option} would be ignored"),
+                format!("leave out the threshold (eps= or tau=), or {option}"),
             ));
         }
         let compression = more(compression);

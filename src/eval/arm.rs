@@ -48,16 +48,23 @@ pub fn arms(specs: &[String], budgets: &[f64]) -> Result<Vec<Arm>, PolicyError> 
 /// Adds a policy at every budget where it is not there yet; gives its control.
 fn add(arms: &mut Vec<Arm>, spec: &str, budgets: &[f64]) -> Result<Option<String>, PolicyError> {
     let (entry, policy) = policy::parse(spec)?;
-    let role = role_of(entry, policy.as_ref())?;
+    let (label, role) = (policy::label(spec), role_of(entry, policy.as_ref())?);
+    let is_same = |arm: &&Arm| arm.policy == label;
+    if arms.iter().find(is_same).is_some_and(|arm| arm.compression.policy.params() != policy.params()) {
+        let what =
+            format!("two files with different weights would both be called {label}: give them names of their own");
+        return Err(PolicyError::BadParameter { policy: entry.name, what });
+    }
     let control = policy.control().filter(|control| *control != spec).map(str::to_string);
     let budgets = if policy.sets_own_size() { vec![None] } else { budgets.iter().copied().map(Some).collect() };
     let policy: Arc<dyn Policy> = policy.into();
     for budget in budgets {
-        if role == Role::Reference || arms.iter().any(|arm| arm.policy == spec && arm.budget == budget) {
+        if role == Role::Reference || arms.iter().filter(is_same).any(|arm| arm.budget == budget) {
             continue;
         }
-        let compression = Compression::new(spec, policy.clone(), Budget::KeptFraction(budget.unwrap_or(1.0)));
-        arms.push(Arm { policy: spec.into(), budget, role, control: control.clone(), compression });
+        let compression = Compression::new(&label, policy.clone(), Budget::KeptFraction(budget.unwrap_or(1.0)));
+        let control = control.as_deref().map(policy::label);
+        arms.push(Arm { policy: label.clone(), budget, role, control, compression });
     }
     Ok(control)
 }
@@ -75,7 +82,7 @@ pub fn arms_at_sizes(specs: &[String], name: &str, profile: &Profile) -> Result<
             let what = "it decides sizes itself or keeps everything, so it cannot take those of a profile".into();
             return Err(PolicyError::BadParameter { policy: entry.name, what });
         }
-        let of = |spec: &str| at_sizes_of(spec, name);
+        let of = |spec: &str| at_sizes_of(&policy::label(spec), name);
         let control = policy.control().map(str::to_string);
         if !arms.iter().any(|arm| arm.policy == of(spec)) {
             let compression = Compression::new(of(spec), policy, Budget::PerHead(shares.clone()));

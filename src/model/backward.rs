@@ -58,7 +58,7 @@ impl PassedChunk<'_> {
             k,
             k_pre_rope: k.part(0..0),
             v,
-            input_norms: &[],
+            inputs: Rows::new(&[], self.config.hidden_size),
         }
     }
 

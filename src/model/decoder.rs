@@ -435,7 +435,6 @@ impl Model {
         let [mut q, mut k, v] = Linear::forward_all([&layer.q, &layer.k, &layer.v], &h, scratch);
         layer.norm_heads(&mut q, &mut k, c.rms_norm_eps);
         let k_pre_rope = if needs.k_pre_rope { k.clone() } else { Vec::new() };
-        let input_norms = if needs.input_norms { lengths(&h, c.hidden_size) } else { Vec::new() };
         self.rope.rotate(&mut q, c.n_q_heads, first_position);
         self.rope.rotate(&mut k, c.n_kv_heads, first_position);
         for (values, state) in [(&q, "queries"), (&k, "keys"), (&v, "values")] {
@@ -443,8 +442,8 @@ impl Model {
         }
         let n_tokens = x.len() / c.hidden_size;
         let [q, k, k_pre_rope, v] = [&q, &k, &k_pre_rope, &v].map(|x| Rows::new(x, c.head_dim));
-        let chunk =
-            ChunkStates { layer: index, first_position, n_tokens, q, k, k_pre_rope, v, input_norms: &input_norms };
+        let inputs = Rows::new(if needs.inputs { &h } else { &[] }, c.hidden_size);
+        let chunk = ChunkStates { layer: index, first_position, n_tokens, q, k, k_pre_rope, v, inputs };
         store.append(&chunk).map_err(ForwardError::Store)?;
         let geometry = Geometry::of(c, index);
         let (attended, mass) = attend(q.flat(), &store.heads(index), geometry, first_position, needs);

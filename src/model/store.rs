@@ -21,8 +21,8 @@ pub struct ChunkStates<'a> {
     pub k_pre_rope: Rows<'a>,
     /// Values, `[T · n_kv_heads, D]`.
     pub v: Rows<'a>,
-    /// Lengths of the vectors that these are made of, `[T]`; empty unless asked for.
-    pub input_norms: &'a [f32],
+    /// What these are made of, the layer's input behind its norm, `[T, hidden]`; empty unless asked for.
+    pub inputs: Rows<'a>,
 }
 
 /// Which logits a forward pass computes.
@@ -45,8 +45,8 @@ pub struct StoreNeeds {
     pub mass: bool,
     /// Attention mass of the queries at this position and later.
     pub mass_from_position: Option<usize>,
-    /// Lengths of the vectors that queries, keys and values are made of.
-    pub input_norms: bool,
+    /// The vectors that queries, keys and values are made of.
+    pub inputs: bool,
 }
 
 /// Keeps keys and values for a forward pass. The runtime's cache, and the writer behind `capture`, are stores.

@@ -1,5 +1,6 @@
 //! A line of the policy table.
 
+use crate::policy::score::LEARNED;
 use crate::policy::{Params, PolicyError};
 
 /// What a policy is to a comparison.
@@ -45,6 +46,11 @@ pub struct PolicyEntry {
 }
 
 impl PolicyEntry {
+    /// Whether it predicts by weights that were learned for a model, so that its name alone is no policy: `NAME:weights=FILE`.
+    pub fn needs_weights(&self) -> bool {
+        self.score == LEARNED
+    }
+
     /// Puts what a word behind `base=` stands for in its place.
     pub(super) fn resolve_base(&self, params: &mut Params) -> Result<(), PolicyError> {
         if self.bases.is_empty() {

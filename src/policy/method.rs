@@ -13,7 +13,10 @@ use crate::policy::{
 };
 
 /// How the parts that a policy names are called.
-pub(super) const PARTS: [&str; 3] = ["score", "allocation", "fold"];
+const PARTS: [&str; 3] = ["score", "allocation", "fold"];
+
+/// The allocation that leaves heads their own sizes.
+const EQUAL: &str = "equal";
 
 /// What a method makes of every head: a score ranks its tokens, an allocation sizes it, a fold makes its slots, and a refit,
 /// which the runtime carries out, mends what they hold.
@@ -37,12 +40,14 @@ impl Method {
         let mut params = Params::parse(entry.name, typed)?;
         entry.resolve_base(&mut params)?;
         params.or(&Params::parse(entry.name, entry.with)?);
-        let mut named = |key: &str, own: &str| params.take_word(key).map(|word| word.unwrap_or_else(|| own.into()));
-        let names: [String; 3] =
-            [named("score", entry.score)?, named("allocation", entry.allocation)?, named("fold", entry.fold)?];
-        let (score, of_score) = build(SCORES, "score", &names[0], &mut params)?;
+        let [score, allocation, fold] = PARTS.map(|part| params.take_word(part));
+        let (score_name, fold_name) = (score?.unwrap_or(entry.score.into()), fold?.unwrap_or(entry.fold.into()));
+        let (score, of_score) = build(SCORES, "score", &score_name, &mut params)?;
+        let (fold, of_fold) = build(FOLDS, "fold", &fold_name, &mut params)?;
+        // Thresholds that decide sizes leave nothing to share out.
+        let own = if fold.sets_own_size() { EQUAL } else { entry.allocation };
+        let names: [String; 3] = [score_name, allocation?.unwrap_or(own.into()), fold_name];
         let (allocation, of_allocation) = build(ALLOCATIONS, "allocation", &names[1], &mut params)?;
-        let (fold, of_fold) = build(FOLDS, "fold", &names[2], &mut params)?;
         params.finish()?;
         if !fold.compresses() && !typed.trim().is_empty() {
             let what = "it keeps everything and has no parameters".into();
@@ -55,18 +60,13 @@ impl Method {
         let fixed_score = (!score.depends_on_budget()).then(|| format!("{} {of_score}", names[0]));
         let mut fields: Map<String, Value> =
             PARTS.into_iter().zip(&names).map(|(part, name)| (part.into(), name.as_str().into())).collect();
+        let control =
+            fold.folds().then(|| control_of(entry, &names, [&of_score, &of_allocation], typed, refit)).transpose()?;
         for part in [of_score, of_allocation, of_fold] {
             fields.extend(part.as_object().into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())));
         }
-        let control = fold.folds().then(|| control_of(entry, &names, typed, refit)).transpose()?;
         let refit = refit.map(parse_refit).transpose()?;
         Ok(Self { score, allocation, fold, refit, params: fields.into(), fixed_score, control })
-    }
-
-    /// Names of the parts' parameters.
-    pub(super) fn param_names(&self) -> Vec<&str> {
-        let all = self.params.as_object().into_iter().flatten().map(|(name, _)| name.as_str());
-        all.filter(|name| !PARTS.contains(name)).collect()
     }
 }
 
@@ -88,7 +88,8 @@ impl Policy for Method {
     }
 
     fn slot_extras(&self) -> SlotExtras {
-        self.fold.slot_extras().with(self.refit)
+        let predicted = SlotExtras { predicted: self.needs().learned.is_some(), ..SlotExtras::default() };
+        self.fold.slot_extras().or(predicted).with(self.refit)
     }
 
     fn refit(&self) -> Option<Refit> {
@@ -131,28 +132,28 @@ impl Policy for Method {
 }
 
 /// How the eviction is typed that keeps the same slots as this policy with these parts, parameters and refit, and folds
-/// nothing into them.
+/// nothing into them. `scoring` is what its score and its allocation, which are this policy's, know.
 fn control_of(
     entry: &PolicyEntry,
     [score, allocation, fold]: &[String; 3],
+    scoring: [&Value; 2],
     typed: &str,
     refit: Option<&str>,
 ) -> Result<String, PolicyError> {
     let is_own = *allocation == entry.allocation && *fold == entry.fold;
     let named = entry.evicting.iter().find(|(of, _)| of == score && is_own);
-    let (name, parts) = match named {
-        Some((_, name)) => (*name, String::new()),
+    let (name, fold, parts) = match named {
+        Some((_, name)) => (*name, policy::entry(name)?.fold, String::new()),
         None => {
             let fold = if fold == "sets" { "pivots" } else { "drop" };
-            (entry.name, format!("score={score},allocation={allocation},fold={fold}"))
+            (entry.name, fold, format!("score={score},allocation={allocation},fold={fold}"))
         }
     };
     // Of what was typed, all that the eviction knows.
-    let eviction = Method::new(policy::entry(name)?, &parts, None)?;
-    let known = eviction.param_names();
+    let (_, of_fold) = build(FOLDS, "fold", fold, &mut Params::parse(entry.name, "")?)?;
     let is_shared = |pair: &&str| {
         let key = pair.split('=').next().unwrap_or_default().trim();
-        known.contains(&key)
+        scoring.into_iter().chain([&of_fold]).any(|known| known.get(key).is_some())
     };
     let shared = typed.split(',').filter(is_shared);
     let all: Vec<&str> = std::iter::once(parts.as_str()).filter(|parts| !parts.is_empty()).chain(shared).collect();

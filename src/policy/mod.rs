@@ -32,10 +32,13 @@ pub(crate) use view::Needs;
 pub use view::{HeadView, SlotExtras, SlotLayout};
 
 use std::fmt::Debug;
+use std::path::Path;
 
+use crate::format::scorer::ScorerError;
 use crate::hint::Hint;
 use crate::merge::{HeadPlan, MergeError, Refit};
 use method::Method;
+use score::WEIGHTS;
 
 /// A way to choose slots. Implementations are immutable after construction.
 pub trait Policy: Debug + Send + Sync {
@@ -122,6 +125,15 @@ pub enum PolicyError {
         /// What is wrong.
         what: String,
     },
+    /// The weights that a policy predicts by cannot be used.
+    #[error(transparent)]
+    Scorer(#[from] ScorerError),
+    /// A policy predicts by weights, and none are named.
+    #[error("policy {policy} predicts by learned weights, and none are named")]
+    NoWeights {
+        /// The policy.
+        policy: &'static str,
+    },
 }
 
 impl Hint for PolicyError {
@@ -132,6 +144,10 @@ impl Hint for PolicyError {
                 Some(format!("choose one of {}", names.join(", ")))
             }
             Self::BadParameter { .. } => Some("write parameters as NAME:key=value,key=value".into()),
+            Self::Scorer(error) => error.hint(),
+            Self::NoWeights { policy } => {
+                Some(format!("learn them with kvscope learn DUMP --model NAME, and write {policy}:weights=FILE"))
+            }
         }
     }
 }
@@ -144,6 +160,23 @@ fn entry(name: &str) -> Result<&'static PolicyEntry, PolicyError> {
 /// A policy as typed, without its refit, and what is typed behind `+refit` where that is there.
 pub fn split_refit(spec: &str) -> (&str, Option<&str>) {
     spec.split_once("+refit").map_or((spec, None), |(plain, refit)| (plain, Some(refit)))
+}
+
+/// What tables and artifacts call a policy that is typed so: files by their names, wherever they stand.
+///
+/// ```
+/// assert_eq!(kvscope::policy::label("kvzap:weights=a/b.safetensors,tau=-4+refit"), "kvzap:weights=b.safetensors,tau=-4+refit");
+/// ```
+pub fn label(spec: &str) -> String {
+    let (plain, _) = split_refit(spec);
+    let key = format!("{WEIGHTS}=");
+    let value = plain.match_indices(&key).find(|(at, _)| plain[..*at].ends_with([':', ',', ' ']));
+    let Some(start) = value.map(|(at, key)| at + key.len()) else { return spec.into() };
+    let end = plain[start..].find(',').map_or(plain.len(), |length| start + length);
+    match Path::new(&plain[start..end]).file_name() {
+        Some(name) => format!("{}{}{}", &spec[..start], name.to_string_lossy(), &spec[end..]),
+        None => spec.into(),
+    }
 }
 
 /// Builds a policy from `NAME[:key=value,...][+refit[:key=value,...]]`.
@@ -177,7 +210,7 @@ mod tests {
         assert_eq!(published(entry).unwrap().params()["variant"], "paper");
         // Files of earlier versions call it so.
         assert_eq!(parse("kvmerger:variant=scaled").unwrap().1.params(), published(entry).unwrap().params());
-        for entry in POLICIES.iter().filter(|entry| entry.name != "kvmerger") {
+        for entry in POLICIES.iter().filter(|entry| entry.name != "kvmerger" && !entry.needs_weights()) {
             assert_eq!(published(entry).unwrap().params(), parse(entry.name).unwrap().1.params(), "{}", entry.name);
         }
     }
@@ -202,6 +235,8 @@ mod tests {
             "streaming:sinks=-1",
             "snapkv:pool=4",
             "kvmerger:eps",
+            "h2o:tau=0.5",
+            "kvzap:weights",
             "full:x=1",
             "full:score=mass",
         ] {

@@ -77,6 +77,11 @@ impl Params {
         Err(self.bad(format!("there is no parameter {unknown}: {known}")))
     }
 
+    /// The policy that they are of.
+    pub(super) fn policy(&self) -> &'static str {
+        self.policy
+    }
+
     /// An error about these parameters.
     pub fn bad(&self, what: impl Into<String>) -> PolicyError {
         PolicyError::BadParameter { policy: self.policy, what: what.into() }

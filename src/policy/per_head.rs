@@ -1,6 +1,9 @@
 //! What a profile says: a policy of its own for every KV head.
 
+use std::sync::Arc;
+
 use crate::format::profile::Profile;
+use crate::format::scorer::Scorer;
 use crate::merge::{HeadPlan, MergeError, Refit, Repetition, Sampling};
 use crate::policy;
 use crate::policy::{Claim, HeadView, Needs, Policy, PolicyError, SlotExtras};
@@ -18,7 +21,7 @@ pub struct PerHead {
 impl PerHead {
     /// The policies of a checked profile's heads.
     ///
-    /// - Errors: a setting that this version does not know, or that looks at another window, sample of queries or repetition than the others
+    /// - Errors: a setting that this version does not know, or that looks at another window, sample of queries, repetition or weights than the others
     pub fn from_profile(profile: &Profile) -> Result<Self, PolicyError> {
         Self::new(profile.heads.iter().map(|head| profile.setting_of(head).to_string()), profile.refit)
     }
@@ -56,6 +59,10 @@ impl PerHead {
             settings.iter().filter_map(|(_, policy)| policy.needs().repetition).collect();
         if repetitions.iter().any(|repetition| *repetition != repetitions[0]) {
             return bad("heads look at different repetitions of the prompt".into());
+        }
+        let learned: Vec<Arc<Scorer>> = settings.iter().filter_map(|(_, policy)| policy.needs().learned).collect();
+        if learned.iter().any(|scorer| *scorer != learned[0]) {
+            return bad("heads look at different weights".into());
         }
         Ok(Self { settings, of_head, refit })
     }
@@ -148,7 +155,7 @@ mod tests {
     fn the_control_evicts_where_heads_merge() {
         let policy = of(&["kvmerger:variant=convex,recent=0.1", "h2o"]).unwrap();
         assert!(policy.merges());
-        assert_eq!(policy.slot_extras(), SlotExtras { count: true, logit_bias: false });
+        assert_eq!(policy.slot_extras(), SlotExtras { count: true, ..SlotExtras::default() });
         let control = policy.evicting().unwrap();
         assert_eq!(control.params()["settings"], serde_json::json!(["evict:recent=0.1", "h2o"]));
         assert!(!control.merges());

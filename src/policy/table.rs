@@ -1,5 +1,6 @@
 //! The policies by name: each line names its four parts. The fourth, the refit, is typed behind any of them.
 
+use crate::policy::score::LEARNED;
 use crate::policy::{PolicyEntry, Standing};
 
 /// A method that ranks tokens and drops the rest, with every head's share equal: what most lines change a part of.
@@ -95,6 +96,14 @@ pub const POLICIES: &[PolicyEntry] = &[
         ..EVICTION
     },
     PolicyEntry {
+        name: "kvzap",
+        summary: "keeps the last tokens (window=) and those that a linear map predicts to be worth most to kvzip+ (weights=FILE of `kvscope learn`); all heads of the model compete for slots; with tau=, in place of a budget, what is predicted to be worth as much",
+        source: "KVzap 2026, arXiv 2601.07891, its linear map",
+        score: LEARNED,
+        allocation: "model",
+        ..EVICTION
+    },
+    PolicyEntry {
         name: "kvzip",
         summary: "keeps the first tokens (sinks=) and those that a replay of the prompt attends to most; all heads of the model compete for slots",
         source: "Kim et al. 2025, arXiv 2505.23416",
@@ -180,6 +189,7 @@ pub const POLICIES: &[PolicyEntry] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hint::Hint;
     use crate::policy::parse;
 
     #[test]
@@ -187,6 +197,11 @@ mod tests {
         for (i, entry) in POLICIES.iter().enumerate() {
             assert!(i == 0 || POLICIES[i - 1].name < entry.name, "{} is out of order", entry.name);
             assert!(!entry.summary.is_empty() && !entry.source.is_empty());
+            if entry.needs_weights() {
+                let error = parse(entry.name).unwrap_err();
+                assert!(error.hint().unwrap().contains("kvscope learn"), "{error}");
+                continue;
+            }
             let policy = parse(entry.name).unwrap().1;
             assert_eq!(policy.params()["fold"], entry.fold, "{}", entry.name);
             for (base, _) in entry.bases {
@@ -206,7 +221,7 @@ mod tests {
         is("snapkv:window=8,fold=nearest,eps=0.5", "snapkv:score=window,allocation=equal,fold=drop,window=8");
         is("kvmerger:allocation=layer,bridge=true", "kvmerger:score=mass,allocation=layer,fold=pivots,bridge=true");
         assert_eq!((of("h2o"), of("evict"), of("kvmerger:kernel=pivot")), (None, None, None));
-        for entry in POLICIES {
+        for entry in POLICIES.iter().filter(|entry| !entry.needs_weights()) {
             if let Some(control) = of(entry.name) {
                 assert!(parse(&control).unwrap().1.control().is_none(), "{control}");
             }

@@ -1,7 +1,8 @@
 //! What a policy is shown of a head, and what has to be recorded for it.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use crate::format::scorer::Scorer;
 use crate::math::{Float, HeadProjection, Rows};
 use crate::merge::{Attending, Given, MergeRule, Origin, Refit, Repetition, Sampling, SlotStates, ValueRule};
 
@@ -16,6 +17,8 @@ pub struct HeadView<'a> {
     pub n_kv_heads: usize,
     /// Query heads that read each of them.
     pub group: usize,
+    /// Slots that the budget gives the head before heads share it; T or more where nothing has to go.
+    pub share_tokens: usize,
     /// Tokens that the head has seen; more than T where slots were merged or dropped before.
     pub n_seen: usize,
     /// Keys after RoPE, `[T, D]`.
@@ -33,6 +36,8 @@ pub struct HeadView<'a> {
     pub mass_window: &'a [f32],
     /// Largest attention `[T]` from a repetition of the prompt, as the policy counts it; empty when the policy does not need it.
     pub repetition: &'a [f32],
+    /// Logarithm of what each slot is worth, `[T]`, as it was predicted; empty when the policy does not need it.
+    pub predicted: &'a [f32],
     /// What the output projection makes of the outputs of the query heads that read it; `None` when the policy does not need it.
     pub projection: Option<HeadProjection<'a>>,
     /// Tokens that each slot stands for, `[T]`; `None` when all stand for one.
@@ -49,6 +54,7 @@ impl<'a> HeadView<'a> {
             kv_head: 0,
             n_kv_heads: 1,
             group: 1,
+            share_tokens: keys.len(),
             n_seen: keys.len(),
             keys,
             values: keys.part(0..0),
@@ -57,6 +63,7 @@ impl<'a> HeadView<'a> {
             mass: &[],
             mass_window: &[],
             repetition: &[],
+            predicted: &[],
             projection: None,
             counts: None,
             logit_bias: None,
@@ -86,7 +93,7 @@ impl<'a> HeadView<'a> {
 }
 
 /// What a policy must be shown beside the slots.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Needs {
     /// Attention mass over all queries.
     pub mass: bool,
@@ -96,37 +103,41 @@ pub struct Needs {
     pub queries: Option<Sampling>,
     /// Attention from a repetition of the prompt.
     pub repetition: Option<Repetition>,
+    /// What a scorer predicts of every token's worth.
+    pub learned: Option<Arc<Scorer>>,
     /// What the output projection makes of a head's outputs: not recorded, but known of the model.
     pub projection: bool,
 }
 
 impl Needs {
     /// Attention mass over all queries, and nothing else.
-    pub const MASS: Self = Self { mass: true, mass_window: None, queries: None, repetition: None, projection: false };
+    pub const MASS: Self =
+        Self { mass: true, mass_window: None, queries: None, repetition: None, learned: None, projection: false };
 
     /// A sample of queries, and nothing else.
     pub(super) fn queries(sampling: Sampling) -> Self {
         Self { queries: Some(sampling), ..Self::default() }
     }
 
-    /// What both need; of two windows, samples or repetitions the first.
+    /// What both need; of two windows, samples, repetitions or scorers the first.
     pub fn and(self, other: Self) -> Self {
         Self {
             mass: self.mass || other.mass,
             mass_window: self.mass_window.or(other.mass_window),
             queries: self.queries.or(other.queries),
             repetition: self.repetition.or(other.repetition),
+            learned: self.learned.or(other.learned),
             projection: self.projection || other.projection,
         }
     }
 
     /// Whether it is recorded while a prompt passes only, so that there is none in decode.
-    pub fn prompt_only(self) -> bool {
+    pub fn prompt_only(&self) -> bool {
         self.queries.is_some() || self.repetition.is_some()
     }
 
     /// Whether the prompt has to be repeated.
-    pub fn replay(self) -> bool {
+    pub fn replay(&self) -> bool {
         self.repetition.is_some() || self.queries.is_some_and(|sampling| sampling.from == Origin::Replay)
     }
 }
@@ -138,13 +149,15 @@ pub struct SlotExtras {
     pub count: bool,
     /// What is added to its logits.
     pub logit_bias: bool,
+    /// What it was predicted to be worth.
+    pub predicted: bool,
 }
 
 impl SlotExtras {
     /// Those of slots that a rule merges.
     pub(super) fn of(rule: &MergeRule) -> Self {
         let is_biased = matches!(rule.variant, ValueRule::LogCount | ValueRule::Mass);
-        Self { count: rule.folds(), logit_bias: rule.folds() && is_biased }
+        Self { count: rule.folds(), logit_bias: rule.folds() && is_biased, predicted: false }
     }
 
     /// With what a refit may add.
@@ -154,7 +167,11 @@ impl SlotExtras {
 
     /// With what either has.
     pub(super) fn or(self, other: Self) -> Self {
-        Self { count: self.count || other.count, logit_bias: self.logit_bias || other.logit_bias }
+        Self {
+            count: self.count || other.count,
+            logit_bias: self.logit_bias || other.logit_bias,
+            predicted: self.predicted || other.predicted,
+        }
     }
 }
 
@@ -170,9 +187,10 @@ pub struct SlotLayout {
 }
 
 impl SlotLayout {
-    /// Bytes of a slot. Positions and biases take four bytes, counts two as long as they fit.
+    /// Bytes of a slot. Positions, biases and predictions take four bytes, counts two as long as they fit.
     pub fn bytes(self) -> usize {
-        let SlotExtras { count, logit_bias } = self.extras;
-        2 * self.head_dim * self.element.bytes() + 4 + 2 * usize::from(count) + 4 * usize::from(logit_bias)
+        let SlotExtras { count, logit_bias, predicted } = self.extras;
+        let words = 1 + usize::from(logit_bias) + usize::from(predicted);
+        2 * self.head_dim * self.element.bytes() + 4 * words + 2 * usize::from(count)
     }
 }

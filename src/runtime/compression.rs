@@ -64,7 +64,7 @@ impl Compression {
     /// # Ok::<(), kvscope::policy::PolicyError>(())
     /// ```
     pub fn parse(spec: &str, budget: Budget) -> Result<Self, PolicyError> {
-        Ok(Self::new(spec, policy::parse(spec)?.1, budget))
+        Ok(Self::new(policy::label(spec), policy::parse(spec)?.1, budget))
     }
 
     /// One policy for all heads, as typed, with a refit, and a share for every head.
@@ -112,7 +112,8 @@ impl Compression {
     /// What has to be recorded for it: of a prompt that stays whole, nothing that only a prompt can give.
     pub(crate) fn needs(&self) -> Needs {
         let needs = self.policy.needs();
-        if self.wants_less() { needs } else { Needs { queries: None, repetition: None, projection: false, ..needs } }
+        let none = Needs { mass: needs.mass, mass_window: needs.mass_window, ..Needs::default() };
+        if self.wants_less() { needs } else { none }
     }
 
     /// Sampled queries are looked at one in so many: half of them tell enough where [`MANY_KEPT`] of the slots stay, and the time of

@@ -70,6 +70,7 @@ pub fn prefill(
         return Err(ModelError::TooLong { n_tokens, max_positions }.into());
     }
     cache.check_has_queries()?;
+    cache.check_scorers(pass.model())?;
     if cache.wants_projections() {
         cache.set_projections(pass.model().projections()?.clone());
     }

@@ -29,6 +29,7 @@ pub use speed::{BreakEven, Speed, SpeedOptions, SpeedRow, SpeedSamples, read_ban
 pub use stop::StopStrings;
 pub use threads::start_threads;
 
+use crate::format::scorer::ScorerError;
 use crate::hint::Hint;
 use crate::math::Float;
 use crate::merge::{MergeError, PlanFault};
@@ -180,6 +181,9 @@ pub enum RuntimeError {
         /// When it was asked to.
         when: &'static str,
     },
+    /// The weights that a policy predicts by are of another model.
+    #[error(transparent)]
+    Scorer(#[from] ScorerError),
     /// Layers that stay whole leave nothing for the others.
     #[error("{n_skipped} of {n_layers} layers stay whole, which alone exceeds kept_fraction {kept_fraction}")]
     SkippedTooMuch {
@@ -205,9 +209,10 @@ impl Hint for RuntimeError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Model(error) => error.hint(),
+            Self::Scorer(error) => error.hint(),
             Self::Unmeetable { source, .. } => source.hint(),
             Self::NothingCompressed { .. } => {
-                Some("lower eps or --kept-fraction, or use --policy full if nothing should be compressed".into())
+                Some("lower eps or --kept-fraction, raise tau, or use --policy full if nothing should be compressed".into())
             }
             Self::SkippedTooMuch { .. } => Some("skip fewer layers or keep more".into()),
             Self::NotRecorded { .. } => Some("name the compression when the recording cache is made".into()),

@@ -19,6 +19,8 @@ pub enum State {
     Value,
     /// Its attention mass.
     Mass,
+    /// What it is predicted to be worth.
+    Predicted,
 }
 
 impl Display for State {
@@ -27,6 +29,7 @@ impl Display for State {
             Self::Key => "a key",
             Self::Value => "a value",
             Self::Mass => "an attention mass",
+            Self::Predicted => "a predicted worth",
         })
     }
 }
@@ -194,6 +197,8 @@ pub(crate) struct Head {
     pub(crate) mass: Vec<f32>,
     /// Attention mass over the observation window.
     pub(crate) mass_window: Vec<f32>,
+    /// What each slot was predicted to be worth by every scorer of the cache, `[scorers][T]`.
+    predicted: Vec<Vec<f32>>,
 }
 
 impl Head {
@@ -207,6 +212,7 @@ impl Head {
             logit_bias: None,
             mass: Vec::new(),
             mass_window: Vec::new(),
+            predicted: Vec::new(),
         }
     }
 
@@ -230,6 +236,7 @@ impl Head {
             + self.counts.as_ref().map_or(0, Counts::bytes)
             + words(self.logit_bias.as_ref().map_or(0, Vec::capacity))
             + words(self.mass.capacity() + self.mass_window.capacity())
+            + words(self.predicted.iter().map(Vec::capacity).sum())
     }
 
     /// Takes in tokens at consecutive positions; `rows` gives each one's key and value.
@@ -279,6 +286,28 @@ impl Head {
         accumulate(&mut self.mass_window, mass)
     }
 
+    /// Takes in what a scorer, by its place, predicts of the last tokens that were appended.
+    pub(crate) fn add_predicted(
+        &mut self,
+        scorer: usize,
+        predicted: impl ExactSizeIterator<Item = f32>,
+    ) -> Result<(), Unstorable> {
+        let step = growth(self.len());
+        if self.predicted.len() <= scorer {
+            self.predicted.resize(scorer + 1, Vec::new());
+        }
+        let all = &mut self.predicted[scorer];
+        reserve(all, predicted.len(), step);
+        let start = all.len();
+        all.extend(predicted);
+        check_finite(&all[start..], State::Predicted)
+    }
+
+    /// What a scorer predicted of every slot; empty where it was not asked.
+    pub(crate) fn predicted(&self, scorer: usize) -> &[f32] {
+        self.predicted.get(scorer).map_or(&[], Vec::as_slice)
+    }
+
     pub(crate) fn slots(&self) -> HeadSlots<'_> {
         HeadSlots {
             keys: self.keys.slots(),
@@ -295,8 +324,9 @@ impl Head {
         Some(counts)
     }
 
-    /// The head that a plan makes of this one. Counts and masses of what is folded add up; what is dropped takes its own along.
-    pub(crate) fn folded(&self, plan: &HeadPlan, keep_mass: bool) -> Result<Self, Unstorable> {
+    /// The head that a plan makes of this one. Counts and masses of what is folded add up; what is dropped takes its own along. Of
+    /// what was predicted, that of one scorer stays.
+    pub(crate) fn folded(&self, plan: &HeadPlan, keep_mass: bool, scorer: Option<usize>) -> Result<Self, Unstorable> {
         let counts = self.counts();
         let members = |slot: &Slot| plan.members_of(slot).iter().filter(|member| member.weighs());
         let count_of = |member: &Member| counts.as_ref().map_or(1, |counts| counts[member.source as usize]);
@@ -308,6 +338,10 @@ impl Head {
         } else {
             Vec::new()
         };
+        let predicted = scorer.map(|scorer| {
+            let all = self.predicted(scorer);
+            plan.slots.iter().map(|slot| all[slot.pivot as usize]).collect()
+        });
         Ok(Self {
             head_dim: self.head_dim,
             keys: self.keys.replaced(&plan.fold_keys(self.keys().rows()), State::Key)?,
@@ -317,6 +351,7 @@ impl Head {
             logit_bias: bias.iter().any(|b| *b != 0.0).then_some(bias),
             mass,
             mass_window: Vec::new(),
+            predicted: predicted.into_iter().collect(),
         })
     }
 }

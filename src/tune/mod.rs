@@ -153,7 +153,7 @@ impl Hint for TuneError {
             Self::Dump(error) => error.hint(),
             Self::Policy(error) => error.hint(),
             Self::Setting { why, .. } if why.contains("thresholds") => {
-                Some("leave out eps=, so that the budget decides".into())
+                Some("leave out eps= or tau=, so that the budget decides".into())
             }
             Self::Setting { .. } => Some("leave it out of --policy".into()),
             Self::Window { .. } => {

@@ -216,6 +216,9 @@ fn parse_setting(setting: &str) -> Result<Box<dyn Policy>, TuneError> {
     if policy.needs().replay() {
         return fault("its queries are those of a replay, which a dump does not hold");
     }
+    if policy.needs().learned.is_some() {
+        return fault("it predicts from vectors that a dump does not hold");
+    }
     if policy.refit().is_some() {
         return fault("the refit is one for all heads: give it with --refit");
     }

@@ -18,6 +18,9 @@ pub struct Layer {
     pub q: Vec<f32>,
     pub k: Vec<f32>,
     pub v: Vec<f32>,
+    /// What these are made of, `[T, hidden]`.
+    pub inputs: Vec<f32>,
+    pub hidden_size: usize,
     pub mass: AttnMass,
 }
 
@@ -37,13 +40,23 @@ impl Layer {
         };
         let mass = AttnMass { all: by_head(seed + 1), window: by_head(seed + 2) };
         let q = noise(n_tokens * config.n_q_heads * config.head_dim, seed + 4);
-        Self { head_dim: config.head_dim, n_tokens, q, k, v: noise(n_tokens * width, seed + 3), mass }
+        Self {
+            head_dim: config.head_dim,
+            n_tokens,
+            q,
+            k,
+            v: noise(n_tokens * width, seed + 3),
+            inputs: noise(n_tokens * config.hidden_size, seed + 5),
+            hidden_size: config.hidden_size,
+            mass,
+        }
     }
 
     /// What the forward pass would hand over.
     pub fn chunk(&self, layer: usize, first_position: usize) -> ChunkStates<'_> {
         let [q, k, k_pre_rope, v] = [&self.q[..], &self.k, &[], &self.v].map(|x| Rows::new(x, self.head_dim));
-        ChunkStates { layer, first_position, n_tokens: self.n_tokens, q, k, k_pre_rope, v, input_norms: &[] }
+        let inputs = Rows::new(&self.inputs, self.hidden_size);
+        ChunkStates { layer, first_position, n_tokens: self.n_tokens, q, k, k_pre_rope, v, inputs }
     }
 
     /// The masses that a cache asks for, one for every slot that it holds of that layer.

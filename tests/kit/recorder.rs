@@ -13,7 +13,7 @@ pub struct RecordedLayer {
     pub mass: Vec<Vec<f32>>,
     pub mass_window: Vec<Vec<f32>>,
     pub positions: Vec<u32>,
-    pub input_norms: Vec<f32>,
+    pub inputs: Vec<f32>,
 }
 
 /// A store that keeps everything the forward pass can tell.
@@ -41,7 +41,7 @@ impl Recorder {
                 k_pre_rope: true,
                 mass: true,
                 mass_from_position: Some(mass_from_position),
-                input_norms: true,
+                inputs: true,
             },
         }
     }
@@ -64,7 +64,7 @@ impl KvStore for Recorder {
             }
         }
         layer.positions.extend((chunk.first_position..chunk.first_position + chunk.n_tokens).map(|p| p as u32));
-        layer.input_norms.extend(chunk.input_norms);
+        layer.inputs.extend(chunk.inputs.flat());
         Ok(())
     }
 

@@ -270,7 +270,7 @@ impl DeviceDecoder {
             k = rms_norm(&k, k_norm, rms_norm_eps)?;
         }
         let k_pre_rope = if needs.k_pre_rope { host(&k)? } else { Vec::new() };
-        let input_norms = if needs.input_norms { host(&h.sqr()?.sum(D::Minus1)?.sqrt()?)? } else { Vec::new() };
+        let inputs = if needs.inputs { host(&h)? } else { Vec::new() };
         let (q, k) = (turn.rotate(&q)?, turn.rotate(&k)?);
         let (on_host_q, on_host_k, on_host_v) = (host(&q)?, host(&k)?, host(&v)?);
         for (values, state) in [(&on_host_q, "queries"), (&on_host_k, "keys"), (&on_host_v, "values")] {
@@ -284,7 +284,7 @@ impl DeviceDecoder {
             k: Rows::new(&on_host_k, head_dim),
             k_pre_rope: Rows::new(&k_pre_rope, head_dim),
             v: Rows::new(&on_host_v, head_dim),
-            input_norms: &input_norms,
+            inputs: Rows::new(&inputs, config.hidden_size),
         };
         store.append(&states).map_err(ForwardError::Store)?;
         let Place { device, dtype } = &self.place;

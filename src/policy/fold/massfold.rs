@@ -47,7 +47,7 @@ impl Fold for MassFold {
     }
 
     fn slot_extras(&self) -> SlotExtras {
-        SlotExtras { count: true, logit_bias: true }
+        SlotExtras { count: true, logit_bias: true, ..SlotExtras::default() }
     }
 
     /// A token of worth s that joins one of worth r counts as w = s / r of it: the value becomes (v + Σ w v') / (1 + Σ w), the

@@ -2,6 +2,7 @@
 
 mod expected_attention;
 mod key_difference;
+mod learned;
 mod leave_one_out;
 mod mass;
 mod pursuit;
@@ -10,6 +11,8 @@ mod random;
 mod recency;
 mod repetition;
 mod window;
+
+pub(super) use learned::{LEARNED, WEIGHTS};
 
 use std::fmt::Debug;
 
@@ -38,6 +41,7 @@ pub trait Score: Debug + Send + Sync {
 pub const SCORES: &[Part<dyn Score>] = &[
     expected_attention::PART,
     key_difference::PART,
+    learned::PART,
     leave_one_out::PART,
     mass::PART,
     pursuit::PART,
@@ -66,7 +70,13 @@ mod tests {
         let view =
             HeadView { values: rows, queries: rows, mass, mass_window: mass, repetition: mass, ..HeadView::new(rows) };
         for part in SCORES {
-            let score = (part.build)(&mut Params::parse("test", "").unwrap()).unwrap().0;
+            let score = match (part.build)(&mut Params::parse("test", "").unwrap()) {
+                Ok((score, _)) => score,
+                Err(error) => {
+                    assert!(part.name == LEARNED && matches!(error, PolicyError::NoWeights { .. }), "{error}");
+                    continue;
+                }
+            };
             let differs = (1..100).any(|budget| score.worth(&view, budget) != score.worth(&view, 50));
             assert_eq!(differs, score.depends_on_budget(), "{}", part.name);
         }

@@ -1,19 +1,21 @@
 //! The ragged cache: every KV head of every layer has its own number of slots, and memory is what is stored.
 
 mod planning;
+mod recording;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::math::{Float, Projections, Rope, Rows};
+use crate::format::scorer::Scorer;
+use crate::math::{Float, Projections, Rope};
 use crate::merge::{Counters, Origin, Repetition, Sampling, Weighing};
 use crate::model::{AttnMass, ChunkStates, Config, HeadSlots, KvStore, StoreNeeds};
 use crate::policy::{Needs, Scope, SlotExtras, SlotLayout};
 use crate::runtime::cache::planning::NewLayer;
 use crate::runtime::queries::QuerySample;
-use crate::runtime::repeated::{Repeated, RepeatedChunk};
+use crate::runtime::repeated::Repeated;
 use crate::runtime::slots::{Head, Unstorable};
 use crate::runtime::{Budget, Compression, RuntimeError};
 
@@ -58,6 +60,8 @@ pub struct RaggedCache {
     projections: Option<Arc<Projections>>,
     /// What is recorded for compressions to come.
     needs: Needs,
+    /// Who predicts what tokens are worth, each once.
+    scorers: Vec<Arc<Scorer>>,
     /// Queries to sample, each once.
     samplings: Vec<Sampling>,
     samples: Vec<QuerySample>,
@@ -96,10 +100,11 @@ impl RaggedCache {
             group: config.n_q_heads / config.n_kv_heads,
             rope: config.rope(),
             projections: None,
-            needs,
+            scorers: needs.learned.clone().into_iter().collect(),
             samplings,
             samples: Vec::new(),
             repeated: needs.repetition.into_iter().map(repeated).collect(),
+            needs,
             passing: None,
             replay: None,
             settled: vec![0; n_heads],
@@ -120,7 +125,8 @@ impl RaggedCache {
         kind: Float,
         compressions: impl IntoIterator<Item = &'a Compression>,
     ) -> Result<Self, RuntimeError> {
-        let (mut needs, mut all, mut repetitions) = (Needs::default(), Vec::new(), Vec::<Repetition>::new());
+        let (mut needs, mut all) = (Needs::default(), Vec::new());
+        let (mut repetitions, mut scorers) = (Vec::<Repetition>::new(), Vec::<Arc<Scorer>>::new());
         for compression in compressions {
             for sampling in samplings(compression) {
                 if !all.contains(&sampling) {
@@ -130,6 +136,7 @@ impl RaggedCache {
             let wanted = compression.needs();
             needs.mass |= wanted.mass;
             repetitions.extend(wanted.repetition.filter(|wanted| !repetitions.contains(wanted)));
+            scorers.extend(wanted.learned.filter(|wanted| !scorers.contains(wanted)));
             needs.projection |= wanted.projection;
             match (needs.mass_window, wanted.mass_window) {
                 (Some(a), Some(b)) if a != b => return Err(RuntimeError::DifferentWindows(a, b)),
@@ -138,7 +145,7 @@ impl RaggedCache {
         }
         let whole = Self::new(config, kind, None);
         let repeated = repetitions.into_iter().map(|wanted| Repeated::new(wanted, whole.heads.len())).collect();
-        Ok(Self { needs, samplings: all, repeated, ..whole })
+        Ok(Self { needs, scorers, samplings: all, repeated, ..whole })
     }
 
     /// A compressed copy of this whole cache, bit for bit what the same compression gives at the end of the same prompt.
@@ -169,10 +176,11 @@ impl RaggedCache {
         let mut copy = Self {
             heads: Vec::new(),
             compression: None,
-            needs,
+            scorers: needs.learned.clone().into_iter().collect(),
             samplings: samplings(compression),
             samples: Vec::new(),
             repeated: needs.repetition.into_iter().map(|wanted| Repeated::new(wanted, self.heads.len())).collect(),
+            needs,
             settled: vec![0; self.heads.len()],
             rewrites: vec![0; self.n_layers],
             gone: self.gone.clone(),
@@ -382,52 +390,6 @@ impl RaggedCache {
         }
     }
 
-    /// Keeps what a chunk has of the sampled queries.
-    fn take_queries(&mut self, chunk: &ChunkStates<'_>) {
-        let (from, first, skip) = match (self.replay, self.passing) {
-            (Some(Replay { first, n_asking, chunk_tokens, .. }), _) if chunk_tokens == Repetition::default().chunk => {
-                (Origin::Replay, first, n_asking)
-            }
-            (Some(_), _) => return,
-            (None, Some(_)) => (Origin::Prompt, chunk.first_position, 0),
-            (None, None) => return,
-        };
-        let is_replay = |from| from == Origin::Replay;
-        let samples = self.samples.iter_mut().filter(|sample| is_replay(sample.sampling().from) == is_replay(from));
-        samples.for_each(|sample| sample.take(chunk, skip, first));
-    }
-
-    /// Adds the attention that a repeated chunk of the prompt pays to its original: where it counts by gradients once these are
-    /// known, else before.
-    fn take_repetition(&mut self, chunk: &ChunkStates<'_>, gradient_norms: Option<&[f32]>) {
-        let Some(Replay { first, n_asking, n_seen, chunk_tokens }) = self.replay else { return };
-        let (group, group_width) = (self.group, self.group * self.head_dim);
-        let n_behind = n_seen - (first + chunk.n_tokens - n_asking);
-        let over_input: Vec<f32> = chunk.input_norms.iter().map(|norm| 1.0 / norm.max(f32::MIN_POSITIVE)).collect();
-        for repeated in self.repeated.iter_mut().filter(|repeated| repeated.wanted().chunk == chunk_tokens) {
-            let factors = match (repeated.wanted().by, gradient_norms) {
-                (Weighing::Attention, None) => &[][..],
-                (Weighing::Output, None) => &over_input,
-                (Weighing::Gradient, Some(norms)) => norms,
-                _ => continue,
-            };
-            for kv_head in 0..self.n_kv_heads {
-                let index = chunk.layer * self.n_kv_heads + kv_head;
-                let tokens = chunk.q.flat().chunks_exact(self.n_kv_heads * group_width);
-                let of_group = tokens.flat_map(|token| &token[kv_head * group_width..][..group_width]);
-                let queries: Vec<f32> = of_group.copied().collect();
-                let chunk = RepeatedChunk {
-                    n_behind,
-                    n_tokens: chunk.n_tokens,
-                    queries: Rows::new(&queries, self.head_dim),
-                    factors,
-                    projection: self.projections.as_ref().map(|all| all.of_kv_head(index, group)),
-                };
-                repeated.take(index, &self.heads[index], chunk, group);
-            }
-        }
-    }
-
     fn settle(&mut self, layer: usize, new: &NewLayer) {
         for (kv_head, counters) in new.counters.iter().enumerate() {
             self.gone[layer].add(*counters);
@@ -492,20 +454,22 @@ impl KvStore for RaggedCache {
     fn needs(&self) -> StoreNeeds {
         let Needs { mass, mass_window, .. } = self.needs;
         if let Some(Replay { chunk_tokens, .. }) = self.replay {
-            let input_norms = self.repeats_by(chunk_tokens, Weighing::Output);
-            return StoreNeeds { input_norms, ..StoreNeeds::default() };
+            let inputs = self.repeats_by(chunk_tokens, Weighing::Output);
+            return StoreNeeds { inputs, ..StoreNeeds::default() };
         }
+        let inputs = self.predicts();
         match (self.passing, &self.compression) {
             (Some(Passing { part_end, .. }), _) => StoreNeeds {
                 mass,
                 mass_from_position: mass_window.map(|window| part_end.saturating_sub(window)),
+                inputs,
                 ..StoreNeeds::default()
             },
             // When the next compression will come is not known in decode: its window is all queries since the last one.
             (None, Some(Compression { decode_slack: Some(_), .. })) => {
-                StoreNeeds { mass, mass_from_position: mass_window.map(|_| 0), ..StoreNeeds::default() }
+                StoreNeeds { mass, mass_from_position: mass_window.map(|_| 0), inputs, ..StoreNeeds::default() }
             }
-            (None, _) => StoreNeeds::default(),
+            (None, _) => StoreNeeds { inputs, ..StoreNeeds::default() },
         }
     }
 
@@ -516,6 +480,7 @@ impl KvStore for RaggedCache {
             let rows = chunk.k.every(n_kv_heads, kv_head).zip(chunk.v.every(n_kv_heads, kv_head));
             head.append(chunk.first_position, rows).map_err(|fault| fault.at(chunk.layer, kv_head))?;
         }
+        self.take_predicted(chunk)?;
         self.take_repetition(chunk, None);
         self.take_queries(chunk);
         if chunk.layer == 0 {

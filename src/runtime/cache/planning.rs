@@ -20,6 +20,8 @@ struct Widened<'a> {
     values: Option<HeldRows<'a>>,
     queries: Vec<Asked>,
     repetition: &'a [f32],
+    predicted: &'a [f32],
+    share_tokens: usize,
     counts: Option<Vec<u32>>,
 }
 
@@ -52,8 +54,8 @@ impl RaggedCache {
     pub(super) fn sizes(&self, compression: &Compression, layers: Range<usize>) -> Result<Vec<usize>, RuntimeError> {
         self.check_samples(compression, layers.start)?;
         let heads = layers.start * self.n_kv_heads..layers.end * self.n_kv_heads;
-        let given = |head| compression.budget_tokens(self.n_layers, self.n_kv_heads, head, self.n_seen);
-        let mut sizes = heads.clone().map(given).collect::<Result<Vec<usize>, _>>()?;
+        let mut sizes =
+            heads.clone().map(|head| self.share_tokens(compression, head)).collect::<Result<Vec<usize>, _>>()?;
         if compression.policy.scope() == Scope::Head || !compression.wants_less() {
             return Ok(sizes);
         }
@@ -63,15 +65,20 @@ impl RaggedCache {
         let claims: Vec<Claim> = sharing
             .par_iter()
             .map(|head| {
-                let states = self.widened(compression, *head);
+                let states = self.widened(compression, *head)?;
                 let view = self.view(*head, &states, compression.policy.needs().queries);
-                compression.policy.claim(&view, sizes[*head - heads.start])
+                Ok(compression.policy.claim(&view, sizes[*head - heads.start]))
             })
-            .collect();
+            .collect::<Result<_, RuntimeError>>()?;
         for (head, size) in sharing.iter().zip(compression.policy.sizes(&claims)) {
             sizes[*head - heads.start] = size;
         }
         Ok(sizes)
+    }
+
+    /// Slots that the budget gives a head before heads share.
+    fn share_tokens(&self, compression: &Compression, head: usize) -> Result<usize, RuntimeError> {
+        compression.budget_tokens(self.n_layers, self.n_kv_heads, head, self.n_seen)
     }
 
     /// Refuses a policy whose queries were not recorded, whose prompt was not repeated, or that does not know the model's
@@ -83,8 +90,13 @@ impl RaggedCache {
         }
         let heads = layer * self.n_kv_heads..(layer + 1) * self.n_kv_heads;
         let is_repeated = |head: usize| self.repetition(compression, head).len() == self.heads[head].len();
-        if compression.needs().repetition.is_some() && !heads.into_iter().all(is_repeated) {
+        if compression.needs().repetition.is_some() && !heads.clone().all(is_repeated) {
             let what = "attention from a repetition of the prompt";
+            return Err(RuntimeError::NotRecorded { policy: compression.name.clone(), what });
+        }
+        let is_predicted = |head: usize| self.predicted(compression, head).len() == self.heads[head].len();
+        if compression.needs().learned.is_some() && !heads.into_iter().all(is_predicted) {
+            let what = "what its weights predict of every token";
             return Err(RuntimeError::NotRecorded { policy: compression.name.clone(), what });
         }
         let Some(sampling) = compression.needs().queries else {
@@ -97,15 +109,26 @@ impl RaggedCache {
         Err(RuntimeError::NotRecorded { policy: compression.name.clone(), what })
     }
 
-    /// Attention to a head's slots from the repetition that a compression looks at; empty where there was none.
-    fn repetition(&self, compression: &Compression, head: usize) -> &[f32] {
+    /// Attention to a head's slots from the repetition that a compression looks at, `[T]`; empty where there was none.
+    pub fn repetition(&self, compression: &Compression, head: usize) -> &[f32] {
         let wanted = compression.needs().repetition;
         let repeated = self.repeated.iter().find(|repeated| Some(repeated.wanted()) == wanted);
         repeated.map_or(&[], |repeated| repeated.of(head))
     }
 
+    /// Where the scorer that a compression looks at stands among those of the cache.
+    fn scorer(&self, compression: &Compression) -> Option<usize> {
+        let wanted = compression.needs().learned?;
+        self.scorers.iter().position(|scorer| *scorer == wanted)
+    }
+
+    /// What the scorer that a compression looks at predicts of a head's slots; empty where there is none.
+    fn predicted(&self, compression: &Compression, head: usize) -> &[f32] {
+        self.scorer(compression).map_or(&[], |scorer| self.heads[head].predicted(scorer))
+    }
+
     /// What a compression looks at of a head and the head does not hold as such.
-    fn widened(&self, compression: &Compression, index: usize) -> Widened<'_> {
+    fn widened(&self, compression: &Compression, index: usize) -> Result<Widened<'_>, RuntimeError> {
         let head = &self.heads[index];
         let layer = index / self.n_kv_heads;
         let samples = samplings(compression).into_iter().filter_map(|sampling| self.sample(sampling));
@@ -117,13 +140,16 @@ impl RaggedCache {
                 given: OnceLock::new(),
             })
             .collect();
-        Widened {
+        let own_size = compression.policy.sets_own_size().then(|| Ok(head.len()));
+        Ok(Widened {
             keys: head.keys(),
             values: (!queries.is_empty()).then(|| head.values()),
             queries,
             repetition: self.repetition(compression, index),
+            predicted: self.predicted(compression, index),
+            share_tokens: own_size.unwrap_or_else(|| self.share_tokens(compression, index))?,
             counts: head.counts(),
-        }
+        })
     }
 
     /// Queries of a sample that read a head, of every `step`-th token, `[n, D]`.
@@ -142,6 +168,7 @@ impl RaggedCache {
             kv_head: index % self.n_kv_heads,
             n_kv_heads: self.n_kv_heads,
             group: self.group,
+            share_tokens: states.share_tokens,
             n_seen: self.n_seen,
             keys,
             values: states.values.as_ref().map_or(none, HeldRows::rows),
@@ -150,6 +177,7 @@ impl RaggedCache {
             mass: &head.mass,
             mass_window: &head.mass_window,
             repetition: states.repetition,
+            predicted: states.predicted,
             projection: self.projections.as_ref().map(|all| all.of_kv_head(index, self.group)),
             counts: states.counts.as_deref(),
             logit_bias: head.logit_bias.as_deref(),
@@ -205,11 +233,13 @@ impl RaggedCache {
         let old = self.of_layer(layer);
         // Widened on this thread: what worker threads allocate and free, the allocator keeps to itself.
         let first = layer * self.n_kv_heads;
-        let states: Vec<Widened<'_>> = (0..old.len()).map(|head| self.widened(compression, first + head)).collect();
+        let states: Vec<Widened<'_>> =
+            (0..old.len()).map(|head| self.widened(compression, first + head)).collect::<Result<_, _>>()?;
         let LayerPlan { heads: plans, asked } = self.plan(compression, layer, &states, sizes)?;
         let keep_mass = keep_mass && self.needs.mass && compression.policy.needs().mass;
+        let scorer = self.scorer(compression);
         let folded = |(kv_head, (head, plan)): (usize, (&Head, &HeadPlan))| {
-            head.folded(plan, keep_mass).map_err(|fault| fault.at(layer, kv_head))
+            head.folded(plan, keep_mass, scorer).map_err(|fault| fault.at(layer, kv_head))
         };
         let mut heads: Vec<Head> = old.iter().zip(&plans).enumerate().map(folded).collect::<Result<_, _>>()?;
         self.refit(compression, layer, &states, &mut heads)?;
