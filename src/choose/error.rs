@@ -22,14 +22,6 @@ pub enum ChooseError {
     /// A sample cannot be read.
     #[error(transparent)]
     Dump(#[from] DumpError),
-    /// The dumps are of another model.
-    #[error("the dumps are of {dumps}, and the model is {model}, or has other weights")]
-    OtherModel {
-        /// Model of a dump.
-        dumps: String,
-        /// The model at hand.
-        model: String,
-    },
 }
 
 impl Hint for ChooseError {
@@ -39,7 +31,6 @@ impl Hint for ChooseError {
             Self::Profile(error) => error.hint(),
             Self::Tune(error) => error.hint(),
             Self::Dump(error) => error.hint(),
-            Self::OtherModel { .. } => Some("name the model that was captured".into()),
         }
     }
 }

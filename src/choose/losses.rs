@@ -5,12 +5,11 @@ use std::sync::Arc;
 use crate::choose::error::ChooseError;
 use crate::choose::ways::{measured_kls, sample_item, spread};
 use crate::eval::{EvalError, Item};
-use crate::files::ModelIdentity;
-use crate::format::dump::Dump;
+use crate::format::dump::{Dump, check_model};
 use crate::math::Projections;
 use crate::model::Model;
 use crate::runtime::Compression;
-use crate::tune::{HeadLosses, TuneOptions, calibration_samples};
+use crate::tune::{HeadLosses, TuneOptions, split_samples};
 
 /// Slots per token that a head keeps while all others are whole: few enough to tell, and a size that heads come to have.
 const SHARE: f64 = 0.1;
@@ -19,17 +18,8 @@ const SHARE: f64 = 0.1;
 ///
 /// - Errors: dumps of another model, weights that are no finite numbers
 pub fn projections(model: &Model, dumps: &[Dump]) -> Result<Arc<Projections>, ChooseError> {
-    check_model(model, dumps)?;
+    check_model(dumps, model.identity().map_err(EvalError::from)?)?;
     Ok(model.projections().map_err(EvalError::from)?.clone())
-}
-
-fn check_model<'m>(model: &'m Model, dumps: &[Dump]) -> Result<&'m ModelIdentity, ChooseError> {
-    let identity = model.identity().map_err(EvalError::from)?;
-    let mut captured = dumps.iter().map(|dump| &dump.manifest().model);
-    match captured.find(|captured| captured.fingerprint != identity.fingerprint) {
-        Some(other) => Err(ChooseError::OtherModel { dumps: other.name.clone(), model: identity.name.clone() }),
-        None => Ok(identity),
-    }
 }
 
 /// Runs the model over some calibration samples, spread over all of them, with one head at a time compressed under the first
@@ -45,8 +35,9 @@ pub fn head_losses(
     n_texts: usize,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Option<HeadLosses>, ChooseError> {
-    let identity = check_model(model, dumps)?;
-    let samples = calibration_samples(dumps, options);
+    let identity = model.identity().map_err(EvalError::from)?;
+    check_model(dumps, identity)?;
+    let (samples, _) = split_samples(dumps, options.hold_out, options.seed);
     let n_texts = n_texts.min(samples.len());
     let items: Vec<Item> = spread(samples.len(), n_texts)
         .map(|place| Ok(sample_item(samples[place].dump, samples[place].index)?))

@@ -29,7 +29,7 @@ pub use profiles::chat_template;
 pub use resolve::resolve;
 pub use run::tune;
 pub use search::{LUKV, SEARCHES, SearchEntry};
-pub use split::{Place, calibration_samples};
+pub use split::{Place, split_samples};
 pub use unit::BudgetUnit;
 pub use variants::{evicting, lukv_sizes};
 

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::files::{Document, InputHash, ModelIdentity, Provenance};
-use crate::format::dump::{Dump, SampleEntry};
+use crate::files::{Document, ModelIdentity, Provenance};
+use crate::format::dump::{Dump, SampleEntry, sample_hashes};
 use crate::format::profile::{CONTROL, CurvePoint, HeadProfile, Profile, Quality, TUNED, Tried, UsedSample};
 use crate::math::{Interval, Paired, Resamples, bootstrap_mean, paired};
 use crate::merge::Refit;
@@ -162,20 +162,13 @@ impl Evidence<'_> {
     }
 
     fn provenance(&self) -> Provenance {
-        let mut inputs: Vec<InputHash> = self
-            .dumps
-            .iter()
-            .flat_map(|dump| &dump.manifest().samples)
-            .map(|sample| InputHash { name: sample.file.clone(), sha256: sample.sha256.clone() })
-            .collect();
-        inputs.sort();
         let TuneOptions { budgets, unit, search, hold_out, n_late, losses, ridges, .. } = self.options;
         let probed = losses
             .as_ref()
             .map(|HeadLosses { share, n_texts, .. }| json!({ "kept_fraction": share, "texts": n_texts }));
         let values = if self.options.projections.is_some() { "projected" } else { "stored" };
         let settings = json!({ "budgets": budgets, "budget_unit": unit.name(), "search": search, "hold_out": hold_out, "late_tokens": n_late, "losses": probed, "values": values, "ridges": ridges });
-        Provenance::new("tune", self.options.seed, settings, inputs)
+        Provenance::new("tune", self.options.seed, settings, sample_hashes(self.dumps))
     }
 }
 

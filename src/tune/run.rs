@@ -71,7 +71,7 @@ pub fn tune(
         }
     }
     let (refit, projections) = (options.refit, options.projections.as_deref());
-    let (calibration, held_out) = split_places(&samples, options);
+    let (calibration, held_out) = split_places(&samples, options.hold_out, options.seed);
     let n_refitting = if options.refits().is_empty() { 0 } else { calibration.len() };
     let n_steps = calibration.len() + n_refitting + samples.len();
 

@@ -7,7 +7,6 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use crate::format::dump::{Dump, DumpError, Sample, SampleEntry};
-use crate::tune::TuneOptions;
 
 /// Splits samples into calibration and held-out ones, seeded, the same share of every data set (rounded down, so that a
 /// data set of one sample calibrates). A sample is one document; no document is split.
@@ -22,7 +21,7 @@ fn split(datasets: &[&str], hold_out: f64, seed: u64) -> (Vec<usize>, Vec<usize>
     let (mut calibration, mut held_out) = (Vec::new(), Vec::new());
     for samples in by_dataset.values_mut() {
         samples.shuffle(&mut random);
-        let n_out = (samples.len() as f64 * hold_out + 1e-9) as usize;
+        let n_out = ((samples.len() as f64 * hold_out + 1e-9) as usize).min(samples.len());
         held_out.extend(&samples[..n_out]);
         calibration.extend(&samples[n_out..]);
     }
@@ -41,11 +40,13 @@ pub struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    pub(super) fn open(&self) -> Result<Sample<'a>, DumpError> {
+    /// Opens it, checked but for its digest.
+    pub fn open(&self) -> Result<Sample<'a>, DumpError> {
         self.dump.sample(self.index)
     }
 
-    pub(super) fn entry(&self) -> &'a SampleEntry {
+    /// The manifest's line about it.
+    pub fn entry(&self) -> &'a SampleEntry {
         &self.dump.manifest().samples[self.index]
     }
 }
@@ -56,15 +57,17 @@ pub(super) fn places(dumps: &[Dump]) -> Vec<Place<'_>> {
 }
 
 /// Calibration and held-out ones of all samples, by their indices.
-pub(super) fn split_places(places: &[Place<'_>], options: &TuneOptions) -> (Vec<usize>, Vec<usize>) {
+pub(super) fn split_places(places: &[Place<'_>], hold_out: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
     let names: Vec<&str> = places.iter().map(|place| place.entry().dataset.as_str()).collect();
-    split(&names, options.hold_out, options.seed)
+    split(&names, hold_out, seed)
 }
 
-/// The samples that choices are made on.
-pub fn calibration_samples<'a>(dumps: &'a [Dump], options: &TuneOptions) -> Vec<Place<'a>> {
+/// The samples that choices are made on, and the held-out ones.
+pub fn split_samples(dumps: &[Dump], hold_out: f64, seed: u64) -> (Vec<Place<'_>>, Vec<Place<'_>>) {
     let places = places(dumps);
-    split_places(&places, options).0.into_iter().map(|at| places[at]).collect()
+    let (calibration, held_out) = split_places(&places, hold_out, seed);
+    let of = |indices: Vec<usize>| indices.into_iter().map(|at| places[at]).collect();
+    (of(calibration), of(held_out))
 }
 
 #[cfg(test)]

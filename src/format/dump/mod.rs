@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 
-use crate::files::FileError;
+use crate::files::{FileError, InputHash, ModelIdentity};
 use crate::hint::Hint;
 
 /// What can be wrong with a dump.
@@ -106,6 +106,14 @@ pub enum DumpError {
         /// The head asked for.
         head: usize,
     },
+    /// The dumps are of another model.
+    #[error("the dumps are of {dumps}, and the model is {model}, or has other weights")]
+    OtherModel {
+        /// Model of a dump.
+        dumps: String,
+        /// The model at hand.
+        model: String,
+    },
     /// A tensor was written out of turn, a defect of the writer's caller.
     #[error("{}: tensor {got} was written where {expected} was due", path.display())]
     OutOfTurn {
@@ -122,6 +130,26 @@ impl DumpError {
     pub(crate) fn inconsistent(path: &Path, what: impl Into<String>) -> Self {
         Self::Inconsistent { path: path.into(), what: what.into() }
     }
+}
+
+/// Refuses dumps of a model other than this one.
+///
+/// - Errors: [`DumpError::OtherModel`]
+pub fn check_model(dumps: &[Dump], model: &ModelIdentity) -> Result<(), DumpError> {
+    let mut captured = dumps.iter().map(|dump| &dump.manifest().model);
+    match captured.find(|captured| captured.fingerprint != model.fingerprint) {
+        Some(other) => Err(DumpError::OtherModel { dumps: other.name.clone(), model: model.name.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// The files of all samples, sorted, as provenance names them.
+pub fn sample_hashes(dumps: &[Dump]) -> Vec<InputHash> {
+    let samples = dumps.iter().flat_map(|dump| &dump.manifest().samples);
+    let mut hashes: Vec<InputHash> =
+        samples.map(|sample| InputHash { name: sample.file.clone(), sha256: sample.sha256.clone() }).collect();
+    hashes.sort();
+    hashes
 }
 
 impl Hint for DumpError {
@@ -145,6 +173,7 @@ impl Hint for DumpError {
                 "the dump was damaged or changed; `kvscope verify` lists every fault, and a new capture has none"
                     .into(),
             ),
+            Self::OtherModel { .. } => Some("name the model that was captured".into()),
             Self::OutOfTurn { .. } => None,
         }
     }
