@@ -46,6 +46,7 @@
 //!   [`runtime::generate`], [`runtime::compare`], [`runtime::Sampling`]
 //! - A policy of one's own: [`policy::Policy`], [`policy::HeadView`], [`merge::HeadPlan`], [`policy::POLICIES`]
 //! - Stages: [`capture::run`], [`analyze::analyze`], [`analyze::compare`](analyze::compare()), [`tune::tune`](tune::tune()), [`choose::choose`],
+//!   [`learn::learn`](learn::learn()),
 //!   [`eval::run`](eval::run()), [`report::write`], each with its options
 //! - Saved files: the types of [`format`](mod@format) and [`files::Document`], with [`files::read_json`] and [`files::write_json`]
 //! - Every error: its message, its sources, and what [`hint::Hint`] says; the variants of the rooms' own errors
@@ -65,6 +66,7 @@ pub mod files;
 pub mod format;
 pub mod hint;
 pub mod hub;
+pub mod learn;
 pub mod math;
 pub mod merge;
 pub mod model;

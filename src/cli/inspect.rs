@@ -13,6 +13,8 @@ use crate::cli::output::{as_saved, emit, emit_json, printable, size};
 use crate::files::{ModelIdentity, map_file};
 use crate::format::dump::{Dump, Statistics};
 use crate::format::profile::Profile;
+use crate::format::scorer;
+use crate::format::scorer::Scorer;
 use crate::model::gguf::{Gguf, Value as Metadata};
 
 /// Longest text of a file that is shown, in characters.
@@ -24,7 +26,7 @@ const KEY_WIDTH: usize = 48;
 /// Samples are measured until this much was read: statistics of a large dump need not take minutes.
 const MEASURED_BYTES: u64 = 256 << 20;
 
-/// Show what a dump, profile, GGUF or safetensors file holds
+/// Show what a dump, profile, file of learned weights, GGUF or safetensors file holds
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A dump's folder, a .profile.json, .gguf or .safetensors file
@@ -243,12 +245,31 @@ fn cut(text: &str) -> String {
     if text.chars().nth(MOST_CHARS).is_some() { printable(text, MOST_CHARS) } else { text.into() }
 }
 
+fn of_scorer(path: &Path) -> Result<Value> {
+    let Scorer { learning, file, .. } = Scorer::read(path)?;
+    let r2 = |join: fn(f64, f64) -> f64| learning.held_out_r2.iter().copied().flatten().reduce(join);
+    Ok(json!({
+        "schema": learning.schema,
+        "sha256": file.sha256,
+        "model": model(&learning.model),
+        "hidden_size": learning.hidden_size,
+        "chat_template": learning.chat_template,
+        "lambda": learning.lambda,
+        "held_out_r2_of_layers": { "least": r2(f64::min), "most": r2(f64::max) },
+        "calibration_samples": learning.calibration.len(),
+        "held_out_samples": learning.held_out.len(),
+    }))
+}
+
 fn of_safetensors(path: &Path) -> Result<Value> {
     let map = map_file(path)?;
     let damaged = || format!("{} is damaged", path.display());
     let tensors = safetensors::SafeTensors::deserialize(&map).with_context(damaged)?;
     let (_, header) = safetensors::SafeTensors::read_metadata(&map).with_context(damaged)?;
     let words = header.metadata().iter().flatten();
+    if words.clone().any(|(key, _)| key == scorer::WORD) {
+        return of_scorer(path);
+    }
     let metadata: serde_json::Map<String, Value> =
         words.map(|(key, word)| (cut(key), json!(cut(word)))).collect::<BTreeMap<_, _>>().into_iter().collect();
     let mut lines: Vec<String> = tensors

@@ -16,6 +16,7 @@ mod generate;
 mod inputs;
 mod inspect;
 mod join;
+mod learn;
 mod names;
 mod numbers;
 mod options;
@@ -54,6 +55,7 @@ enum Command {
     Join(join::Args),
     Analyze(analyze::Args),
     Tune(tune::Args),
+    Learn(learn::Args),
     Report(report::Args),
     Generate(generate::Args),
     Bench(bench::Args),
@@ -107,6 +109,7 @@ pub fn main() -> ExitCode {
         Command::Analyze(args) => analyze::run(args, common),
         Command::Report(args) => report::run(args, common),
         Command::Tune(args) => tune::run(args, common),
+        Command::Learn(args) => learn::run(args, common),
         Command::Generate(args) => generate::run(args, common),
         Command::Eval(args) => eval::run(args, common),
         Command::Bench(args) => bench::run(args, common),

@@ -14,18 +14,20 @@ use crate::format::evaluation;
 use crate::format::evaluation::Evaluation;
 use crate::format::profile;
 use crate::format::run::Run;
+use crate::format::scorer;
 use crate::format::{analysis, dump};
 
 /// What verify takes.
-const TAKES: &str = "give a folder of a dump, report or evaluation, a .profile.json file, or an analysis.json";
+const TAKES: &str =
+    "give a folder of a dump, report or evaluation, a .profile.json or .safetensors file, or an analysis.json";
 
 /// What to do about faults.
 const DAMAGED: &str = "copy what is damaged again from where it was made, or make it again with the same command";
 
-/// Check dumps, profiles, analyses and evaluations: hashes, shapes, finite values, sums. Exits with 1 when something is wrong
+/// Check dumps, profiles, learned weights, analyses and evaluations: hashes, shapes, finite values, sums. Exits with 1 when something is wrong
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Folders of dumps, reports or evaluations, .profile.json files, or an analysis.json
+    /// Folders of dumps, reports or evaluations, .profile.json files, learned weights, or an analysis.json
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
 }
@@ -64,8 +66,13 @@ fn checked(path: &Path) -> Result<Vec<Vec<String>>> {
         }
         return Ok(found);
     }
-    let of_file =
-        || faults_of(path).or_else(|| path.extension().is_some_and(|e| e == "json").then(|| analysis::faults(path)));
+    // A file that was named is of the kind that its ending tells.
+    let by_ending = || match path.extension()?.to_str()? {
+        "json" => Some(analysis::faults(path)),
+        "safetensors" => Some(scorer::faults(path)),
+        _ => None,
+    };
+    let of_file = || faults_of(path).or_else(by_ending);
     let found = if path.is_dir() { Some(dump::faults(path)) } else { of_file() };
     found
         .map(|faults| vec![faults])
@@ -77,6 +84,7 @@ fn faults_of(path: &Path) -> Option<Vec<String>> {
     let dir = path.parent().unwrap_or(Path::new(""));
     match path.file_name()?.to_string_lossy() {
         name if name.ends_with(profile::SUFFIX) => Some(profile::faults(path)),
+        name if name.ends_with(scorer::SUFFIX) => Some(scorer::faults(path)),
         name if name == Evaluation::FILE => Some(evaluation::faults(dir)),
         name if name == analysis::FILE => Some(analysis::faults(path)),
         name if name == Manifest::FILE => Some(dump::faults(dir)),

@@ -27,13 +27,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("tune", &["files", "format", "hint", "math", "merge", "policy", "say"]),
     ("runtime", &["format", "hint", "math", "merge", "model", "policy"]),
     ("eval", &["files", "format", "hint", "math", "merge", "model", "policy", "prompts", "runtime", "say"]),
+    ("learn", &["capture", "files", "format", "hint", "math", "merge", "model", "policy", "runtime", "tune"]),
     ("report", &["files", "format", "hint", "math", "say"]),
     ("choose", &["eval", "files", "format", "hint", "math", "model", "prompts", "runtime", "say", "tune"]),
     (
         "cli",
         &[
-            "analyze", "capture", "choose", "eval", "fates", "files", "format", "hint", "hub", "math", "merge",
-            "model", "policy", "prompts", "report", "runtime", "say", "tune",
+            "analyze", "capture", "choose", "eval", "fates", "files", "format", "hint", "hub", "learn", "math",
+            "merge", "model", "policy", "prompts", "report", "runtime", "say", "tune",
         ],
     ),
 ];
