@@ -73,6 +73,7 @@ fn sets_are_those_of_the_analysis() {
     let analysis: Value = serde_json::from_str(&text).unwrap();
     let grid = analysis["eps_grid"].as_array().unwrap();
     let sparsity = &analysis["datasets"][0]["sparsity"];
+    assert_eq!((sparsity.as_array().unwrap().len(), grid.len() > 5), (HEADS[0] * HEADS[1], true));
     for (at, eps) in grid.iter().enumerate().step_by(grid.len() / 5) {
         for (place, head) in sparsity.as_array().unwrap().iter().enumerate() {
             let (layer, kv_head) = (place / HEADS[1], place % HEADS[1]);

@@ -142,6 +142,9 @@ pub fn of_head(
     if needs.repetition.is_some() {
         return lacking("attention from a repetition of the prompt");
     }
+    if needs.learned.is_some() {
+        return lacking("the vectors that keys and values are made of");
+    }
     if needs.projection {
         return lacking("the model's output projections");
     }
