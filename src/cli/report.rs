@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cli::Outcome;
 use crate::cli::common::Common;
-use crate::cli::failure::{Result, Usage};
+use crate::cli::failure::Result;
 use crate::cli::options::{out_dir, run_name};
 use crate::cli::output::{counted, emit, emit_json, note};
 use crate::files::{FileError, read_json};
@@ -24,13 +24,13 @@ pub(crate) struct Args {
     /// Folder of an analysis or evaluation, as `kvscope analyze` or `kvscope eval` wrote it
     #[arg(value_name = "DIR")]
     analysis: PathBuf,
-    /// Profile to show [default: the only *.profile.json in DIR, if there is one]
+    /// Profile to show [default: the first *.profile.json in DIR by name, if there is one]
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
     /// A run of `kvscope generate --json` to show [default: generate.json in DIR, if it is there]
     #[arg(long, value_name = "FILE")]
     generation: Option<PathBuf>,
-    /// Figures to draw [default: all that there is data for]
+    /// Figures to draw, without a page [default: all that there is data for, and the page]
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = figure_names())]
     figure: Vec<String>,
     /// Folder of the figures [default: figures/RUN]
@@ -83,7 +83,7 @@ fn analysis_into(args: &Args, figures: &Path, only: Option<&[String]>, common: &
     let dir = &args.analysis;
     let profile = match &args.profile {
         Some(path) => Some(path.clone()),
-        None => the_only_profile(dir)?,
+        None => first_profile(dir, common)?,
     };
     let generation = args.generation.clone().or_else(|| Some(dir.join("generate.json")).filter(|path| path.exists()));
     let input = ReportInput::read(dir, profile.as_deref(), generation.as_deref())?;
@@ -104,16 +104,19 @@ fn draw<'a>(
     Ok(written)
 }
 
-fn the_only_profile(dir: &Path) -> Result<Option<PathBuf>> {
+/// The profile in a folder; of several, which are told of, the first by name.
+fn first_profile(dir: &Path, common: &Common) -> Result<Option<PathBuf>> {
     let entries = std::fs::read_dir(dir).map_err(|e| FileError::io("read the folder", dir, e))?;
     let mut found: Vec<PathBuf> = entries
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
         .filter(|path| path.to_string_lossy().ends_with(profile::SUFFIX))
         .collect();
     found.sort();
-    match found.len() {
-        0 => Ok(None),
-        1 => Ok(found.pop()),
-        n => Err(Usage::error(format!("{} holds {n} profiles", dir.display()), "name one with --profile FILE")),
+    let n = found.len();
+    let first = found.into_iter().next();
+    if let Some(first) = first.as_ref().filter(|_| n > 1) {
+        let name = first.file_name().unwrap_or_default().to_string_lossy();
+        note(common, &format!("of {n} profiles in {}, {name} is shown: --profile FILE names another", dir.display()));
     }
+    Ok(first)
 }

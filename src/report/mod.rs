@@ -136,7 +136,7 @@ pub struct WrittenFile {
 /// What a report run left behind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    /// Files, in the order of writing; the HTML file is the last.
+    /// Files, in the order of writing; the HTML file, if one was written, is the last.
     pub files: Vec<WrittenFile>,
     /// Figures that were left out, each with what it needs.
     pub skipped: Vec<(&'static str, &'static str)>,
@@ -168,8 +168,7 @@ impl<'a> From<&'a Evaluation> for Document<'a> {
 
 /// Draws a document's figures into `figures_dir` and writes its page.
 ///
-/// `only` names the figures to draw, in both places; all that the document holds data for when `None`. Equal inputs give
-/// equal bytes.
+/// `only` names the figures to draw; the page, which has all of them, is then left as it is. Equal inputs give equal bytes.
 ///
 /// - Errors: an unknown name in `only`, a named figure without data, unreadable maps, files that cannot be written
 pub fn write<'a>(
@@ -203,6 +202,10 @@ pub fn write<'a>(
     }
     let all: Vec<&Drawing> = drawn.iter().flat_map(|(_, drawings)| drawings).collect();
     let files = all.par_iter().map(|drawing| save(drawing, figures_dir)).collect::<Result<Vec<_>, _>>()?;
+    let files = files.into_iter().flatten();
+    if only.is_some() {
+        return Ok(Written { files: files.collect(), skipped });
+    }
     progress("report");
     let figures = Figures::new(&drawn, &skipped)?;
     let (page, shows) = match document {
@@ -213,7 +216,7 @@ pub fn write<'a>(
     };
     write_atomic(html_path, page::render(&page)?.as_bytes())?;
     let page = WrittenFile { path: html_path.into(), shows: format!("{shows}, with all figures") };
-    Ok(Written { files: files.into_iter().flatten().chain([page]).collect(), skipped })
+    Ok(Written { files: files.chain([page]).collect(), skipped })
 }
 
 /// A figure's drawings; `None` for a figure of another document.
