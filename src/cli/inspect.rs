@@ -10,46 +10,50 @@ use crate::cli::Outcome;
 use crate::cli::common::Common;
 use crate::cli::failure::{Context, Result, Usage};
 use crate::cli::output::{as_saved, emit, emit_json, printable, size};
-use crate::files::{ModelIdentity, map_file};
-use crate::format::dump::{Dump, Statistics};
+use crate::files::{Document, FileError, ModelIdentity, map_file, read_limited};
+use crate::format::dump::{Dump, Manifest, Statistics};
 use crate::format::profile::Profile;
+use crate::format::run::Run;
 use crate::format::scorer;
 use crate::format::scorer::Scorer;
+use crate::hub;
+use crate::hub::HubSettings;
 use crate::model::gguf::{Gguf, Value as Metadata};
 
 /// Longest text of a file that is shown, in characters.
 const MOST_CHARS: usize = 200;
 /// Longest array that is shown item by item.
 const MOST_ITEMS: usize = 16;
+/// Most fields of an object of a JSON file that are shown, and how deep.
+const MOST_FIELDS: usize = 64;
+const MOST_DEPTH: usize = 3;
+/// A larger JSON file is not read.
+const MAX_JSON_BYTES: u64 = 512 << 20;
 /// Keys are padded up to this width.
 const KEY_WIDTH: usize = 48;
 /// Samples are measured until this much was read: statistics of a large dump need not take minutes.
 const MEASURED_BYTES: u64 = 256 << 20;
 
-/// Show what a dump, profile, file of learned weights, GGUF or safetensors file holds
+/// What inspect takes.
+const TAKES: &str = "give a folder or file that kvscope wrote, a .gguf or .safetensors file, a model's folder, or the name of a pulled model";
+/// Endings of the files that inspect knows.
+const ENDINGS: [&str; 3] = ["gguf", "json", "safetensors"];
+
+/// Show what a folder or file holds: a dump, profile, analysis, evaluation, comparison, learned weights, or a model
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A dump's folder, a .profile.json, .gguf or .safetensors file
+    /// A folder or file that kvscope wrote, a .gguf or .safetensors file, a model's folder, or a pulled model's name
+    #[arg(value_name = "PATH|NAME")]
     path: PathBuf,
 }
 
 pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
-    let path = &args.path;
-    let facts = if path.is_dir() {
-        of_dump(path)?
-    } else {
-        match path.extension().and_then(|e| e.to_str()) {
-            Some("gguf") => of_gguf(path)?,
-            Some("safetensors") => of_safetensors(path)?,
-            Some("json") => of_profile(path)?,
-            _ => {
-                return Err(Usage::error(
-                    format!("{} is of no kind that inspect knows", path.display()),
-                    "give a dump's folder, or a .profile.json, .gguf or .safetensors file",
-                ));
-            }
-        }
+    let is_name = !args.path.exists() && !ending(&args.path).is_some_and(|ending| ENDINGS.contains(&ending));
+    let path = match args.path.to_str().filter(|_| is_name) {
+        Some(name) => hub::resolve(name, &HubSettings::from_env())?,
+        None => args.path.clone(),
     };
+    let facts = if path.is_dir() { of_folder(&path)? } else { of_file(&path)? };
     if common.json {
         emit_json(&facts)?;
     } else {
@@ -82,6 +86,68 @@ fn render(value: &Value, depth: usize, text: &mut String) {
             Value::String(word) => text.push_str(&format!("{pad}{key:width$}  {}\n", printable(word, MOST_CHARS))),
             other => text.push_str(&format!("{pad}{key:width$}  {other}\n")),
         }
+    }
+}
+
+fn ending(path: &Path) -> Option<&str> {
+    path.extension().and_then(|ending| ending.to_str())
+}
+
+fn of_file(path: &Path) -> Result<Value> {
+    match ending(path) {
+        Some("gguf") => of_gguf(path),
+        Some("safetensors") => of_safetensors(path),
+        Some("json") => of_json(path),
+        _ => Err(Usage::error(format!("{} is of no kind that inspect knows", path.display()), TAKES)),
+    }
+}
+
+/// A dump, or every file of a folder that inspect knows, by name.
+fn of_folder(path: &Path) -> Result<Value> {
+    if path.join(Manifest::FILE).exists() {
+        return of_dump(path);
+    }
+    let io = |e| FileError::io("list", path, e);
+    let entries = std::fs::read_dir(path).map_err(io)?;
+    let mut files: Vec<PathBuf> = entries.map(|entry| Ok(entry.map_err(io)?.path())).collect::<Result<_>>()?;
+    files.sort();
+    let is_known = |file: &&PathBuf| file.is_file() && ending(file).is_some_and(|ending| ENDINGS.contains(&ending));
+    let mut facts = serde_json::Map::new();
+    for file in files.iter().filter(is_known) {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        facts.insert(cut(&name), of_file(file)?);
+    }
+    if facts.is_empty() {
+        return Err(Usage::error(format!("{} holds nothing that inspect knows", path.display()), TAKES));
+    }
+    Ok(facts.into())
+}
+
+/// A profile in words; of any other JSON file its numbers and texts, of what is large the size.
+fn of_json(path: &Path) -> Result<Value> {
+    let text = read_limited(path, "a JSON file", MAX_JSON_BYTES)?;
+    let value: Value = serde_json::from_slice(&text).with_context(|| format!("{} is no JSON", path.display()))?;
+    let is_profile = value["schema"].as_str().is_some_and(|schema| schema.split('/').next() == Some(Profile::NAME));
+    if is_profile { of_profile(path) } else { Ok(outline(&value, 0)) }
+}
+
+/// A JSON value down to some depth; long texts lose their middle, lists of more than numbers or words are counted.
+fn outline(value: &Value, depth: usize) -> Value {
+    match value {
+        Value::String(text) => json!(cut(text)),
+        Value::Array(items)
+            if items.len() <= MOST_ITEMS && items.iter().all(|item| !item.is_object() && !item.is_array()) =>
+        {
+            items.iter().map(|item| outline(item, depth + 1)).collect()
+        }
+        Value::Array(items) => json!(format!("{} items", items.len())),
+        Value::Object(fields) if depth < MOST_DEPTH && fields.len() <= MOST_FIELDS => fields
+            .iter()
+            .map(|(key, value)| (cut(key), outline(value, depth + 1)))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
+        Value::Object(fields) => json!(format!("{} fields", fields.len())),
+        other => other.clone(),
     }
 }
 
