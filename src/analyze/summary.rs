@@ -1,6 +1,6 @@
 //! An analysis in a few numbers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::format::analysis::{Analysis, DatasetAnalysis};
 use crate::format::dump::State;
@@ -34,6 +34,8 @@ pub struct Summary<'a> {
     pub datasets: Vec<DatasetSummary<'a>>,
     /// Layers by their mean set ratio over heads and data sets, the most mergeable first.
     pub layers: Vec<(usize, f64)>,
+    /// By layer and KV head, the mean set ratio over data sets; `None` where every token is protected.
+    pub heads: BTreeMap<(usize, usize), Option<f64>>,
 }
 
 /// Sums an analysis up at its reference threshold.
@@ -57,11 +59,17 @@ pub fn summary(analysis: &Analysis) -> Summary<'_> {
     let mut layers: Vec<(usize, f64)> =
         analysis.layers.iter().filter_map(|layer| Some((*layer, ratio(*layer)?))).collect();
     layers.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
+    let mut of_heads: BTreeMap<(usize, usize), Mean> = BTreeMap::new();
+    for head in analysis.datasets.iter().flat_map(|dataset| &dataset.sparsity) {
+        let mean = of_heads.entry((head.layer, head.kv_head)).or_default();
+        head.set_ratio.get(eps).copied().flatten().into_iter().for_each(|ratio| mean.add(ratio));
+    }
     Summary {
         eps: analysis.eps_grid.get(eps).copied(),
         n_kv_heads: heads.collect::<BTreeSet<_>>().len(),
         datasets: datasets.collect(),
         layers,
+        heads: of_heads.into_iter().map(|(place, mean)| (place, mean.get())).collect(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! An analysis and a comparison of two as tables.
 
 use crate::analyze::summary;
+use crate::cli::blocks::blocks;
 use crate::cli::common::Common;
 use crate::cli::output::printable;
 use crate::cli::table::{Table, bounds, digits, estimate, name, number, verdict, wrapped};
@@ -58,6 +59,11 @@ pub(crate) fn analysis_text(analysis: &Analysis, common: &Common) -> String {
             "{}paper is the published rule, log-count the default. evict drops what the others merge.\n\n",
             errors(queries)
         );
+    }
+    if !summary.heads.is_empty() {
+        let merged = summary.heads.iter().map(|(place, ratio)| (*place, ratio.map(|ratio| 1.0 - ratio))).collect();
+        text += &blocks("Tokens that merge away, ▁ none to █ all that may", &merged, (0.0, 1.0));
+        text.push('\n');
     }
     let layers: Vec<usize> = summary.layers.iter().map(|(layer, _)| *layer).collect();
     text += &wrapped(&format!(

@@ -3,6 +3,7 @@
 mod analysis;
 mod analyze;
 mod bench;
+mod blocks;
 mod capture;
 mod chat;
 mod common;

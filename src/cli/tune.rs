@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::choose::{Texts, Worse, choose, head_losses, projections};
 use crate::cli::Outcome;
+use crate::cli::blocks::blocks;
 use crate::cli::common::Common;
 use crate::cli::compression::{hash_of, note_published};
 use crate::cli::failure::{Result, Usage};
@@ -256,7 +257,7 @@ fn choose_by_running(
     let Some(model) = model.filter(|_| tuned.iter().any(|tuned| tuned.profile().is_some())) else {
         return Ok(Vec::new());
     };
-    let options = ReadOptions { max_samples: *samples, templates: None };
+    let options = ReadOptions { max_samples: *samples, ..ReadOptions::default() };
     let (prompts, hashes) = match validate.as_slice() {
         [] if dumps.is_empty() => {
             return Err(Usage::error("there are no samples to run the model over", "name texts with --validate"));
@@ -322,7 +323,9 @@ fn table(profile: &Profile) -> Table {
 
 fn summary(path: &Path, profile: &Profile, good_enough: bool, common: &Common) -> Result<Value> {
     if !common.json {
-        emit(&format!("{}\n{}", path.display(), table(profile)))?;
+        let kept = profile.heads.iter().map(|head| ((head.layer, head.kv_head), Some(head.kept_fraction))).collect();
+        let picture = blocks("Slots kept, ▁ few to █ all", &kept, (0.0, 1.0));
+        emit(&format!("{}\n{}{picture}", path.display(), table(profile)))?;
         note(common, verdict(&profile.verdict, common).trim_end());
         note(common, &format!("next: kvscope generate --model ... --prompt ... --profile {}", path.display()));
     }
