@@ -32,6 +32,9 @@ pub(crate) struct Inputs {
     /// JSON object of prompt templates by data set [default: dataset2prompt.json or prompts.json beside the prompts]
     #[arg(long, value_name = "FILE")]
     templates: Option<PathBuf>,
+    /// Field of a JSON record that has the whole text [default: `context` and `input`; without them `text`, `prompt` or `content`]
+    #[arg(long, value_name = "NAME", conflicts_with = "templates")]
+    field: Option<String>,
     /// Samples of each data set, the first ones [default: all]
     #[arg(long, value_name = "N", value_parser = numbers::count)]
     samples: Option<usize>,
@@ -46,7 +49,8 @@ pub(crate) struct Inputs {
 impl Inputs {
     /// Prompts of all places, and the hashes of what was read.
     pub fn read(&self, common: &Common) -> Result<(Vec<Prompt>, Vec<InputHash>)> {
-        let options = ReadOptions { max_samples: self.samples, templates: self.templates.clone() };
+        let options =
+            ReadOptions { max_samples: self.samples, templates: self.templates.clone(), field: self.field.clone() };
         read_prompts(&self.prompts, &options, common)
     }
 
@@ -133,6 +137,16 @@ pub(crate) fn read_prompts(
         let set = prompts::read(&source, options)?;
         for skipped in &set.skipped {
             note(common, &format!("skipped {}: neither .jsonl nor .txt", skipped.display()));
+        }
+        for used in &set.templates {
+            let name = &used.dataset;
+            note(
+                common,
+                &match &used.file {
+                    Some(file) => format!("{name}: template of {}", file.name),
+                    None => format!("{name}: no template, context and input are joined"),
+                },
+            );
         }
         all.extend(set.prompts);
         hashes.extend(set.inputs);

@@ -67,7 +67,7 @@ pub enum PromptError {
         what: String,
     },
     /// A record without anything to read.
-    #[error("{source_name}, {at}: neither `context` nor `input` holds any text (fields: {})", fields.join(", "))]
+    #[error("{source_name}, {at}: neither `context` nor `input`, nor `text`, `prompt` or `content`, holds any text (fields: {})", fields.join(", "))]
     NoText {
         /// Where.
         source_name: String,
@@ -139,7 +139,7 @@ impl Hint for PromptError {
                     .into(),
             ),
             Self::NoText { .. } => {
-                Some("put the long text into `context`, the question or instruction into `input`".into())
+                Some("put the long text into `context` and the question into `input`, or name the field that has it with --field".into())
             }
             Self::TemplateFile { .. } | Self::Template { .. } => {
                 Some("a template file looks like {\"hotpotqa\": \"{context}\\n\\nQuestion: {input}\\nAnswer:\"}".into())

@@ -39,6 +39,8 @@ pub struct ReadOptions {
     pub max_samples: Option<usize>,
     /// JSON object from dataset name to template, with `{context}` and `{input}` as places. Found templates are then not used.
     pub templates: Option<PathBuf>,
+    /// Field of a record that has its whole text; `None` for LongBench's fields.
+    pub field: Option<String>,
 }
 
 /// One text for the model, and what is needed to score its answer.

@@ -1,9 +1,9 @@
 //! One record in LongBench's schema.
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-/// Fields of a record as they stand. Unknown fields are ignored, since other benchmarks add theirs.
+/// Fields of a record as they stand. Unknown fields are no error, since other benchmarks add theirs.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct RawRecord {
     context: Option<Value>,
@@ -17,13 +17,21 @@ pub(crate) struct RawRecord {
     dataset: Option<Value>,
     #[serde(rename = "_id")]
     id: Option<Value>,
+    /// All others: one may be the text.
+    #[serde(flatten)]
+    others: Map<String, Value>,
 }
+
+/// What other data sets call the text of a record without context and input, in the order of trying.
+const TEXT_FIELDS: [&str; 3] = ["text", "prompt", "content"];
 
 /// Fields of a record, each of its own type.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Record {
     pub(crate) context: String,
     pub(crate) input: String,
+    /// The whole text, where it stands in one other field.
+    pub(crate) plain: Option<String>,
     /// LongBench has a list; a single text, as some conversions write, is taken as a list of one.
     pub(crate) answers: Vec<String>,
     pub(crate) all_classes: Option<Vec<String>>,
@@ -35,10 +43,24 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// The fields of a record; the error names the field.
-    pub(crate) fn new(raw: RawRecord) -> Result<Self, String> {
+    /// The fields of a record; the error names the field. `field` has the text, where it is named.
+    pub(crate) fn new(mut raw: RawRecord, field: Option<&str>) -> Result<Self, String> {
+        let mut plain = None;
+        if let Some(field) = field {
+            let named = match field {
+                "context" => raw.context.take(),
+                "input" => raw.input.take(),
+                other => raw.others.remove(other),
+            };
+            plain = Some(text(field, named)?.ok_or_else(|| format!("there is no field `{field}`"))?);
+            (raw.context, raw.input) = (None, None);
+        } else if raw.context.is_none() && raw.input.is_none() {
+            let found = TEXT_FIELDS.into_iter().find_map(|name| Some((name, raw.others.remove(name)?)));
+            plain = found.map_or(Ok(None), |(name, value)| text(name, Some(value)))?;
+        }
         let answers = texts("answers", raw.answers)?;
         Ok(Self {
+            plain,
             context: text("context", raw.context)?.unwrap_or_default(),
             input: text("input", raw.input)?.unwrap_or_default(),
             answers: answers.or(texts("outputs", raw.outputs)?).unwrap_or_default(),
@@ -52,7 +74,8 @@ impl Record {
 
     /// Whether there is anything to read.
     pub(crate) fn has_text(&self) -> bool {
-        [&self.context, &self.input].into_iter().any(|text| !text.trim().is_empty())
+        let texts = [Some(&self.context), Some(&self.input), self.plain.as_ref()];
+        texts.into_iter().flatten().any(|text| !text.trim().is_empty())
     }
 }
 
@@ -155,7 +178,7 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Record, String> {
-        Record::new(serde_json::from_str(line).map_err(|e| explain(&e, line))?)
+        Record::new(serde_json::from_str(line).map_err(|e| explain(&e, line))?, None)
     }
 
     #[test]
@@ -197,6 +220,23 @@ mod tests {
             let error = parse(line).unwrap_err();
             assert!(error.contains(words), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn the_text_may_stand_in_another_field() {
+        let of = |line: &str, field| Record::new(serde_json::from_str(line).unwrap(), field);
+        let plain = |line: &str, field| of(line, field).unwrap().plain;
+        assert_eq!(plain(r#"{"prompt": "p", "text": "t"}"#, None), Some("t".into()));
+        assert_eq!(plain(r#"{"prompt": "p", "text": "t"}"#, Some("prompt")), Some("p".into()));
+        // What has a context or an input is a record of LongBench's.
+        assert_eq!(plain(r#"{"text": "t", "input": "i"}"#, None), None);
+        let named = of(r#"{"body": "b", "context": "c", "input": "i"}"#, Some("body")).unwrap();
+        assert_eq!((named.plain, named.context, named.input), (Some("b".into()), String::new(), String::new()));
+        assert_eq!(plain(r#"{"context": "c", "input": "i"}"#, Some("context")), Some("c".into()));
+        assert_eq!(of(r#"{"text": "t"}"#, Some("body")).unwrap_err(), "there is no field `body`");
+        assert!(of(r#"{"body": 7}"#, Some("body")).unwrap_err().contains("`body` is a number"));
+        assert!(of(r#"{"text": ["t"]}"#, None).unwrap_err().contains("`text` is a list"));
+        assert!(!of(r#"{"text": " "}"#, None).unwrap().has_text());
     }
 
     #[test]

@@ -31,7 +31,8 @@ pub fn read_text(source: &Source) -> Result<String, PromptError> {
 ///
 /// - A `.jsonl` file has one record a line in LongBench's schema: `input`, `context`, `answers`, `length`, `dataset`,
 ///   `language`, `all_classes`, `_id`. Only one of `context` and `input` must hold text. Empty lines are passed over.
-///   RULER's `outputs` are `answers`.
+///   RULER's `outputs` are `answers`. A record with neither has its text in `text`, `prompt` or `content`, or in the field that
+///   the options name; no template is put around that.
 /// - A `.json` file has one such record, or a list of them.
 /// - A `.txt` file is one prompt, taken as it is. Its dataset is its own name, or its folder's where a folder is read.
 /// - A file with another ending, and standard input, is JSON lines if it begins with `{`, a list of records if with `[{`,
@@ -233,24 +234,29 @@ impl Reader<'_> {
         fields: impl FnOnce() -> Vec<String>,
     ) -> Result<(), PromptError> {
         let source_name = || origin.label.clone();
-        let mut record =
-            Record::new(raw).map_err(|what| PromptError::Record { source_name: source_name(), at, what })?;
+        let mut record = Record::new(raw, self.options.field.as_deref()).map_err(|what| PromptError::Record {
+            source_name: source_name(),
+            at,
+            what,
+        })?;
         if !record.has_text() {
             return Err(PromptError::NoText { source_name: source_name(), at, fields: fields() });
         }
         let dataset = record.dataset.take().unwrap_or_else(|| origin.dataset.clone());
-        let Record { context, input, .. } = &record;
-        let found = templates.find(&dataset);
-        let (text, context_bytes) = match &found {
-            Some(found) => render(found.text, context, input),
-            None => join(context, input),
+        let Record { context, input, plain, .. } = &record;
+        let found = templates.find(&dataset).filter(|_| plain.is_none());
+        let (text, context_bytes) = match (&found, plain) {
+            (_, Some(plain)) => (plain.clone(), None),
+            (Some(found), None) => render(found.text, context, input),
+            (None, None) => join(context, input),
         };
-        let used = TemplateUse {
-            dataset: dataset.clone(),
-            file: found.as_ref().map(|found| found.hash.clone()),
-            key: found.as_ref().map(|found| found.key.into()),
-        };
-        self.set.templates.insert(used);
+        if plain.is_none() {
+            self.set.templates.insert(TemplateUse {
+                dataset: dataset.clone(),
+                file: found.as_ref().map(|found| found.hash.clone()),
+                key: found.as_ref().map(|found| found.key.into()),
+            });
+        }
         if let Some(found) = found
             && self.used.insert(found.path.to_path_buf())
         {
