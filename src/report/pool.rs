@@ -1,9 +1,10 @@
-//! Numbers of the analysis put together for figures and text. Unknown values stay `None`; nothing becomes 0.
+//! Numbers of an analysis or evaluation put together for figures and text. Unknown values stay `None`; nothing becomes 0.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::format::analysis::{Analysis, DatasetAnalysis, HeadQueries, HeadSimilarity, StateSimilarity};
 use crate::format::dump::State;
+use crate::format::evaluation::Evaluation;
 use crate::math::{Interval, Mean, quantiles};
 
 /// Layer and KV head.
@@ -135,6 +136,23 @@ pub(super) fn layers_and_heads(analysis: &Analysis) -> (Vec<usize>, Vec<usize>) 
 pub(super) fn grid(values: &BTreeMap<Head, Option<f64>>, layers: &[usize], heads: &[usize]) -> Vec<Option<f64>> {
     let value = |layer: usize, head: usize| values.get(&(layer, head)).copied().flatten();
     layers.iter().flat_map(|layer| heads.iter().map(move |head| value(*layer, *head))).collect()
+}
+
+/// A figure's title with the family that it shows.
+pub(super) fn title(title: &str, task: &str, less_is_better: bool) -> String {
+    let shown = if less_is_better { "divergence from the full cache".into() } else { format!("score of {task}") };
+    format!("{title}: {shown}")
+}
+
+/// Families of an evaluation's texts that were summed up, in their order.
+pub(super) fn tasks(evaluation: &Evaluation) -> Vec<&str> {
+    let mut tasks: Vec<&str> = Vec::new();
+    for entry in evaluation.summary.iter().filter(|entry| entry.dataset.is_none()) {
+        if !tasks.contains(&entry.task.as_str()) {
+            tasks.push(&entry.task);
+        }
+    }
+    tasks
 }
 
 /// "SmolLM2-135M · 30 layers x 3 KV heads · 2 data sets".

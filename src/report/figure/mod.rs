@@ -9,6 +9,7 @@ mod needle_grid;
 mod neighbour_histogram;
 mod persistence;
 mod policies;
+mod policy_budgets;
 mod profile_quality;
 mod profile_thresholds;
 mod set_overlap;
@@ -70,5 +71,6 @@ pub const FIGURES: &[FigureEntry] = &[
     profile_thresholds::ENTRY,
     profile_quality::ENTRY,
     policies::ENTRY,
+    policy_budgets::ENTRY,
     needle_grid::ENTRY,
 ];

@@ -22,13 +22,7 @@ pub(super) const ENTRY: FigureEntry = FigureEntry {
 const MOST_ROWS: usize = 24;
 
 fn build(evaluation: &Evaluation) -> Result<Vec<Drawing>, ReportError> {
-    let mut tasks: Vec<&str> = Vec::new();
-    for entry in evaluation.summary.iter().filter(|entry| entry.dataset.is_none()) {
-        if !tasks.contains(&entry.task.as_str()) {
-            tasks.push(&entry.task);
-        }
-    }
-    tasks.iter().enumerate().filter_map(|(i, task)| of_task(evaluation, task, i)).collect()
+    pool::tasks(evaluation).iter().enumerate().filter_map(|(i, task)| of_task(evaluation, task, i)).collect()
 }
 
 fn of_task(evaluation: &Evaluation, task: &str, index: usize) -> Option<Result<Drawing, ReportError>> {
@@ -73,5 +67,5 @@ fn of_task(evaluation: &Evaluation, task: &str, index: usize) -> Option<Result<D
     let subtitle = format!("{} · {task} · {texts} · mean and 95 % interval over texts", evaluation.model.name);
     let name = if index == 0 { ENTRY.name.into() } else { format!("{}-{task}", ENTRY.name) };
     let figure = Dots { groups, axis, decimals: 4, ..Dots::default() };
-    Some(figure.drawing(&name, &format!("{}: {task}", ENTRY.title), subtitle))
+    Some(figure.drawing(&name, &pool::title(ENTRY.title, task, less_is_better), subtitle))
 }
