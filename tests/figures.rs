@@ -136,6 +136,7 @@ fn svgs_hold_the_series_and_the_labels() {
 fn maps_keep_the_colours_of_their_cells() {
     let dir = tempfile::tempdir().unwrap();
     report(&input(5, 2, &["news", "code"], dir.path()), dir.path(), Some(&["similarity-map"])).unwrap();
+    assert!(dir.path().join("report.html").is_file(), "where there is no page, one is written");
     for name in ["similarity-map-1-layer-4-head-1-k", "similarity-map"] {
         let svg = svg(dir.path(), name);
         let (width, drawn) = pixels(&std::fs::read(dir.path().join(format!("figures/{name}.png"))).unwrap());

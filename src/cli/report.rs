@@ -30,7 +30,7 @@ pub(crate) struct Args {
     /// A run of `kvscope generate --json` to show [default: generate.json in DIR, if it is there]
     #[arg(long, value_name = "FILE")]
     generation: Option<PathBuf>,
-    /// Figures to draw, without a page [default: all that there is data for, and the page]
+    /// Figures to draw; a page that is there stays as it is [default: all that there is data for, and the page]
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = figure_names())]
     figure: Vec<String>,
     /// Folder of the figures [default: figures/RUN]

@@ -168,7 +168,8 @@ impl<'a> From<&'a Evaluation> for Document<'a> {
 
 /// Draws a document's figures into `figures_dir` and writes its page.
 ///
-/// `only` names the figures to draw; the page, which has all of them, is then left as it is. Equal inputs give equal bytes.
+/// `only` names the figures to draw; a page that is there, which has all of them, then stays as it is. Equal inputs give equal
+/// bytes.
 ///
 /// - Errors: an unknown name in `only`, a named figure without data, unreadable maps, files that cannot be written
 pub fn write<'a>(
@@ -203,7 +204,7 @@ pub fn write<'a>(
     let all: Vec<&Drawing> = drawn.iter().flat_map(|(_, drawings)| drawings).collect();
     let files = all.par_iter().map(|drawing| save(drawing, figures_dir)).collect::<Result<Vec<_>, _>>()?;
     let files = files.into_iter().flatten();
-    if only.is_some() {
+    if only.is_some() && html_path.symlink_metadata().is_ok() {
         return Ok(Written { files: files.collect(), skipped });
     }
     progress("report");
@@ -215,7 +216,10 @@ pub fn write<'a>(
         Document::Evaluation(e) => (page::of_evaluation(e, figures), format!("Evaluation of {}", e.model.name)),
     };
     write_atomic(html_path, page::render(&page)?.as_bytes())?;
-    let page = WrittenFile { path: html_path.into(), shows: format!("{shows}, with all figures") };
+    let page = WrittenFile {
+        path: html_path.into(),
+        shows: format!("{shows}, with {} figures", if only.is_some() { "these" } else { "all" }),
+    };
     Ok(Written { files: files.chain([page]).collect(), skipped })
 }
 
