@@ -98,10 +98,19 @@ fn hostile_text_stays_text_and_lines_fit() {
     assert!(plain.lines().all(|line| line.chars().count() <= 100), "{plain}");
     let coloured = String::from_utf8(show(&["--eps", "0.5", "--color", "always"]).stdout).unwrap();
     assert!(coloured.contains("\u{1b}[") && !coloured.contains("\u{1b}[2J") && !coloured.contains('\u{202e}'));
+    // A dump of another program may lack what turns queries.
+    let manifest = dir.join("dumps/run/manifest.json");
+    let whole = std::fs::read_to_string(&manifest).unwrap();
+    let mut without: Value = serde_json::from_str(&whole).unwrap();
+    without["model"]["rope_frequencies"] = serde_json::json!([]);
+    std::fs::write(&manifest, without.to_string()).unwrap();
+    ends(&show(&["--policy", "expected"]), 2, &["rotary frequencies"]);
+    std::fs::write(&manifest, whole).unwrap();
     for (more, words) in [
         (&["--eps", "0.5", "--head", "7"][..], &["--head 7", "0 to 1"][..]),
         (&["--eps", "0.5", "--sample", "9"], &["no sample", "prompt/"]),
         (&["--policy", "kvzip"], &["repetition"]),
+        (&["--policy", "matching:from=replay"], &["repetition"]),
         (&["--policy", "snapkv:window=7"], &["the last 7 queries", "window=32"]),
         (&["--policy", "kvmerger:recent=0.5,heavy=0.4", "--kept-fraction", "0.1"], &["cannot keep", "more slots"]),
         (&[], &["--eps"]),

@@ -61,7 +61,7 @@ pub enum FatesError {
     #[error(transparent)]
     Dump(#[from] DumpError),
     /// The policy looks at something that no dump holds.
-    #[error("{policy} looks at {what}, which a dump does not hold")]
+    #[error("{policy} looks at {what}, which the dump does not hold")]
     NotCaptured {
         /// As typed.
         policy: String,
@@ -139,14 +139,17 @@ pub fn of_head(
     let Plan { name, policy, budget_tokens } = plan;
     let needs = policy.needs();
     let lacking = |what| Err(FatesError::NotCaptured { policy: name.into(), what });
-    if needs.repetition.is_some() {
-        return lacking("attention from a repetition of the prompt");
+    if needs.replay() {
+        return lacking("a repetition of the prompt");
     }
     if needs.learned.is_some() {
         return lacking("the vectors that keys and values are made of");
     }
     if needs.projection {
         return lacking("the model's output projections");
+    }
+    if needs.queries.is_some() && !sample.has_queries_before(layer, sample.entry().n_tokens)? {
+        return lacking("queries of the prompt, or the model's rotary frequencies");
     }
     let found = dump.manifest().window_tokens;
     if let Some(wanted) = needs.mass_window.filter(|wanted| *wanted != found) {

@@ -60,12 +60,6 @@ pub(super) fn prompt_end(sample: &Sample<'_>, layer: usize, n_late: Option<usize
     Ok(entry.n_tokens - wanted)
 }
 
-/// Whether a sample keeps queries of the compressed part, and the model's frequencies by which they turn.
-pub(super) fn has_early_queries(dump: &Dump, sample: &Sample<'_>, prompt_end: usize) -> Result<bool, DumpError> {
-    let early = sample.query_positions(0)?.first().is_some_and(|position| *position < prompt_end);
-    Ok(early && !dump.manifest().model.rope_frequencies.is_empty())
-}
-
 /// Carries out trials on every head of a sample, those that `trials` gives for it.
 ///
 /// Attention mass is that of the compressed part's own queries: what the following tokens attend to is taken off what the

@@ -8,7 +8,7 @@ use crate::policy;
 use crate::policy::{Policy, PolicyError, Scope};
 use crate::tune::cost::{Checked, CostSums, EpsMeans, curves};
 use crate::tune::curves::UNITS;
-use crate::tune::measure::{has_early_queries, measure, prompt_end};
+use crate::tune::measure::{measure, prompt_end};
 use crate::tune::options::check_options;
 use crate::tune::profiles::Evidence;
 use crate::tune::ridges::refits;
@@ -65,7 +65,7 @@ pub fn tune(
     let looking = looking.map(|(setting, _)| setting.as_str()).or(options.refit.map(|_| "the refit"));
     if let Some(what) = looking {
         for (place, end) in samples.iter().zip(&ends) {
-            if !has_early_queries(place.dump, &place.open()?, *end)? {
+            if !place.open()?.has_queries_before(0, *end)? {
                 return Err(TuneError::NoEarlyQueries { what: what.into(), id: place.entry().id.clone() });
             }
         }

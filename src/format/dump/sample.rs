@@ -211,6 +211,12 @@ impl<'a> Sample<'a> {
         if positions.is_sorted_by(|a, b| a < b) { Ok(positions) } else { Err(fault(format!("{name} do not rise"))) }
     }
 
+    /// Whether it keeps queries of a layer from before a position, and the model's frequencies by which they turn.
+    pub fn has_queries_before(&self, layer: usize, end: usize) -> Result<bool, DumpError> {
+        let early = self.query_positions(layer)?.first().is_some_and(|position| *position < end);
+        Ok(early && !self.manifest.model.rope_frequencies.is_empty())
+    }
+
     /// The sample's tokens.
     pub fn token_ids(&self) -> Result<Vec<u32>, DumpError> {
         self.integers(&Tensor::TokenIds.name())?
