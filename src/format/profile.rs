@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::files::{
     Document, FileError, ModelIdentity, Provenance, check_replaceable, create_dir, plain_name, read_json, write_json,
 };
+use crate::format::dump::SampleEntry;
 use crate::hint::Hint;
 use crate::math::{Float, Interval};
 use crate::merge::Refit;
@@ -100,6 +101,14 @@ pub struct UsedSample {
     pub sha256: String,
     /// kept_fraction that the profile reaches on it, over all layers and heads; `None` where it was not measured.
     pub kept_fraction: Option<f64>,
+}
+
+impl UsedSample {
+    /// A sample of a dump.
+    pub(crate) fn of(entry: &SampleEntry, kept_fraction: Option<f64>) -> Self {
+        let (dataset, id, sha256) = (entry.dataset.clone(), entry.id.clone(), entry.sha256.clone());
+        Self { dataset, id, sha256, kept_fraction }
+    }
 }
 
 /// Error of the attention output under one way to compress: the mean over layers of ‖O_full - O‖ / ‖O_full‖, all heads of a

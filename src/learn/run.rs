@@ -117,7 +117,7 @@ pub fn learn(
         work.read(place, &mut |layer, x, y| judge.add(&maps, layer, x, y))?;
     }
     let r2 = judge.r2();
-    let used = |places: &[Place<'_>]| places.iter().map(used_sample).collect();
+    let used = |places: &[Place<'_>]| places.iter().map(|place| UsedSample::of(place.entry(), None)).collect();
     let learning = Learning {
         schema: Learning::schema_id(),
         provenance: provenance(dumps, options),
@@ -203,12 +203,6 @@ impl Judge {
 /// Mean over the heads of which there is one.
 fn mean_r2(heads: &[Option<f64>]) -> Option<f64> {
     mean(heads.iter().flatten())
-}
-
-fn used_sample(place: &Place<'_>) -> UsedSample {
-    let entry = place.entry();
-    let (dataset, id, sha256) = (entry.dataset.clone(), entry.id.clone(), entry.sha256.clone());
-    UsedSample { dataset, id, sha256, kept_fraction: None }
 }
 
 fn provenance(dumps: &[Dump], options: &LearnOptions) -> Provenance {

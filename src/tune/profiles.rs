@@ -124,16 +124,7 @@ impl Evidence<'_> {
     }
 
     fn used(&self, samples: &[usize], trial: TrialKey) -> Vec<UsedSample> {
-        let used = |s: &usize| {
-            let entry = self.entries[*s];
-            UsedSample {
-                dataset: entry.dataset.clone(),
-                id: entry.id.clone(),
-                sha256: entry.sha256.clone(),
-                kept_fraction: self.kept_fraction(*s, trial),
-            }
-        };
-        samples.iter().map(used).collect()
+        samples.iter().map(|s| UsedSample::of(self.entries[*s], self.kept_fraction(*s, trial))).collect()
     }
 
     fn heads(&self, curves: &Curves, solution: &Solution, trial: TrialKey) -> Vec<HeadProfile> {
