@@ -96,17 +96,23 @@ impl CompressionArgs {
                 None => Ok(None),
             };
         }
-        if let Some((option, _)) = given[..3].iter().find(|(_, given)| *given && compression.policy.sets_own_size()) {
-            return Err(Usage::error(
-                format!("policy {spec} decides its size by a threshold, so {option} would be ignored"),
-                format!("leave out the threshold (eps= or tau=), or {option}"),
-            ));
-        }
+        refuse_ignored_size(&compression, &given[..3])?;
         let compression = more(compression);
         Ok(Some(match self.budget_bytes {
             Some(bytes) => compression.within_bytes(bytes, model.config(), self.cache_dtype)?,
             None => compression,
         }))
+    }
+}
+
+/// Refuses an option of a size, of those that may be given, beside a policy that decides its size itself.
+pub(crate) fn refuse_ignored_size(compression: &Compression, options: &[(&str, bool)]) -> Result<()> {
+    match options.iter().find(|(_, given)| *given && compression.policy.sets_own_size()) {
+        Some((option, _)) => Err(Usage::error(
+            format!("policy {} decides its size by a threshold, so {option} would be ignored", compression.name),
+            format!("leave out the threshold (eps= or tau=), or {option}"),
+        )),
+        None => Ok(()),
     }
 }
 

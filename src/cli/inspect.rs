@@ -10,7 +10,7 @@ use crate::cli::Outcome;
 use crate::cli::common::Common;
 use crate::cli::failure::{Context, Result, Usage};
 use crate::cli::output::{as_saved, emit, emit_json, printable, size};
-use crate::files::{Document, FileError, ModelIdentity, map_file, read_limited};
+use crate::files::{Document, ModelIdentity, list, map_file, read_limited};
 use crate::format::dump::{Dump, Manifest, Statistics};
 use crate::format::profile::Profile;
 use crate::format::run::Run;
@@ -107,13 +107,9 @@ fn of_folder(path: &Path) -> Result<Value> {
     if path.join(Manifest::FILE).exists() {
         return of_dump(path);
     }
-    let io = |e| FileError::io("list", path, e);
-    let entries = std::fs::read_dir(path).map_err(io)?;
-    let mut files: Vec<PathBuf> = entries.map(|entry| Ok(entry.map_err(io)?.path())).collect::<Result<_>>()?;
-    files.sort();
     let is_known = |file: &&PathBuf| file.is_file() && ending(file).is_some_and(|ending| ENDINGS.contains(&ending));
     let mut facts = serde_json::Map::new();
-    for file in files.iter().filter(is_known) {
+    for file in list(path)?.iter().filter(is_known) {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         facts.insert(cut(&name), of_file(file)?);
     }

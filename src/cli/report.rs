@@ -10,7 +10,7 @@ use crate::cli::common::Common;
 use crate::cli::failure::Result;
 use crate::cli::options::{out_dir, run_name};
 use crate::cli::output::{counted, emit, emit_json, note};
-use crate::files::{FileError, read_json};
+use crate::files::{list, read_json};
 use crate::format::analysis::FILE;
 use crate::format::evaluation::Evaluation;
 use crate::format::profile;
@@ -106,12 +106,8 @@ fn draw<'a>(
 
 /// The profile in a folder; of several, which are told of, the first by name.
 fn first_profile(dir: &Path, common: &Common) -> Result<Option<PathBuf>> {
-    let entries = std::fs::read_dir(dir).map_err(|e| FileError::io("read the folder", dir, e))?;
-    let mut found: Vec<PathBuf> = entries
-        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter(|path| path.to_string_lossy().ends_with(profile::SUFFIX))
-        .collect();
-    found.sort();
+    let mut found = list(dir)?;
+    found.retain(|path| path.to_string_lossy().ends_with(profile::SUFFIX));
     let n = found.len();
     let first = found.into_iter().next();
     if let Some(first) = first.as_ref().filter(|_| n > 1) {

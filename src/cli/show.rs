@@ -7,21 +7,19 @@ use serde_json::{Value, json};
 
 use crate::cli::Outcome;
 use crate::cli::common::Common;
-use crate::cli::compression::at_budget;
+use crate::cli::compression::{at_budget, refuse_ignored_size};
 use crate::cli::failure::{Context, Result, Usage};
 use crate::cli::names::names;
 use crate::cli::numbers;
 use crate::cli::output::{Span, columns, emit_json, emit_spans};
+use crate::cli::table::MAX_COLUMNS;
 use crate::fates;
 use crate::fates::{Fate, HeadFates, Plan};
-use crate::format::dump::{Dump, Sample};
+use crate::format::dump::{Dump, Sample, SampleEntry};
 use crate::format::profile::Profile;
 use crate::policy::POLICIES;
 use crate::runtime::{Budget, Compression};
 use crate::say;
-
-/// Columns of a line of text.
-const WIDTH: usize = 100;
 
 /// Backgrounds of sets, in turn, so that neighbours differ.
 const SET_COLORS: [AnsiColor; 4] = [AnsiColor::Blue, AnsiColor::Green, AnsiColor::Magenta, AnsiColor::Cyan];
@@ -98,10 +96,10 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
 /// The place of the sample that is asked for.
 fn place_of(args: &Args, dump: &Dump) -> Result<usize> {
     let samples = &dump.manifest().samples;
-    let is_it = |entry: &crate::format::dump::SampleEntry| format!("{}/{}", entry.dataset, entry.id) == args.sample;
+    let name = |entry: &SampleEntry| format!("{}/{}", entry.dataset, entry.id);
     let numbered = args.sample.parse().ok().filter(|place| *place < samples.len());
-    samples.iter().position(is_it).or(numbered).ok_or_else(|| {
-        let some: Vec<String> = samples.iter().take(5).map(|entry| format!("{}/{}", entry.dataset, entry.id)).collect();
+    samples.iter().position(|entry| name(entry) == args.sample).or(numbered).ok_or_else(|| {
+        let some: Vec<String> = samples.iter().take(5).map(name).collect();
         Usage::error(
             format!("{} holds no sample {:?}", args.dump.display(), args.sample),
             format!("give a number below {}, or a name such as {}", samples.len(), names(some)),
@@ -124,12 +122,7 @@ fn compression(args: &Args, dump: &Dump) -> Result<Compression> {
     };
     let compression = Compression::parse(&spec, Budget::KeptFraction(args.kept_fraction.unwrap_or(0.5)))
         .with_context(|| format!("cannot show {spec}"))?;
-    if compression.policy.sets_own_size() && args.kept_fraction.is_some() {
-        return Err(Usage::error(
-            format!("policy {spec} decides its size by eps, so --kept-fraction would be ignored"),
-            "leave out eps= or --kept-fraction",
-        ));
-    }
+    refuse_ignored_size(&compression, &[("--kept-fraction", args.kept_fraction.is_some())])?;
     Ok(compression)
 }
 
@@ -182,7 +175,7 @@ fn lines(texts: &[String], fates: &[Fate]) -> Vec<Span> {
                 }
                 // Two columns for the marks of an uncoloured run.
                 let wide = columns(line) + 2;
-                if used > 0 && used + wide > WIDTH {
+                if used > 0 && used + wide > MAX_COLUMNS {
                     spans.push(Span::plain("\n"));
                     used = 0;
                 }
@@ -272,7 +265,7 @@ mod tests {
         assert_eq!(without_colour(&lines(&texts, &fates)), "*The*[ cat| sat]~↵\non~ mats_._\n");
         let long = vec!["word ".to_string(); 100];
         let shown = without_colour(&lines(&long, &[Fate::Kept; 100]));
-        assert!(shown.lines().count() > 4 && shown.lines().all(|line| columns(line) <= WIDTH), "{shown}");
+        assert!(shown.lines().count() > 4 && shown.lines().all(|line| columns(line) <= MAX_COLUMNS), "{shown}");
         // What acts on a terminal is shown, not sent.
         assert!(without_colour(&lines(&["\x1b[2J".into()], &[Fate::Kept])).starts_with(r"\u{1b}"));
     }

@@ -8,7 +8,7 @@ use crate::cli::Outcome;
 use crate::cli::common::Common;
 use crate::cli::failure::{Result, Usage};
 use crate::cli::output::{emit_json, emit_line, hint, note};
-use crate::files::FileError;
+use crate::files::list;
 use crate::format::dump::Manifest;
 use crate::format::evaluation;
 use crate::format::evaluation::Evaluation;
@@ -59,7 +59,7 @@ fn checked(path: &Path) -> Result<Vec<Vec<String>>> {
         return Err(Usage::error(format!("{} does not exist", path.display()), TAKES));
     }
     if path.is_dir() && !path.join(Manifest::FILE).exists() {
-        let found: Vec<_> = files_of(path)?.iter().filter_map(|file| faults_of(file)).collect();
+        let found: Vec<_> = list(path)?.iter().filter_map(|file| faults_of(file)).collect();
         if found.is_empty() {
             let what = format!("{} holds neither a dump, nor a report, nor an evaluation", path.display());
             return Err(Usage::error(what, "give a folder with a manifest.json, an analysis.json or an eval.json"));
@@ -90,12 +90,4 @@ fn faults_of(path: &Path) -> Option<Vec<String>> {
         name if name == Manifest::FILE => Some(dump::faults(dir)),
         _ => None,
     }
-}
-
-fn files_of(dir: &Path) -> Result<Vec<PathBuf>> {
-    let io = |e| FileError::io("list", dir, e);
-    let entries = std::fs::read_dir(dir).map_err(io)?;
-    let mut files: Vec<PathBuf> = entries.map(|entry| Ok(entry.map_err(io)?.path())).collect::<Result<_>>()?;
-    files.sort();
-    Ok(files)
 }

@@ -40,6 +40,15 @@ pub fn plain_name(name: &str) -> String {
     name.chars().take(60).map(plain).collect::<String>().trim_matches(['-', '.']).to_string()
 }
 
+/// What a folder holds, by name.
+pub(crate) fn list(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let io = |e| FileError::io("list", dir, e);
+    let entries = std::fs::read_dir(dir).map_err(io)?;
+    let mut paths = entries.map(|entry| Ok(entry.map_err(io)?.path())).collect::<Result<Vec<PathBuf>, FileError>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
 /// What can go wrong with a file. Every variant names the path.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
