@@ -27,6 +27,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 const LENGTHS: [usize; 3] = [2048, 4096, 8192];
+const RUNS: usize = 2;
 const MB: f64 = 1e6;
 /// Threads' packing buffers, the writer's, and what the allocator keeps: whatever does not grow with the prompt.
 const CONSTANT_BYTES: f64 = 24.0 * MB;
@@ -132,15 +133,18 @@ fn layer_bytes(model: &Model, n_tokens: usize) -> f64 {
     (4 * (3 * n_tokens * kv_width + 64 * q_width + 2 * n_tokens * c.n_kv_heads)) as f64
 }
 
-/// Prints a table and asserts that each doubling of the prompt adds one layer's states and the activations at most.
+/// Prints a table and asserts that the longest prompt adds one layer's states and the activations at most.
+///
+/// By luck of the threads a run takes less than it may, never more, up to 14 MB: each length is run `RUNS` times and its
+/// highest peak counts, and the growth is judged over the whole range, where a second layer is as large as that luck.
 fn assert_peaks(name: &str, model: &Model, options: &CaptureOptions) {
     release_freed_memory();
     let base = status("self", "VmRSS:").unwrap();
     println!("{name}: {} layers, weights {:.1} MB", model.config().n_layers, model.weight_bytes() as f64 / MB);
     println!("  tokens   peak above weights   estimated   one layer's states   all layers'");
-    let mut last: Option<(f64, f64)> = None;
+    let mut first: Option<(f64, f64)> = None;
     for n_tokens in LENGTHS {
-        let (peak, _) = peak_of(model, options, n_tokens, None).unwrap();
+        let peak = (0..RUNS).map(|_| peak_of(model, options, n_tokens, None).unwrap().0).fold(0.0, f64::max);
         let estimate = memory_estimate(model, options, n_tokens);
         let (above, due) = (peak - base, (estimate.states + estimate.activations) as f64);
         let layer = layer_bytes(model, n_tokens);
@@ -153,12 +157,10 @@ fn assert_peaks(name: &str, model: &Model, options: &CaptureOptions) {
         );
         assert_eq!(estimate.states as f64, layer, "the estimate's states are those of one layer");
         assert!(above <= due + CONSTANT_BYTES, "{n_tokens} tokens: {above} bytes above the weights, {due} due");
-        if let Some((last_above, last_due)) = last {
-            let (grew, may_grow) = (above - last_above, due - last_due);
-            // Room for what the allocator keeps or not; a second layer or a T x T matrix is far more.
-            assert!(grew <= 1.1 * may_grow + 4.0 * MB, "{n_tokens} tokens: grew by {grew}, may grow by {may_grow}");
-        }
-        last = Some((above, due));
+        let (first_above, first_due) = *first.get_or_insert((above, due));
+        let (grew, may_grow) = (above - first_above, due - first_due);
+        // Room for what the allocator keeps or not; a second layer or a T x T matrix is more.
+        assert!(grew <= 1.1 * may_grow + 4.0 * MB, "{n_tokens} tokens: grew by {grew}, may grow by {may_grow}");
     }
 }
 
