@@ -173,8 +173,28 @@ fn a_profile_that_is_worse_than_a_plain_policy_is_not_written() {
         let of = |name: &str| profile.held_out_kl.iter().find(|way| way.policy == name).unwrap().kl.estimate;
         assert!(["h2o", "equal sizes", "LU-KV sizes"].iter().all(|plain| of("tuned") <= of(plain)), "{budget}");
         assert_eq!(profile.held_out_kl[0].kl.n, 4);
+        // What the end of the prompt attends to has a share beside every head's own score.
+        assert_eq!(profile.beside.as_deref(), Some("window,share=0.25"));
+        let policy = profile.policy_of(&profile.heads[0]);
+        assert_eq!(
+            policy.strip_prefix(profile.setting_of(&profile.heads[0])).unwrap()[1..],
+            *"beside=window,share=0.25"
+        );
     }
     assert!(n_written > 0);
+    let beside = |typed: &str| {
+        let run = ["tune", "dumps/run", "--budget", "0.5", "--probe", "0", "--model", MODEL, "--out", "beside"];
+        kvscope(dir, &[&run[..], &["--beside", typed]].concat())
+    };
+    done(beside("none"));
+    assert_eq!(valid(&dir.join("beside/llama-gqa.profile.json")).beside, None);
+    done(beside("recency,share=0.5"));
+    let own = Some("recency,share=0.5".to_string());
+    assert_eq!(valid(&dir.join("beside/llama-gqa.profile.json")).beside, own);
+    ends(&beside("luck"), 2, &["there is no score \"luck\"", "window"]);
+    // Another budget keeps it.
+    done(kvscope(dir, &["tune", "--from", "beside/llama-gqa.profile.json", "--budget", "0.4", "--out", "beside"]));
+    assert_eq!(valid(&dir.join("beside/llama-gqa-0.4.profile.json")).beside, own);
     // A profile alone has no samples to run.
     let from = ["tune", "--from", "run/llama-gqa-0.5.profile.json", "--budget", "0.4", "--model", MODEL];
     ends(&kvscope(dir, &from), 2, &["no samples to run the model over", "--validate"]);

@@ -231,6 +231,7 @@ fn of_profile(path: &Path) -> Result<Value> {
         "schema": profile.schema,
         "model": model(&profile.model),
         "settings": heads_by_setting(&profile),
+        "beside": profile.beside,
         "refit": as_saved(&profile.refit)?,
         "measure": profile.measure,
         "search": profile.search,

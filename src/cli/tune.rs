@@ -22,10 +22,12 @@ use crate::format::profile::{Profile, TUNED};
 use crate::math::Interval;
 use crate::merge::Refit;
 use crate::model::Model;
-use crate::policy::parse_refit;
+use crate::policy::{self, parse_refit};
 use crate::prompts::ReadOptions;
 use crate::tune;
-use crate::tune::{BudgetUnit, DEFAULT_SETTINGS, LUKV, Measure, RIDGES, SEARCHES, SearchEntry, TuneOptions, Tuned};
+use crate::tune::{
+    BESIDE, BudgetUnit, DEFAULT_SETTINGS, LUKV, Measure, RIDGES, SEARCHES, SearchEntry, TuneOptions, Tuned,
+};
 
 /// Tune a size and a policy for every head under a budget, from dumps, and write them as a profile. Exits with 1 when no
 /// setting meets a budget, or --max-error
@@ -60,6 +62,11 @@ pub(crate) struct Args {
     /// values and masses, with the lambda for each budget that errs least; with --from as that profile does]
     #[arg(long, value_name = "PARAMS|none", num_args = 0..=1, default_missing_value = "")]
     refit: Option<String>,
+    /// A second score beside each head's own, and its share of the head's slots: NAME[,key=value,...] as behind beside= of a
+    /// policy, or none. window keeps what the end of the prompt attends to, such as a question. Attention errors are measured
+    /// without it, the KL with it [default: window where --model is given; with --from as that profile does]
+    #[arg(long, value_name = "SCORE|none", requires = "model")]
+    beside: Option<String>,
     /// Highest acceptable error of the attention output: the upper end of its interval on held-out samples
     #[arg(long, value_name = "X", value_parser = numbers::not_negative, conflicts_with = "from")]
     max_error: Option<f64>,
@@ -127,6 +134,21 @@ impl ValidateArgs {
     }
 }
 
+/// What stands beside the heads' scores as typed, or another where nothing is.
+///
+/// - Errors: no such score, or a parameter that it does not have
+fn beside(args: &Args, otherwise: Option<String>) -> Result<Option<String>> {
+    let beside = match args.beside.as_deref() {
+        None => otherwise,
+        Some("none") => None,
+        Some(typed) => Some(typed.to_string()),
+    };
+    if let Some(beside) = &beside {
+        policy::parse(&format!("{}:beside={beside}", DEFAULT_SETTINGS[0]))?;
+    }
+    Ok(beside)
+}
+
 /// The refit as typed, or another where none is.
 fn refit(args: &Args, otherwise: Option<Refit>) -> Result<Option<Refit>> {
     match args.refit.as_deref() {
@@ -147,7 +169,8 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         Some(path) => {
             let profile = Profile::read(path)?;
             let chat_template = frame(profile.chat_template)?;
-            let options = TuneOptions { refit: refit(args, profile.refit)?, ..options };
+            let (refit, beside) = (refit(args, profile.refit)?, beside(args, profile.beside.clone())?);
+            let options = TuneOptions { refit, beside, ..options };
             let beside = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let dir = args.out.clone().unwrap_or_else(|| beside.to_path_buf());
             let lock = FolderLock::take(&dir)?;
@@ -158,7 +181,9 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
             let chat_template = frame(tune::chat_template(&dumps))?;
             let dir = out_dir(args.out.as_ref(), "reports", &run_name(&args.dumps[0]));
             let lock = FolderLock::take(&dir)?;
-            let mut options = TuneOptions { refit: refit(args, Some(Refit::default()))?, ..options };
+            let otherwise = model.as_ref().map(|_| BESIDE.to_string());
+            let (refit, beside) = (refit(args, Some(Refit::default()))?, beside(args, otherwise)?);
+            let mut options = TuneOptions { refit, beside, ..options };
             if let Some(model) = &model {
                 options.projections = Some(projections(model, &dumps)?);
                 let n_texts = args.validate.probe;
@@ -237,6 +262,7 @@ fn options(args: &Args) -> Result<TuneOptions> {
         projections: None,
         min_share: args.min_share,
         n_late: args.late,
+        beside: None,
         refit: None,
         ridges: if args.refit.as_deref().unwrap_or_default().contains("lambda") { Vec::new() } else { RIDGES.into() },
         hold_out: args.hold_out,
@@ -338,6 +364,7 @@ fn summary(path: &Path, profile: &Profile, good_enough: bool, common: &Common) -
         "calibration_kept_fraction": profile.calibration_kept_fraction,
         "held_out_kept_fraction": profile.held_out_kept_fraction,
         "search": profile.search,
+        "beside": profile.beside,
         "refit": as_saved(&profile.refit)?,
         "held_out_kl": profile.held_out_kl,
         "verdict": profile.verdict,

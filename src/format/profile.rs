@@ -165,6 +165,10 @@ pub struct Profile {
     pub chat_template: Option<bool>,
     /// Policies with parameters that heads chose among, as they are typed: `NAME[:key=value,...]`.
     pub settings: Vec<String>,
+    /// A second score and its share of every head's slots, as typed behind `beside=` of a policy; `None` where there is none.
+    /// Curves and [`Profile::quality`] were measured without it, [`Profile::held_out_kl`] with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<String>,
     /// How the stored slots are refitted; `None` where they are not.
     pub refit: Option<Refit>,
     /// What is minimised: `layer`, `head` or `absolute`.
@@ -347,6 +351,18 @@ impl Profile {
     /// The setting of a head.
     pub fn setting_of(&self, head: &HeadProfile) -> &str {
         self.settings.get(head.setting).map_or("", String::as_str)
+    }
+
+    /// The policy that a head runs with, as typed: its setting, and what stands beside it where it names nothing itself.
+    pub fn policy_of(&self, head: &HeadProfile) -> String {
+        let setting = self.setting_of(head);
+        match &self.beside {
+            Some(beside) if !setting.contains("beside=") => {
+                let joint = if setting.contains(':') { ',' } else { ':' };
+                format!("{setting}{joint}beside={beside}")
+            }
+            _ => setting.into(),
+        }
     }
 
     /// Refuses a model other than the profile's own.

@@ -7,7 +7,7 @@ use crate::policy;
 use crate::policy::allocation::ALLOCATIONS;
 use crate::policy::fold::FOLDS;
 use crate::policy::part::build;
-use crate::policy::score::SCORES;
+use crate::policy::score::{SCORES, beside};
 use crate::policy::{
     Allocation, Claim, Fold, HeadView, Needs, Params, Policy, PolicyEntry, PolicyError, Scope, Score, SlotExtras,
 };
@@ -43,6 +43,7 @@ impl Method {
         let [score, allocation, fold] = PARTS.map(|part| params.take_word(part));
         let (score_name, fold_name) = (score?.unwrap_or(entry.score.into()), fold?.unwrap_or(entry.fold.into()));
         let (score, of_score) = build(SCORES, "score", &score_name, &mut params)?;
+        let (score, of_score) = beside(score, of_score, &mut params)?;
         let (fold, of_fold) = build(FOLDS, "fold", &fold_name, &mut params)?;
         // Thresholds that decide sizes leave nothing to share out.
         let own = if fold.sets_own_size() { EQUAL } else { entry.allocation };
@@ -55,6 +56,10 @@ impl Method {
         }
         if fold.sets_own_size() && allocation.scope() != Scope::Head {
             let what = format!("fold {} decides sizes itself, so allocation={} would be ignored", names[2], names[1]);
+            return Err(PolicyError::BadParameter { policy: entry.name, what });
+        }
+        if of_score.get("beside").is_some() && allocation.scope() != Scope::Head {
+            let what = format!("beside= ranks within a head, and allocation={} compares heads by worth", names[1]);
             return Err(PolicyError::BadParameter { policy: entry.name, what });
         }
         let fixed_score = (!score.depends_on_budget()).then(|| format!("{} {of_score}", names[0]));

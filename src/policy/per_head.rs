@@ -23,7 +23,7 @@ impl PerHead {
     ///
     /// - Errors: a setting that this version does not know, or that looks at another window, sample of queries, repetition or weights than the others
     pub fn from_profile(profile: &Profile) -> Result<Self, PolicyError> {
-        Self::new(profile.heads.iter().map(|head| profile.setting_of(head).to_string()), profile.refit)
+        Self::new(profile.heads.iter().map(|head| profile.policy_of(head)), profile.refit)
     }
 
     /// The same policy, as typed, for so many heads.

@@ -24,7 +24,7 @@ mod words;
 
 pub use cost::Measure;
 pub use losses::HeadLosses;
-pub use options::{DEFAULT_SETTINGS, RIDGES, TuneOptions, Tuned};
+pub use options::{BESIDE, DEFAULT_SETTINGS, RIDGES, TuneOptions, Tuned};
 pub use profiles::chat_template;
 pub use resolve::resolve;
 pub use run::tune;

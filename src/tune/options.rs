@@ -12,6 +12,10 @@ use crate::tune::{HeadLosses, Measure, SEARCHES, TuneError};
 /// bridges, so that protected tokens do not cut chains: others cannot reach small sizes.
 pub const DEFAULT_SETTINGS: &[&str] = &["restkv", "h2o:first=4,last=32", "kvmerger:score=leave-one-out,bridge=true"];
 
+/// What a profile has beside its settings where a model judges it and nothing else is named: a quarter of every head's slots for
+/// what the end of the prompt attends to.
+pub const BESIDE: &str = "window,share=0.25";
+
 /// Ridges that a refit may have where none is named.
 pub const RIDGES: [f32; 3] = [0.01, 0.03, 0.1];
 
@@ -36,6 +40,8 @@ pub struct TuneOptions {
     pub min_share: f64,
     /// Last tokens of a sample that stand for the text to come; `None` for what the dump allows.
     pub n_late: Option<usize>,
+    /// What every profile has beside its settings' scores, as typed behind `beside=`; it is run with them and not measured here.
+    pub beside: Option<String>,
     /// Refit of what stays, with which everything is measured.
     pub refit: Option<Refit>,
     /// Ridges of which every budget's refit gets the one that errs least; none for the refit's own.
@@ -66,6 +72,7 @@ impl Default for TuneOptions {
             projections: None,
             min_share: 0.1,
             n_late: None,
+            beside: None,
             refit: Some(Refit::default()),
             ridges: Vec::new(),
             hold_out: 0.34,

@@ -79,6 +79,7 @@ impl Evidence<'_> {
             model: (*model).clone(),
             chat_template: chat_template(self.dumps),
             settings: options.settings.clone(),
+            beside: options.beside.clone(),
             refit: self.refits[budget],
             measure: options.measure.name().into(),
             search: solution.entry.name.into(),

@@ -61,6 +61,7 @@ pub fn resolve(profile: &Profile, source: InputHash, options: &TuneOptions) -> R
                         json!({ "from": profile.provenance.options, "budgets": options.budgets, "budget_unit": options.unit.name(), "search": options.search }),
                         vec![source.clone()],
                     ),
+                    beside: options.beside.clone(),
                     refit: options.refit,
                     ..profile.clone()
                 };

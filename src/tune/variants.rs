@@ -56,6 +56,6 @@ pub fn lukv_sizes(profile: &Profile) -> Result<Option<Profile>, TuneError> {
         let choice = Choice { setting: 0, units };
         HeadProfile { setting: choice.setting, kept_fraction: choice.share(), ..head.clone() }
     });
-    let sized = Profile { heads: heads.collect(), refit: None, search: LUKV.into(), ..profile.clone() };
+    let sized = Profile { heads: heads.collect(), beside: None, refit: None, search: LUKV.into(), ..profile.clone() };
     Ok(Some(evicting(&sized)?.unwrap_or(sized)))
 }

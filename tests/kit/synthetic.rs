@@ -283,6 +283,7 @@ pub fn profile(n_layers: usize, n_heads: usize) -> Profile {
         model: smollm2(n_layers, n_heads),
         chat_template: Some(false),
         settings: ["h2o", "kvmerger:variant=log-count", "kvmerger:variant=mass"].map(String::from).to_vec(),
+        beside: None,
         refit: Some(Refit::default()),
         measure: "layer".into(),
         search: "hull".into(),

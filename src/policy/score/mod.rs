@@ -1,5 +1,6 @@
 //! What a token is worth. Adding a score is a file and a line in [`SCORES`].
 
+mod beside;
 mod expected_attention;
 mod key_difference;
 mod learned;
@@ -12,6 +13,7 @@ mod recency;
 mod repetition;
 mod window;
 
+pub(super) use beside::beside;
 pub(super) use learned::{LEARNED, WEIGHTS};
 
 use std::fmt::Debug;

@@ -98,6 +98,7 @@ fn of_profile(input: &ReportInput, profile: &Profile) -> Vec<Block> {
         ("Kept of a head", sizes),
         ("Search", format!("{}, by squared changes over the {}'s output", profile.search, profile.measure)),
         ("Policies", settings.join("; ")),
+        ("Beside them", profile.beside.clone().unwrap_or_else(|| "nothing".into())),
         ("Refit", profile.refit.map_or_else(|| "none".into(), |refit| serde_json::json!(refit).to_string())),
         ("Samples", format!("{} calibration, {} held-out", profile.calibration.len(), profile.held_out.len())),
     ]));
