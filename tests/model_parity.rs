@@ -98,6 +98,9 @@ impl Reference {
 
 /// Every reference model: folder or GGUF file, and the file with its numbers.
 const MODELS: &[(&str, &str)] = &[
+    ("gemma3", "gemma3/reference.safetensors"),
+    ("gemma3-f32.gguf", "gemma3/reference.safetensors"),
+    ("gemma3-layer-types", "gemma3-layer-types/reference.safetensors"),
     ("llama-bf16", "llama-bf16/reference.safetensors"),
     ("llama-biases", "llama-biases/reference.safetensors"),
     // Either part stands for the whole model.
@@ -316,6 +319,50 @@ fn rows_of_logits_are_those_asked_for() {
     let last = forward(LogitRows::Last);
     assert_eq!(last.len(), vocab_size);
     assert!(relative_error(&last, &all[all.len() - vocab_size..]) <= 1e-6);
+}
+
+#[test]
+#[ignore = "needs KVSCOPE_REAL_MODEL: a Gemma 3 GGUF file, with what tests/fixtures/models/gemma3.py wrote beside it"]
+fn a_real_model_with_windows_is_that_of_transformers() {
+    let path = PathBuf::from(std::env::var("KVSCOPE_REAL_MODEL").unwrap());
+    let reference = Reference::read(&path.with_extension("reference.safetensors"));
+    let (tokens, probes) = (reference.ids("token_ids"), reference.ids("positions"));
+    println!("{HEADER}");
+    for matmul in matmuls() {
+        // Rounding of activations adds up over layers.
+        let allowed = if matmul == Matmul::F32 { 1e-4 } else { 3e-4 };
+        let model = load_with(&path, matmul);
+        let c = model.config();
+        assert!(c.windows.iter().flatten().any(|window| *window < tokens.len()), "the text stays within the windows");
+        for chunk in [tokens.len(), 100] {
+            let mut store = Recorder::new(c, tokens.len() - WINDOW);
+            let mut probed = Vec::new();
+            for (i, part) in tokens.chunks(chunk).enumerate() {
+                let logits = model.forward(part, i * chunk, &mut store, LogitRows::All).unwrap();
+                let here =
+                    probes.iter().filter_map(|p| (*p as usize).checked_sub(i * chunk)).filter(|p| *p < part.len());
+                probed.extend(here.flat_map(|p| logits[p * c.vocab_size..][..c.vocab_size].to_vec()));
+            }
+            let vectors = [c.n_kv_heads, tokens.len(), c.head_dim];
+            let mut errors = Errors::default();
+            for (i, layer) in store.layers.iter().enumerate() {
+                let error = |what: &str, found: &[Vec<f32>], shape: &[usize]| {
+                    relative_error(&found.concat(), reference.floats(&format!("layers.{i}.{what}"), shape))
+                };
+                errors.k = errors.k.max(error("k", &layer.k, &vectors));
+                errors.v = errors.v.max(error("v", &layer.v, &vectors));
+                errors.k_pre_rope = errors.k_pre_rope.max(error("k_pre_rope", &layer.k_pre_rope, &vectors));
+                errors.mass = errors.mass.max(error("attn_mass", &layer.mass, &vectors[..2]));
+                let window = error("attn_mass_window", &layer.mass_window, &vectors[..2]);
+                errors.mass_window = errors.mass_window.max(window);
+            }
+            errors.logits = relative_error(&probed, reference.floats("logits", &[probes.len(), c.vocab_size]));
+            println!("{}", errors.row(&format!("{matmul:?}, chunks of {chunk}")));
+            assert!(errors.worst() <= allowed, "{matmul:?}: {:.1e}", errors.worst());
+        }
+        let expected = reference.ids("greedy");
+        assert_eq!(greedy(&model, tokens, expected.len(), 0), expected, "{matmul:?}");
+    }
 }
 
 fn demo_reference() -> Reference {

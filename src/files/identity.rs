@@ -1,6 +1,10 @@
 //! What a file was made from: the model, the inputs, the options. No clock and no host, so that equal runs give equal bytes.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
+
+use crate::math::{Rope, reach};
 
 /// Name and version of this program, as every artifact carries it.
 pub const TOOL_VERSION: &str = concat!("kvscope ", env!("CARGO_PKG_VERSION"));
@@ -33,6 +37,13 @@ pub struct ModelIdentity {
     /// written before they were recorded.
     #[serde(default)]
     pub rope_frequencies: Vec<f32>,
+    /// Those of layers with a sliding window, where they have their own; else empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub local_rope_frequencies: Vec<f32>,
+    /// Of each layer, how many latest tokens its queries see, themselves included; `None` for all. Empty where all see all, and in
+    /// files that were written before it was recorded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<Option<usize>>,
     /// Longest context that the model states, in tokens.
     pub max_positions: usize,
 }
@@ -41,6 +52,41 @@ impl ModelIdentity {
     /// Query heads that share one KV head.
     pub fn group(&self) -> usize {
         self.n_q_heads / self.n_kv_heads.max(1)
+    }
+
+    /// The sliding window of a layer.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        self.windows.get(layer).copied().flatten()
+    }
+
+    /// Of each layer, how many of `n_tokens` the whole cache holds.
+    pub fn reaches(&self, n_tokens: usize) -> Vec<usize> {
+        (0..self.n_layers).map(|layer| reach(self.window(layer), n_tokens)).collect()
+    }
+
+    /// The tokens that a layer's whole cache holds when it has seen `n_tokens`.
+    pub fn within_reach(&self, layer: usize, n_tokens: usize) -> Range<usize> {
+        n_tokens - reach(self.window(layer), n_tokens)..n_tokens
+    }
+
+    /// The rotary embedding of a layer.
+    pub(crate) fn rope(&self, layer: usize) -> Rope {
+        let is_local = self.window(layer).is_some() && !self.local_rope_frequencies.is_empty();
+        Rope::new(if is_local { self.local_rope_frequencies.clone() } else { self.rope_frequencies.clone() })
+    }
+
+    /// What cannot be of its windows, in words.
+    pub(crate) fn window_fault(&self) -> Option<String> {
+        let (n_layers, n_windows, n_local) = (self.n_layers, self.windows.len(), self.local_rope_frequencies.len());
+        if n_windows > 0 && n_windows != n_layers {
+            Some(format!("windows of {n_windows} layers in a model of {n_layers}"))
+        } else if self.windows.contains(&Some(0)) {
+            Some("a layer has a window of 0 tokens".into())
+        } else if n_local > 0 && 2 * n_local != self.head_dim {
+            Some(format!("{n_local} local_rope_frequencies for a head dimension of {}", self.head_dim))
+        } else {
+            None
+        }
     }
 
     /// A model of that shape, for tests.
@@ -58,6 +104,8 @@ impl ModelIdentity {
             head_dim,
             rope_theta: 1e4,
             rope_frequencies: Vec::new(),
+            local_rope_frequencies: Vec::new(),
+            windows: Vec::new(),
             max_positions: 128,
         }
     }
@@ -91,5 +139,27 @@ impl Provenance {
     /// Provenance of this program's `command`.
     pub fn new(command: &str, seed: u64, options: serde_json::Value, inputs: Vec<InputHash>) -> Self {
         Self { tool: TOOL_VERSION.into(), command: command.into(), seed, options, inputs }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_with_a_window_keep_its_tokens() {
+        let model = ModelIdentity { windows: vec![Some(5), None], ..ModelIdentity::toy(2, 1, 1, 4) };
+        assert_eq!((model.reaches(3), model.reaches(9)), (vec![3, 3], vec![5, 9]));
+        assert_eq!((model.within_reach(0, 9), model.within_reach(1, 9), model.within_reach(0, 3)), (4..9, 0..9, 0..3));
+        assert_eq!(ModelIdentity::toy(2, 1, 1, 4).reaches(9), [9, 9]);
+        assert_eq!(model.window_fault(), None);
+        for (windows, local, words) in [
+            (vec![None], vec![], "1 layers in a model of 2"),
+            (vec![Some(5), Some(0)], vec![], "0 tokens"),
+            (vec![], vec![1.0], "head dimension of 4"),
+        ] {
+            let faulty = ModelIdentity { windows, local_rope_frequencies: local, ..model.clone() };
+            assert!(faulty.window_fault().unwrap().contains(words));
+        }
     }
 }

@@ -268,6 +268,9 @@ impl Profile {
                 self.model.n_kv_heads
             ));
         }
+        if let Some(what) = self.model.window_fault() {
+            return fault(what);
+        }
         for (i, head) in self.heads.iter().enumerate() {
             if (head.layer, head.kv_head) != (i / self.model.n_kv_heads, i % self.model.n_kv_heads) {
                 return fault(format!("line {i} is of layer {} head {}", head.layer, head.kv_head));

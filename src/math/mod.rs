@@ -12,6 +12,7 @@ mod paired;
 mod product;
 mod projections;
 mod rank;
+mod reach;
 mod rope;
 mod rows;
 mod scatter;
@@ -36,14 +37,15 @@ pub use product::product;
 pub(crate) use product::{Rhs, product_columns};
 pub use projections::{HeadProjection, Projections};
 pub use rank::{ranks, spearman};
-pub(crate) use rope::Rope;
+pub(crate) use reach::reach;
+pub(crate) use rope::{LayerRopes, Rope};
 pub(crate) use rows::HeldRows;
 pub use rows::Rows;
 pub use scatter::{LinearMap, Scatter};
 pub(crate) use simd::fold;
 pub(crate) use simd::{
-    THRESHOLDS, add_weighted_rows, axpy, bf16_to_f32, counts_above, dot_rows, exp_shifted_sum, f16_to_f32,
-    first_not_below,
+    GELU_CUBIC, GELU_SLOPE, THRESHOLDS, add_weighted_rows, axpy, bf16_to_f32, counts_above, dot_rows, exp_shifted_sum,
+    f16_to_f32, first_not_below, gelu_product,
 };
 pub use simd::{cosine, dot};
 pub use simd::{max, range, sum};

@@ -85,6 +85,38 @@ impl Rope {
     }
 }
 
+/// The rotary embeddings of a model's layers: one for all, or one for layers that see all and another for those with a window.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerRopes {
+    kinds: Vec<Rope>,
+    /// Place among the kinds, by layer.
+    of_layer: Vec<usize>,
+}
+
+impl LayerRopes {
+    /// `is_local` says of every layer whether it has a window, and so `local` where there is one.
+    pub fn new(global: Rope, local: Option<Rope>, is_local: Vec<bool>) -> Self {
+        let has_local = local.is_some();
+        let of_layer = is_local.into_iter().map(|is_local| usize::from(is_local && has_local)).collect();
+        Self { kinds: std::iter::once(global).chain(local).collect(), of_layer }
+    }
+
+    /// That of a layer.
+    pub fn of(&self, layer: usize) -> &Rope {
+        &self.kinds[self.of_layer[layer]]
+    }
+
+    /// All that differ.
+    pub fn kinds(&self) -> &[Rope] {
+        &self.kinds
+    }
+
+    /// Which of them a layer has.
+    pub fn kind_of(&self, layer: usize) -> usize {
+        self.of_layer[layer]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -219,6 +219,22 @@ pub fn silu_product(gate: &mut [f32], up: &[f32]) {
     }
 }
 
+/// `gate = gelu(gate) · up`, elementwise, where gelu(x) = x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2.
+///
+/// The half of 1 + tanh(y) is 1 / (1 + exp(-2y)).
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+pub fn gelu_product(gate: &mut [f32], up: &[f32]) {
+    for (gate, up) in gate.iter_mut().zip(up) {
+        let x = *gate;
+        *gate = x / (1.0 + exp_lane(-2.0 * GELU_SLOPE * (x + GELU_CUBIC * x * x * x))) * up;
+    }
+}
+
+/// √(2/π).
+pub const GELU_SLOPE: f32 = 0.797_884_6;
+/// Of the cubic term in GELU's argument.
+pub const GELU_CUBIC: f32 = 0.044_715;
+
 /// `x = exp(x - shift)`, returning the sum of the results: the heart of a softmax.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 pub fn exp_shifted_sum(x: &mut [f32], shift: f32) -> f32 {

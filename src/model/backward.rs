@@ -6,7 +6,7 @@ use crate::math::{Rope, Rows};
 use crate::model::attention::{Geometry, StateGradients, attend, attend_backward};
 use crate::model::config::Config;
 use crate::model::layer::Layer;
-use crate::model::layers::{Linear, add, add_rms_norm_backward, gate_backward, normed};
+use crate::model::layers::{Linear, add_rms_norm_backward, gate_backward, gate_with, normed};
 use crate::model::matrix::Scratch;
 use crate::model::slots::HeadSlots;
 use crate::model::store::{ChunkStates, StoreNeeds};
@@ -71,14 +71,19 @@ impl PassedChunk<'_> {
         scratch: &mut Scratch,
     ) {
         let (c, layer) = (self.config, self.layer);
-        let (attended, _) = attend(&projected.q, heads, self.geometry(), self.first_position, StoreNeeds::default());
-        let mut x = self.input.to_vec();
-        add(&mut x, &layer.o.forward(&attended, scratch));
+        let activation = c.architecture.style.activation;
+        let (mut x, given) = (self.input.to_vec(), self.given_by_attention(projected, heads, scratch));
+        Layer::add_block(&mut x, given, layer.attn_post_norm.as_ref(), c.rms_norm_eps);
         let h = normed(&x, &layer.ffn_norm, c.rms_norm_eps);
         let [mut gate, mut up] = Linear::forward_all([&layer.gate, &layer.up], &h, scratch);
+        let given = layer.ffn_post_norm.as_ref().map(|norm| {
+            let mut inner = gate.clone();
+            gate_with(&mut inner, &up, activation);
+            self.through_norm(&layer.down.forward(&inner, scratch), norm, gradients)
+        });
         let mut by_inner = vec![0f32; gate.len()];
-        layer.down.add_backward(gradients, &mut by_inner, scratch);
-        gate_backward(&mut gate, &mut up, &by_inner);
+        layer.down.add_backward(given.as_deref().unwrap_or(gradients), &mut by_inner, scratch);
+        gate_backward(&mut gate, &mut up, &by_inner, activation);
         let mut by_h = vec![0f32; x.len()];
         layer.gate.add_backward(&gate, &mut by_h, scratch);
         layer.up.add_backward(&up, &mut by_h, scratch);
@@ -95,7 +100,11 @@ impl PassedChunk<'_> {
     ) {
         let (c, layer) = (self.config, self.layer);
         let mut by_attended = vec![0f32; projected.q.len()];
-        layer.o.add_backward(gradients, &mut by_attended, scratch);
+        let given = layer.attn_post_norm.as_ref().map(|norm| {
+            let given = self.given_by_attention(projected, heads, scratch);
+            self.through_norm(&given, norm, gradients)
+        });
+        layer.o.add_backward(given.as_deref().unwrap_or(gradients), &mut by_attended, scratch);
         let StateGradients { mut q, mut k, v } =
             attend_backward(&projected.q, heads, self.geometry(), self.first_position, &by_attended);
         self.rope.rotate_back(&mut q, c.n_q_heads, self.first_position);
@@ -110,6 +119,12 @@ impl PassedChunk<'_> {
             map.add_backward(by_output, &mut by_h, scratch);
         }
         add_rms_norm_backward(self.input, &layer.attn_norm, c.rms_norm_eps, &by_h, gradients);
+    }
+
+    /// What attention gives, `[T, hidden]`, before its norm where it has one.
+    fn given_by_attention(&self, projected: &Projected, heads: &[HeadSlots<'_>], scratch: &mut Scratch) -> Vec<f32> {
+        let (attended, _) = attend(&projected.q, heads, self.geometry(), self.first_position, StoreNeeds::default());
+        self.layer.o.forward(&attended, scratch)
     }
 
     fn through_norm(&self, x: &[f32], weight: &[f32], gradients: &[f32]) -> Vec<f32> {

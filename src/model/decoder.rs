@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::checkpoint::{CONFIG, ModelFiles, choose, instead_of_weights, model_name};
 use crate::files::{FileError, ModelIdentity, read_limited};
-use crate::math::{Projections, Rope, Rows, dot, first_not_below, scale};
+use crate::math::{LayerRopes, Projections, Rows, dot, first_not_below, scale};
 use crate::model::ModelError;
 use crate::model::attention::{Geometry, attend};
 use crate::model::backward::PassedChunk;
@@ -16,7 +16,7 @@ use crate::model::config::Config;
 use crate::model::device::{Compute, DeviceDecoder, Ends, Mirror};
 use crate::model::gguf::Gguf;
 use crate::model::layer::Layer;
-use crate::model::layers::{Linear, add, gate_with, normed};
+use crate::model::layers::{Linear, gate_with, normed};
 use crate::model::matrix::{Matrix, Scratch};
 use crate::model::projections::add_head_grams;
 use crate::model::store::{ChunkStates, ForwardError, KvStore, LogitRows};
@@ -93,7 +93,7 @@ pub struct Model {
     tokenizer: Option<Tokenizer>,
     compute: Compute,
     decoder: Decoder,
-    rope: Rope,
+    ropes: LayerRopes,
 }
 
 impl Model {
@@ -137,7 +137,7 @@ impl Model {
         let output_bias = weights.bias(OUTPUT_BIAS, vocab_size, &config, config.output_bias)?;
         let tied_output = own_output.is_none();
         let output = Linear::new(own_output.unwrap_or_else(|| embedding.clone()), output_bias);
-        let norm = weights.vector("model.norm.weight", hidden_size, &config)?;
+        let norm = weights.norm("model.norm.weight", hidden_size, &config)?;
         let layers = (0..n_layers).map(|index| Layer::load(&weights, &config, kernel, index));
         let decoder = match compute {
             Compute::Kernels { .. } => {
@@ -154,11 +154,11 @@ impl Model {
             }
         };
         config.tied_output = tied_output;
-        let rope = config.rope();
+        let ropes = config.ropes();
         let fingerprint = weights.finish(&config)?;
         let compute = compute.clone();
         let (identity, projections) = (OnceLock::new(), OnceLock::new());
-        Ok(Self { name, config, fingerprint, identity, projections, tokenizer, compute, decoder, rope })
+        Ok(Self { name, config, fingerprint, identity, projections, tokenizer, compute, decoder, ropes })
     }
 
     /// The model's configuration.
@@ -198,6 +198,8 @@ impl Model {
             head_dim: c.head_dim,
             rope_theta: c.rope_theta,
             rope_frequencies: c.rope().frequencies().to_vec(),
+            local_rope_frequencies: self.ropes.kinds().get(1).map_or_else(Vec::new, |rope| rope.frequencies().to_vec()),
+            windows: if c.windows.iter().all(Option::is_none) { Vec::new() } else { c.windows.clone() },
             max_positions: c.max_positions,
         }))
     }
@@ -286,7 +288,7 @@ impl Model {
                 rayon::scope(|_| self.pass(kernels, tokens, first_position, chunk_tokens, store, rows))
             }
             Decoder::Device(decoder) => {
-                decoder.forward((c, &self.rope), tokens, first_position, chunk_tokens, (store, mirror), rows)
+                decoder.forward((c, &self.ropes), tokens, first_position, chunk_tokens, (store, mirror), rows)
             }
         }
     }
@@ -344,6 +346,9 @@ impl Model {
         for (id, row) in tokens.iter().zip(x.chunks_exact_mut(self.config.hidden_size)) {
             kernels.embedding.widen_rows(*id as usize, row);
         }
+        if self.config.architecture.style.scales_embedding {
+            scale(&mut x, self.config.embedding_factor());
+        }
         x
     }
 
@@ -364,7 +369,8 @@ impl Model {
         let mut gradients = x;
         scale(&mut gradients, 2.0);
         for (index, (layer, input)) in kernels.layers.iter().zip(&inputs).enumerate().rev() {
-            let passed = PassedChunk { config: &self.config, rope: &self.rope, layer, index, first_position, input };
+            let passed =
+                PassedChunk { config: &self.config, rope: self.ropes.of(index), layer, index, first_position, input };
             let projected = passed.project(&mut scratch);
             passed.through_mlp(&projected, &store.heads(index), &mut gradients, &mut scratch);
             let norms = lengths(&gradients, self.config.hidden_size);
@@ -413,10 +419,11 @@ impl Model {
     ) -> Result<(), ForwardError<S::Error>> {
         let layer = &kernels.layers[index];
         self.attention_block(kernels, index, x, first_position, store, scratch)?;
-        let h = normed(x, &layer.ffn_norm, self.config.rms_norm_eps);
+        let (eps, activation) = (self.config.rms_norm_eps, self.config.architecture.style.activation);
+        let h = normed(x, &layer.ffn_norm, eps);
         let [mut inner, up] = Linear::forward_all([&layer.gate, &layer.up], &h, scratch);
-        gate_with(&mut inner, &up);
-        add(x, &layer.down.forward(&inner, scratch));
+        gate_with(&mut inner, &up, activation);
+        Layer::add_block(x, layer.down.forward(&inner, scratch), layer.ffn_post_norm.as_ref(), eps);
         Ok(kernels.check(x, Some(index), "hidden states")?)
     }
 
@@ -435,8 +442,8 @@ impl Model {
         let [mut q, mut k, v] = Linear::forward_all([&layer.q, &layer.k, &layer.v], &h, scratch);
         layer.norm_heads(&mut q, &mut k, c.rms_norm_eps);
         let k_pre_rope = if needs.k_pre_rope { k.clone() } else { Vec::new() };
-        self.rope.rotate(&mut q, c.n_q_heads, first_position);
-        self.rope.rotate(&mut k, c.n_kv_heads, first_position);
+        self.ropes.of(index).rotate(&mut q, c.n_q_heads, first_position);
+        self.ropes.of(index).rotate(&mut k, c.n_kv_heads, first_position);
         for (values, state) in [(&q, "queries"), (&k, "keys"), (&v, "values")] {
             kernels.check(values, Some(index), state)?;
         }
@@ -448,7 +455,8 @@ impl Model {
         let geometry = Geometry::of(c, index);
         let (attended, mass) = attend(q.flat(), &store.heads(index), geometry, first_position, needs);
         store.attended(&chunk, mass).map_err(ForwardError::Store)?;
-        add(x, &layer.o.forward(&attended, scratch));
+        let given = layer.o.forward(&attended, scratch);
+        Layer::add_block(x, given, layer.attn_post_norm.as_ref(), c.rms_norm_eps);
         Ok(())
     }
 }
@@ -481,7 +489,8 @@ fn open_gguf(path: &Path) -> Result<(Config, Weights, Option<Tokenizer>), ModelE
     let config = Config::from_gguf(&gguf)?;
     let has_tokenizer = gguf.metadata().contains_key("tokenizer.ggml.model");
     let tokenizer = if has_tokenizer { Some(Tokenizer::from_gguf(&gguf)?) } else { None };
-    Ok((config, Weights::of_gguf(gguf)?, tokenizer))
+    let weights = Weights::of_gguf(gguf, &config)?;
+    Ok((config, weights, tokenizer))
 }
 
 fn read_config(dir: &Path) -> Result<Config, ModelError> {

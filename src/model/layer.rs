@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use crate::math::scale;
 use crate::model::ModelError;
 use crate::model::config::{Bias, Config};
-use crate::model::layers::{Linear, rms_norm};
+use crate::model::layers::{Linear, add, rms_norm};
 use crate::model::matrix::Kernel;
 use crate::model::weights::Weights;
 
@@ -18,10 +19,14 @@ pub(crate) struct Layer {
     pub(crate) q_norm: Option<Vec<f32>>,
     pub(crate) k_norm: Option<Vec<f32>>,
     pub(crate) o: Linear,
+    /// Of what attention adds to the residual stream, where there is one.
+    pub(crate) attn_post_norm: Option<Vec<f32>>,
     pub(crate) ffn_norm: Vec<f32>,
     pub(crate) gate: Linear,
     pub(crate) up: Linear,
     pub(crate) down: Linear,
+    /// Of what the feed-forward layer adds to the residual stream, where there is one.
+    pub(crate) ffn_post_norm: Option<Vec<f32>>,
 }
 
 impl Layer {
@@ -34,25 +39,39 @@ impl Layer {
         let Config { hidden_size, ffn_size, head_dim, qkv_bias, o_bias, mlp_bias, .. } = *config;
         let (q_width, kv_width) = (config.n_q_heads * head_dim, config.n_kv_heads * head_dim);
         let name = |part: &str, kind: &str| format!("model.layers.{index}.{part}.{kind}");
-        let vector = |part: &str, n: usize| weights.vector(&name(part, "weight"), n, config);
+        let style = config.architecture.style;
+        let norm = |part: &str, n: usize| weights.norm(&name(part, "weight"), n, config);
+        // With four norms, the one behind attention has the name that Llama gives to the one before the feed-forward layer.
+        let (attn_post_norm, ffn_norm, ffn_post_norm) = match style.post_norms {
+            false => (None, "post_attention_layernorm", None),
+            true => (Some("post_attention_layernorm"), "pre_feedforward_layernorm", Some("post_feedforward_layernorm")),
+        };
+        let post_norm = |part: Option<&str>| part.map(|part| norm(part, hidden_size)).transpose();
         let linear = |part: &str, n_out: usize, n_in: usize, bias: Bias| {
             let weight = weights.matrix(&name(part, "weight"), [n_out, n_in], config, kernel)?;
             let bias = weights.bias(&name(part, "bias"), n_out, config, bias)?;
             Ok::<_, ModelError>(Linear::new(Arc::new(weight), bias))
         };
-        let head_norm = |part: &str| config.architecture.qk_norm.then(|| vector(part, head_dim)).transpose();
+        let head_norm = |part: &str| config.architecture.qk_norm.then(|| norm(part, head_dim)).transpose();
+        let mut q_norm = head_norm("self_attn.q_norm")?;
+        // Here once, so that all who read queries may take logits for products over √D.
+        if let Some(q_norm) = &mut q_norm {
+            scale(q_norm, config.query_factor());
+        }
         Ok(Self {
-            attn_norm: vector("input_layernorm", hidden_size)?,
+            attn_norm: norm("input_layernorm", hidden_size)?,
             q: linear("self_attn.q_proj", q_width, hidden_size, qkv_bias)?,
             k: linear("self_attn.k_proj", kv_width, hidden_size, qkv_bias)?,
             v: linear("self_attn.v_proj", kv_width, hidden_size, qkv_bias)?,
-            q_norm: head_norm("self_attn.q_norm")?,
+            q_norm,
             k_norm: head_norm("self_attn.k_norm")?,
             o: linear("self_attn.o_proj", hidden_size, q_width, o_bias)?,
-            ffn_norm: vector("post_attention_layernorm", hidden_size)?,
+            attn_post_norm: post_norm(attn_post_norm)?,
+            ffn_norm: norm(ffn_norm, hidden_size)?,
             gate: linear("mlp.gate_proj", ffn_size, hidden_size, mlp_bias)?,
             up: linear("mlp.up_proj", ffn_size, hidden_size, mlp_bias)?,
             down: linear("mlp.down_proj", hidden_size, ffn_size, mlp_bias)?,
+            ffn_post_norm: post_norm(ffn_post_norm)?,
         })
     }
 
@@ -62,6 +81,14 @@ impl Layer {
             rms_norm(q, q_norm, eps);
             rms_norm(k, k_norm, eps);
         }
+    }
+
+    /// Adds to the residual stream what a block gives, behind the block's own norm where there is one.
+    pub(crate) fn add_block(x: &mut [f32], mut given: Vec<f32>, norm: Option<&Vec<f32>>, eps: f64) {
+        if let Some(norm) = norm {
+            rms_norm(&mut given, norm, eps);
+        }
+        add(x, &given);
     }
 
     /// The matrices by their names.
@@ -79,8 +106,9 @@ impl Layer {
 
     /// Bytes in memory.
     pub(crate) fn bytes(&self) -> u64 {
-        let norms = [Some(&self.attn_norm), self.q_norm.as_ref(), self.k_norm.as_ref(), Some(&self.ffn_norm)];
+        let optional = [&self.q_norm, &self.k_norm, &self.attn_post_norm, &self.ffn_post_norm];
+        let norms = optional.into_iter().flatten().chain([&self.attn_norm, &self.ffn_norm]);
         self.maps().iter().map(|(_, map)| map.bytes()).sum::<u64>()
-            + norms.into_iter().flatten().map(|norm| 4 * norm.len() as u64).sum::<u64>()
+            + norms.map(|norm| 4 * norm.len() as u64).sum::<u64>()
     }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::math::{axpy, dot, scale_each, silu_product};
+use crate::math::{GELU_CUBIC, GELU_SLOPE, axpy, dot, gelu_product, scale_each, silu_product};
+use crate::model::config::Activation;
 use crate::model::matrix::{Matrix, Scratch, add_transposed, multiply};
 
 /// y = W x + b.
@@ -99,19 +100,32 @@ pub(crate) fn add_rms_norm_backward(x: &[f32], weight: &[f32], eps: f64, y: &[f3
     });
 }
 
-/// `gate = silu(gate) · up`, elementwise.
-pub(crate) fn gate_with(gate: &mut [f32], up: &[f32]) {
-    gate.par_chunks_mut(4096).zip(up.par_chunks(4096)).for_each(|(gate, up)| silu_product(gate, up));
+/// `gate = activation(gate) · up`, elementwise.
+pub(crate) fn gate_with(gate: &mut [f32], up: &[f32], activation: Activation) {
+    let product = match activation {
+        Activation::Silu => silu_product,
+        Activation::GeluTanh => gelu_product,
+    };
+    gate.par_chunks_mut(4096).zip(up.par_chunks(4096)).for_each(|(gate, up)| product(gate, up));
 }
 
 /// Of gradients by what [`gate_with`] makes of `gate` and `up`, makes those by these, in their places.
-pub(crate) fn gate_backward(gate: &mut [f32], up: &mut [f32], gradients: &[f32]) {
+pub(crate) fn gate_backward(gate: &mut [f32], up: &mut [f32], gradients: &[f32], activation: Activation) {
+    // Both activations are x times a sigmoid: of x itself, or of twice GELU's argument.
+    let inner = |x: f32| match activation {
+        Activation::Silu => (x, 1.0),
+        Activation::GeluTanh => {
+            let (argument, slope) = (x + GELU_CUBIC * x * x * x, 1.0 + 3.0 * GELU_CUBIC * x * x);
+            (2.0 * GELU_SLOPE * argument, 2.0 * GELU_SLOPE * slope)
+        }
+    };
     let chunks = gate.par_chunks_mut(4096).zip(up.par_chunks_mut(4096)).zip(gradients.par_chunks(4096));
     chunks.for_each(|((gate, up), gradients)| {
         for ((gate, up), gradient) in gate.iter_mut().zip(up).zip(gradients) {
-            let sigmoid = 1.0 / (1.0 + (-*gate).exp());
-            let silu = *gate * sigmoid;
-            (*gate, *up) = (gradient * *up * (sigmoid + silu * (1.0 - sigmoid)), gradient * silu);
+            let (argument, slope) = inner(*gate);
+            let sigmoid = 1.0 / (1.0 + (-argument).exp());
+            let active = *gate * sigmoid;
+            (*gate, *up) = (gradient * *up * (sigmoid + active * (1.0 - sigmoid) * slope), gradient * active);
         }
     });
 }
@@ -132,9 +146,28 @@ mod tests {
         rms_norm(&mut x, &[2.0, 0.5], 3.5);
         assert_eq!(x, [1.5, 0.5]);
         let mut gate = [0.0f32, 2.0];
-        gate_with(&mut gate, &[5.0, 3.0]);
+        gate_with(&mut gate, &[5.0, 3.0], Activation::Silu);
         assert_eq!(gate[0], 0.0);
         assert!((gate[1] - 6.0 / (1.0 + (-2f32).exp())).abs() < 1e-6);
+    }
+
+    #[test]
+    fn gelu_is_its_formula_and_its_gradient_a_difference() {
+        let gelu = |x: f64| {
+            let argument = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            0.5 * x * (1.0 + argument.tanh())
+        };
+        for i in -60..=60 {
+            let x = f64::from(i) * 0.2;
+            let (mut gate, mut up) = ([x as f32], [3.0f32]);
+            gate_with(&mut gate, &up, Activation::GeluTanh);
+            assert!((f64::from(gate[0]) - 3.0 * gelu(x)).abs() < 2e-6 * (1.0 + x.abs()), "{x}: {}", gate[0]);
+            gate = [x as f32];
+            gate_backward(&mut gate, &mut up, &[2.0], Activation::GeluTanh);
+            let slope = (gelu(x + 1e-5) - gelu(x - 1e-5)) / 2e-5;
+            assert!((f64::from(gate[0]) - 6.0 * slope).abs() < 1e-4, "{x}: {}", gate[0]);
+            assert!((f64::from(up[0]) - 2.0 * gelu(x)).abs() < 1e-5, "{x}: {}", up[0]);
+        }
     }
 
     #[test]
@@ -145,7 +178,7 @@ mod tests {
         assert_eq!(into, [10.0 + 0.5 - 21.0 / 64.0, 0.5 - 28.0 / 64.0]);
         // silu has slope 1/2 at 0.
         let (mut gate, mut up) = ([0.0, 2f32.ln()], [5.0, 3.0]);
-        gate_backward(&mut gate, &mut up, &[2.0, 1.0]);
+        gate_backward(&mut gate, &mut up, &[2.0, 1.0], Activation::Silu);
         let (third, log) = (1.0 / 3.0f32, 2f32.ln());
         assert_eq!((gate[0], up[0]), (5.0, 0.0));
         let wanted = [3.0 * (2.0 * third + log * 2.0 * third * third), log * 2.0 * third];

@@ -21,7 +21,7 @@ mod slots;
 mod store;
 mod weights;
 
-pub use config::{ARCHITECTURES, Architecture, Bias, Config};
+pub use config::{ARCHITECTURES, Activation, Architecture, Bias, Config, Style, Windows};
 pub use decoder::Model;
 pub use device::{Compute, Matmul};
 pub use pass::{Decoding, Pass};

@@ -16,6 +16,8 @@ pub fn shape(n_layers: usize, n_q_heads: usize, n_kv_heads: usize, head_dim: usi
         rms_norm_eps: 1e-5,
         rope_theta: 1e4,
         rope_scaling: RopeScaling::None,
+        local_rope: None,
+        query_scalar: head_dim as f64,
         max_positions: 1 << 20,
         windows: vec![None; n_layers],
         tied_output: true,

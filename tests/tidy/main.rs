@@ -13,7 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("hint", &[]),
     ("math", &[]),
     ("say", &["math"]),
-    ("files", &["hint"]),
+    ("files", &["hint", "math"]),
     ("checkpoint", &[]),
     ("hub", &["checkpoint", "files", "hint"]),
     ("prompts", &["files", "hint"]),

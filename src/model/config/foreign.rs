@@ -6,6 +6,7 @@
 use serde_json::Value;
 
 use crate::model::ModelError;
+use crate::model::config::Architecture;
 use crate::model::config::settings::{Settings, shown};
 use crate::model::gguf;
 use crate::model::gguf::Gguf;
@@ -19,15 +20,17 @@ enum Neutral {
     One,
     /// True, or none.
     On,
-    /// An activation that is SiLU, or none.
-    Silu,
+    /// The architecture's activation, or none.
+    Activation,
+    /// None, false, 0, or nothing in it, where the architecture does not heed the setting.
+    UnlessHeeded,
 }
 
-use Neutral::{Off, On, One, Silu};
+use Neutral::{Activation, Off, On, One, UnlessHeeded};
 
 /// Settings of `config.json`, and of the RoPE settings in it.
 const OF_CONFIG_JSON: &[(&str, Neutral)] = &[
-    ("activation_function", Silu),
+    ("activation_function", Activation),
     ("add_cross_attention", Off),
     ("alibi", Off),
     ("attention_chunk_size", Off),
@@ -41,15 +44,15 @@ const OF_CONFIG_JSON: &[(&str, Neutral)] = &[
     ("dim_model_base", Off),
     ("embedding_multiplier", One),
     ("final_logit_softcapping", Off),
-    ("hidden_act", Silu),
-    ("hidden_activation", Silu),
+    ("hidden_act", Activation),
+    ("hidden_activation", Activation),
     ("is_causal", On),
     ("key_multiplier", One),
     ("llama_4_scaling_beta", Off),
     ("lm_head_multiplier", One),
     ("logit_scale", One),
     ("logits_scaling", One),
-    ("mlp_hidden_act", Silu),
+    ("mlp_hidden_act", Activation),
     ("moe_num_experts", Off),
     ("n_routed_experts", Off),
     ("num_experts", Off),
@@ -62,7 +65,7 @@ const OF_CONFIG_JSON: &[(&str, Neutral)] = &[
     ("qk_layernorm", Off),
     ("qk_norm", Off),
     ("quantization_config", Off),
-    ("query_pre_attn_scalar", Off),
+    ("query_pre_attn_scalar", UnlessHeeded),
     ("residual_multiplier", One),
     ("rope_interleave", Off),
     ("rope_interleaved", Off),
@@ -87,7 +90,7 @@ const OF_GGUF: &[(&str, Neutral)] = &[
     ("attention.clamp_kqv", Off),
     ("attention.max_alibi_bias", Off),
     ("attention.scale", Off),
-    ("attention.sliding_window_pattern", Off),
+    ("attention.sliding_window_pattern", UnlessHeeded),
     ("attention.temperature_scale", Off),
     ("attn_logit_softcapping", Off),
     ("embedding_scale", One),
@@ -104,8 +107,8 @@ const OF_GGUF: &[(&str, Neutral)] = &[
 
 impl Neutral {
     /// In JSON.
-    fn is(self, value: &Value) -> bool {
-        let is_silu = |name: &str| matches!(name, "silu" | "swish");
+    fn is(self, value: &Value, architecture: Architecture) -> bool {
+        let is_own = |name: &str| architecture.style.activation.is_called(name);
         let is_off = match value {
             Value::Null => true,
             Value::Bool(flag) => !flag,
@@ -118,13 +121,15 @@ impl Neutral {
             Off => is_off,
             One => value.is_null() || value.as_f64() == Some(1.0),
             On => value.is_null() || value.as_bool() == Some(true),
-            Silu => value.is_null() || value.as_str().is_some_and(is_silu),
+            Activation => value.is_null() || value.as_str().is_some_and(is_own),
+            // Both such settings came with Gemma.
+            UnlessHeeded => is_off || architecture.style.query_scalar.is_some(),
         }
     }
 
     /// In GGUF, as the value that JSON would have.
-    fn is_in_gguf(self, value: &gguf::Value) -> bool {
-        self.is(&match value {
+    fn is_in_gguf(self, value: &gguf::Value, architecture: Architecture) -> bool {
+        let json = match value {
             gguf::Value::U64(n) => (*n).into(),
             gguf::Value::I64(n) => (*n).into(),
             gguf::Value::F64(x) => (*x).into(),
@@ -134,7 +139,8 @@ impl Neutral {
             gguf::Value::I64s(list) if list.iter().all(|n| *n == 0) => Value::Null,
             gguf::Value::Bools(list) if list.iter().all(|flag| !flag) => Value::Null,
             _ => return false,
-        })
+        };
+        self.is(&json, architecture)
     }
 }
 
@@ -157,10 +163,10 @@ fn meaning(key: &str, value: &Value) -> (String, &'static str) {
 }
 
 /// Refuses what is not neutral among the settings of `config.json`, or of its RoPE settings.
-pub(super) fn refuse_in_json(settings: Settings<'_>) -> Result<(), ModelError> {
+pub(super) fn refuse_in_json(settings: Settings<'_>, architecture: Architecture) -> Result<(), ModelError> {
     for (key, neutral) in OF_CONFIG_JSON {
         match settings.raw(key) {
-            Some(value) if !neutral.is(value) => {
+            Some(value) if !neutral.is(value, architecture) => {
                 let (what, hint) = meaning(key, value);
                 return Err(settings.foreign(key, what, hint));
             }
@@ -171,11 +177,11 @@ pub(super) fn refuse_in_json(settings: Settings<'_>) -> Result<(), ModelError> {
 }
 
 /// Refuses what is not neutral in a GGUF file's metadata.
-pub(super) fn refuse_in_gguf(gguf: &Gguf, architecture: &str) -> Result<(), ModelError> {
+pub(super) fn refuse_in_gguf(gguf: &Gguf, architecture: Architecture) -> Result<(), ModelError> {
     for (suffix, neutral) in OF_GGUF {
-        let key = format!("{architecture}.{suffix}");
+        let key = format!("{}.{suffix}", architecture.gguf_name);
         match gguf.metadata().get(&key) {
-            Some(value) if !neutral.is_in_gguf(value) => {
+            Some(value) if !neutral.is_in_gguf(value, architecture) => {
                 let json = match value {
                     gguf::Value::U64(n) => (*n).into(),
                     gguf::Value::I64(n) => (*n).into(),
@@ -195,6 +201,7 @@ pub(super) fn refuse_in_gguf(gguf: &Gguf, architecture: &str) -> Result<(), Mode
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::config::ARCHITECTURES;
 
     #[test]
     fn every_setting_has_one_line_in_order() {
@@ -207,7 +214,7 @@ mod tests {
     fn neutral_values_pass_and_others_do_not() {
         let refused = |key: &str, value: Value| {
             let json = serde_json::json!({key: value});
-            refuse_in_json(Settings::of(&json, "").unwrap()).err().map(|error| error.to_string())
+            refuse_in_json(Settings::of(&json, "").unwrap(), ARCHITECTURES[0]).err().map(|error| error.to_string())
         };
         for (key, value) in [
             ("num_local_experts", serde_json::json!(null)),

@@ -3,15 +3,18 @@
 use crate::checkpoint::brief;
 use crate::model::ModelError;
 use crate::model::config::foreign::{OTHER_MODEL, refuse_in_gguf};
-use crate::model::config::{ARCHITECTURES, Bias, Config, MAX_LAYERS};
+use crate::model::config::{ARCHITECTURES, Bias, Config, MAX_LAYERS, Windows, gemma};
 use crate::model::gguf::Gguf;
 use crate::model::rope::RopeScaling;
 
 /// Divisors of the rotary frequencies, one for each.
 pub(in crate::model) const ROPE_FREQS: &str = "rope_freqs.weight";
 
+/// Layers of Gemma 3 27B, by which llama.cpp tells it.
+const LAYERS_OF_LARGEST_GEMMA: usize = 62;
+
 /// Keys of the settings that are checked under their names of `config.json`.
-const KEYS: [(&str, &str); 10] = [
+const KEYS: [(&str, &str); 11] = [
     ("hidden_size", "embedding_length"),
     ("intermediate_size", "feed_forward_length"),
     ("num_hidden_layers", "block_count"),
@@ -21,6 +24,7 @@ const KEYS: [(&str, &str); 10] = [
     ("max_position_embeddings", "context_length"),
     ("rms_norm_eps", "attention.layer_norm_rms_epsilon"),
     ("rope_theta", "rope.freq_base"),
+    ("rope_local_base_freq", "rope.freq_base_swa"),
     ("rope_scaling.factor", "rope.scaling.factor"),
 ];
 
@@ -49,7 +53,7 @@ pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
             return Err(ModelError::foreign("general.type", what, "give the GGUF file of the model itself"));
         }
     }
-    refuse_in_gguf(gguf, name)?;
+    refuse_in_gguf(gguf, architecture)?;
     let key = |suffix: &str| format!("{name}.{suffix}");
     let optional = |suffix: &str| Ok::<_, ModelError>(gguf.u64_of(&key(suffix))?.map(|x| x as usize));
     let real = |suffix: &str| Ok::<_, ModelError>(gguf.f64_of(&key(suffix))?);
@@ -97,6 +101,24 @@ pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
         (None, None) => RopeScaling::None,
     };
     let window = optional("attention.sliding_window")?.filter(|x| *x > 0);
+    let n_windows = n_layers.min(MAX_LAYERS);
+    let windows = match (architecture.windows, window) {
+        (Windows::ButEvery(default), Some(window)) => {
+            let period = optional("attention.sliding_window_pattern")?.unwrap_or(default);
+            gemma::all_but_every(period, window, n_windows)
+        }
+        _ => vec![window; n_windows],
+    };
+    let [global_theta, local_theta] = architecture.style.rope_thetas.map_or([None; 2], |thetas| thetas.map(Some));
+    let local_rope = match (real("rope.freq_base_swa")?, local_theta) {
+        (_, None) => None,
+        (stated, Some(default)) => Some((stated.unwrap_or(default), RopeScaling::None)),
+    };
+    // No key says what the logits are divided by: of the largest model it is the width of a head, as if all had the hidden size's.
+    let query_scalar = match architecture.style.query_scalar {
+        Some(_) if n_layers == LAYERS_OF_LARGEST_GEMMA => usual_head_dim,
+        _ => head_dim,
+    };
     Ok(Config {
         architecture,
         hidden_size,
@@ -108,10 +130,12 @@ pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
         vocab_size: embedding.shape.first().copied().unwrap_or(0),
         rms_norm_eps: real("attention.layer_norm_rms_epsilon")?
             .ok_or_else(|| missing("attention.layer_norm_rms_epsilon"))?,
-        rope_theta: real("rope.freq_base")?.unwrap_or(10_000.0),
+        rope_theta: real("rope.freq_base")?.or(global_theta).unwrap_or(10_000.0),
         rope_scaling,
+        local_rope,
+        query_scalar: query_scalar as f64,
         max_positions: count("context_length")?,
-        windows: vec![window; n_layers.min(MAX_LAYERS)],
+        windows,
         tied_output: !has_tensor("output.weight"),
         qkv_bias: Bias::IfStored,
         o_bias: Bias::IfStored,

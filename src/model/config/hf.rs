@@ -5,11 +5,13 @@ use serde_json::Value;
 use crate::checkpoint::brief;
 use crate::model::ModelError;
 use crate::model::config::foreign::{OTHER_MODEL, refuse_in_json};
+use crate::model::config::gemma;
+use crate::model::config::rotary::{RopeSettings, rope_of};
 use crate::model::config::settings::{Settings, shown};
 use crate::model::config::{ARCHITECTURES, Architecture, Bias, Config, MAX_LAYERS, Windows};
 use crate::model::rope::RopeScaling;
 
-/// Sliding window of Mistral, Qwen2 and Qwen3 where none is stated.
+/// Sliding window of every architecture that has one, where none is stated.
 const DEFAULT_WINDOW: usize = 4096;
 /// First windowed layer of Qwen2 and Qwen3 where none is stated.
 const DEFAULT_FIRST_WINDOWED: usize = 28;
@@ -20,7 +22,7 @@ const DEFAULT_THETA: f64 = 10_000.0;
 pub(super) fn read(json: &Value) -> Result<Config, ModelError> {
     let settings = Settings::of(json, "")?;
     let architecture = architecture(settings)?;
-    refuse_in_json(settings)?;
+    refuse_in_json(settings, architecture)?;
     let n_q_heads = settings.count("num_attention_heads")?;
     let hidden_size = settings.count("hidden_size")?;
     let n_layers = settings.count("num_hidden_layers")?;
@@ -36,7 +38,22 @@ pub(super) fn read(json: &Value) -> Result<Config, ModelError> {
         None => (Bias::None, Bias::None),
     };
     let has_mlp_bias = architecture.has_mlp_bias && settings.flag("mlp_bias")?;
-    let (rope_theta, rope_scaling) = rope(settings, max_positions)?;
+    let ((rope_theta, rope_scaling), local_rope) = match architecture.style.rope_thetas {
+        None => (rope(settings, architecture, max_positions)?, None),
+        Some(thetas) => {
+            let [full, sliding] = gemma::ropes(settings, architecture, thetas, max_positions)?;
+            (full, Some(sliding))
+        }
+    };
+    let head_dim = head_dim.unwrap_or(hidden_size / n_q_heads.max(1));
+    let query_scalar = match architecture.style.query_scalar {
+        None => head_dim as f64,
+        Some(default) => settings.real_or("query_pre_attn_scalar", default)?,
+    };
+    let tied_output = match settings.value("tie_word_embeddings") {
+        None => architecture.style.tied_by_default,
+        Some(_) => settings.flag("tie_word_embeddings")?,
+    };
     Ok(Config {
         architecture,
         hidden_size,
@@ -44,15 +61,17 @@ pub(super) fn read(json: &Value) -> Result<Config, ModelError> {
         n_layers,
         n_q_heads,
         n_kv_heads,
-        head_dim: head_dim.unwrap_or(hidden_size / n_q_heads.max(1)),
+        head_dim,
         vocab_size: settings.count("vocab_size")?,
         rms_norm_eps: settings.real_or("rms_norm_eps", DEFAULT_EPS)?,
         rope_theta,
         rope_scaling,
+        local_rope,
+        query_scalar,
         max_positions,
         // As many as are checked later: nothing is allocated for a stranger's number.
         windows: windows(settings, architecture, n_layers.min(MAX_LAYERS))?,
-        tied_output: settings.flag("tie_word_embeddings")?,
+        tied_output,
         qkv_bias: attention_bias.0,
         o_bias: attention_bias.1,
         mlp_bias: if has_mlp_bias { Bias::Required } else { Bias::None },
@@ -70,6 +89,11 @@ fn architecture(settings: Settings<'_>) -> Result<Architecture, ModelError> {
     let with_head = name.strip_suffix("Model").map(|family| format!("{family}ForCausalLM"));
     let with_head = with_head.as_deref().unwrap_or(name);
     let Some(architecture) = ARCHITECTURES.iter().find(|a| a.hf_name == with_head) else {
+        if name.ends_with("ForConditionalGeneration") {
+            let what = format!("is {}, a model that reads more than text", brief(name));
+            let hint = "take a GGUF file of its text model, or save the text model alone with its own class";
+            return Err(settings.foreign("architectures", what, hint));
+        }
         return Err(ModelError::unsupported_architecture(name));
     };
     match settings.text("model_type")? {
@@ -98,11 +122,16 @@ fn windows(
             let is_on = settings.flag("use_sliding_window")?;
             (stated.filter(|_| is_on), settings.optional_count("max_window_layers")?.unwrap_or(DEFAULT_FIRST_WINDOWED))
         }
+        Windows::ButEvery(_) if stated.is_none() => return Err(settings.error("sliding_window", "is null")),
+        Windows::ButEvery(_) => (stated, 0),
     };
     if window == Some(0) {
         return Err(settings.error("sliding_window", "is 0: a query must see itself"));
     }
     let Some(kinds) = settings.list("layer_types")? else {
+        if let (Windows::ButEvery(default), Some(window)) = (architecture.windows, window) {
+            return Ok(gemma::all_but_every(gemma::period(settings, default)?, window, n_layers));
+        }
         return Ok((0..n_layers).map(|layer| window.filter(|_| layer >= first)).collect());
     };
     if kinds.len() != n_layers {
@@ -124,40 +153,14 @@ fn windows(
 
 /// Base and scaling of the rotary embedding. As in transformers 5, `rope_scaling` comes before `rope_parameters`, and what
 /// neither states is looked for beside them.
-fn rope(settings: Settings<'_>, max_positions: usize) -> Result<(f64, RopeScaling), ModelError> {
-    let outer_theta = settings.real_or("rope_theta", DEFAULT_THETA)?;
+fn rope(
+    settings: Settings<'_>,
+    architecture: Architecture,
+    max_positions: usize,
+) -> Result<(f64, RopeScaling), ModelError> {
+    let theta = settings.real_or("rope_theta", DEFAULT_THETA)?;
     let (newer, older) =
         (settings.object("rope_parameters", "rope_parameters.")?, settings.object("rope_scaling", "rope_scaling.")?);
-    let Some(rope) = older.or(newer) else { return Ok((outer_theta, RopeScaling::None)) };
-    refuse_in_json(rope)?;
-    if let Some((key, _)) = rope.values().find(|(_, value)| value.is_object()) {
-        let what = "holds settings of its own: RoPE that differs by layer is not supported";
-        return Err(rope.foreign(key, what, OTHER_MODEL));
-    }
-    let theta = rope.real_or("rope_theta", outer_theta)?;
-    let kind = match rope.text("rope_type")? {
-        Some(kind) => kind,
-        None => rope.text("type")?.unwrap_or("default"),
-    };
-    let scaling = match kind {
-        "default" => RopeScaling::None,
-        "linear" => RopeScaling::Linear { factor: rope.real("factor")? },
-        "llama3" => {
-            let original = match settings.optional_count("original_max_position_embeddings")? {
-                Some(outer) => outer as f64,
-                None => rope.real_or("original_max_position_embeddings", max_positions as f64)?,
-            };
-            RopeScaling::Llama3 {
-                factor: rope.real("factor")?,
-                low_freq_factor: rope.real("low_freq_factor")?,
-                high_freq_factor: rope.real("high_freq_factor")?,
-                original_max_positions: original,
-            }
-        }
-        other => {
-            let what = format!("is {}; default, linear and llama3 are supported", brief(other));
-            return Err(rope.foreign("rope_type", what, OTHER_MODEL));
-        }
-    };
-    Ok((theta, scaling))
+    let Some(rope) = older.or(newer) else { return Ok((theta, RopeScaling::None)) };
+    rope_of(rope, settings, RopeSettings { theta, max_positions, architecture })
 }

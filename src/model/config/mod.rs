@@ -1,21 +1,24 @@
 //! What a checkpoint says about its model, from `config.json` or GGUF metadata, in one form.
 
 mod foreign;
+mod gemma;
 mod gguf;
 mod hf;
+mod rotary;
 mod settings;
+mod told;
 
 pub(in crate::model) use gguf::ROPE_FREQS;
 
 use serde_json::Value;
 
-use crate::math::Rope;
+use crate::math::{LayerRopes, Rope};
 use crate::model::ModelError;
 use crate::model::gguf::Gguf;
 use crate::model::rope::{RopeScaling, rope};
 
 /// A line of the architecture table: what tells one Llama-family member from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq)]
 pub struct Architecture {
     /// `architectures[0]` of `config.json`.
     pub hf_name: &'static str,
@@ -37,6 +40,48 @@ pub struct Architecture {
     pub default_head_dim: Option<usize>,
     /// Whether GGUF files store q and k rows for interleaved instead of half-split rotation.
     pub gguf_interleaved: bool,
+    /// How its layers differ from Llama's.
+    pub style: Style,
+}
+
+/// How the layers of an architecture differ from Llama's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Style {
+    /// What the gate of the feed-forward layer passes.
+    pub activation: Activation,
+    /// Whether what attention and the feed-forward layer give passes a norm before it is added to the residual stream.
+    pub post_norms: bool,
+    /// Whether folders store the weights of norms less 1.
+    pub norms_less_one: bool,
+    /// Whether embeddings are multiplied by the root of the hidden size.
+    pub scales_embedding: bool,
+    /// Whether the embedding is the output matrix where `tie_word_embeddings` is absent.
+    pub tied_by_default: bool,
+    /// `query_pre_attn_scalar` where it is absent: logits are products over its root. `None` for the head dimension, whatever is
+    /// stated.
+    pub query_scalar: Option<f64>,
+    /// Bases of the rotary embeddings where they are absent: of layers that see all, and of those with a window. `None` for one
+    /// embedding in all layers.
+    pub rope_thetas: Option<[f64; 2]>,
+}
+
+/// What the gate of a feed-forward layer passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// x / (1 + exp(-x)).
+    Silu,
+    /// x Φ(x), Φ by its approximation with a hyperbolic tangent.
+    GeluTanh,
+}
+
+impl Activation {
+    /// Whether `config.json` means it by that name.
+    pub(in crate::model) fn is_called(self, name: &str) -> bool {
+        match self {
+            Self::Silu => matches!(name, "silu" | "swish"),
+            Self::GeluTanh => name == "gelu_pytorch_tanh",
+        }
+    }
 }
 
 /// Whether a linear map adds a bias.
@@ -59,7 +104,19 @@ pub enum Windows {
     Always,
     /// With `use_sliding_window`, those from `max_window_layers` on, or those that `layer_types` names.
     Switched,
+    /// All but every so-manieth, of which `sliding_window_pattern` may state another number, or those that `layer_types` names.
+    ButEvery(usize),
 }
+
+const LLAMA_STYLE: Style = Style {
+    activation: Activation::Silu,
+    post_norms: false,
+    norms_less_one: false,
+    scales_embedding: false,
+    tied_by_default: false,
+    query_scalar: None,
+    rope_thetas: None,
+};
 
 const LLAMA: Architecture = Architecture {
     hf_name: "LlamaForCausalLM",
@@ -72,6 +129,7 @@ const LLAMA: Architecture = Architecture {
     default_kv_heads: None,
     default_head_dim: None,
     gguf_interleaved: true,
+    style: LLAMA_STYLE,
 };
 
 const MISTRAL: Architecture = Architecture {
@@ -112,10 +170,31 @@ pub const ARCHITECTURES: &[Architecture] = &[
         default_head_dim: Some(128),
         ..QWEN2
     },
+    Architecture {
+        hf_name: "Gemma3ForCausalLM",
+        model_types: &["gemma3_text"],
+        gguf_name: "gemma3",
+        has_mlp_bias: false,
+        qk_norm: true,
+        windows: Windows::ButEvery(6),
+        default_kv_heads: Some(4),
+        default_head_dim: Some(256),
+        gguf_interleaved: false,
+        style: Style {
+            activation: Activation::GeluTanh,
+            post_norms: true,
+            norms_less_one: true,
+            scales_embedding: true,
+            tied_by_default: true,
+            query_scalar: Some(256.0),
+            rope_thetas: Some([1e6, 1e4]),
+        },
+        ..LLAMA
+    },
 ];
 
 /// A decoder of the Llama family.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Config {
     /// Line of [`ARCHITECTURES`].
     pub architecture: Architecture,
@@ -139,6 +218,10 @@ pub struct Config {
     pub rope_theta: f64,
     /// Stretching of the rotary embedding.
     pub rope_scaling: RopeScaling,
+    /// Base and stretching of the rotary embedding in layers with a window, where these have one of their own.
+    pub local_rope: Option<(f64, RopeScaling)>,
+    /// Attention logits are products of queries and keys over the root of this.
+    pub query_scalar: f64,
     /// Longest context stated, in tokens.
     pub max_positions: usize,
     /// Of each layer, how many latest tokens queries see, themselves included; `None` for all.
@@ -184,7 +267,7 @@ impl Config {
 
     /// Refuses numbers that cannot belong to a model, before anything is allocated for them.
     fn checked(self) -> Result<Self, ModelError> {
-        let positive = [
+        let sizes = [
             ("hidden_size", self.hidden_size, MAX_WIDTH),
             ("intermediate_size", self.ffn_size, MAX_WIDTH),
             ("num_hidden_layers", self.n_layers, MAX_LAYERS),
@@ -194,7 +277,7 @@ impl Config {
             ("vocab_size", self.vocab_size, 1 << 28),
             ("max_position_embeddings", self.max_positions, 1 << 31),
         ];
-        for (key, value, limit) in positive {
+        for (key, value, limit) in sizes {
             if value == 0 || value > limit {
                 return Err(ModelError::config(key, format!("is {value}, which no model has")));
             }
@@ -213,23 +296,40 @@ impl Config {
             let what = format!("is {}; a number of at least 0 is needed", self.rms_norm_eps);
             return Err(ModelError::config("rms_norm_eps", what));
         }
-        self.check_rope()?;
+        positive("query_pre_attn_scalar", self.query_scalar)?;
+        self.check_rope("rope_theta", self.rope_theta, &self.rope_scaling)?;
+        if let Some((theta, scaling)) = &self.local_rope {
+            self.check_rope("rope_local_base_freq", *theta, scaling)?;
+        }
         Ok(self)
     }
 
-    /// The rotary embedding.
+    /// The rotary embeddings of the layers.
+    pub(crate) fn ropes(&self) -> LayerRopes {
+        let of = |(theta, scaling): &(f64, RopeScaling)| rope(self.head_dim, *theta, scaling);
+        let local = self.local_rope.as_ref().map(of);
+        LayerRopes::new(self.rope(), local, self.windows.iter().map(Option::is_some).collect())
+    }
+
+    /// The rotary embedding of layers that see all.
     pub(crate) fn rope(&self) -> Rope {
         rope(self.head_dim, self.rope_theta, &self.rope_scaling)
     }
 
+    /// By what queries are multiplied so that their products with keys over √D are the logits of attention.
+    pub(in crate::model) fn query_factor(&self) -> f32 {
+        (self.head_dim as f64 / self.query_scalar).sqrt() as f32
+    }
+
+    /// By what embeddings are multiplied.
+    pub(in crate::model) fn embedding_factor(&self) -> f32 {
+        if self.architecture.style.scales_embedding { (self.hidden_size as f64).sqrt() as f32 } else { 1.0 }
+    }
+
     /// Refuses a rotary embedding whose angles are no numbers.
-    fn check_rope(&self) -> Result<(), ModelError> {
-        let positive = |key: &str, value: f64| match value.is_finite() && value > 0.0 {
-            true => Ok(()),
-            false => Err(ModelError::config(key, format!("is {value}; a number above 0 is needed"))),
-        };
-        positive("rope_theta", self.rope_theta)?;
-        match &self.rope_scaling {
+    fn check_rope(&self, key: &str, theta: f64, scaling: &RopeScaling) -> Result<(), ModelError> {
+        positive(key, theta)?;
+        match scaling {
             RopeScaling::None => {}
             RopeScaling::Linear { factor } => positive("rope_scaling.factor", *factor)?,
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
@@ -251,11 +351,18 @@ impl Config {
                 factors.iter().try_for_each(|factor| positive(ROPE_FREQS, f64::from(*factor)))?;
             }
         }
-        if !self.rope().is_finite_up_to(self.max_positions) {
-            let what = format!("is {}, with which the largest angle is no number", self.rope_theta);
-            return Err(ModelError::config("rope_theta", what));
+        if !rope(self.head_dim, theta, scaling).is_finite_up_to(self.max_positions) {
+            let what = format!("is {theta}, with which the largest angle is no number");
+            return Err(ModelError::config(key, what));
         }
         Ok(())
+    }
+}
+
+fn positive(key: &str, value: f64) -> Result<(), ModelError> {
+    match value.is_finite() && value > 0.0 {
+        true => Ok(()),
+        false => Err(ModelError::config(key, format!("is {value}; a number above 0 is needed"))),
     }
 }
 
@@ -349,6 +456,61 @@ mod tests {
     }
 
     #[test]
+    fn gemma_is_read_in_both_styles() {
+        let gemma = |changes: Value| {
+            let mut json = json();
+            json["architectures"] = serde_json::json!(["Gemma3ForCausalLM"]);
+            let object = json.as_object_mut().unwrap();
+            object.remove("tie_word_embeddings");
+            object.insert("num_hidden_layers".into(), 7.into());
+            object.insert("sliding_window".into(), 9.into());
+            object.extend(changes.as_object().unwrap().clone());
+            Config::from_hf(&json)
+        };
+        let by_default = gemma(serde_json::json!({"hidden_activation": "gelu_pytorch_tanh"})).unwrap();
+        assert_eq!((by_default.head_dim, by_default.query_scalar, by_default.tied_output), (256, 256.0, true));
+        assert_eq!((by_default.rope_theta, by_default.local_rope.clone()), (1e6, Some((1e4, RopeScaling::None))));
+        let windowed = |window: Option<usize>, full: &[usize]| -> Vec<Option<usize>> {
+            (0..7).map(|layer| window.filter(|_| !full.contains(&layer))).collect()
+        };
+        assert_eq!(by_default.windows, windowed(Some(9), &[5]));
+        let scaled = RopeScaling::Linear { factor: 8.0 };
+        let older = gemma(serde_json::json!({
+            "rope_theta": 5e5, "rope_local_base_freq": 2e3, "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            "sliding_window_pattern": 3, "query_pre_attn_scalar": 168, "tie_word_embeddings": false,
+        }));
+        let older = older.unwrap();
+        assert_eq!(older.windows, windowed(Some(9), &[2, 5]));
+        let newer = gemma(serde_json::json!({
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e5},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 2e3},
+            },
+            "_sliding_window_pattern": 3, "query_pre_attn_scalar": 168, "tie_word_embeddings": false,
+        }));
+        assert_eq!(newer.unwrap(), older);
+        assert_eq!((older.rope_theta, older.rope_scaling), (5e5, scaled));
+        assert!((older.query_scalar, older.tied_output) == (168.0, false));
+        for (changes, words) in [
+            (serde_json::json!({"final_logit_softcapping": 30.0}), "final_logit_softcapping"),
+            (serde_json::json!({"attn_logit_softcapping": 50.0}), "attn_logit_softcapping"),
+            (serde_json::json!({"hidden_activation": "silu"}), "hidden_activation"),
+            (serde_json::json!({"use_bidirectional_attention": true}), "use_bidirectional_attention"),
+            (serde_json::json!({"sliding_window": null}), "sliding_window"),
+            (serde_json::json!({"sliding_window_pattern": 0}), "sliding_window_pattern"),
+            (serde_json::json!({"sliding_window_pattern": "6"}), "sliding_window_pattern"),
+            (serde_json::json!({"query_pre_attn_scalar": 0}), "query_pre_attn_scalar"),
+            (serde_json::json!({"rope_parameters": {"rope_type": "default"}}), "full_attention and sliding_attention"),
+            (serde_json::json!({"rope_local_base_freq": 0}), "rope_local_base_freq"),
+            (serde_json::json!({"layer_types": vec!["chunked_attention"; 7]}), "chunked_attention"),
+            (serde_json::json!({"model_type": "gemma3"}), "model_type"),
+        ] {
+            let message = gemma(changes).unwrap_err().to_string();
+            assert!(message.contains(words), "{message}");
+        }
+    }
+
+    #[test]
     fn defaults_are_those_of_each_class() {
         let heads = |architecture: &str, kv: Option<Value>| {
             let mut json = json();
@@ -418,6 +580,8 @@ mod tests {
             Config::from_hf(&json).unwrap_err().to_string()
         };
         assert!(with("architectures", serde_json::json!(["MambaForCausalLM"])).contains("MambaForCausalLM"));
+        let vision = with("architectures", serde_json::json!(["Gemma3ForConditionalGeneration"]));
+        assert!(vision.contains("Gemma3ForConditionalGeneration, a model that reads more than text"), "{vision}");
         assert!(with("hidden_act", "gelu".into()).contains("gelu"));
         assert!(with("num_key_value_heads", 3.into()).contains("does not divide"));
         assert!(with("num_hidden_layers", 0.into()).contains("num_hidden_layers"));

@@ -70,7 +70,17 @@ fn objective(model: &Model, kernels: &Kernels, store: &Store, x: &[f32], first_p
 #[test]
 fn gradients_are_central_differences() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
-    for name in ["llama-gqa", "llama-mha", "llama-biases", "llama-llama3-rope", "qwen2", "qwen3", "mistral-window"] {
+    for name in [
+        "llama-gqa",
+        "llama-mha",
+        "llama-biases",
+        "llama-llama3-rope",
+        "qwen2",
+        "qwen3",
+        "mistral-window",
+        "gemma3",
+        "gemma3-layer-types",
+    ] {
         let model = Model::load(&folder.join(name)).unwrap();
         let kernels = model.differentiable().unwrap();
         let Config { n_layers, n_kv_heads, hidden_size, .. } = *model.config();

@@ -12,10 +12,10 @@ use candle_core::{D, DType, Device, Tensor};
 pub use crate::model::device::compute::{Compute, Matmul};
 pub(crate) use crate::model::device::mirror::Mirror;
 
-use crate::math::{Float, Rope, Rows, first_not_below};
+use crate::math::{Float, LayerRopes, Rows, first_not_below};
 use crate::model::ModelError;
 use crate::model::attention::Geometry;
-use crate::model::config::Config;
+use crate::model::config::{Activation, Config};
 use crate::model::device::attention::attend;
 use crate::model::device::mirror::Target;
 use crate::model::layer::Layer;
@@ -85,10 +85,12 @@ struct DeviceLayer {
     q_norm: Option<Tensor>,
     k_norm: Option<Tensor>,
     o: DeviceLinear,
+    attn_post_norm: Option<Tensor>,
     ffn_norm: Tensor,
     gate: DeviceLinear,
     up: DeviceLinear,
     down: DeviceLinear,
+    ffn_post_norm: Option<Tensor>,
 }
 
 /// Everything but the layers, as it is loaded.
@@ -157,10 +159,12 @@ impl DeviceDecoder {
             q_norm: optional(&layer.q_norm)?,
             k_norm: optional(&layer.k_norm)?,
             o: linear(&layer.o)?,
+            attn_post_norm: optional(&layer.attn_post_norm)?,
             ffn_norm: place.vector(&layer.ffn_norm)?,
             gate: linear(&layer.gate)?,
             up: linear(&layer.up)?,
             down: linear(&layer.down)?,
+            ffn_post_norm: optional(&layer.ffn_post_norm)?,
         });
         Ok(())
     }
@@ -181,7 +185,7 @@ impl DeviceDecoder {
     /// As [`crate::model::Pass::forward_by_layer`], for tokens and positions that were checked.
     pub(super) fn forward<S: KvStore + ?Sized>(
         &self,
-        (config, rope): (&Config, &Rope),
+        (config, ropes): (&Config, &LayerRopes),
         tokens: &[u32],
         first_position: usize,
         chunk_tokens: usize,
@@ -190,26 +194,38 @@ impl DeviceDecoder {
     ) -> Result<Vec<f32>, ForwardError<S::Error>> {
         let device = &self.place.device;
         let ids = Tensor::from_slice(tokens, tokens.len(), device)?;
-        let x = self.embedding.index_select(&ids, 0)?.to_dtype(DType::F32)?;
-        let (sin, cos) = rope.tables(first_position, tokens.len());
+        let mut x = self.embedding.index_select(&ids, 0)?.to_dtype(DType::F32)?;
+        if config.architecture.style.scales_embedding {
+            x = (x * f64::from(config.embedding_factor()))?;
+        }
         let table = |values| Tensor::from_vec(values, (tokens.len(), 1, config.head_dim / 2), device);
-        let (sin, cos) = (table(sin)?, table(cos)?);
+        let mut turns = Vec::new();
+        for rope in ropes.kinds() {
+            let (sin, cos) = rope.tables(first_position, tokens.len());
+            turns.push(Turn { sin: table(sin)?, cos: table(cos)? });
+        }
         let mut chunks = Vec::new();
         for start in (0..tokens.len()).step_by(chunk_tokens) {
             let n_tokens = chunk_tokens.min(tokens.len() - start);
             chunks.push(Chunk {
                 x: x.narrow(0, start, n_tokens)?,
-                turn: Turn { sin: sin.narrow(0, start, n_tokens)?, cos: cos.narrow(0, start, n_tokens)? },
+                turns: turns.iter().map(|turn| turn.part(start, n_tokens)).collect::<Result<_, _>>()?,
                 first_position: first_position + start,
                 n_tokens,
             });
         }
         for (index, layer) in self.layers.iter().enumerate() {
             for chunk in &mut chunks {
-                let x = self.attention_block(config, index, layer, chunk, store, mirror)?;
+                let x = self.attention_block((config, ropes.kind_of(index)), index, layer, chunk, store, mirror)?;
                 let h = rms_norm(&x, &layer.ffn_norm, config.rms_norm_eps)?;
-                let inner = (layer.gate.forward(&h)?.silu()? * layer.up.forward(&h)?)?;
-                chunk.x = (x + layer.down.forward(&inner)?)?;
+                let gate = layer.gate.forward(&h)?;
+                let gate = match config.architecture.style.activation {
+                    Activation::Silu => gate.silu()?,
+                    Activation::GeluTanh => gate.gelu()?,
+                };
+                let inner = (gate * layer.up.forward(&h)?)?;
+                let given = layer.down.forward(&inner)?;
+                chunk.x = add_block(&x, given, layer.ffn_post_norm.as_ref(), config.rms_norm_eps)?;
                 self.check_tensor(&chunk.x, index)?;
             }
         }
@@ -250,7 +266,7 @@ impl DeviceDecoder {
     /// The residual stream after attention.
     fn attention_block<S: KvStore + ?Sized>(
         &self,
-        config: &Config,
+        (config, rope): (&Config, usize),
         index: usize,
         layer: &DeviceLayer,
         chunk: &Chunk,
@@ -259,7 +275,8 @@ impl DeviceDecoder {
     ) -> Result<Tensor, ForwardError<S::Error>> {
         let Config { n_q_heads, n_kv_heads, head_dim, rms_norm_eps, .. } = *config;
         let geometry = Geometry::of(config, index);
-        let Chunk { x, turn, first_position, n_tokens } = chunk;
+        let Chunk { x, turns, first_position, n_tokens } = chunk;
+        let turn = &turns[rope];
         let needs = store.needs();
         let h = rms_norm(x, &layer.attn_norm, rms_norm_eps)?;
         let heads = |linear: &DeviceLinear, n_heads: usize| linear.forward(&h)?.reshape((*n_tokens, n_heads, head_dim));
@@ -296,7 +313,7 @@ impl DeviceDecoder {
         if store.heads(index).iter().all(|head| head.positions.is_empty()) {
             mirror.forget(index);
         }
-        Ok((x + layer.o.forward(&attended)?)?)
+        Ok(add_block(x, layer.o.forward(&attended)?, layer.attn_post_norm.as_ref(), rms_norm_eps)?)
     }
 }
 
@@ -304,7 +321,8 @@ impl DeviceDecoder {
 struct Chunk {
     /// `[n_tokens, hidden]` in f32: the residual stream overflows half precision in some models.
     x: Tensor,
-    turn: Turn,
+    /// One for each rotary embedding of the model.
+    turns: Vec<Turn>,
     first_position: usize,
     n_tokens: usize,
 }
@@ -316,6 +334,11 @@ struct Turn {
 }
 
 impl Turn {
+    /// Of some of its positions.
+    fn part(&self, start: usize, n_tokens: usize) -> Result<Self, candle_core::Error> {
+        Ok(Self { sin: self.sin.narrow(0, start, n_tokens)?, cos: self.cos.narrow(0, start, n_tokens)? })
+    }
+
     /// Rotates `[n_tokens, heads, D]`, as [`Rope::rotate`].
     fn rotate(&self, x: &Tensor) -> Result<Tensor, candle_core::Error> {
         let half = x.dim(2)? / 2;
@@ -331,6 +354,12 @@ impl Turn {
 fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor, candle_core::Error> {
     let root = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
     x.broadcast_div(&root)?.broadcast_mul(weight)
+}
+
+/// The residual stream with what a block gives, behind the block's own norm where there is one.
+fn add_block(x: &Tensor, given: Tensor, norm: Option<&Tensor>, eps: f64) -> Result<Tensor, candle_core::Error> {
+    let given = norm.map_or(Ok(given.clone()), |norm| rms_norm(&given, norm, eps))?;
+    x + given
 }
 
 /// Values in row-major order, on the host.

@@ -54,7 +54,7 @@ const SHOWN_TENSORS: usize = 3;
 
 impl Weights {
     /// The tensors of a GGUF model.
-    pub(crate) fn of_gguf(gguf: Gguf) -> Result<Self, ModelError> {
+    pub(crate) fn of_gguf(gguf: Gguf, config: &Config) -> Result<Self, ModelError> {
         let mut tensors = BTreeMap::new();
         for (name, info) in gguf.tensors() {
             let range = info.offset as usize..(info.offset + info.bytes) as usize;
@@ -65,7 +65,8 @@ impl Weights {
             let stored = Stored { dtype: Err(dtype.clone()), shape: Vec::new(), file: 0, range: 0..0 };
             tensors.insert(name.clone(), stored);
         }
-        Self::new(Naming::Gguf, gguf.into_parts(), tensors)
+        let post_norms = config.architecture.style.post_norms;
+        Self::new(Naming::Gguf { post_norms }, gguf.into_parts(), tensors)
     }
 
     /// The tensors of one safetensors file of a folder.
@@ -181,6 +182,16 @@ impl Weights {
         Ok(values)
     }
 
+    /// The weights of a norm, as they multiply.
+    pub(crate) fn norm(&self, name: &str, n: usize, config: &Config) -> Result<Vec<f32>, ModelError> {
+        let mut weights = self.vector(name, n, config)?;
+        // GGUF files have them whole.
+        if config.architecture.style.norms_less_one && self.naming.is_hugging_face() {
+            weights.iter_mut().for_each(|weight| *weight += 1.0);
+        }
+        Ok(weights)
+    }
+
     /// The bias beside a weight, as far as the model has one.
     pub(crate) fn bias(
         &self,
@@ -214,7 +225,7 @@ impl Weights {
         }
         let bytes = self.bytes_of(stored);
         let bytes = match heads_of(name, config) {
-            Some(n_heads) if self.naming == Naming::Gguf && config.architecture.gguf_interleaved => {
+            Some(n_heads) if !self.naming.is_hugging_face() && config.architecture.gguf_interleaved => {
                 half_split(bytes, shape, n_heads)?
             }
             _ => bytes.to_vec(),

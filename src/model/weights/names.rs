@@ -12,7 +12,10 @@ pub(super) enum Naming {
     /// As [`Naming::HuggingFace`] without `model.`: saved from the model without its head.
     Headless,
     /// `blk.3.…`
-    Gguf,
+    Gguf {
+        /// Whether the layers have norms behind their blocks too.
+        post_norms: bool,
+    },
 }
 
 const EMBEDDING: &str = "embed_tokens.weight";
@@ -42,13 +45,18 @@ impl Naming {
         match self {
             Self::HuggingFace => name.into(),
             Self::Headless => name.strip_prefix("model.").unwrap_or(name).into(),
-            Self::Gguf => gguf_name(name),
+            Self::Gguf { post_norms } => gguf_name(name, post_norms),
         }
+    }
+
+    /// Whether it is one of Hugging Face's.
+    pub(super) fn is_hugging_face(self) -> bool {
+        !matches!(self, Self::Gguf { .. })
     }
 }
 
 /// `model.layers.3.self_attn.q_proj.weight` → `blk.3.attn_q.weight`.
-fn gguf_name(name: &str) -> String {
+fn gguf_name(name: &str, post_norms: bool) -> String {
     const PARTS: &[(&str, &str)] = &[
         ("self_attn.q_proj", "attn_q"),
         ("self_attn.k_proj", "attn_k"),
@@ -59,14 +67,17 @@ fn gguf_name(name: &str) -> String {
         ("mlp.gate_proj", "ffn_gate"),
         ("mlp.up_proj", "ffn_up"),
         ("mlp.down_proj", "ffn_down"),
-        ("post_attention_layernorm", "ffn_norm"),
+        ("pre_feedforward_layernorm", "ffn_norm"),
+        ("post_feedforward_layernorm", "post_ffw_norm"),
         ("input_layernorm", "attn_norm"),
         ("model.embed_tokens", "token_embd"),
         ("model.norm", "output_norm"),
         ("lm_head", "output"),
         ("model.layers", "blk"),
     ];
-    PARTS.iter().fold(name.to_string(), |name, (hf, gguf)| name.replace(hf, gguf))
+    let behind_attention = ("post_attention_layernorm", if post_norms { "post_attention_norm" } else { "ffn_norm" });
+    let parts = PARTS.iter().chain([&behind_attention]);
+    parts.fold(name.to_string(), |name, (hf, gguf)| name.replace(hf, gguf))
 }
 
 /// Whether a tensor has no part in any result: buffers that older programs saved and that are computed anew, and the rotary
@@ -134,13 +145,17 @@ mod tests {
 
     #[test]
     fn names_of_gguf_tensors() {
-        assert_eq!(gguf_name("model.layers.3.self_attn.q_proj.weight"), "blk.3.attn_q.weight");
-        assert_eq!(gguf_name("model.layers.3.self_attn.o_proj.bias"), "blk.3.attn_output.bias");
-        assert_eq!(gguf_name("model.layers.0.post_attention_layernorm.weight"), "blk.0.ffn_norm.weight");
-        assert_eq!(gguf_name("model.layers.11.input_layernorm.weight"), "blk.11.attn_norm.weight");
-        assert_eq!(gguf_name("model.embed_tokens.weight"), "token_embd.weight");
-        assert_eq!(gguf_name("model.norm.weight"), "output_norm.weight");
-        assert_eq!(gguf_name("lm_head.weight"), "output.weight");
+        assert_eq!(gguf_name("model.layers.3.self_attn.q_proj.weight", false), "blk.3.attn_q.weight");
+        assert_eq!(gguf_name("model.layers.3.self_attn.o_proj.bias", false), "blk.3.attn_output.bias");
+        assert_eq!(gguf_name("model.layers.0.post_attention_layernorm.weight", false), "blk.0.ffn_norm.weight");
+        let with_four = |part: &str| gguf_name(&format!("model.layers.0.{part}.weight"), true);
+        assert_eq!(with_four("post_attention_layernorm"), "blk.0.post_attention_norm.weight");
+        assert_eq!(with_four("pre_feedforward_layernorm"), "blk.0.ffn_norm.weight");
+        assert_eq!(with_four("post_feedforward_layernorm"), "blk.0.post_ffw_norm.weight");
+        assert_eq!(gguf_name("model.layers.11.input_layernorm.weight", false), "blk.11.attn_norm.weight");
+        assert_eq!(gguf_name("model.embed_tokens.weight", false), "token_embd.weight");
+        assert_eq!(gguf_name("model.norm.weight", false), "output_norm.weight");
+        assert_eq!(gguf_name("lm_head.weight", false), "output.weight");
     }
 
     #[test]
