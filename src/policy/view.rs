@@ -19,7 +19,8 @@ pub struct HeadView<'a> {
     pub group: usize,
     /// Slots that the budget gives the head before heads share it; T or more where nothing has to go.
     pub share_tokens: usize,
-    /// Tokens that the head has seen; more than T where slots were merged or dropped before.
+    /// Tokens that the head has seen and that its layer's window has not left behind; more than T where slots were merged or
+    /// dropped before.
     pub n_seen: usize,
     /// Keys after RoPE, `[T, D]`.
     pub keys: Rows<'a>,

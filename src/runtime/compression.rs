@@ -127,41 +127,52 @@ impl Compression {
         if kept >= MANY_KEPT && !self.policy.sets_own_size() { 2 } else { 1 }
     }
 
-    /// Slots that a head may keep when it has seen `n_seen` tokens; at least 1.
+    /// Slots that a head may keep, at least 1; `reaches` says of every layer how many slots a head has in the whole cache.
     ///
     /// Shares that are no whole number are rounded up for some heads and down for others, so that the total is the
     /// nearest to the sum of all shares.
     pub(crate) fn budget_tokens(
         &self,
-        n_layers: usize,
+        reaches: &[usize],
         n_kv_heads: usize,
         head: usize,
-        n_seen: usize,
     ) -> Result<usize, RuntimeError> {
-        let n = n_seen as f64;
+        let (n_layers, layer) = (reaches.len(), head / n_kv_heads);
+        let whole = |layer: usize| reaches[layer] as f64;
         // Shares are summed before they are rounded, so that no head's rounding adds to another's.
-        let between = |before: f64, with: f64| ((with * n).round() - (before * n).round()).clamp(1.0, n.max(1.0));
-        let kept_fraction = match &self.budget {
-            Budget::KeptFraction(share) => checked(*share)?,
+        let rounded = |before: f64, own: f64| {
+            ((before + own).round() - before.round()).clamp(1.0, whole(layer).max(1.0)) as usize
+        };
+        // Slots of a head of each layer, before layers that stay whole have taken theirs.
+        let wanted: Vec<f64> = match &self.budget {
+            Budget::KeptFraction(share) => {
+                let share = checked(*share)?;
+                (0..n_layers).map(|layer| share * whole(layer)).collect()
+            }
             Budget::Tokens(0) => return Err(RuntimeError::NoSlots),
-            Budget::Tokens(tokens) => (*tokens as f64 / n.max(1.0)).min(1.0),
+            Budget::Tokens(tokens) => (0..n_layers).map(|layer| (*tokens as f64).min(whole(layer))).collect(),
             Budget::PerHead(shares) => {
                 if shares.len() != n_layers * n_kv_heads {
                     return Err(RuntimeError::OtherHeads { found: shares.len(), expected: n_layers * n_kv_heads });
                 }
-                let before: f64 = shares[..head].iter().sum();
-                return Ok(between(before, before + checked(shares[head])?) as usize);
+                let slots = |head: usize| shares[head] * whole(head / n_kv_heads);
+                checked(shares[head])?;
+                return Ok(rounded((0..head).map(slots).sum(), slots(head)));
             }
         };
-        let n_skipped = self.skip_layers.iter().filter(|layer| **layer < n_layers).count();
-        let rest = kept_fraction * n_layers as f64 - n_skipped as f64;
-        if rest <= 0.0 || n_skipped == n_layers {
+        let is_skipped = |layer: &usize| self.skip_layers.contains(layer);
+        let n_skipped = (0..n_layers).filter(is_skipped).count();
+        let all = wanted.iter().sum::<f64>();
+        let skipped: f64 = (0..n_layers).filter(is_skipped).map(whole).sum();
+        if n_skipped > 0 && (all <= skipped || n_skipped == n_layers) {
+            let kept_fraction = all / (0..n_layers).map(whole).sum::<f64>().max(1.0);
             return Err(RuntimeError::SkippedTooMuch { n_skipped, n_layers, kept_fraction });
         }
-        let skipped_before = self.skip_layers.iter().filter(|skipped| **skipped < head / n_kv_heads).count();
-        let rank = (head - skipped_before * n_kv_heads) as f64;
-        let share = rest / (n_layers - n_skipped) as f64;
-        Ok(between(share * rank, share * (rank + 1.0)) as usize)
+        let sharing = |layers: usize| (0..layers).filter(|layer| !is_skipped(layer)).map(|layer| wanted[layer]);
+        let factor = if n_skipped == 0 { 1.0 } else { (all - skipped) / sharing(n_layers).sum::<f64>() };
+        let own = factor * wanted[layer];
+        let before = factor * n_kv_heads as f64 * sharing(layer).sum::<f64>();
+        Ok(rounded(before + own * (head % n_kv_heads) as f64, own))
     }
 }
 

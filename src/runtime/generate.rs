@@ -77,6 +77,9 @@ pub fn prefill(
     if cache.replays().into_iter().any(|chunk_tokens| cache.repeats_by(chunk_tokens, Weighing::Gradient)) {
         pass.model().check_differentiable()?;
     }
+    for chunk_tokens in cache.replays() {
+        cache.check_sees_back(n_tokens + chunk_tokens.min(prompt.len()))?;
+    }
     cache.begin_prompt(prompt.len());
     let mut logits = Vec::new();
     let mut rest = prompt;

@@ -173,6 +173,18 @@ pub enum RuntimeError {
         /// Positions of the context.
         max_positions: usize,
     },
+    /// A layer's window does not reach from a repetition of the prompt back to the prompt.
+    #[error(
+        "layer {layer} sees {window} tokens, and a prompt with its repetition has {n_tokens}: what looks at a repetition would not see the prompt there"
+    )]
+    WindowTooShort {
+        /// The first such layer.
+        layer: usize,
+        /// Its window.
+        window: usize,
+        /// Tokens of the prompt and its repetition, at least.
+        n_tokens: usize,
+    },
     /// A policy that needs a prompt's queries where there is none, or not yet.
     #[error("policy {policy} looks at queries of a whole prompt: it cannot compress {when}")]
     NeedsPrompt {
@@ -219,6 +231,7 @@ impl Hint for RuntimeError {
             Self::DifferentWindows(..) => Some("record a cache for each of them".into()),
             Self::NoRoom { least, .. } => Some(format!("allow at least {least} bytes with --budget-bytes")),
             Self::NoRoomToReplay { .. } => Some("shorten the prompt, or take queries from the prompt itself (from=prompt)".into()),
+            Self::WindowTooShort { .. } => Some("choose a policy that looks at no repetition, or give a shorter prompt".into()),
             Self::NeedsPrompt { .. } => {
                 Some("leave out --decode-slack and --compress-every, or choose a policy that looks at attention mass".into())
             }

@@ -38,6 +38,7 @@ pub(super) fn replay(
             return Err(RuntimeError::NoRoomToReplay { n_tokens: n_before + 1, max_positions });
         }
         let end = prompt.len().min(at + chunk_tokens.min(max_positions - n_before));
+        cache.check_sees_back(n_before + end - at)?;
         cache.begin_replay(first_position + at, asking.len(), chunk_tokens);
         let (tokens, position) = ([&asking, &prompt[at..end]].concat(), cache.n_seen());
         let passed = if cache.repeats_by(chunk_tokens, Weighing::Gradient) {

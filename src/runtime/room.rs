@@ -3,6 +3,7 @@
 use crate::math::Float;
 use crate::model::Config;
 use crate::policy::SlotLayout;
+use crate::runtime::cache::SPARE_PART;
 use crate::runtime::slots::GROWTH_PART;
 use crate::runtime::{Budget, Compression, RuntimeError};
 
@@ -21,7 +22,18 @@ impl Compression {
         let layout = SlotLayout { element: kind, head_dim: config.head_dim, extras: self.policy.slot_extras() };
         let slot = (layout.bytes() + MASS_BYTES) as u64;
         let part = GROWTH_PART as u64;
-        let most = (bytes / part * (part - 1) / n_heads / slot) as usize;
+        let room = (bytes / part * (part - 1) / slot) as usize;
+        // A head of a layer with a window never has more than that and what gathers behind it.
+        let taken = |slots: usize| -> usize {
+            let of_layer = |window: &Option<usize>| window.map_or(slots, |w| slots.min(w + w / SPARE_PART + 1));
+            config.windows.iter().map(of_layer).sum::<usize>() * config.n_kv_heads
+        };
+        // Of all numbers of slots, the largest that the room holds: there is one layer at least, so no more than there is room.
+        let (mut most, mut too_many) = (0, room + 1);
+        while too_many - most > 1 {
+            let between = most + (too_many - most) / 2;
+            if taken(between) <= room { most = between } else { too_many = between }
+        }
         let slack = self.decode_slack.unwrap_or((most / SLACK_PART).max(1));
         match most.checked_sub(slack + 1).filter(|slots| *slots > 0) {
             Some(slots) => Ok(Self { budget: Budget::Tokens(slots), decode_slack: Some(slack), ..self }),

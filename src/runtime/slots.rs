@@ -9,6 +9,7 @@ use crate::math::{Float, HeldRows, axpy, first_not_below};
 use crate::merge::{HeadPlan, Member, Refitted, Slot};
 use crate::model::{HeadSlots, SlotVectors};
 use crate::runtime::RuntimeError;
+use crate::runtime::cache::SPARE_PART;
 
 /// What is stored of a slot, or counted for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +64,10 @@ enum Vectors {
 
 /// A head that is full makes room for this part of its slots.
 pub(super) const GROWTH_PART: usize = 256;
+
+/// Part of the slots for which a head of a layer with a window keeps room when it drops what the window has left behind: twice what
+/// gathers there, so that decoding does not move slots each time.
+const SPARE_ROOM_PART: usize = SPARE_PART / 2;
 
 /// Room that a head of `n_slots` makes when it is full: a 256th, so that slack stays under half a percent of the cache.
 ///
@@ -125,6 +130,15 @@ impl Vectors {
         Ok(())
     }
 
+    /// Takes the first `n` numbers off.
+    fn remove_first(&mut self, n: usize) {
+        match self {
+            Self::F32(v) => remove_first(v, n),
+            Self::F16(v) => remove_first(v, n),
+            Self::Bf16(v) => remove_first(v, n),
+        }
+    }
+
     fn slots(&self) -> SlotVectors<'_> {
         match self {
             Self::F32(v) => SlotVectors::F32(v),
@@ -171,6 +185,14 @@ impl Counts {
         match self {
             Self::Small(counts) => counts.iter().map(|count| u32::from(*count)).collect(),
             Self::Large(counts) => counts.clone(),
+        }
+    }
+
+    /// Takes the first `n` off, as far as there are so many.
+    fn remove_first(&mut self, n: usize) {
+        match self {
+            Self::Small(counts) => remove_first(counts, n),
+            Self::Large(counts) => remove_first(counts, n),
         }
     }
 
@@ -272,6 +294,22 @@ impl Head {
         }
     }
 
+    /// Slots before a position.
+    pub(crate) fn n_before(&self, position: usize) -> usize {
+        self.positions.partition_point(|p| (*p as usize) < position)
+    }
+
+    /// Takes the first `n` slots off, with all that belongs to them.
+    pub(crate) fn remove_first(&mut self, n: usize) {
+        self.keys.remove_first(n * self.head_dim);
+        self.values.remove_first(n * self.head_dim);
+        remove_first(&mut self.positions, n);
+        self.counts.iter_mut().for_each(|counts| counts.remove_first(n));
+        // What is recorded while a prompt passes ends with it, and tells of its slots only.
+        let recorded = [&mut self.mass, &mut self.mass_window].into_iter().chain(&mut self.predicted);
+        recorded.chain(self.logit_bias.as_mut()).for_each(|values| remove_first(values, n));
+    }
+
     pub(crate) fn set_refitted(&mut self, Refitted { values, logit_bias }: Refitted) -> Result<(), Unstorable> {
         self.values = self.values.replaced(&values, State::Value)?;
         self.logit_bias = logit_bias.or_else(|| self.logit_bias.take());
@@ -353,6 +391,15 @@ impl Head {
             mass_window: Vec::new(),
             predicted: predicted.into_iter().collect(),
         })
+    }
+}
+
+/// Takes the first `n` off, as far as there are so many, and gives back most of the room where much is left over.
+fn remove_first<T>(values: &mut Vec<T>, n: usize) {
+    values.drain(..n.min(values.len()));
+    let spare = values.len() / SPARE_ROOM_PART;
+    if values.capacity() - values.len() > spare {
+        values.shrink_to(values.len() + spare / 2);
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::format::scorer::Scorer;
-use crate::math::{Float, Projections, Rope};
+use crate::math::{Float, LayerRopes, Projections, reach};
 use crate::merge::{Counters, Origin, Repetition, Sampling, Weighing};
 use crate::model::{AttnMass, ChunkStates, Config, HeadSlots, KvStore, StoreNeeds};
 use crate::policy::{Needs, Scope, SlotExtras, SlotLayout};
@@ -18,6 +18,9 @@ use crate::runtime::queries::QuerySample;
 use crate::runtime::repeated::Repeated;
 use crate::runtime::slots::{Head, Unstorable};
 use crate::runtime::{Budget, Compression, RuntimeError};
+
+/// Part of a window that gathers behind it before it is dropped.
+pub(in crate::runtime) const SPARE_PART: usize = 64;
 
 /// Part of a prompt that is passing.
 #[derive(Clone, Copy, Debug)]
@@ -51,11 +54,13 @@ pub struct RaggedCache {
     n_layers: usize,
     n_kv_heads: usize,
     head_dim: usize,
+    /// The sliding window of each layer.
+    windows: Vec<Option<usize>>,
     kind: Float,
     heads: Vec<Head>,
     compression: Option<Compression>,
     group: usize,
-    rope: Rope,
+    ropes: LayerRopes,
     /// The model's, where a compression looks at them.
     projections: Option<Arc<Projections>>,
     /// What is recorded for compressions to come.
@@ -94,11 +99,12 @@ impl RaggedCache {
             n_layers: config.n_layers,
             n_kv_heads: config.n_kv_heads,
             head_dim: config.head_dim,
+            windows: config.windows.clone(),
             kind,
             heads: (0..n_heads).map(|_| Head::new(kind, config.head_dim)).collect(),
             compression,
             group: config.n_q_heads / config.n_kv_heads,
-            rope: config.rope(),
+            ropes: config.ropes(),
             projections: None,
             scorers: needs.learned.clone().into_iter().collect(),
             samplings,
@@ -184,7 +190,8 @@ impl RaggedCache {
             settled: vec![0; self.heads.len()],
             rewrites: vec![0; self.n_layers],
             gone: self.gone.clone(),
-            rope: self.rope.clone(),
+            ropes: self.ropes.clone(),
+            windows: self.windows.clone(),
             projections: self.projections.clone(),
             ..*self
         };
@@ -244,6 +251,18 @@ impl RaggedCache {
     pub(super) fn repeats_by(&self, chunk_tokens: usize, by: Weighing) -> bool {
         let mut wanted = self.repeated.iter().map(Repeated::wanted);
         wanted.any(|wanted| wanted.chunk == chunk_tokens && wanted.by == by)
+    }
+
+    /// Refuses a repetition that ends at a position from which some layer's window does not reach back over the prompt.
+    ///
+    /// - Errors: [`RuntimeError::WindowTooShort`]
+    pub(super) fn check_sees_back(&self, n_tokens: usize) -> Result<(), RuntimeError> {
+        let short = self
+            .windows
+            .iter()
+            .enumerate()
+            .find_map(|(layer, window)| Some((layer, (*window)?)).filter(|x| x.1 < n_tokens));
+        short.map_or(Ok(()), |(layer, window)| Err(RuntimeError::WindowTooShort { layer, window, n_tokens }))
     }
 
     /// Announces tokens that ask for a repetition of the prompt from position `first` on, and the repetition of `chunk_tokens` at
@@ -319,7 +338,8 @@ impl RaggedCache {
         };
         // Tokens behind the prompt are compressed where there is a slack only; the last one enters no cache.
         let n_new = decode_slack.map_or(0, |_| max_new_tokens.saturating_sub(1));
-        let n_tokens = self.n_seen.saturating_add(n_prompt_tokens).saturating_add(n_new);
+        let n_seen = self.n_seen.saturating_add(n_prompt_tokens).saturating_add(n_new);
+        let n_tokens = self.windows.iter().map(|window| reach(*window, n_seen)).max().unwrap_or(0);
         if policy.sets_own_size() || n_tokens > budget_tokens.saturating_add(decode_slack.unwrap_or(0)) {
             return Ok(());
         }
@@ -331,15 +351,31 @@ impl RaggedCache {
         self.heads.iter().map(Head::bytes).sum()
     }
 
-    /// Bytes that the same tokens take uncompressed: keys, values and positions of every token and head.
+    /// Bytes that the same tokens take uncompressed: keys, values and positions of every token and head, in layers with a window
+    /// those of the tokens within it.
     pub fn full_bytes(&self) -> u64 {
         let layout = SlotLayout { element: self.kind, head_dim: self.head_dim, extras: SlotExtras::default() };
-        (self.heads.len() * self.n_seen * layout.bytes()) as u64
+        (self.full_slots() * layout.bytes()) as u64
     }
 
-    /// Slots stored, over all heads.
+    /// Slots of the same tokens uncompressed, over all heads.
+    fn full_slots(&self) -> usize {
+        self.n_kv_heads * self.reaches().iter().sum::<usize>()
+    }
+
+    /// Of the tokens seen, how many each layer's whole cache holds.
+    fn reaches(&self) -> Vec<usize> {
+        self.windows.iter().map(|window| reach(*window, self.n_seen)).collect()
+    }
+
+    /// Slots stored within the layers' windows, over all heads.
     pub fn n_slots(&self) -> usize {
-        self.heads.iter().map(Head::len).sum()
+        (0..self.n_layers).map(|layer| self.n_slots_of(layer)).sum()
+    }
+
+    fn n_slots_of(&self, layer: usize) -> usize {
+        let first = self.n_seen - reach(self.windows[layer], self.n_seen);
+        self.of_layer(layer).iter().map(|head| head.len() - head.n_before(first)).sum()
     }
 
     /// Tokens that passed; the next one stands at this position.
@@ -347,17 +383,24 @@ impl RaggedCache {
         self.n_seen
     }
 
-    /// Slots stored per token seen, over all layers and heads; `None` of an empty cache.
+    /// Slots stored per slot of the whole cache, over all layers and heads; `None` of an empty cache.
     pub fn kept_fraction(&self) -> Option<f64> {
-        let seen = self.n_seen * self.heads.len();
-        (seen > 0).then(|| self.n_slots() as f64 / seen as f64)
+        let full = self.full_slots();
+        (full > 0).then(|| self.n_slots() as f64 / full as f64)
     }
 
-    /// What became of the tokens seen, in each layer: stored, merged or evicted.
+    /// What became of the tokens within each layer's reach: stored, merged or evicted. Of those that went, more recent ones may
+    /// have gone than the window still holds: evictions are what neither slots nor merges account for.
     pub fn counters_by_layer(&self) -> Vec<Counters> {
-        let kept = |layer: usize| self.of_layer(layer).iter().map(Head::len).sum();
-        let seen = self.n_seen * self.n_kv_heads;
-        self.gone.iter().enumerate().map(|(layer, gone)| Counters { seen, kept: kept(layer), ..*gone }).collect()
+        let of_layer = |(layer, gone): (usize, &Counters)| {
+            let (seen, kept) = (reach(self.windows[layer], self.n_seen) * self.n_kv_heads, self.n_slots_of(layer));
+            if self.windows[layer].is_none() {
+                return Counters { seen, kept, ..*gone };
+            }
+            let merged = gone.merged.min(seen - kept);
+            Counters { seen, kept, merged, evicted: seen - kept - merged }
+        };
+        self.gone.iter().enumerate().map(of_layer).collect()
     }
 
     /// What became of the tokens seen, over all layers.
@@ -398,9 +441,20 @@ impl RaggedCache {
         self.asked |= new.asked;
     }
 
+    /// Drops slots that the layer's window has left behind after `n_seen` tokens, where a head has more than `spare` of them.
+    fn leave_behind(&mut self, layer: usize, n_seen: usize, spare: usize) {
+        let first = n_seen - reach(self.windows[layer], n_seen);
+        let heads = &mut self.heads[layer * self.n_kv_heads..(layer + 1) * self.n_kv_heads];
+        if heads.iter().any(|head| head.n_before(first) > spare) {
+            heads.iter_mut().for_each(|head| head.remove_first(head.n_before(first)));
+            self.rewrites[layer] += 1;
+        }
+    }
+
     fn compress(&mut self, layers: Range<usize>, keep_mass: bool) -> Result<(), RuntimeError> {
         let Some(compression) = self.compression.clone() else { return Ok(()) };
         let started = Instant::now();
+        layers.clone().for_each(|layer| self.leave_behind(layer, self.n_seen, 0));
         let sizes = self.sizes(&compression, layers.clone())?;
         for (layer, sizes) in layers.zip(sizes.chunks_exact(self.n_kv_heads)) {
             let new = self.rewritten(&compression, layer, sizes, keep_mass)?;
@@ -428,7 +482,7 @@ impl RaggedCache {
             let limit = if policy.sets_own_size() || policy.scope() != Scope::Head {
                 self.settled[head]
             } else {
-                compression.budget_tokens(self.n_layers, self.n_kv_heads, head, self.n_seen)?
+                compression.budget_tokens(&self.reaches(), self.n_kv_heads, head)?
             };
             if self.heads[head].len() > limit.saturating_add(*slack) {
                 return Ok(true);
@@ -508,6 +562,11 @@ impl KvStore for RaggedCache {
             return Ok(());
         }
         let end = chunk.first_position + chunk.n_tokens;
+        // Moving the rest up costs as much as attention over it: so it waits until some slots have gathered, but for the end of
+        // a prompt.
+        let ends_part = self.passing.is_some_and(|passing| end >= passing.part_end);
+        let spare = self.windows[chunk.layer].map_or(0, |window| if ends_part { 0 } else { window / SPARE_PART });
+        self.leave_behind(chunk.layer, end, spare);
         let in_decode = self.compresses_in_decode();
         let due = self.compression.as_ref().and_then(|compression| self.due(compression, chunk.layer));
         match self.passing {

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
-use crate::math::HeldRows;
+use crate::math::{HeldRows, reach};
 use crate::merge::{Counters, Given, HeadPlan, RefitHead, Refitted, Sampling, refit_slots};
 use crate::policy::{Claim, HeadView, Scope};
 use crate::runtime::cache::samplings;
@@ -78,7 +78,7 @@ impl RaggedCache {
 
     /// Slots that the budget gives a head before heads share.
     fn share_tokens(&self, compression: &Compression, head: usize) -> Result<usize, RuntimeError> {
-        compression.budget_tokens(self.n_layers, self.n_kv_heads, head, self.n_seen)
+        compression.budget_tokens(&self.reaches(), self.n_kv_heads, head)
     }
 
     /// Refuses a policy whose queries were not recorded, whose prompt was not repeated, or that does not know the model's
@@ -155,7 +155,7 @@ impl RaggedCache {
     /// Queries of a sample that read a head, of every `step`-th token, `[n, D]`.
     fn queries(&self, sample: &QuerySample, index: usize, step: usize) -> HeldRows<'static> {
         let place = [index / self.n_kv_heads, index % self.n_kv_heads, self.n_kv_heads];
-        HeldRows::new(sample.rows(place, &self.rope, self.n_seen, step), self.head_dim)
+        HeldRows::new(sample.rows(place, self.ropes.of(place[0]), self.n_seen, step), self.head_dim)
     }
 
     /// A head, with queries of the sampling where they are there.
@@ -169,7 +169,7 @@ impl RaggedCache {
             n_kv_heads: self.n_kv_heads,
             group: self.group,
             share_tokens: states.share_tokens,
-            n_seen: self.n_seen,
+            n_seen: reach(self.windows[index / self.n_kv_heads], self.n_seen),
             keys,
             values: states.values.as_ref().map_or(none, HeldRows::rows),
             queries: asked.map_or(none, |asked| asked.queries.rows()),
