@@ -10,7 +10,7 @@ use crate::analyze::{AnalyzeError, AnalyzeOptions};
 use crate::format::analysis::{DatasetAnalysis, HeadSimilarity, Placed, SetPlaces, StateSimilarity};
 use crate::format::dump::{Dump, Sample, State, TokenClass};
 use crate::format::stats::{StatsRow, StatsTable};
-use crate::math::{Mean, mean};
+use crate::math::Mean;
 use crate::merge::HeadStates;
 
 /// What is measured of every head of a data set.
@@ -97,7 +97,13 @@ impl<'a> DatasetRun<'a> {
         let sets: Vec<&SampleSets> = found.iter().filter_map(|head| head.sets.as_ref()).collect();
         if measures.has_sets {
             let at = measures.reference_eps;
-            self.kept_fractions.extend(mean(sets.iter().map(|sets| sets.grid.kept_fraction[at])));
+            // A layer with a window counts by the slots that its whole cache has.
+            let counts_by = |layer| sample.model().within_reach(layer, n_tokens).len() as f64 / n_tokens as f64;
+            let of_heads = found.iter().filter_map(|head| Some((counts_by(head.layer), head.sets.as_ref()?)));
+            let (kept, all) = of_heads.fold((0.0, 0.0), |(kept, all), (weight, sets)| {
+                (kept + weight * sets.grid.kept_fraction[at], all + weight)
+            });
+            self.kept_fractions.extend((all > 0.0).then(|| kept / all));
             // Protected tokens are as many in every head, so that all have a ratio or none has.
             if let Some(ratios) = sets.iter().map(|sets| sets.grid.set_ratio[at]).collect::<Option<Vec<f64>>>() {
                 self.ratios.push((n_tokens, ratios));
@@ -224,22 +230,35 @@ impl HeadRun {
     ) -> Result<HeadSample, AnalyzeError> {
         let (layer, kv_head, options) = (self.layer, self.kv_head, measures.options);
         let mass = if measures.has_sets { sample.mass(layer, kv_head)? } else { Vec::new() };
+        let model = sample.model();
+        let held = model.within_reach(layer, sample.entry().n_tokens);
+        let mass = mass.get(held.clone()).unwrap_or_default();
         let mut neighbours = Vec::with_capacity(measures.states.len());
         let (mut sets, mut queries) = (None, None);
         for (state, counters) in measures.states.iter().zip(&mut self.similarity) {
-            let rows = sample.vectors_into(layer, *state, kv_head..kv_head + 1, room)?;
+            // Of a layer with a window, what its cache holds at the end.
+            let rows = sample.vectors_into(layer, *state, kv_head..kv_head + 1, room)?.part(held.clone());
             if *state == State::K && measures.has_sets {
                 let (shares, bridge, eps_grid) = (options.shares, options.bridge, options.eps_grid.as_slice());
-                let rule = SetRule { shares, bridge, eps_grid, reference_eps: measures.reference_eps };
-                let found = SampleSets::of(rows, &mass, classes, rule);
+                let (reference_eps, n_passed) = (measures.reference_eps, held.start);
+                let rule = SetRule { shares, bridge, eps_grid, reference_eps, n_passed };
+                let classes = classes.map(|classes| &classes[held.clone()]);
+                let found = SampleSets::of(rows, mass, classes, rule);
                 self.sets.add(&found);
                 sets = Some(found);
             }
             if *state == State::K && measures.has_queries {
                 let (values, group) = (sample.vectors(layer, State::V, kv_head)?, sample.queries(layer, kv_head)?);
                 let query_positions = &sample.query_positions(layer)?;
-                let states = HeadStates { keys: rows, values: values.rows(), queries: group.rows(), query_positions };
-                let found = SampleQueries::of(states, &mass, &options.budgets, options.bridge);
+                let states = HeadStates {
+                    keys: rows,
+                    values: values.rows().part(held.clone()),
+                    first_position: held.start,
+                    window: model.window(layer),
+                    queries: group.rows(),
+                    query_positions,
+                };
+                let found = SampleQueries::of(states, mass, &options.budgets, options.bridge);
                 self.queries.add(&found);
                 queries = Some(found);
             }

@@ -35,14 +35,17 @@ impl MapFile<'_> {
     pub(crate) fn write(self, out_dir: &Path, maker: &mut MapMaker) -> Result<MapEntry, AnalyzeError> {
         let MapRequest { layer, kv_head, state } = self.request;
         let sample = self.sample.entry();
-        let n_tokens = sample.n_tokens;
+        // Of a layer with a window, what its cache holds at the end.
+        let held = self.model.within_reach(layer, sample.n_tokens);
+        let (first_token, n_tokens) = (held.start, held.len());
         let rows = self.sample.vectors(layer, state, kv_head)?;
         let safe = safe_name(&sample.dataset);
         let name = format!("{}-{safe}-{}-layer{layer}-head{kv_head}-{}", self.dataset, self.number, state.name());
         let (dataset, id, n_levels) = (sample.dataset.clone(), sample.id.clone(), map::n_levels(n_tokens));
         let file = format!("maps/{name}.safetensors");
-        let mut entry = MapEntry { file, dataset, id, state, layer, kv_head, n_tokens, n_levels, sha256: None };
-        let levels = maker.map(rows.rows(), n_levels);
+        let mut entry =
+            MapEntry { file, dataset, id, state, layer, kv_head, first_token, n_tokens, n_levels, sha256: None };
+        let levels = maker.map(rows.rows().part(held), n_levels);
         create_own_dir(&out_dir.join("maps"))?;
         entry.sha256 = Some(map::write(out_dir, &entry, self.model, levels)?);
         Ok(entry)

@@ -82,8 +82,9 @@ fn neighbour_gaps(states: HeadStates<'_>) -> Vec<Option<f64>> {
         product(keys.flat(), &rows, &mut logits, [keys.len(), n_rows, d], Rhs::Transposed);
         for token in start..end - 1 {
             let first = positions.partition_point(|position| *position < token + 1);
-            let n_seeing = n_rows - first;
-            let row = |token: usize| &logits[(token - start) * n_rows + first..(token - start + 1) * n_rows];
+            let past = states.window.map_or(n_rows, |w| positions.partition_point(|position| *position < token + w));
+            let n_seeing = past.saturating_sub(first);
+            let row = |token: usize| &logits[(token - start) * n_rows..][first..past];
             let seen_enough = n_seeing > 0 && 2 * n_seeing >= n_rows;
             gaps.push(seen_enough.then(|| {
                 let squares = f64::from(squared_distance(row(token), row(token + 1)));
@@ -94,7 +95,7 @@ fn neighbour_gaps(states: HeadStates<'_>) -> Vec<Option<f64>> {
     gaps
 }
 
-/// The queries of the whole group in one list `[group · n_q, D]` by rising position, and their positions.
+/// The queries of the whole group in one list `[group · n_q, D]` by rising place, and the places of their tokens.
 fn by_position(states: HeadStates<'_>) -> (Vec<f32>, Vec<usize>) {
     let mut order: Vec<(usize, &[f32])> = states.placed_queries().collect();
     order.sort_by_key(|(position, _)| *position);
@@ -272,6 +273,11 @@ mod tests {
     use super::*;
     use crate::math::Rows;
 
+    /// Of a head that sees all its tokens.
+    fn of_all<'a>(keys: Rows<'a>, values: Rows<'a>, queries: Rows<'a>, query_positions: &'a [usize]) -> HeadStates<'a> {
+        HeadStates { keys, values, first_position: 0, window: None, queries, query_positions }
+    }
+
     #[test]
     fn gaps_of_uneven_queries_by_hand() {
         // D = 4, so that logits are halved. Keys (1..), token t has first component t²: 0, 1, 4, 9.
@@ -280,7 +286,7 @@ mod tests {
         let query = |x: f32| [x, 7.0, 7.0, 1.0];
         let queries = [query(2.0), query(6.0), query(4.0), query(0.0)].concat();
         let keys = Rows::new(&keys, 4);
-        let states = HeadStates { keys, values: keys, queries: Rows::new(&queries, 4), query_positions: &[1, 3] };
+        let states = of_all(keys, keys, Rows::new(&queries, 4), &[1, 3]);
         let gaps = neighbour_gaps(states);
         // Pair 0-1, all four queries: gaps 1, 3, 2, 0 of squares 14. Pairs 1-2 and 2-3, those at 3: 9, 0 and 15, 0.
         let expected = [14f64 / 4.0, 81.0 / 2.0, 225.0 / 2.0].map(f64::sqrt);
@@ -292,6 +298,10 @@ mod tests {
         let late = HeadStates { queries: Rows::new(&queries, 4), query_positions: &[0, 1, 3], ..states };
         let seen: Vec<bool> = neighbour_gaps(late).iter().map(Option::is_some).collect();
         assert_eq!(seen, [true, false, false]);
+        // A window of 3 hides token 0 from the queries at 3: only those at 1 see the first pair, and they are half of all.
+        let windowed = HeadStates { window: Some(3), ..states };
+        let first = neighbour_gaps(windowed)[0].unwrap();
+        assert!((first - (5f64 / 2.0).sqrt()).abs() < 1e-6, "{first}");
     }
 
     #[test]
@@ -299,7 +309,8 @@ mod tests {
         let n = 2 * BLOCK + 3;
         let keys: Vec<f32> = (0..n).map(|t| (t as f32 * 0.7).sin()).collect();
         let [rows, queries] = [&keys, &[2.0, -1.0][..]].map(|x| Rows::new(x, 1));
-        let states = HeadStates { keys: rows, values: rows, queries, query_positions: &[n - 1, n - 1] };
+        let positions = [n - 1, n - 1];
+        let states = of_all(rows, rows, queries, &positions);
         let gaps = neighbour_gaps(states);
         assert_eq!(gaps.len(), n - 1);
         for (token, gap) in gaps.iter().enumerate() {
@@ -317,7 +328,8 @@ mod tests {
         let keys: Vec<f32> = (0..n).flat_map(|t| [(twin(t) * 0.9).cos(), (twin(t) * 0.9).sin()]).collect();
         let values: Vec<f32> = (0..n).flat_map(|t| [twin(t), 1.0]).collect();
         let [keys, values, queries] = [&keys, &values, &[1.0, 0.5, 0.2, -1.0][..]].map(|x| Rows::new(x, 2));
-        let states = HeadStates { keys, values, queries, query_positions: &[n - 2, n - 1] };
+        let positions = [n - 2, n - 1];
+        let states = of_all(keys, values, queries, &positions);
         let mass = vec![1.0; n];
         let found = SampleQueries::of(states, &mass, &[0.9, 0.75, 0.3], false);
         let [paper, convex, log_count, by_mass, evict] = found.errors[1].unwrap();

@@ -20,6 +20,8 @@ pub(crate) struct SetRule<'a> {
     pub(crate) eps_grid: &'a [f32],
     /// Index into the grid of the threshold that sizes and places are given for.
     pub(crate) reference_eps: usize,
+    /// Tokens of the sample that the layer's window has left behind.
+    pub(crate) n_passed: usize,
 }
 
 /// One sample's sets in one head, one entry per threshold.
@@ -70,13 +72,13 @@ impl SampleSets {
             sizes: [0; SIZE_BINS.len()],
             positions: [Placed::default(); POSITION_BINS],
             classes: classes.map(|_| [Placed::default(); TokenClass::ALL.len()]),
-            joined: vec![0; n_tokens.div_ceil(64)],
+            joined: vec![0; (rule.n_passed + n_tokens).div_ceil(64)],
         };
-        sample.place(&sets, n_tokens, classes);
+        sample.place(&sets, [rule.n_passed, rule.n_passed + n_tokens], classes);
         sample
     }
 
-    fn place(&mut self, sets: &MergingSets, n_tokens: usize, classes: Option<&[TokenClass]>) {
+    fn place(&mut self, sets: &MergingSets, [n_passed, end]: [usize; 2], classes: Option<&[TokenClass]>) {
         for set in sets.iter() {
             self.sizes[SIZE_BINS.partition_point(|smallest| *smallest <= set.len()) - 1] += 1;
             let merged = u64::from(set.len() > 1);
@@ -85,10 +87,11 @@ impl SampleSets {
                     placed.free += 1;
                     placed.merged += merged;
                 };
-                add(&mut self.positions[token * POSITION_BINS / n_tokens]);
                 if let Some((counts, classes)) = self.classes.as_mut().zip(classes) {
                     add(&mut counts[classes[token] as usize]);
                 }
+                let token = n_passed + token;
+                add(&mut self.positions[token * POSITION_BINS / end]);
                 if place > 0 {
                     self.joined[token / 64] |= 1 << (token % 64);
                 }
@@ -271,7 +274,7 @@ mod tests {
             [3.0, 4.0, 4.0, 3.0, 1.0, 0.0, 0.0, 2.0, 0.0, 5.0, 4.0, 3.0, 1.0, 1.0].map(|x: f32| x * 0.5).to_vec();
         let mass = [0.1, 0.2, 9.0, 0.1, 0.3, 0.1, 20.0];
         let shares = Shares::of_paper(0.5);
-        let rule = SetRule { shares, bridge: false, eps_grid: &[0.5, 0.75, 0.99], reference_eps: 1 };
+        let rule = SetRule { shares, bridge: false, eps_grid: &[0.5, 0.75, 0.99], reference_eps: 1, n_passed: 0 };
         use TokenClass::*;
         let classes = [Word, Digits, Word, Word, Whitespace, Word, Other];
         let sets = SampleSets::of(Rows::new(&keys, 2), &mass, Some(&classes), rule);
@@ -307,7 +310,7 @@ mod tests {
             .flatten()
             .collect();
         let shares = Shares { recent: 0.0, heavy: 0.0 };
-        let rule = SetRule { shares, bridge: false, eps_grid: &[0.75], reference_eps: 0 };
+        let rule = SetRule { shares, bridge: false, eps_grid: &[0.75], reference_eps: 0, n_passed: 0 };
         let sets = SampleSets::of(Rows::new(&keys, 2), &[0.1; 93], None, rule);
         assert_eq!(sets.sizes, [1, 0, 0, 0, 2, 1, 0, 0, 1]);
         assert_eq!(sets.grid.largest_set, [70]);
@@ -317,7 +320,7 @@ mod tests {
     #[test]
     fn means_leave_out_samples_without_free_tokens() {
         let shares = Shares { recent: 1.0, heavy: 0.0 };
-        let rule = SetRule { shares, bridge: false, eps_grid: &[0.75], reference_eps: 0 };
+        let rule = SetRule { shares, bridge: false, eps_grid: &[0.75], reference_eps: 0, n_passed: 0 };
         let all_protected = SampleSets::of(Rows::new(&[1.0, 2.0], 1), &[0.5, 0.5], None, rule);
         assert_eq!((all_protected.grid.set_ratio[0], all_protected.grid.kept_fraction[0]), (None, 1.0));
         assert_eq!(all_protected.grid.largest_set, [0]);

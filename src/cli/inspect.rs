@@ -205,15 +205,27 @@ fn line(statistics: Statistics) -> Option<String> {
     Some(format!("min {min:.4}  mean {mean:.4}  max {max:.4}  rms {rms:.4}"))
 }
 
-/// A model as its files have it, of the rotary embedding's frequencies only the ends.
+/// A model as its files have it, of the rotary embeddings' frequencies only the ends, of windows how many layers have each.
 fn model(identity: &ModelIdentity) -> Value {
-    let frequencies = &identity.rope_frequencies;
-    let mut facts = json!(identity);
-    facts["rope_frequencies"] = match frequencies.as_slice() {
+    let ends = |frequencies: &[f32]| match frequencies {
         [first, .., last] => json!(format!("{first} to {last}, {} frequencies", frequencies.len())),
         [one] => json!(one.to_string()),
         [] => Value::Null,
     };
+    let mut facts = json!(identity);
+    facts["rope_frequencies"] = ends(&identity.rope_frequencies);
+    if !identity.local_rope_frequencies.is_empty() {
+        facts["local_rope_frequencies"] = ends(&identity.local_rope_frequencies);
+    }
+    if !identity.windows.is_empty() {
+        let mut layers: BTreeMap<Option<usize>, usize> = BTreeMap::new();
+        identity.windows.iter().for_each(|window| *layers.entry(*window).or_default() += 1);
+        let words = layers.iter().map(|(window, n)| {
+            let reach = window.map_or_else(|| "all tokens".to_string(), |window| format!("{window} tokens"));
+            format!("{reach} in {n} of {} layers", identity.n_layers)
+        });
+        facts["windows"] = json!(words.collect::<Vec<_>>().join(", "));
+    }
     facts
 }
 

@@ -74,7 +74,8 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     };
     let compression = compression(args, &dump)?;
     let (n_layers, n_kv_heads) = (manifest.model.n_layers, manifest.model.n_kv_heads);
-    let budget = |head| compression.budget_tokens(n_layers, n_kv_heads, head, texts.len());
+    let reaches = manifest.model.reaches(texts.len());
+    let budget = |head| compression.budget_tokens(&reaches, n_kv_heads, head);
     let budget_tokens = (0..n_layers * n_kv_heads).map(budget).collect::<std::result::Result<Vec<usize>, _>>()?;
     let plan = Plan { name: &compression.name, policy: compression.policy.as_ref(), budget_tokens: &budget_tokens };
     let found = fates::of_head(&dump, &sample, [args.layer, args.head], plan)?;
@@ -150,6 +151,7 @@ fn look(fate: Fate) -> (Style, [&'static str; 2]) {
             let background = Color::from(SET_COLORS[slot % SET_COLORS.len()]);
             (Style::new().fg_color(Some(AnsiColor::BrightWhite.into())).bg_color(Some(background)), ["[", "]"])
         }
+        Fate::Passed => (Style::new().dimmed(), ["{", "}"]),
         Fate::Evicted => (Style::new().strikethrough().fg_color(Some(AnsiColor::BrightBlack.into())), ["~", "~"]),
     }
 }
@@ -198,6 +200,7 @@ fn legend(found: &HeadFates) -> Vec<Span> {
         (Fate::Heavy, "protected: heavy"),
         (Fate::Recent, "protected: recent"),
         (Fate::Evicted, "dropped"),
+        (Fate::Passed, "before the layer's window"),
     ];
     let mut spans = Vec::new();
     for (fate, meaning) in meanings {

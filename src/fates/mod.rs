@@ -1,12 +1,13 @@
 //! What becomes of every token of a captured head: which stay, which merge with which, and which go.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
 use crate::format::dump::{Dump, DumpError, Sample, State};
 use crate::hint::Hint;
-use crate::math::{HeldRows, Rope};
+use crate::math::HeldRows;
 use crate::merge::{Counters, Given, HeadPlan, HeadStates, MergeError};
 use crate::policy::{HeadView, Policy, Scope};
 
@@ -23,6 +24,8 @@ pub enum Fate {
     Merged(usize),
     /// Nothing of it is stored.
     Evicted,
+    /// The layer's window has left it behind: the whole cache does not hold it either.
+    Passed,
 }
 
 impl Fate {
@@ -34,6 +37,7 @@ impl Fate {
             Self::Heavy => "heavy",
             Self::Merged(_) => "merged",
             Self::Evicted => "evicted",
+            Self::Passed => "passed",
         }
     }
 }
@@ -51,6 +55,14 @@ pub struct HeadFates {
     pub lowest_joined: Option<f32>,
     /// Tokens and slots.
     pub counters: Counters,
+}
+
+impl HeadFates {
+    /// Behind so many tokens that the layer's window has left behind.
+    fn behind(mut self, passed: usize) -> Self {
+        self.of_tokens.splice(0..0, std::iter::repeat_n(Fate::Passed, passed));
+        self
+    }
 }
 
 /// Why nothing can be told of a head.
@@ -179,18 +191,21 @@ pub fn of_head(
     let captured = Captured::read(dump, sample, place, policy)?;
     let view = captured.view();
     let n_tokens = view.n_slots();
+    let passed = sample.entry().n_tokens - n_tokens;
     let unmeetable =
         |source| FatesError::Unmeetable { policy: name.into(), layer, kv_head, budget_tokens: size, n_tokens, source };
     if size >= n_tokens && !policy.sets_own_size() {
-        return Ok(fates(&HeadPlan::identity(n_tokens), n_tokens, None));
+        return Ok(fates(&HeadPlan::identity(n_tokens), n_tokens, None).behind(passed));
     }
     let worth = policy.worth(&view, size.clamp(1, n_tokens));
     let plan = policy.plan_by(&view, &worth, size).map_err(unmeetable)?;
-    Ok(fates(&plan, n_tokens, policy.protected(&view, &worth, size)))
+    Ok(fates(&plan, n_tokens, policy.protected(&view, &worth, size)).behind(passed))
 }
 
 /// A head of a dump as a policy sees it, with no more than the policy needs.
 struct Captured {
+    /// Tokens that the layer's whole cache holds.
+    held: Range<usize>,
     layer: usize,
     kv_head: usize,
     n_kv_heads: usize,
@@ -208,15 +223,22 @@ impl Captured {
         let model = &dump.manifest().model;
         let (layer, kv_head) = (head / model.n_kv_heads, head % model.n_kv_heads);
         let needs = policy.needs();
+        let n_tokens = sample.entry().n_tokens;
+        let held = model.within_reach(layer, n_tokens);
         let keys = sample.vectors(layer, State::K, kv_head)?;
         let (mut values, mut queries) = (None, None);
         if let Some(sampling) = needs.queries {
             let own = sample.vectors(layer, State::V, kv_head)?;
             let (kept, positions) = (sample.queries(layer, kv_head)?, sample.query_positions(layer)?);
-            let states =
-                HeadStates { keys: keys.rows(), values: own.rows(), queries: kept.rows(), query_positions: &positions };
-            let rope = Rope::new(model.rope_frequencies.clone());
-            let turned = states.turned_queries(&rope, sample.entry().n_tokens, sampling);
+            let states = HeadStates {
+                keys: keys.rows().part(held.clone()),
+                values: own.rows().part(held.clone()),
+                first_position: held.start,
+                window: model.window(layer),
+                queries: kept.rows(),
+                query_positions: &positions,
+            };
+            let turned = states.turned_queries(&model.rope(layer), n_tokens, sampling);
             queries = Some(HeldRows::new(turned, model.head_dim));
             values = Some(own);
         }
@@ -227,6 +249,7 @@ impl Captured {
             group: model.group(),
             mass: if needs.mass { sample.mass(layer, kv_head)? } else { Vec::new() },
             mass_window: if needs.mass_window.is_some() { sample.mass_window(layer, kv_head)? } else { Vec::new() },
+            held,
             keys,
             values,
             queries,
@@ -235,18 +258,19 @@ impl Captured {
     }
 
     fn view(&self) -> HeadView<'_> {
-        let keys = self.keys.rows();
+        let keys = self.keys.rows().part(self.held.clone());
+        let of_held = |of_tokens: &'_ [f32]| -> Range<usize> { self.held.start.min(of_tokens.len())..of_tokens.len() };
         let none = keys.part(0..0);
         HeadView {
             layer: self.layer,
             kv_head: self.kv_head,
             n_kv_heads: self.n_kv_heads,
             group: self.group,
-            values: self.values.as_ref().map_or(none, HeldRows::rows),
+            values: self.values.as_ref().map_or(none, |values| values.rows().part(self.held.clone())),
             queries: self.queries.as_ref().map_or(none, HeldRows::rows),
             given: Some(&self.given),
-            mass: &self.mass,
-            mass_window: &self.mass_window,
+            mass: &self.mass[of_held(&self.mass)],
+            mass_window: &self.mass_window[of_held(&self.mass_window)],
             ..HeadView::new(keys)
         }
     }

@@ -33,6 +33,9 @@ pub struct MapEntry {
     pub layer: usize,
     /// KV head within the layer.
     pub kv_head: usize,
+    /// First token of the sample that the map has: of a layer with a sliding window, the tokens within it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub first_token: usize,
     /// Tokens T.
     pub n_tokens: usize,
     /// Levels, each half as wide as the one before, values averaged over 2 x 2.
@@ -40,6 +43,10 @@ pub struct MapEntry {
     /// SHA-256 of the file; `None` in files of earlier versions.
     #[serde(default)]
     pub sha256: Option<String>,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 /// Levels of a map of so many tokens.
@@ -157,7 +164,7 @@ mod tests {
     fn entry(file: &str, n_tokens: usize, n_levels: usize) -> MapEntry {
         let (dataset, id) = ("d".into(), "1".into());
         let (state, layer, kv_head, sha256) = (State::K, 0, 0, None);
-        MapEntry { file: file.into(), dataset, id, state, layer, kv_head, n_tokens, n_levels, sha256 }
+        MapEntry { file: file.into(), dataset, id, state, layer, kv_head, first_token: 0, n_tokens, n_levels, sha256 }
     }
 
     fn write(dir: &Path, levels: &[&[f32]]) {

@@ -65,7 +65,10 @@ impl Hint for LearnError {
             Self::Dump(error) => error.hint(),
             Self::Model(error) => error.hint(),
             Self::Policy(error) => error.hint(),
-            Self::Sample { source: source @ RuntimeError::NoRoomToReplay { .. }, .. } => {
+            Self::Sample {
+                source: source @ (RuntimeError::NoRoomToReplay { .. } | RuntimeError::WindowTooShort { .. }),
+                ..
+            } => {
                 Some(format!("capture again with a lower --max-tokens: {source}"))
             }
             Self::Sample { source, .. } => source.hint(),

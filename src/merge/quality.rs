@@ -1,16 +1,22 @@
 //! What a plan does to a head's attention output, on queries that were kept.
 
+use std::ops::Range;
+
 use crate::math::{HeadProjection, Rhs, Rope, Rows, axpy, exp_shifted_sum, max, product, scale};
 use crate::merge::attention::{normalise, weighted_sums};
 use crate::merge::{HeadPlan, Refitted, Sampling, Slot};
 
-/// One KV head's states in one sample.
+/// One KV head's states in one sample: those of its last T tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadStates<'a> {
     /// Keys after RoPE, `[T, D]`.
     pub keys: Rows<'a>,
     /// Values, `[T, D]`.
     pub values: Rows<'a>,
+    /// Position of the first of these tokens.
+    pub first_position: usize,
+    /// A query at position p sees positions above p - window; `None` for all.
+    pub window: Option<usize>,
     /// Queries of the query heads of the group, one head behind the other, `[group · n_q, D]`.
     pub queries: Rows<'a>,
     /// Positions of the queries of a query head, `[n_q]`.
@@ -39,9 +45,16 @@ impl<'a> HeadStates<'a> {
         turned
     }
 
-    /// Every query with its position, in their order.
+    /// Every query that stands at one of the tokens, with its token's place, in their order.
     pub fn placed_queries(self) -> impl Iterator<Item = (usize, &'a [f32])> {
-        self.query_positions.iter().copied().cycle().zip(self.queries.iter())
+        let all = self.query_positions.iter().copied().cycle().zip(self.queries.iter());
+        all.filter_map(move |(position, query)| Some((position.checked_sub(self.first_position)?, query)))
+    }
+
+    /// Places of the tokens that a query at a place sees.
+    pub fn seen_from(self, place: usize) -> Range<usize> {
+        let first = self.window.map_or(0, |window| (place + 1).saturating_sub(window));
+        first..(place + 1).min(self.keys.len())
     }
 }
 
@@ -52,10 +65,11 @@ pub struct OutputProbe<'a> {
     values: Rows<'a>,
     /// Queries over √D, `[n, D]`.
     queries: Vec<f32>,
-    positions: Vec<usize>,
+    /// Tokens that each query sees, `[n]`.
+    seen: Vec<Range<usize>>,
     /// Largest logit of each query, `[n]`.
     shifts: Vec<f32>,
-    /// exp(logit - shift) of every token, 0 of those behind the query, `[n, T]`.
+    /// exp(logit - shift) of every token, 0 of those that the query does not see, `[n, T]`.
     weights: Vec<f32>,
     /// Outputs over the whole head, `[n, D]`.
     full: Vec<f32>,
@@ -65,7 +79,7 @@ pub struct OutputProbe<'a> {
 }
 
 impl<'a> OutputProbe<'a> {
-    /// From the queries of the group at `first_query` and later; `None` without one, or when their outputs are all zero.
+    /// From the queries of the group at place `first_query` and later; `None` without one, or when their outputs are all zero.
     ///
     /// With `first_query` at the first token that a plan leaves alone, every merged slot lies wholly in the queries' past. With
     /// the output projection, all norms are those of what the outputs add to the residual stream.
@@ -73,24 +87,26 @@ impl<'a> OutputProbe<'a> {
     /// - Cost: O(group · n_q · T · D)
     pub fn new(states: HeadStates<'a>, first_query: usize, projection: Option<HeadProjection<'a>>) -> Option<Self> {
         let HeadStates { keys, values, .. } = states;
-        let late = states.placed_queries().filter(|(position, _)| *position >= first_query);
-        let (positions, queries): (Vec<usize>, Vec<&[f32]>) = late.unzip();
+        let late = states.placed_queries().filter(|(place, _)| *place >= first_query);
+        let (seen, queries): (Vec<Range<usize>>, Vec<&[f32]>) =
+            late.map(|(place, query)| (states.seen_from(place), query)).unzip();
         let mut queries = queries.concat();
         scale(&mut queries, 1.0 / (keys.width() as f32).sqrt());
-        let (n_rows, n_tokens) = (positions.len(), keys.len());
+        let (n_rows, n_tokens) = (seen.len(), keys.len());
         let mut weights = vec![0f32; n_rows * n_tokens];
         product(&queries, keys.flat(), &mut weights, [n_rows, n_tokens, keys.width()], Rhs::Transposed);
         let mut shifts = Vec::with_capacity(n_rows);
-        for (row, position) in weights.chunks_exact_mut(n_tokens.max(1)).zip(&positions) {
-            let (seen, hidden) = row.split_at_mut((position + 1).min(n_tokens));
-            hidden.fill(0.0);
-            let shift = max(seen);
-            exp_shifted_sum(seen, shift);
+        for (row, seen) in weights.chunks_exact_mut(n_tokens.max(1)).zip(&seen) {
+            row[..seen.start].fill(0.0);
+            row[seen.end..].fill(0.0);
+            let row = &mut row[seen.clone()];
+            let shift = max(row);
+            exp_shifted_sum(row, shift);
             shifts.push(shift);
         }
         let full = outputs(weights.clone(), values, n_rows);
         let energy = squared_norm(&full, keys.width(), projection);
-        let probe = Self { keys, values, queries, positions, shifts, weights, full, energy, projection };
+        let probe = Self { keys, values, queries, seen, shifts, weights, full, energy, projection };
         (energy > 0.0).then_some(probe)
     }
 
@@ -115,7 +131,7 @@ impl<'a> OutputProbe<'a> {
     /// - Cost: O(queries · T)
     pub fn largest_takes(&self, lengths: &[Vec<f32>]) -> Vec<f32> {
         let n_tokens = self.keys.len().max(1);
-        let n_rows = self.positions.len() / lengths.len().max(1);
+        let n_rows = self.seen.len() / lengths.len().max(1);
         let mut most = vec![0f32; lengths.first().map_or(0, Vec::len)];
         for (rows, lengths) in self.weights.chunks(n_rows.max(1) * n_tokens).zip(lengths) {
             for row in rows.chunks_exact(n_tokens) {
@@ -142,7 +158,7 @@ impl<'a> OutputProbe<'a> {
     /// - Unit: squared norm of the attention output
     /// - Cost: O(queries · slots · D)
     pub fn squared_change(&self, plan: &HeadPlan, refitted: Option<&Refitted>) -> f64 {
-        let (d, n_rows) = (self.keys.width(), self.positions.len());
+        let (d, n_rows) = (self.keys.width(), self.seen.len());
         let (n_tokens, n_slots) = (self.keys.len(), plan.slots.len());
         let mut values = plan.fold_values(self.values);
         let mut biases: Vec<f32> = plan.slots.iter().map(|slot| slot.logit_bias).collect();
@@ -171,9 +187,9 @@ impl<'a> OutputProbe<'a> {
             let mut scores = vec![0f32; n_rows * new.len()];
             product(&self.queries, &keys, &mut scores, [n_rows, new.len(), d], Rhs::Transposed);
             let rows = weights.chunks_exact_mut(n_slots).zip(scores.chunks_exact(new.len()));
-            for ((row, scores), (position, shift)) in rows.zip(self.positions.iter().zip(&self.shifts)) {
+            for ((row, scores), (seen, shift)) in rows.zip(self.seen.iter().zip(&self.shifts)) {
                 for (slot, score) in new.iter().zip(scores) {
-                    if plan.slots[*slot].pivot as usize <= *position {
+                    if seen.contains(&(plan.slots[*slot].pivot as usize)) {
                         row[*slot] = (score + biases[*slot] - shift).exp();
                     }
                 }
@@ -213,7 +229,7 @@ mod tests {
     /// Three tokens of D = 1, and one query head.
     fn states<'a>(keys: &'a [f32; 3], queries: &'a [f32], query_positions: &'a [usize]) -> HeadStates<'a> {
         let [keys, values, queries] = [keys, &[1.0, 2.0, 6.0], queries].map(|x| Rows::new(x, 1));
-        HeadStates { keys, values, queries, query_positions }
+        HeadStates { keys, values, first_position: 0, window: None, queries, query_positions }
     }
 
     #[test]
@@ -267,6 +283,20 @@ mod tests {
         // Token 0 gone: the first query sees nothing, the second the mean of 2 and 6.
         let error = probe.error(&HeadPlan::keep(vec![1, 2]));
         assert!((error - (2.0f64 / 10.0).sqrt()).abs() < 1e-6, "{error}");
+    }
+
+    #[test]
+    fn a_window_hides_what_lies_before_it() {
+        // Tokens 5, 6 and 7 of a longer sample: with a window of 2 the query at 7 sees the values 2 and 6.
+        let states = HeadStates { first_position: 5, window: Some(2), ..states(&[0.0; 3], &[5.0, 5.0], &[2, 7]) };
+        let probe = OutputProbe::new(states, 2, None).unwrap();
+        assert_eq!(probe.full, [4.0]);
+        assert_eq!(probe.error(&HeadPlan::keep(vec![1, 2])), 0.0);
+        // A merge on a token that the query does not see gives it nothing.
+        let mut plan = HeadPlan::keep(vec![2]);
+        plan.push(0, [0, 1].map(|source| Member { source, key_weight: 0.5, value_weight: 0.5 }), 0.0);
+        plan.sort();
+        assert!((probe.error(&plan) - 0.5).abs() < 1e-6);
     }
 
     #[test]

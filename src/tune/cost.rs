@@ -4,7 +4,7 @@ use crate::math::{Mean, mean};
 use crate::tune::curves::Curves;
 use crate::tune::measure::Measured;
 use crate::tune::trial::{ByTrial, TrialKey};
-use crate::tune::utility::utility_shares;
+use crate::tune::utility::{UtilityCurve, utility_shares};
 
 /// What a squared change of a head's attention output is divided by, so that heads compare.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,6 +58,8 @@ pub(super) struct CostSums {
     /// By head; `None` where a trial failed on some sample.
     totals: Vec<ByTrial<Total>>,
     sizes: Vec<usize>,
+    /// Heads that share slots, each kind's by themselves.
+    kinds: Vec<Vec<usize>>,
     /// Sums of the heads' shares by LU-KV, `[size][head]`; `None` where some sample cannot be so small.
     utility: Vec<Vec<Option<f64>>>,
 }
@@ -72,16 +74,31 @@ impl Default for Total {
 }
 
 impl CostSums {
-    /// Of trials at these sizes.
-    pub fn new(measure: Measure, n_kv_heads: usize, sizes: &[usize]) -> Self {
-        let utility = vec![Vec::new(); sizes.len()];
-        Self { measure, n_kv_heads, n_samples: 0, totals: Vec::new(), sizes: sizes.to_vec(), utility }
+    /// Of trials at these sizes, of heads of these kinds.
+    pub fn new(measure: Measure, n_kv_heads: usize, sizes: &[usize], kinds: &[Vec<usize>]) -> Self {
+        let (utility, sizes, kinds) = (vec![Vec::new(); sizes.len()], sizes.to_vec(), kinds.to_vec());
+        Self { measure, n_kv_heads, n_samples: 0, totals: Vec::new(), sizes, kinds, utility }
+    }
+
+    /// Shares of all heads by LU-KV at every size, each kind's by themselves.
+    fn utility_shares(&self, curves: &[UtilityCurve]) -> Vec<Option<Vec<f64>>> {
+        let mut all = vec![Some(vec![0.0; curves.len()]); self.sizes.len()];
+        for heads in &self.kinds {
+            let own: Vec<UtilityCurve> = heads.iter().map(|head| curves[*head].clone()).collect();
+            for (all, own) in all.iter_mut().zip(utility_shares(&own, self.n_kv_heads, &self.sizes)) {
+                *all = all.take().zip(own).map(|(mut all, own)| {
+                    heads.iter().zip(own).for_each(|(head, share)| all[*head] = share);
+                    all
+                });
+            }
+        }
+        all
     }
 
     pub fn add(&mut self, sample: &Measured) {
         self.n_samples += 1;
         self.totals.resize(sample.heads.len(), ByTrial::default());
-        let shares = utility_shares(&sample.utilities, self.n_kv_heads, &self.sizes);
+        let shares = self.utility_shares(&sample.utilities);
         for (sums, shares) in self.utility.iter_mut().zip(shares) {
             sums.resize(sample.heads.len(), Some(0.0));
             let of_head = |head: usize| shares.as_ref().map(|shares| shares[head]);
@@ -145,14 +162,14 @@ impl EpsMeans {
 pub(super) struct Checked {
     /// [`layer_error`].
     pub error: Option<f64>,
-    /// Slots kept per token, over all heads.
+    /// Slots kept per slot of the whole cache, over all heads.
     pub kept: f64,
 }
 
 impl Checked {
     /// Of every trial of a sample.
     pub fn all(sample: &Measured, n_kv_heads: usize) -> ByTrial<Self> {
-        let n_slots = (sample.heads.len() * sample.n_tokens) as f64;
+        let n_slots = sample.n_slots as f64;
         let kept =
             |key| sample.heads.iter().filter_map(|head| head.get(key)).map(|outcome| outcome.kept).sum::<usize>();
         let keys = sample.heads.first().into_iter().flat_map(ByTrial::iter).map(|(key, _)| key);
@@ -182,7 +199,6 @@ mod tests {
     use super::*;
     use crate::merge::HeadPlan;
     use crate::tune::measure::Outcome;
-    use crate::tune::utility::UtilityCurve;
 
     #[test]
     fn costs_and_errors_of_an_uneven_case_by_hand() {
@@ -192,7 +208,7 @@ mod tests {
             heads: squares
                 .map(|row| (0..2).map(|i| (key(i), Outcome { square: row[i], ..Outcome::default() })).collect())
                 .to_vec(),
-            n_tokens: 4,
+            n_slots: 16,
             utilities: [[4.0, 3.0, 2.0, 1.0]; 4]
                 .map(|u| UtilityCurve::new(&u, &u, &[Some(HeadPlan::keep_marked(&[true, false, false, false]))]))
                 .to_vec(),
@@ -201,7 +217,7 @@ mod tests {
         let a = sample([3.0, 1.0, 0.0, 4.0], [both(1.0, 2.0), both(0.0, 1.0), both(0.0, 0.0), [Some(4.0), None]]);
         let b = sample([1.0, 1.0, 2.0, 2.0], [both(1.0, 0.0), both(1.0, 0.0), both(1.0, 1.0), both(1.0, 1.0)]);
         let sums = |measure, samples: &[&Measured]| {
-            let mut sums = CostSums::new(measure, 2, &[5000]);
+            let mut sums = CostSums::new(measure, 2, &[5000], &[(0..4).collect()]);
             samples.iter().for_each(|sample| sums.add(sample));
             sums
         };
@@ -232,7 +248,7 @@ mod tests {
             heads: vec![
                 [(first, Outcome { eps, ..Outcome::default() }), (second, Outcome::default())].into_iter().collect(),
             ],
-            n_tokens: 1,
+            n_slots: 1,
             utilities: Vec::new(),
         };
         let mut means = EpsMeans::default();

@@ -51,6 +51,16 @@ impl Curves {
         Some(Self { sizes, costs, utility })
     }
 
+    /// Those of some heads.
+    pub fn of(&self, heads: &[usize]) -> Self {
+        let shares = |all: &Option<Vec<f64>>| all.as_ref().map(|all| heads.iter().map(|head| all[*head]).collect());
+        Self {
+            sizes: self.sizes.clone(),
+            costs: heads.iter().map(|head| self.costs[*head].clone()).collect(),
+            utility: self.utility.iter().map(shares).collect(),
+        }
+    }
+
     /// Multiplies every head's costs by its weight.
     pub fn scale(&mut self, weights: &[f64]) {
         for (head, weight) in self.costs.iter_mut().zip(weights) {

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::files::ModelIdentity;
 use crate::format::dump::{Dump, DumpError, Sample, State};
-use crate::math::{Projections, Rope, Rows, dot};
+use crate::math::{Projections, Rows, dot};
 use crate::merge::{Attending, HeadPlan, HeadStates, OutputProbe, Refit, RefitHead, Refitted, Sampling, refit_slots};
 use crate::policy::{HeadView, Policy};
 use crate::tune::TuneError;
@@ -24,8 +24,8 @@ pub(super) struct Measured {
     pub energy: Vec<f64>,
     /// What became of every head, by trial.
     pub heads: Vec<ByTrial<Outcome>>,
-    /// Tokens of the compressed part.
-    pub n_tokens: usize,
+    /// Slots of all heads in the whole cache of the compressed part.
+    pub n_slots: usize,
     /// What every head loses by LU-KV; empty where the first setting was not tried at a grid of sizes.
     pub utilities: Vec<UtilityCurve>,
 }
@@ -79,7 +79,8 @@ pub(super) fn measure<'t>(
         .collect::<Result<_, DumpError>>()?;
     let energy = measured.iter().map(|head| head.energy).collect();
     let (heads, utilities): (Vec<_>, Vec<_>) = measured.into_iter().map(|head| (head.outcomes, head.utility)).unzip();
-    Ok(Measured { energy, heads, n_tokens: prompt_end, utilities: utilities.into_iter().flatten().collect() })
+    let n_slots = model.n_kv_heads * model.reaches(prompt_end).iter().sum::<usize>();
+    Ok(Measured { energy, heads, n_slots, utilities: utilities.into_iter().flatten().collect() })
 }
 
 /// What is measured of a head.
@@ -107,19 +108,27 @@ fn measure_head(
     let mut mass_window = sample.mass_window(layer, kv_head)?;
     let query_positions = sample.query_positions(layer)?;
     let queries = sample.queries(layer, kv_head)?;
-    let (keys, values, queries) = (keys.rows(), values.rows(), queries.rows());
-    let states = HeadStates { keys, values, queries, query_positions: &query_positions };
+    // What the layer's window has left behind when the prompt ends is no part of its cache: from here on, tokens count from there.
+    let first_position = model.within_reach(layer, prompt_end).start;
+    let from_there = first_position..sample.entry().n_tokens;
+    let [keys, values] = [&keys, &values].map(|all| all.rows().part(from_there.clone()));
+    let window = model.window(layer);
+    let states =
+        HeadStates { keys, values, first_position, window, queries: queries.rows(), query_positions: &query_positions };
+    let (end, prompt_end) = (prompt_end, prompt_end - first_position);
     let projection = projections.map(|all| all.of_kv_head(head, model.group()));
     let probe = OutputProbe::new(states, prompt_end, projection);
-    if let (Some(probe), true) = (&probe, prompt_end < sample.entry().n_prompt_tokens) {
+    mass.drain(..first_position);
+    mass_window.drain(..first_position.min(mass_window.len()));
+    if let (Some(probe), true) = (&probe, end < sample.entry().n_prompt_tokens) {
         let late = probe.attn_mass();
         mass.iter_mut().zip(&late).for_each(|(all, late)| *all = (*all - late).max(0.0));
     }
     mass.truncate(prompt_end);
     mass_window.truncate(prompt_end);
     let (prompt_keys, prompt_values) = (keys.part(0..prompt_end), values.part(0..prompt_end));
-    let rope = Rope::new(model.rope_frequencies.clone());
-    let turned = |sampling: Sampling| states.turned_queries(&rope, prompt_end, sampling);
+    let rope = model.rope(layer);
+    let turned = |sampling: Sampling| states.turned_queries(&rope, end, sampling);
     let of_scores = trials.iter().find_map(|trial| trial.policy.needs().queries);
     let of_refit = trials.iter().find_map(|trial| trial.refit).map(|refit| refit.sampling());
     let for_scores = of_scores.map(turned).unwrap_or_default();

@@ -13,7 +13,7 @@ use crate::tune::options::check_options;
 use crate::tune::profiles::Evidence;
 use crate::tune::ridges::refits;
 use crate::tune::search::SearchEntry;
-use crate::tune::solve::{Solution, solutions, target};
+use crate::tune::solve::{Solution, kinds, solutions, target};
 use crate::tune::split::{Place, places, split_places};
 use crate::tune::trial::{ByTrial, Trial, TrialKey};
 use crate::tune::{SEARCHES, TuneError, TuneOptions, Tuned};
@@ -75,7 +75,7 @@ pub fn tune(
     let n_refitting = if options.refits().is_empty() { 0 } else { calibration.len() };
     let n_steps = calibration.len() + n_refitting + samples.len();
 
-    let sizes = sizes(&options.budgets);
+    let (sizes, kinds) = (sizes(&options.budgets), kinds(&model));
     let grid: Vec<Trial<'_>> = sizes
         .iter()
         .enumerate()
@@ -88,7 +88,7 @@ pub fn tune(
         })
         .collect();
     // Every other sample, so that a search can be solved on one half and paid for on the other.
-    let mut halves = [(); 2].map(|()| CostSums::new(options.measure, model.n_kv_heads, &sizes));
+    let mut halves = [(); 2].map(|()| CostSums::new(options.measure, model.n_kv_heads, &sizes, &kinds));
     let mut eps_of_grid = EpsMeans::default();
     for (done, at) in calibration.iter().enumerate() {
         let sample = samples[*at].open()?;
@@ -113,7 +113,7 @@ pub fn tune(
         .iter()
         .map(|budget| {
             let target = target(*budget, options.min_share);
-            solutions(&searches, &whole, folds.as_ref(), target, &weights)
+            solutions(&searches, &whole, folds.as_ref(), target, (&weights, &kinds))
         })
         .collect();
 

@@ -1,5 +1,6 @@
 //! Searches, solved on curves within a target.
 
+use crate::files::ModelIdentity;
 use crate::tune::SEARCHES;
 use crate::tune::curves::{Choice, Curves, UNITS};
 use crate::tune::search::{SearchEntry, Target};
@@ -20,7 +21,23 @@ pub(super) fn target(budget: f64, min_share: f64) -> Target {
     Target { units, min_units: ((units as f64 * min_share) as usize).max(1) }
 }
 
-/// What every search makes of the curves, those that meet the target.
+/// The heads of each kind of layer: those with the same sliding window, or none.
+///
+/// Each kind keeps to the target by itself. How many slots it has beside the others depends on how long a text is, so only then
+/// the sizes keep to the budget at every length.
+pub(super) fn kinds(model: &ModelIdentity) -> Vec<Vec<usize>> {
+    let mut kinds: Vec<(Option<usize>, Vec<usize>)> = Vec::new();
+    for layer in 0..model.n_layers {
+        let (window, heads) = (model.window(layer), layer * model.n_kv_heads..(layer + 1) * model.n_kv_heads);
+        match kinds.iter_mut().find(|kind| kind.0 == window) {
+            Some(kind) => kind.1.extend(heads),
+            None => kinds.push((window, heads.collect())),
+        }
+    }
+    kinds.into_iter().map(|kind| kind.1).collect()
+}
+
+/// What every search makes of the curves, those that meet the target, for each kind of heads by itself.
 ///
 /// With two halves of the samples, each search is solved on one and paid for on the other.
 pub(super) fn solutions(
@@ -28,17 +45,25 @@ pub(super) fn solutions(
     whole: &Curves,
     folds: Option<&[Curves; 2]>,
     target: Target,
-    weights: &Weights,
+    (weights, kinds): (&Weights, &[Vec<usize>]),
 ) -> Vec<Solution> {
+    let solve = |entry: &SearchEntry, curves: &Curves| -> Option<Vec<Choice>> {
+        let mut choices = vec![Choice { setting: 0, units: 0 }; curves.n_heads()];
+        for heads in kinds {
+            let own = within(entry, &curves.of(heads), target, weights)?;
+            heads.iter().zip(own).for_each(|(head, choice)| choices[*head] = choice);
+        }
+        Some(choices)
+    };
     let crossed = |entry: &SearchEntry| -> Option<f64> {
         let [a, b] = folds?;
-        Some(b.total(&within(entry, a, target, weights)?)? + a.total(&within(entry, b, target, weights)?)?)
+        Some(b.total(&solve(entry, a)?)? + a.total(&solve(entry, b)?)?)
     };
     let plainest = SEARCHES.first().and_then(&crossed).filter(|cost| *cost > 0.0);
     searches
         .iter()
         .filter_map(|entry| {
-            let choices = within(entry, whole, target, weights)?;
+            let choices = solve(entry, whole)?;
             let cross_validated = crossed(entry).zip(plainest).map(|(cost, plainest)| cost / plainest);
             Some(Solution { entry, choices, cross_validated })
         })
@@ -65,6 +90,26 @@ fn within(entry: &SearchEntry, curves: &Curves, mut target: Target, weights: &We
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_kind_of_layer_keeps_to_the_target() {
+        // Layers 0 and 2 have a window; two heads each. Heads 2 and 3 of layer 1 cost most, and yet get no slots of the others.
+        let model = ModelIdentity { windows: vec![Some(8), None, Some(8)], ..ModelIdentity::toy(3, 2, 2, 4) };
+        let kinds = kinds(&model);
+        assert_eq!(kinds, [vec![0, 1, 4, 5], vec![2, 3]]);
+        let head = |factor: f64| vec![vec![Some(9.0 * factor)], vec![Some(4.0 * factor)], vec![Some(factor)]];
+        let costs = [1.0, 2.0, 90.0, 100.0, 3.0, 4.0].map(head).to_vec();
+        let curves = Curves { sizes: vec![1000, 3000, 5000], costs, utility: vec![None; 3] };
+        let target = Target { units: 3000, min_units: 1000 };
+        let weights = Weights { full: 1, slots: vec![1] };
+        let hull = SEARCHES.iter().filter(|entry| entry.name == "hull").collect::<Vec<_>>();
+        let sum = |kinds: &[Vec<usize>], heads: &[usize]| -> usize {
+            let solved = solutions(&hull, &curves, None, target, (&weights, kinds));
+            heads.iter().map(|head| solved[0].choices[*head].units).sum()
+        };
+        assert_eq!((sum(&kinds, &kinds[0]), sum(&kinds, &kinds[1])), (12_000, 6000));
+        assert!(sum(&[(0..6).collect()], &kinds[1]) > 6000);
+    }
 
     #[test]
     fn heavier_slots_leave_room_for_fewer_by_hand() {

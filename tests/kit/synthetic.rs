@@ -382,6 +382,7 @@ pub fn add_map(analysis: &mut Analysis, dir: &Path, n: usize, (layer, kv_head): 
         state,
         layer,
         kv_head,
+        first_token: 0,
         n_tokens: n,
         n_levels: data.len(),
         sha256: None,

@@ -9,7 +9,7 @@ use half::{bf16, f16};
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensorError};
 
-use crate::files::{FileError, Sha256, open_own, read_at};
+use crate::files::{FileError, ModelIdentity, Sha256, open_own, read_at};
 use crate::format::dump::layout::float_of;
 use crate::format::dump::{DumpError, Manifest, SampleEntry, State, Tensor, TensorSpec, TokenClass};
 use crate::math::{Float, HeldRows, Rows, first_not_below, widen_f16};
@@ -59,6 +59,11 @@ impl<'a> Sample<'a> {
 
     pub(super) fn manifest(&self) -> &'a Manifest {
         self.manifest
+    }
+
+    /// Whose states these are.
+    pub fn model(&self) -> &'a ModelIdentity {
+        &self.manifest.model
     }
 
     /// The manifest's line about it.

@@ -81,7 +81,10 @@ fn map(entry: &MapEntry, level: Level, range: (f64, f64)) -> Map {
         n_tokens: entry.n_tokens,
         tokens: level.tokens,
         head: format!("layer {}, KV head {}, {}", entry.layer, entry.kv_head, state_label(entry.state)),
-        sample: format!("{}, sample {}", entry.dataset, entry.id),
+        sample: match entry.first_token {
+            0 => format!("{}, sample {}", entry.dataset, entry.id),
+            first => format!("{}, sample {} from token {first} on", entry.dataset, entry.id),
+        },
     }
 }
 
