@@ -324,7 +324,7 @@ fn rows_of_logits_are_those_asked_for() {
 #[test]
 #[ignore = "needs KVSCOPE_REAL_MODEL: a Gemma 3 GGUF file, with what tests/fixtures/models/gemma3.py wrote beside it"]
 fn a_real_model_with_windows_is_that_of_transformers() {
-    let path = PathBuf::from(std::env::var("KVSCOPE_REAL_MODEL").unwrap());
+    let path = PathBuf::from(std::env::var_os("KVSCOPE_REAL_MODEL").unwrap());
     let reference = Reference::read(&path.with_extension("reference.safetensors"));
     let (tokens, probes) = (reference.ids("token_ids"), reference.ids("positions"));
     println!("{HEADER}");

@@ -217,14 +217,8 @@ fn model(identity: &ModelIdentity) -> Value {
     if !identity.local_rope_frequencies.is_empty() {
         facts["local_rope_frequencies"] = ends(&identity.local_rope_frequencies);
     }
-    if !identity.windows.is_empty() {
-        let mut layers: BTreeMap<Option<usize>, usize> = BTreeMap::new();
-        identity.windows.iter().for_each(|window| *layers.entry(*window).or_default() += 1);
-        let words = layers.iter().map(|(window, n)| {
-            let reach = window.map_or_else(|| "all tokens".to_string(), |window| format!("{window} tokens"));
-            format!("{reach} in {n} of {} layers", identity.n_layers)
-        });
-        facts["windows"] = json!(words.collect::<Vec<_>>().join(", "));
+    if let Some(windows) = identity.windows_in_words() {
+        facts["windows"] = json!(windows);
     }
     facts
 }

@@ -1,5 +1,6 @@
 //! What a file was made from: the model, the inputs, the options. No clock and no host, so that equal runs give equal bytes.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -73,6 +74,17 @@ impl ModelIdentity {
     pub(crate) fn rope(&self, layer: usize) -> Rope {
         let is_local = self.window(layer).is_some() && !self.local_rope_frequencies.is_empty();
         Rope::new(if is_local { self.local_rope_frequencies.clone() } else { self.rope_frequencies.clone() })
+    }
+
+    /// How many layers have which window, in words; `None` where none has one.
+    pub fn windows_in_words(&self) -> Option<String> {
+        let mut layers: BTreeMap<Option<usize>, usize> = BTreeMap::new();
+        self.windows.iter().for_each(|window| *layers.entry(*window).or_default() += 1);
+        let words = layers.iter().map(|(window, n)| {
+            let seen = window.map_or_else(|| "all tokens".to_string(), |window| format!("{window} tokens"));
+            format!("{seen} in {n} of {} layers", self.n_layers)
+        });
+        (!layers.is_empty()).then(|| words.collect::<Vec<_>>().join(", "))
     }
 
     /// What cannot be of its windows, in words.

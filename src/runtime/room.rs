@@ -3,8 +3,7 @@
 use crate::math::Float;
 use crate::model::Config;
 use crate::policy::SlotLayout;
-use crate::runtime::cache::SPARE_PART;
-use crate::runtime::slots::GROWTH_PART;
+use crate::runtime::slots::{GROWTH_PART, SPARE_PART};
 use crate::runtime::{Budget, Compression, RuntimeError};
 
 /// Part of a budget of bytes that new tokens may fill before a head is compressed again.

@@ -9,7 +9,6 @@ use crate::math::{Float, HeldRows, axpy, first_not_below};
 use crate::merge::{HeadPlan, Member, Refitted, Slot};
 use crate::model::{HeadSlots, SlotVectors};
 use crate::runtime::RuntimeError;
-use crate::runtime::cache::SPARE_PART;
 
 /// What is stored of a slot, or counted for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +63,9 @@ enum Vectors {
 
 /// A head that is full makes room for this part of its slots.
 pub(super) const GROWTH_PART: usize = 256;
+
+/// Part of a window that gathers behind it before it is dropped.
+pub(super) const SPARE_PART: usize = 64;
 
 /// Part of the slots for which a head of a layer with a window keeps room when it drops what the window has left behind: twice what
 /// gathers there, so that decoding does not move slots each time.

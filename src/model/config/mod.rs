@@ -581,7 +581,7 @@ mod tests {
         };
         assert!(with("architectures", serde_json::json!(["MambaForCausalLM"])).contains("MambaForCausalLM"));
         let vision = with("architectures", serde_json::json!(["Gemma3ForConditionalGeneration"]));
-        assert!(vision.contains("Gemma3ForConditionalGeneration, a model that reads more than text"), "{vision}");
+        assert!(vision.contains("Gemma3ForConditionalGeneration\", a model that reads more than text"), "{vision}");
         assert!(with("hidden_act", "gelu".into()).contains("gelu"));
         assert!(with("num_key_value_heads", 3.into()).contains("does not divide"));
         assert!(with("num_hidden_layers", 0.into()).contains("num_hidden_layers"));

@@ -231,14 +231,16 @@ pub(super) fn policies(evaluation: &Evaluation) -> Table {
 
 /// What a model is.
 pub(super) fn model(model: &ModelIdentity) -> Facts {
-    vec![
+    let mut facts = vec![
         ("Model", model.name.clone()),
         ("Architecture", model.architecture.clone()),
         ("Layers", model.n_layers.to_string()),
         ("Heads", format!("{} query, {} KV, of dimension {}", model.n_q_heads, model.n_kv_heads, model.head_dim)),
         ("RoPE base", format!("{}", model.rope_theta)),
         ("Longest context", format!("{} tokens", thousands(model.max_positions as u64))),
-    ]
+    ];
+    facts.extend(model.windows_in_words().map(|windows| ("Queries see", windows)));
+    facts
 }
 
 /// A generation with the compressed cache.

@@ -16,11 +16,8 @@ use crate::policy::{Needs, Scope, SlotExtras, SlotLayout};
 use crate::runtime::cache::planning::NewLayer;
 use crate::runtime::queries::QuerySample;
 use crate::runtime::repeated::Repeated;
-use crate::runtime::slots::{Head, Unstorable};
+use crate::runtime::slots::{Head, SPARE_PART, Unstorable};
 use crate::runtime::{Budget, Compression, RuntimeError};
-
-/// Part of a window that gathers behind it before it is dropped.
-pub(in crate::runtime) const SPARE_PART: usize = 64;
 
 /// Part of a prompt that is passing.
 #[derive(Clone, Copy, Debug)]
