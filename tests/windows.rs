@@ -53,8 +53,8 @@ fn a_whole_cache_holds_the_windows_and_no_more() {
     let model = model(MODEL);
     for chunk_tokens in [0, 7, 1] {
         let mut cache = after_prompt(&model, None, chunk_tokens);
-        let mut n_slots = FULL;
-        for n_seen in N..N + 40 {
+        for n_new in 0..40 {
+            let (n_seen, n_slots) = (N + n_new, FULL + n_new);
             assert_eq!(
                 slots(&cache),
                 (0..N_LAYERS).map(|l| if is_full(l) { n_seen } else { WINDOW }).collect::<Vec<_>>()
@@ -67,7 +67,6 @@ fn a_whole_cache_holds_the_windows_and_no_more() {
             let counters = cache.counters();
             assert_eq!((counters.seen, counters.kept, counters.merged, counters.evicted), (n_slots, n_slots, 0, 0));
             model.forward(&[5], n_seen, &mut cache, LogitRows::Last).unwrap();
-            n_slots += 1;
         }
     }
 }
@@ -179,6 +178,7 @@ fn every_command_counts_windows_by_layer() {
     let windowed: f64 = (0..N_LAYERS).filter(|layer| !is_full(*layer)).map(share).sum();
     assert!((windowed / 6.0 - 0.5).abs() < 1e-3 && (share(5) - 0.5).abs() < 1e-3, "{windowed} {}", share(5));
     done(kvscope(dir, &["verify", "dump", "analysis", profile]));
+    done(kvscope(dir, &["tune", "dump", "--budget", "0.5", "--late", "6", "--model", model, "--out", "chosen"]));
 
     std::fs::write(dir.join("prompt.txt"), text(2)).unwrap();
     done(kvscope(dir, &["capture", "--model", model, "--prompts", "prompt.txt", "--window", "8", "--out", "one"]));
