@@ -259,7 +259,6 @@ impl Captured {
 
     fn view(&self) -> HeadView<'_> {
         let keys = self.keys.rows().part(self.held.clone());
-        let of_held = |of_tokens: &'_ [f32]| -> Range<usize> { self.held.start.min(of_tokens.len())..of_tokens.len() };
         let none = keys.part(0..0);
         HeadView {
             layer: self.layer,
@@ -269,8 +268,8 @@ impl Captured {
             values: self.values.as_ref().map_or(none, |values| values.rows().part(self.held.clone())),
             queries: self.queries.as_ref().map_or(none, HeldRows::rows),
             given: Some(&self.given),
-            mass: &self.mass[of_held(&self.mass)],
-            mass_window: &self.mass_window[of_held(&self.mass_window)],
+            mass: self.mass.get(self.held.clone()).unwrap_or_default(),
+            mass_window: self.mass_window.get(self.held.clone()).unwrap_or_default(),
             ..HeadView::new(keys)
         }
     }

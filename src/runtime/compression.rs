@@ -164,7 +164,8 @@ impl Compression {
         let n_skipped = (0..n_layers).filter(is_skipped).count();
         let all = wanted.iter().sum::<f64>();
         let skipped: f64 = (0..n_layers).filter(is_skipped).map(whole).sum();
-        if n_skipped > 0 && (all <= skipped || n_skipped == n_layers) {
+        // Sums of shares round: what is left by less than that is nothing.
+        if n_skipped > 0 && (all <= skipped * (1.0 + 1e-9) || n_skipped == n_layers) {
             let kept_fraction = all / (0..n_layers).map(whole).sum::<f64>().max(1.0);
             return Err(RuntimeError::SkippedTooMuch { n_skipped, n_layers, kept_fraction });
         }

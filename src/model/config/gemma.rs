@@ -1,7 +1,5 @@
 //! Gemma's settings that differ by kind of layer: which have a window, and the rotary embedding of each kind.
 
-use serde_json::Value;
-
 use crate::model::ModelError;
 use crate::model::config::Architecture;
 use crate::model::config::rotary::{RopeSettings, rope_of};
@@ -28,10 +26,10 @@ pub(super) fn ropes(
 ) -> Result<[(f64, RopeScaling); 2], ModelError> {
     let outer = [settings.real_or("rope_theta", full)?, settings.real_or("rope_local_base_freq", sliding)?];
     let newer = settings.object("rope_parameters", "rope_parameters.")?;
-    if let Some((key, value)) = newer.and_then(|newer| newer.values().find(|(key, _)| *key != FULL && *key != SLIDING))
+    if let Some(newer) = newer
+        && let Some((key, value)) = newer.values().find(|(key, _)| *key != FULL && *key != SLIDING)
     {
-        let what = format!("is {} where settings of {FULL} and {SLIDING} are due", shown(value));
-        return Err(newer.map_or_else(|| settings.error(key, &*what), |newer| newer.error(key, &*what)));
+        return Err(newer.error(key, format!("is {} where settings of {FULL} and {SLIDING} are due", shown(value))));
     }
     let of_kind = |kind: &str, at: &'static str, theta: f64| {
         let own = newer.map(|newer| newer.object(kind, at)).transpose()?.flatten();
@@ -51,17 +49,11 @@ pub(super) fn ropes(
     Ok([full, sliding])
 }
 
-/// The number of `sliding_window_pattern`.
+/// The number of `sliding_window_pattern`. Newer files have it under another name that nothing reads, beside `layer_types`.
 pub(super) fn period(settings: Settings<'_>, default: usize) -> Result<usize, ModelError> {
-    // Newer files have it with an underscore in front, beside `layer_types`.
-    let key =
-        ["sliding_window_pattern", "_sliding_window_pattern"].into_iter().find(|key| settings.value(key).is_some());
-    match key.map(|key| (key, settings.raw(key))) {
-        Some((key, Some(Value::Number(_)))) => match settings.count(key)? {
-            0 => Err(settings.error(key, "is 0: no layer is every 0th")),
-            period => Ok(period),
-        },
-        Some((key, Some(other))) => Err(settings.error(key, format!("is {}, not a number of layers", shown(other)))),
-        _ => Ok(default),
+    const KEY: &str = "sliding_window_pattern";
+    match settings.raw(KEY).map_or(Ok(default), |_| settings.count(KEY))? {
+        0 => Err(settings.error(KEY, "is 0: no layer is every 0th")),
+        period => Ok(period),
     }
 }

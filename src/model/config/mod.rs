@@ -486,7 +486,8 @@ mod tests {
                 "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e5},
                 "sliding_attention": {"rope_type": "default", "rope_theta": 2e3},
             },
-            "_sliding_window_pattern": 3, "query_pre_attn_scalar": 168, "tie_word_embeddings": false,
+            "_sliding_window_pattern": 6, "query_pre_attn_scalar": 168, "tie_word_embeddings": false,
+            "layer_types": (1..=7).map(|i| if i % 3 == 0 { "full_attention" } else { "sliding_attention" }).collect::<Vec<_>>(),
         }));
         assert_eq!(newer.unwrap(), older);
         assert_eq!((older.rope_theta, older.rope_scaling), (5e5, scaled));
