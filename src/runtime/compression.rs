@@ -139,9 +139,10 @@ impl Compression {
     ) -> Result<usize, RuntimeError> {
         let (n_layers, layer) = (reaches.len(), head / n_kv_heads);
         let whole = |layer: usize| reaches[layer] as f64;
-        // Shares are summed before they are rounded, so that no head's rounding adds to another's.
-        let rounded = |before: f64, own: f64| {
-            ((before + own).round() - before.round()).clamp(1.0, whole(layer).max(1.0)) as usize
+        // Shares are summed before they are rounded, so that no head's rounding adds to another's: `up_to` gives the sum of all heads
+        // before one, the same whether it ends one head or begins the next.
+        let rounded = |up_to: &dyn Fn(usize) -> f64| {
+            (up_to(head + 1).round() - up_to(head).round()).clamp(1.0, whole(layer).max(1.0)) as usize
         };
         // Slots of a head of each layer, before layers that stay whole have taken theirs.
         let wanted: Vec<f64> = match &self.budget {
@@ -157,7 +158,7 @@ impl Compression {
                 }
                 let slots = |head: usize| shares[head] * whole(head / n_kv_heads);
                 checked(shares[head])?;
-                return Ok(rounded((0..head).map(slots).sum(), slots(head)));
+                return Ok(rounded(&|head| (0..head).map(slots).sum()));
             }
         };
         let is_skipped = |layer: &usize| self.skip_layers.contains(layer);
@@ -171,9 +172,12 @@ impl Compression {
         }
         let sharing = |layers: usize| (0..layers).filter(|layer| !is_skipped(layer)).map(|layer| wanted[layer]);
         let factor = if n_skipped == 0 { 1.0 } else { (all - skipped) / sharing(n_layers).sum::<f64>() };
-        let own = factor * wanted[layer];
-        let before = factor * n_kv_heads as f64 * sharing(layer).sum::<f64>();
-        Ok(rounded(before + own * (head % n_kv_heads) as f64, own))
+        let up_to = |head: usize| {
+            let (layer, kv_head) = (head / n_kv_heads, head % n_kv_heads);
+            let own = wanted.get(layer).map_or(0.0, |wanted| kv_head as f64 * wanted);
+            factor * (n_kv_heads as f64 * sharing(layer).sum::<f64>() + own)
+        };
+        Ok(rounded(&up_to))
     }
 }
 
