@@ -339,7 +339,7 @@ impl Turn {
         Ok(Self { sin: self.sin.narrow(0, start, n_tokens)?, cos: self.cos.narrow(0, start, n_tokens)? })
     }
 
-    /// Rotates `[n_tokens, heads, D]`, as [`Rope::rotate`].
+    /// Rotates `[n_tokens, heads, D]`, as [`Rope::rotate`](crate::math::Rope::rotate).
     fn rotate(&self, x: &Tensor) -> Result<Tensor, candle_core::Error> {
         let half = x.dim(2)? / 2;
         let (low, high) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
