@@ -7,6 +7,7 @@ mod agreement;
 mod compare;
 mod dataset;
 mod error;
+mod explorer;
 mod maps;
 mod options;
 mod persistence;

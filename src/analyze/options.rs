@@ -36,8 +36,10 @@ pub struct AnalyzeOptions {
     pub budgets: Vec<f64>,
     /// Heads to draw maps of.
     pub maps: Vec<MapRequest>,
-    /// Samples of each data set, from its first, that every map is made of.
+    /// Samples of each data set, from its first, that every map is made of, and that the page's explorer shows.
     pub map_samples: usize,
+    /// Heads whose states the page's explorer shows; without any there is no explorer.
+    pub explore: usize,
     /// Largest distance of a data set's mean set ratio from a head's mean at which the head counts as persistent.
     pub tolerance: f64,
     /// Seed of the bootstrap and the permutations.
@@ -56,6 +58,7 @@ impl Default for AnalyzeOptions {
             budgets: vec![0.2, 0.35, 0.5, 0.65, 0.8],
             maps: Vec::new(),
             map_samples: 1,
+            explore: 6,
             tolerance: 0.05,
             seed: 0,
         }
@@ -118,6 +121,7 @@ impl AnalyzeOptions {
             "budgets": self.budgets,
             "maps": self.maps,
             "map_samples": self.map_samples,
+            "explore": self.explore,
             "tolerance": self.tolerance,
             "dumps": dumps,
         })

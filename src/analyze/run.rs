@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::analyze::agreement::{agreement, agreement_verdict};
 use crate::analyze::dataset::DatasetRun;
+use crate::analyze::explorer::{ExplorerPlan, explored};
 use crate::analyze::maps::{MapFile, MapMaker};
 use crate::analyze::persistence::{PersistenceOptions, SampleRatios, persistence};
 use crate::analyze::plan::RunPlan;
@@ -19,7 +20,8 @@ use crate::math::{Resamples, bootstrap_mean};
 /// Above this many layers their overlap, a square of numbers, is left out.
 const MAX_OVERLAP_LAYERS: usize = 512;
 
-/// Analyses dumps of one model and writes `analysis.json`, `stats.parquet` and `maps/*.safetensors` below `out_dir`.
+/// Analyses dumps of one model and writes `analysis.json`, `stats.parquet`, `explorer.safetensors` and `maps/*.safetensors` below
+/// `out_dir`.
 ///
 /// A data set may be spread over several dumps, as the shards of a capture are; a state is analysed where all of its
 /// samples have it. Incomplete dumps are analysed as they are: the provenance says how many samples were planned and
@@ -45,7 +47,8 @@ pub fn analyze(
     let mut table = StatsTable::create(&out_dir.join(TABLE_FILE), &model)?;
     let n_maps: usize =
         plan.datasets.iter().map(|d| d.samples.len().min(options.map_samples) * options.maps.len()).sum();
-    let total = plan.n_samples() + n_maps;
+    let n_explored: usize = explored(dumps, &plan, options).iter().map(Vec::len).sum();
+    let total = plan.n_samples() + n_maps + n_explored;
     let mut done = 0;
     let mut step = || {
         done += 1;
@@ -82,6 +85,10 @@ pub fn analyze(
             }
         }
     }
+    let explorer = match ExplorerPlan::new(dumps, &plan, &datasets, options, &model)? {
+        Some(explorer) => Some(explorer.write(dumps, out_dir, &mut step)?),
+        None => None,
+    };
     let table = InputHash { name: TABLE_FILE.into(), sha256: table.finish()? };
 
     let heads: Vec<(usize, usize)> = plan.heads().collect();
@@ -120,6 +127,7 @@ pub fn analyze(
         queries: query_aware(&errors, options),
         maps,
         table: Some(table),
+        explorer,
     };
     // Last, so that whoever finds it finds the files that it names.
     write_json(&path, &analysis)?;

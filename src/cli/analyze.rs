@@ -40,9 +40,13 @@ pub(crate) struct Args {
     /// every layer or head
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     maps: Vec<String>,
-    /// Samples of each data set for which maps are written
+    /// Samples of each data set for which maps are written, and which the report's explorer shows
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = numbers::count)]
     map_samples: usize,
+    /// Heads of which the report's explorer shows maps: those of --maps first, then from the most to the least similar; 0 for no
+    /// explorer
+    #[arg(long, value_name = "N", default_value_t = AnalyzeOptions::default().explore)]
+    explore: usize,
     /// Share of the tokens protected as recent
     #[arg(long, value_name = "X", default_value_t = 0.17, value_parser = numbers::share)]
     recent: f64,
@@ -77,6 +81,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         lags: AnalyzeOptions::lags_up_to(args.max_lag),
         maps: parse_maps(&args.maps, &manifest.layers, &manifest.held_kv_heads().collect::<Vec<_>>())?,
         map_samples: args.map_samples,
+        explore: args.explore,
         shares: Shares { recent: args.recent, heavy: args.heavy },
         bridge: args.bridge,
         budgets: parse_budgets(&args.budgets)?,

@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// Figures to draw; a page that is there stays as it is [default: all that there is data for, and the page]
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = figure_names())]
     figure: Vec<String>,
+    /// Size up to which the explorer's maps fill the page, in MB
+    #[arg(long, value_name = "MB", default_value_t = (ReportInput::PAGE_BYTES / 1_000_000) as u32)]
+    page_mb: u32,
     /// Folder of the figures [default: figures/RUN]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -86,7 +89,8 @@ fn analysis_into(args: &Args, figures: &Path, only: Option<&[String]>, common: &
         None => first_profile(dir, common)?,
     };
     let generation = args.generation.clone().or_else(|| Some(dir.join("generate.json")).filter(|path| path.exists()));
-    let input = ReportInput::read(dir, profile.as_deref(), generation.as_deref())?;
+    let read = ReportInput::read(dir, profile.as_deref(), generation.as_deref())?;
+    let input = ReportInput { page_bytes: args.page_mb as usize * 1_000_000, ..read };
     draw(&input, figures, &dir.join("report.html"), only, common)
 }
 

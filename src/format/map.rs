@@ -86,7 +86,7 @@ pub fn write(dir: &Path, entry: &MapEntry, model: &ModelIdentity, levels: &[Vec<
     let specs = entry.sides().into_iter().enumerate().map(spec).collect();
     let mut writer = SampleWriter::create(&dir.join(&entry.file), specs, &metadata)?;
     for (level, cells) in levels.iter().enumerate() {
-        writer.write_f16(&level_name(level), cells)?;
+        writer.write_raw(&level_name(level), cells, f16::to_le_bytes)?;
     }
     Ok(writer.finish()?.0)
 }

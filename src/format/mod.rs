@@ -6,6 +6,7 @@ pub mod analysis;
 pub mod comparison;
 pub mod dump;
 pub mod evaluation;
+pub mod explorer;
 pub mod generation;
 pub mod join;
 pub mod map;

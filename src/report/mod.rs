@@ -104,9 +104,14 @@ pub struct ReportInput {
     pub profile: Option<Profile>,
     /// A generation with the compressed cache.
     pub generation: Option<Generated>,
+    /// Bytes of the page up to which the explorer fills it; a page that is larger without has the explorer's texts only.
+    pub page_bytes: usize,
 }
 
 impl ReportInput {
+    /// Bytes of a page that can be sent and opened anywhere.
+    pub const PAGE_BYTES: usize = 10_000_000;
+
     /// Reads an analysis with what is to be shown beside it.
     ///
     /// - Errors: a file that cannot be read, a profile of another model
@@ -116,6 +121,7 @@ impl ReportInput {
             analysis_dir: dir.into(),
             profile: profile.map(Profile::read).transpose()?,
             generation: generation.map(read_json).transpose()?,
+            page_bytes: Self::PAGE_BYTES,
         };
         if let Some(profile) = &input.profile {
             profile.check_model(&input.analysis.model)?;
@@ -211,11 +217,13 @@ pub fn write<'a>(
     let figures = Figures::new(&drawn, &skipped)?;
     let (page, shows) = match document {
         Document::Analysis(input) => {
-            (page::of_analysis(input, figures), format!("Report on {}", input.analysis.model.name))
+            (page::of_analysis(input, figures)?, format!("Report on {}", input.analysis.model.name))
         }
-        Document::Evaluation(e) => (page::of_evaluation(e, figures), format!("Evaluation of {}", e.model.name)),
+        Document::Evaluation(e) => {
+            (page::render(&page::of_evaluation(e, figures))?, format!("Evaluation of {}", e.model.name))
+        }
     };
-    write_atomic(html_path, page::render(&page)?.as_bytes())?;
+    write_atomic(html_path, page.as_bytes())?;
     let page = WrittenFile {
         path: html_path.into(),
         shows: format!("{shows}, with {} figures", if only.is_some() { "these" } else { "all" }),

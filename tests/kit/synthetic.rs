@@ -233,6 +233,7 @@ pub fn analysis(n_layers: usize, n_heads: usize, names: &[&str]) -> Analysis {
     }
     Analysis {
         table: None,
+        explorer: None,
         schema: Analysis::schema_id(),
         provenance: provenance("analyze"),
         model: smollm2(n_layers, n_heads),
@@ -424,6 +425,7 @@ pub fn input(n_layers: usize, n_heads: usize, names: &[&str], dir: &Path) -> Rep
         analysis_dir: dir.into(),
         profile: Some(profile(n_layers, n_heads)),
         generation: Some(generation),
+        page_bytes: ReportInput::PAGE_BYTES,
     }
 }
 

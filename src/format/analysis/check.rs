@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::files::{InputHash, is_inside, read_json, sha256_own};
 use crate::format::analysis::Analysis;
-use crate::format::map;
+use crate::format::{explorer, map};
 
 /// Faults of an analysis and of the files that it names, each in words that name the file; empty when there is none.
 pub fn faults(path: &Path) -> Vec<String> {
@@ -17,7 +17,7 @@ pub fn faults(path: &Path) -> Vec<String> {
     }
 }
 
-/// Checks that its figures fit each other, that shares and cosines are in range, and the digests of its table and maps.
+/// Checks that its figures fit each other, that shares and cosines are in range, and the digests of its table, explorer and maps.
 fn faults_of(analysis: &Analysis, dir: &Path) -> Vec<String> {
     let mut faults = Vec::new();
     let model = &analysis.model;
@@ -81,6 +81,7 @@ fn faults_of(analysis: &Analysis, dir: &Path) -> Vec<String> {
         }
     }
     faults.extend(analysis.table.iter().filter_map(|table| table_fault(table, dir)));
+    faults.extend(analysis.explorer.iter().filter_map(|file| explorer::fault(dir, file)));
     faults.extend(analysis.maps.iter().filter_map(|entry| map::fault(dir, entry)));
     faults
 }

@@ -261,6 +261,9 @@ pub struct Analysis {
     /// The table of all figures by sample; `None` in files of earlier versions.
     #[serde(default)]
     pub table: Option<InputHash>,
+    /// What the page's explorer shows; `None` where nothing was asked for, and in files of earlier versions.
+    #[serde(default)]
+    pub explorer: Option<InputHash>,
 }
 
 impl Document for Analysis {

@@ -4,7 +4,6 @@ use std::io::Write;
 use std::path::Path;
 
 use half::{bf16, f16};
-use safetensors::Dtype;
 use serde_json::{Map, Value};
 
 use crate::files::{AtomicFile, FileError, HashingWriter};
@@ -96,14 +95,19 @@ impl SampleWriter {
         }
     }
 
-    /// Writes the next declared tensor, which must be f16, as it is.
-    pub fn write_f16(&mut self, name: &str, values: &[f16]) -> Result<(), DumpError> {
+    /// Writes the next declared tensor from values of its own type, as they are: `bytes_of` gives a value's little-endian bytes.
+    pub fn write_raw<const N: usize, T: Copy>(
+        &mut self,
+        name: &str,
+        values: &[T],
+        bytes_of: impl Fn(T) -> [u8; N],
+    ) -> Result<(), DumpError> {
         let spec = self.next_spec(name, values.len())?;
-        if spec.element != Dtype::F16 {
-            return Err(DumpError::inconsistent(&self.target, format!("{name} is not declared as f16")));
+        if spec.element.bitsize() != 8 * N {
+            return Err(DumpError::inconsistent(&self.target, format!("{name} is declared as {}", spec.element)));
         }
         for part in values.chunks(VALUES_AT_ONCE) {
-            fill(&mut self.buffer, part, f16::to_le_bytes);
+            fill(&mut self.buffer, part, &bytes_of);
             self.put_buffer()?;
         }
         Ok(())

@@ -1,5 +1,7 @@
 //! The HTML file: one page that needs no network, works without its script, and trusts no text it shows.
 
+mod explorer;
+mod script;
 mod sections;
 mod summary;
 mod tables;
@@ -15,13 +17,13 @@ use sha2::{Digest, Sha256};
 use crate::files::TOOL_VERSION;
 use crate::report::raster::palette;
 use crate::report::text::escape;
-use crate::report::{Drawing, Drawn, RASTER_SIDE, ReportError};
+use crate::report::{Drawing, Drawn, RASTER_SIDE, ReportError, ReportInput};
 
-pub(super) use sections::{of_analysis, of_evaluation};
+pub(super) use sections::of_evaluation;
 
 const TEMPLATE: &str = include_str!("page.html");
-const STYLE: &str = include_str!("page.css");
-const SCRIPT: &str = include_str!("page.js");
+const STYLE: &str = concat!(include_str!("page.css"), include_str!("explorer/page.css"));
+const EXPLORER: &str = include_str!("explorer/page.html");
 /// Bytes that all figures together may take in the page.
 const FIGURE_BYTES: usize = 5 << 20;
 /// Most drawings of one figure in the page; the others are in the folder of figures.
@@ -62,6 +64,7 @@ pub(super) enum Block {
     /// How many files, and the name and SHA-256 of each.
     Sources(String, Vec<(String, String)>),
     Figures(Figures),
+    Explorer(explorer::Explorer),
 }
 
 /// Figures, and those that were left out with what they need.
@@ -132,6 +135,24 @@ fn figure((entry, drawings): &Drawn, side: usize) -> Result<Figure, ReportError>
     })
 }
 
+/// The page of an analysis as HTML, with as much of the explorer as its size allows.
+///
+/// - Errors: an explorer's file that cannot be read or has changed
+pub(super) fn of_analysis(input: &ReportInput, figures: Figures) -> Result<String, ReportError> {
+    let mut page = sections::of_analysis(input, figures);
+    let used = render(&page)?.len() + EXPLORER.len() + script::EXPLORER_BYTES;
+    let blocks = match explorer::explorer(input, input.page_bytes.saturating_sub(used))? {
+        Some(explorer) => vec![Block::Explorer(explorer)],
+        None => {
+            let note = "This analysis holds no token's states: it was made with --explore 0, or by an earlier version. \
+                        Run kvscope analyze again to look at tokens here.";
+            vec![Block::Text("note", note.into())]
+        }
+    };
+    page.sections.insert(1, Section { id: "explorer", title: "Explorer", blocks });
+    render(&page)
+}
+
 /// The page as HTML.
 pub(super) fn render(page: &Page) -> Result<String, ReportError> {
     let fault = |e: minijinja::Error| ReportError::Page(format!("{e:#}"));
@@ -146,8 +167,11 @@ pub(super) fn render(page: &Page) -> Result<String, ReportError> {
     environment.add_template("page.html", TEMPLATE).map_err(fault)?;
     // The colour map as six hexadecimal digits a colour, for reading values off maps, and the only script that may run.
     let palette: String = palette().iter().flatten().map(|c| format!("{c:02x}")).collect();
-    let script_hash = STANDARD.encode(Sha256::digest(SCRIPT));
-    let context =
-        context! { page => Serde(page), palette, script_hash, style => STYLE, script => SCRIPT, tool => TOOL_VERSION };
+    let is_explorer = |block: &Block| matches!(block, Block::Explorer(_));
+    let script = script::of_page(page.sections.iter().flat_map(|section| &section.blocks).any(is_explorer));
+    let script_hash = STANDARD.encode(Sha256::digest(&script));
+    let context = context! {
+        page => Serde(page), palette, script_hash, style => STYLE, script, tool => TOOL_VERSION, explorer => EXPLORER,
+    };
     environment.get_template("page.html").and_then(|template| template.render(context)).map_err(fault)
 }

@@ -1,0 +1,608 @@
+// The explorer: what is chosen, what is shown of it, and the address that leads back to it.
+
+import { EVICTED, FATES, MERGED, POLICIES, STEPS, Series, fatesOf } from "./fates.js";
+import { HeadGrid } from "./heads.js";
+import { changeColors, cosineColors, css, styleColors } from "./look.js";
+import { MapCanvas, View } from "./map.js";
+import { Payload } from "./payload.js";
+import { PAGE, Prose } from "./prose.js";
+import { ChangeMap, CosineMap, MOST_CHANGE, Vectors, logitGap, merged } from "./vectors.js";
+import { counted, label, number, percent, rough, thousands, visible } from "./words.js";
+
+const STATES = { k: "keys", k_pre_rope: "keys before RoPE", v: "values", change: "change of keys by merging" };
+/** The address of a view begins so. */
+const MARK = "#x:";
+/** Tokens about a pinned one whose text is shown. */
+const CONTEXT = 30;
+/** Tokens that are most like a pinned one. */
+const NEAREST = 8;
+
+const $ = (id) => document.getElementById(id);
+
+class Explorer {
+  constructor(root) {
+    this.payload = new Payload(root);
+    this.hex = document.querySelector("main").dataset.palette;
+    this.view = new View();
+    this.loads = 0;
+    /** What is chosen; what the address holds. */
+    this.state = null;
+    this.pin = null;
+    this.panes = [];
+    this.heads = new Map();
+  }
+
+  async start() {
+    const data = (this.data = await this.payload.document());
+    if (data.samples.length === 0) return;
+    $("x").hidden = false;
+    this.state = this.initial();
+    this.readAddress();
+    this.fillLists();
+    this.look = styleColors(document.body);
+    this.panes = [0, 1].map((i) => this.pane(i));
+    this.grid = new HeadGrid($("x-grid"), $("x-grid-readout"), (layer, head) => this.choose(0, { layer, head }));
+    this.prose = new Prose($("x-prose"), $("x-strip"), (token, isChosen) => this.onToken(token, isChosen), (start) => this.startAt(start));
+    this.listen();
+    await this.show(true);
+  }
+
+  /** The most similar head of the first sample, keys, the analysis' threshold. */
+  initial() {
+    const { data } = this, sample = data.samples.find((one) => one.shown.length > 0) || data.samples[0];
+    const number = data.samples.indexOf(sample);
+    const [layer, head] = sample.shown[0] || sample.heads[0] || [data.layers[0], data.heads[0]];
+    const state = sample.states[0] || "k";
+    return {
+      panes: [0, 1].map(() => ({ sample: number, layer, head, state })), two: false, kind: "mean", scale: -1,
+      policy: "kvmerger-eps", step: Math.round(Number(data.reference_eps ?? 0.75) * STEPS), budget: 0.5,
+      recent: data.shares.recent, heavy: data.shares.heavy, bridge: data.bridge, start: 0,
+    };
+  }
+
+  pane(i) {
+    const map = new MapCanvas($(`x-map-${i}`), this.view, this.look);
+    map.onPoint = (byKey, at) => this.point(i, byKey, at);
+    map.onLeave = () => { $("x-tip").hidden = true; };
+    map.onPin = (cursor) => this.setPin(cursor);
+    return { map, loaded: null };
+  }
+
+  // What is chosen.
+
+  fillLists() {
+    const { data, state } = this;
+    const options = (select, list) => {
+      select.textContent = "";
+      for (const [value, text] of list) select.add(new Option(text, value));
+    };
+    const samples = (select) => {
+      select.textContent = "";
+      for (const name of new Set(data.samples.map((sample) => sample.dataset))) {
+        const group = document.createElement("optgroup");
+        group.label = visible(name);
+        data.samples.forEach((sample, i) => {
+          if (sample.dataset !== name) return;
+          group.append(new Option(`${visible(name)} / ${label(sample.id, 16)} (${counted(sample.n_tokens, "token")})`, i));
+        });
+        select.append(group);
+      }
+    };
+    for (const end of ["", "-2"]) {
+      samples($(`x-sample${end}`));
+      options($(`x-layer${end}`), data.layers.map((layer) => [layer, layer]));
+      options($(`x-head${end}`), data.heads.map((head) => [head, head]));
+      options($(`x-state${end}`), Object.entries(STATES));
+    }
+    options($("x-policy"), Object.entries(POLICIES).map(([name, policy]) => [name, policy.title]));
+    const grids = { k: "cosine of neighbours, keys", k_pre_rope: "cosine of neighbours, keys before RoPE", v: "cosine of neighbours, values", kept: `share kept at ${data.reference_eps ?? "the threshold"}` };
+    options($("x-grid-of"), data.grids.map(([name]) => [name, grids[name] || name]));
+    this.state = state;
+  }
+
+  /** The controls as the state has them. */
+  fillControls() {
+    const { state } = this;
+    ["", "-2"].forEach((end, i) => {
+      for (const what of ["sample", "layer", "head", "state"]) $(`x-${what}${end}`).value = state.panes[i][what];
+    });
+    $("x-kind").value = state.kind;
+    $("x-scale").value = state.scale;
+    $("x-two").checked = state.two;
+    $("x-second").hidden = !state.two;
+    $("x-policy").value = state.policy;
+    $("x-eps").value = $("x-eps-number").value = state.step / STEPS;
+    $("x-budget").value = $("x-budget-number").value = state.budget;
+    $("x-recent").value = state.recent;
+    $("x-heavy").value = state.heavy;
+    $("x-bridge").checked = state.bridge;
+    const { by } = POLICIES[state.policy];
+    for (const element of document.querySelectorAll(".x-eps")) element.hidden = by !== "eps";
+    for (const element of document.querySelectorAll(".x-budget")) element.hidden = by === "eps";
+    for (const element of document.querySelectorAll(".x-sets")) element.hidden = ["h2o", "streaming"].includes(state.policy);
+  }
+
+  listen() {
+    const on = (id, event, act) => $(id).addEventListener(event, act);
+    ["", "-2"].forEach((end, i) => {
+      for (const what of ["sample", "layer", "head"]) {
+        on(`x-${what}${end}`, "change", (event) => this.choose(i, { [what]: Number(event.target.value) }));
+      }
+      on(`x-state${end}`, "change", (event) => this.choose(i, { state: event.target.value }));
+    });
+    const set = (id, event, name, read) => on(id, event, (e) => {
+      const value = read(e.target);
+      if (Number.isNaN(value)) return;
+      this.state[name] = value;
+      this.show();
+    });
+    set("x-kind", "change", "kind", (e) => e.value);
+    set("x-scale", "change", "scale", (e) => Number(e.value));
+    set("x-two", "change", "two", (e) => e.checked);
+    set("x-policy", "change", "policy", (e) => e.value);
+    const within = (e, low, high) => (e.value === "" ? NaN : Math.min(Math.max(Number(e.value), low), high));
+    for (const [id, event] of [["x-eps", "input"], ["x-eps-number", "change"]]) set(id, event, "step", (e) => Math.round(within(e, -1, 1) * STEPS));
+    for (const [id, event] of [["x-budget", "input"], ["x-budget-number", "change"]]) set(id, event, "budget", (e) => within(e, 0.02, 1));
+    set("x-recent", "change", "recent", (e) => within(e, 0, 1));
+    set("x-heavy", "change", "heavy", (e) => within(e, 0, 1));
+    set("x-bridge", "change", "bridge", (e) => e.checked);
+    on("x-grid-of", "change", () => this.showGrid());
+    const { view } = this;
+    const center = () => (view.cursor ? [view.cursor.column + 0.5, view.cursor.row + 0.5] : []);
+    on("x-in", "click", () => view.zoom(2, ...center()));
+    on("x-out", "click", () => view.zoom(0.5, ...center()));
+    on("x-whole", "click", () => view.set(0, 0, view.n));
+    on("x-token", "click", () => {
+      const middle = (from) => Math.floor(from + view.span / 2);
+      const { row, column } = view.cursor || { row: middle(view.y), column: middle(view.x) };
+      view.show(row, column);
+    });
+    on("x-copy", "click", () => this.copyLink());
+    on("x-unpin", "click", () => this.setPin(null));
+    on("x-before", "click", () => this.startAt(this.prose.start - PAGE));
+    on("x-after", "click", () => this.startAt(this.prose.start + PAGE));
+    on("x-start", "input", (event) => this.startAt(Number(event.target.value)));
+    view.listeners.push(() => this.writeAddress());
+    window.addEventListener("hashchange", () => { if (this.readAddress()) this.show(); });
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+      this.look = styleColors(document.body);
+      this.panes.forEach((pane) => { pane.map.look = this.look; });
+      this.show();
+    });
+  }
+
+  choose(pane, what) {
+    Object.assign(this.state.panes[pane], what);
+    if (what.sample !== undefined && pane === 0) this.state.start = 0;
+    this.show(what.sample !== undefined);
+  }
+
+  // What is shown.
+
+  /** Everything anew; `isOther` where samples have changed. */
+  async show(isOther = false) {
+    const load = ++this.loads;
+    this.fillControls();
+    const shown = this.state.two ? [0, 1] : [0];
+    const loaded = await Promise.all(shown.map((i) => this.load(this.state.panes[i])));
+    if (load !== this.loads) return;
+    const n = Math.max(...loaded.map((one) => one.sample.n_tokens));
+    if (n !== this.view.n) {
+      const wanted = this.wanted;
+      this.view.whole(n);
+      if (wanted) this.view.set(...wanted);
+    } else if (this.wanted) {
+      this.view.set(...this.wanted);
+    }
+    this.wanted = null;
+    shown.forEach((i) => this.showPane(i, loaded[i]));
+    this.showGrid();
+    this.showScale();
+    this.showProse(isOther);
+    if (this.pin && Math.max(this.pin.row, this.pin.column) >= n) this.pin = null;
+    this.showPin();
+    this.writeAddress();
+  }
+
+  /** What a pane is of: its sample's texts, its head's series, states, fates and map. */
+  async load({ sample: number, layer, head, state }) {
+    const sample = this.data.samples[number];
+    const key = `${number}.${layer}.${head}`;
+    const [texts, series, states] = await Promise.all(
+      [`${number}.texts`, `${number}.series`, key].map((name) => this.payload.part(name)));
+    if (!this.heads.has(key)) {
+      if (this.heads.size > 12) this.heads.delete(this.heads.keys().next().value);
+      const place = sample.heads.findIndex(([l, h]) => l === layer && h === head);
+      this.heads.set(key, {
+        series: series && place >= 0 ? new Series(series, place, sample.n_tokens) : null, vectors: {}, maps: {},
+      });
+    }
+    const kept = this.heads.get(key), { d, group } = { d: this.data.model.head_dim, group: this.data.model.group };
+    const vectors = (name) => {
+      if (states?.[name]) kept.vectors[name] ||= new Vectors(states[name], d);
+      return kept.vectors[name] || null;
+    };
+    const found = this.fates(kept, sample, layer, head, vectors("k"));
+    const map = this.map(kept, sample, state, states, vectors, found);
+    return { sample, layer, head, state, texts: texts?.texts, series: kept.series, states, vectors, found, map, group };
+  }
+
+  fates(kept, sample, layer, head, keys) {
+    if (!kept.series) return { error: this.noSeries(sample) };
+    const { policy, step, budget, recent, heavy, bridge } = this.state;
+    const key = JSON.stringify([policy, step, budget, recent, heavy, bridge]);
+    if (kept.key !== key) {
+      const number = layer * this.data.model.n_kv_heads + head;
+      kept.found = fatesOf(kept.series, { policy, step, budget, recent, heavy, bridge }, number, this.data.model, keys && ((i, j) => keys.cosine(i, j)));
+      kept.key = key;
+      delete kept.maps.change;
+    }
+    return kept.found;
+  }
+
+  noSeries(sample) {
+    return sample.heads.length > 0 ? "This page does not hold the merging sets of this head."
+      : "Nothing is known of merging sets here: keys or attention mass were not captured, or they are left out of this page.";
+  }
+
+  map(kept, sample, state, states, vectors, found) {
+    if (state === "change") {
+      const keys = vectors("k");
+      if (!keys || found.error) return null;
+      if (!kept.maps.change) {
+        const { before, after } = merged(keys, found);
+        kept.maps.change = new ChangeMap(before, after);
+      }
+      return kept.maps.change;
+    }
+    const of = vectors(state);
+    if (!of) return null;
+    const cells = states[`${state}.highest`];
+    kept.maps[state] ||= new CosineMap(of, cells ? { cells, ...sample.highest } : null);
+    return kept.maps[state];
+  }
+
+  showPane(i, loaded) {
+    const { state } = this, { map } = this.panes[i];
+    this.panes[i].loaded = loaded;
+    const name = `${visible(loaded.sample.dataset)} / ${label(loaded.sample.id, 16)}`;
+    $(`x-title-${i}`).textContent = `Layer ${loaded.layer}, KV head ${loaded.head}, ${STATES[loaded.state]} · ${name}`;
+    const colors = loaded.state === "change" ? changeColors(this.hex) : cosineColors(this.hex, state.scale);
+    const content = loaded.map && {
+      map: loaded.map, kind: state.kind, colors, texts: loaded.texts, found: loaded.found, nTokens: loaded.sample.n_tokens,
+    };
+    map.pin = this.pin;
+    map.setContent(content, this.missing(loaded));
+  }
+
+  missing({ sample, state, layer, head }) {
+    const here = sample.shown.map(([l, h]) => `${l}:${h}`);
+    if (sample.shown.some(([l, h]) => l === layer && h === head)) {
+      return `The ${STATES[state]} of this head are not on this page.`;
+    }
+    const which = here.length > 0 ? `This text has maps of the heads ${here.join(", ")} (layer:head).` : "This text has no map on this page.";
+    return `No map of layer ${layer}, KV head ${head}. ${which} Its merging sets are shown below. kvscope analyze --maps ${layer}:${head} adds it.`;
+  }
+
+  showGrid() {
+    const { data, state } = this, of = $("x-grid-of").value;
+    const [, values] = data.grids.find(([name]) => name === of) || [null, []];
+    const dots = new Set(data.samples[state.panes[0].sample].shown.map(([layer, head]) => `${layer}.${head}`));
+    const chosen = (state.two ? state.panes : [state.panes[0]]).map(({ layer, head }) => [layer, head]);
+    this.grid.set({ layers: data.layers, heads: data.heads, values, dots, colors: cosineColors(this.hex, state.scale), look: this.look }, chosen);
+  }
+
+  /** The meaning of the colours. */
+  showScale() {
+    const canvas = $("x-scale-bar"), context = canvas.getContext("2d"), ratio = window.devicePixelRatio || 1;
+    const isChange = this.state.panes[0].state === "change" && !this.state.two;
+    const colors = isChange ? changeColors(this.hex) : cosineColors(this.hex, this.state.scale);
+    const [width, height] = [canvas.clientWidth, canvas.clientHeight];
+    canvas.width = width * ratio;
+    canvas.height = height * ratio;
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    const low = isChange ? -1 : this.state.scale;
+    for (let x = 0; x < width; x++) {
+      context.fillStyle = css(colors[Math.round((low + (x / width) * (1 - low) + 1) * 127)]);
+      context.fillRect(x, 0, 1, 12);
+    }
+    context.fillStyle = this.look.soft;
+    context.font = "11.5px system-ui, sans-serif";
+    context.textBaseline = "bottom";
+    const ends = isChange ? [`−${MOST_CHANGE} less alike`, "0", `more alike ${MOST_CHANGE}`] : [number(low, 0), `cosine ${number((low + 1) / 2, 1)}`, "1"];
+    ends.forEach((text, i) => {
+      context.textAlign = ["left", "center", "right"][i];
+      context.fillText(text, (i * width) / 2, height);
+    });
+  }
+
+  // The text.
+
+  startAt(start) {
+    this.state.start = this.prose.from(Math.round(start));
+    this.showWhere();
+    this.writeAddress();
+  }
+
+  showWhere() {
+    const n = this.panes[0].loaded.sample.n_tokens, { start } = this.prose;
+    $("x-start").max = Math.max(n - PAGE, 0);
+    $("x-start").value = start;
+    $("x-before").disabled = start === 0;
+    $("x-after").disabled = start >= n - PAGE;
+    $("x-where").textContent = `tokens ${thousands(start)} to ${thousands(Math.min(start + PAGE, n) - 1)} of ${thousands(n)}`;
+  }
+
+  showProse() {
+    const { texts, found, sample } = this.panes[0].loaded;
+    this.prose.start = Math.min(this.state.start, Math.max(sample.n_tokens - PAGE, 0));
+    this.prose.set(texts, found, this.look);
+    this.showWhere();
+    $("x-words").textContent = found.error || this.inWords(this.panes[0].loaded);
+    if (!texts) $("x-words").textContent += " The dump of this sample does not hold the text of its tokens: capture it again.";
+    this.showLegend(found);
+  }
+
+  /** The head in one line, as `kvscope show` has it. */
+  inWords({ found, vectors, series, layer, head }) {
+    const { counters, nSets, largest, inSets, lowest } = found;
+    let words = `Layer ${layer}, KV head ${head}: ${thousands(counters.seen)} tokens in ${thousands(counters.kept)} slots (${percent(counters.kept / counters.seen)})`;
+    if (nSets > 0) words += `; ${counted(nSets, "set")} of 2 to ${largest} tokens ${nSets === 1 ? "holds" : "hold"} ${thousands(inSets)}`;
+    if (lowest !== null) {
+      const keys = vectors("k");
+      words += `, lowest cosine joined ${number(this.state.bridge || !keys ? (series.linkCode[lowest] - STEPS) / STEPS : keys.cosine(lowest, lowest + 1), 3)}`;
+    }
+    if (counters.evicted > 0) words += `; ${thousands(counters.evicted)} dropped`;
+    return `${words}.`;
+  }
+
+  showLegend(found) {
+    const legend = $("x-legend");
+    legend.textContent = "";
+    if (found.error) return;
+    const meanings = ["kept", "protected: recent", "protected: heavy", "merged into one slot", "dropped"];
+    meanings.forEach((meaning, fate) => {
+      const n = found.fates.reduce((sum, other) => sum + Number(other === fate), 0);
+      if (n === 0) return;
+      const span = document.createElement("span");
+      span.className = fate === MERGED ? "x-t x-set-0 x-first x-last" : `x-t x-${FATES[fate]}`;
+      span.textContent = meaning;
+      legend.append(span, ` ${thousands(n)}  `);
+    });
+  }
+
+  onToken(token, isChosen) {
+    const { found, texts, series } = this.panes[0].loaded;
+    if (token === null) {
+      $("x-of-token").textContent = "";
+      return;
+    }
+    $("x-of-token").textContent = `Token ${token} “${visible(texts[token])}”: ${this.fate(found, token)}, attention mass ${rough(series.mass[token])}.`;
+    if (isChosen) {
+      this.view.show(token, token);
+      this.setPin({ row: token, column: token });
+    }
+  }
+
+  fate(found, token) {
+    if (!found || found.error) return "–";
+    const fate = found.fates[token];
+    if (fate === EVICTED) return "dropped";
+    if (fate !== MERGED) return { kept: "kept", recent: "protected, recent", heavy: "protected, heavy" }[FATES[fate]];
+    const others = found.sets.find((set) => found.slots[set[0]] === found.slots[token]).length - 1;
+    return `merged with ${counted(others, "other")}`;
+  }
+
+  // The pair that is pointed at.
+
+  /** What is known of a pair: names and values. */
+  facts(loaded, { row, column }) {
+    const { vectors, states, series, found, map } = loaded;
+    const facts = [];
+    for (const state of ["k", "k_pre_rope", "v"]) {
+      const of = vectors(state);
+      if (of) facts.push([`Cosine, ${STATES[state]}`, number(of.cosine(row, column), 4)]);
+    }
+    if (map instanceof ChangeMap) facts.push(["Change of the keys' cosine by merging", number(map.value(row, column), 4)]);
+    const keys = vectors("k");
+    if (keys && states.q?.length) facts.push(["Logit gap, nats", number(logitGap(keys, states.q, states.q_positions, row, column), 3)]);
+    if (series) {
+      const mass = states?.mass?.length ? states.mass : series.mass;
+      facts.push(["Attention mass", row === column ? rough(mass[row]) : `${rough(mass[row])} and ${rough(mass[column])}`]);
+    }
+    if (found && !found.error) {
+      const [a, b] = [this.fate(found, row), this.fate(found, column)];
+      const together = row !== column && found.fates[row] === MERGED && found.slots[row] === found.slots[column];
+      facts.push(["Becomes", together ? "merged into the same slot" : row === column ? a : `${a}; ${b}`]);
+    }
+    return facts;
+  }
+
+  name(loaded, token) {
+    return loaded.texts ? `${token} “${label(loaded.texts[token], 24)}”` : `token ${token}`;
+  }
+
+  /** What the cell under the cursor holds, where it is more than a pair. */
+  cell({ map, state }, pane, { row, column }) {
+    const level = pane.map.level(pane.map.area().side);
+    if (level === 0 || !map || state === "change") return null;
+    const size = 2 ** level, [i, j] = [row >> level, column >> level];
+    const range = (k) => `${k * size} to ${Math.min((k + 1) * size, map.n) - 1}`;
+    const highest = size <= 64 ? map.vectors.highest(level, i, j) : null;
+    const most = highest && highest.row >= 0 ? `, highest ${number(highest.cosine, 3)} of ${highest.row} and ${highest.column}` : "";
+    return `Cell of ${range(i)} by ${range(j)}: mean ${number(map.vectors.mean(level, i, j), 3)}${most}`;
+  }
+
+  point(i, byKey, at) {
+    const { cursor } = this.view, pane = this.panes[i], { loaded } = pane, tip = $("x-tip");
+    if (!loaded || !cursor || Math.max(cursor.row, cursor.column) >= loaded.sample.n_tokens) {
+      tip.hidden = true;
+      return;
+    }
+    const head = `${this.name(loaded, cursor.row)} and ${this.name(loaded, cursor.column)}`;
+    const facts = this.facts(loaded, cursor), cell = this.cell(loaded, pane, cursor);
+    tip.textContent = "";
+    const title = document.createElement("strong");
+    title.textContent = head;
+    tip.append(title);
+    for (const line of [...facts.map(([name, value]) => `${name}: ${value}`), cell]) {
+      if (!line) continue;
+      const element = document.createElement("span");
+      element.textContent = line;
+      tip.append(element);
+    }
+    this.prose.mark(i === 0 || loaded.sample === this.panes[0].loaded.sample ? [cursor.row, cursor.column] : []);
+    tip.hidden = false;
+    const canvas = pane.map.canvas, box = canvas.getBoundingClientRect(), area = pane.map.area(), { view } = this;
+    const [x, y] = at || [(cursor.column + 0.5 - view.x), (cursor.row + 0.5 - view.y)].map((t, k) => [area.left, area.top][k] + (t * area.side) / view.span);
+    const root = $("x").getBoundingClientRect();
+    const left = box.left - root.left + x + 18, top = box.top - root.top + y + 18;
+    tip.style.left = `${Math.max(Math.min(left, root.width - tip.offsetWidth - 4), 0)}px`;
+    tip.style.top = `${box.top + y + 18 + tip.offsetHeight > window.innerHeight ? top - tip.offsetHeight - 34 : top}px`;
+    if (byKey) $("x-live").textContent = `${head}. ${facts.slice(0, 2).map(([name, value]) => `${name}: ${value}`).join(". ")}`;
+  }
+
+  setPin(cursor) {
+    this.pin = cursor && { ...cursor };
+    this.showPin();
+    this.writeAddress();
+  }
+
+  showPin() {
+    const { pin } = this, { loaded } = this.panes[0];
+    this.panes.forEach((pane) => {
+      pane.map.pin = pin;
+      pane.map.redraw();
+    });
+    const isIn = pin && Math.max(pin.row, pin.column) < loaded.sample.n_tokens;
+    $("x-pair").hidden = !isIn;
+    if (!isIn) return;
+    const facts = $("x-pair-facts");
+    facts.textContent = "";
+    const shown = this.state.two ? this.panes : [this.panes[0]];
+    shown.forEach(({ loaded: of }, i) => {
+      if (Math.max(pin.row, pin.column) >= of.sample.n_tokens) return;
+      for (const [name, value] of this.facts(of, pin)) {
+        const [group, term, description] = ["div", "dt", "dd"].map((tag) => document.createElement(tag));
+        term.textContent = shown.length > 1 ? `${name} (map ${i + 1})` : name;
+        description.textContent = value;
+        group.append(term, description);
+        facts.append(group);
+      }
+    });
+    for (const [which, token] of [["row", pin.row], ["column", pin.column]]) {
+      $(`x-${which}-title`).textContent = `${which === "row" ? "Row" : "Column"}: token ${token}`;
+      this.fillContext($(`x-${which}-text`), loaded.texts, token);
+    }
+    const of = loaded.vectors(loaded.state === "change" ? "k" : loaded.state);
+    $("x-nearest").textContent = "";
+    $("x-nearest-title").textContent = of ? `Most like token ${pin.row} in this head, by ${STATES[loaded.state === "change" ? "k" : loaded.state]}` : "";
+    for (const [cosine, token] of of ? of.nearest(pin.row, NEAREST) : []) {
+      const [item, button] = ["li", "button"].map((tag) => document.createElement(tag));
+      button.type = "button";
+      button.textContent = `${number(cosine, 3)}  ${this.name(loaded, token)}`;
+      button.addEventListener("click", () => {
+        this.view.show(pin.row, token);
+        this.setPin({ row: pin.row, column: token });
+      });
+      item.append(button);
+      $("x-nearest").append(item);
+    }
+  }
+
+  /** The text about a token, which is marked. */
+  fillContext(element, texts, token) {
+    element.textContent = "";
+    if (!texts) return;
+    const part = (from, to) => texts.slice(Math.max(from, 0), to).map(visible).join("");
+    const mark = document.createElement("mark");
+    mark.textContent = visible(texts[token]) || "∅";
+    element.append(part(token - CONTEXT, token), mark, part(token + 1, token + 1 + CONTEXT));
+  }
+
+  // The address.
+
+  address() {
+    const { state, view, pin } = this;
+    const place = ({ sample, layer, head, state: of }) => [sample, layer, head, of].join(",");
+    const at = [view.x, view.y, view.span].map((x) => Number(x.toFixed(2))).join(",");
+    const words = {
+      a: place(state.panes[0]), b: state.two ? place(state.panes[1]) : "", at: view.span < view.n ? at : "", pin: pin ? `${pin.row},${pin.column}` : "",
+      kind: state.kind, scale: state.scale, policy: state.policy, eps: state.step / STEPS, budget: state.budget,
+      recent: state.recent, heavy: state.heavy, bridge: state.bridge ? 1 : "", text: state.start || "",
+    };
+    return MARK + Object.entries(words).filter(([, value]) => value !== "").map(([name, value]) => `${name}=${value}`).join("&");
+  }
+
+  /** At most a few times a second. */
+  writeAddress() {
+    clearTimeout(this.writing);
+    this.writing = setTimeout(() => {
+      if (this.state && (this.written || location.hash.startsWith(MARK) || this.address() !== this.first)) {
+        if (!this.first) {
+          this.first = this.address();
+          if (!location.hash.startsWith(MARK)) return;
+        }
+        this.written = this.address();
+        history.replaceState(null, "", this.written);
+      }
+    }, 250);
+  }
+
+  /** Takes over what an address holds and this page has; whether there was any. */
+  readAddress() {
+    if (!location.hash.startsWith(MARK) || location.hash === this.written) return false;
+    const words = new URLSearchParams(location.hash.slice(MARK.length));
+    const { data, state } = this;
+    const numbers = (name) => (words.get(name) || "").split(",").map(Number);
+    const place = (name, pane) => {
+      const [sample, layer, head] = numbers(name), of = (words.get(name) || "").split(",")[3];
+      if (!data.samples[sample] || !data.layers.includes(layer) || !data.heads.includes(head) || !STATES[of]) return false;
+      Object.assign(state.panes[pane], { sample, layer, head, state: of });
+      return true;
+    };
+    place("a", 0);
+    state.two = words.has("b") && place("b", 1);
+    const within = (name, low, high) => {
+      const value = Number(words.get(name));
+      return words.has(name) && value >= low && value <= high ? value : undefined;
+    };
+    if (["mean", "highest"].includes(words.get("kind"))) state.kind = words.get("kind");
+    if (["-1", "0"].includes(words.get("scale"))) state.scale = Number(words.get("scale"));
+    if (POLICIES[words.get("policy")]) state.policy = words.get("policy");
+    state.step = Math.round((within("eps", -1, 1) ?? state.step / STEPS) * STEPS);
+    state.budget = within("budget", 0.02, 1) ?? state.budget;
+    state.recent = within("recent", 0, 1) ?? state.recent;
+    state.heavy = within("heavy", 0, 1) ?? state.heavy;
+    state.bridge = words.get("bridge") === "1";
+    state.start = within("text", 0, 1e9) ?? 0;
+    const n = data.samples[state.panes[0].sample].n_tokens;
+    const at = numbers("at"), pin = numbers("pin");
+    this.wanted = at.length === 3 && at.every(Number.isFinite) ? at : [0, 0, n];
+    this.pin = pin.length === 2 && pin.every((t) => Number.isInteger(t) && t >= 0 && t < n) ? { row: pin[0], column: pin[1] } : null;
+    return true;
+  }
+
+  async copyLink() {
+    const link = location.href.split("#")[0] + this.address();
+    history.replaceState(null, "", this.address());
+    this.written = this.address();
+    try {
+      await navigator.clipboard.writeText(link);
+      $("x-live").textContent = "The link is in the clipboard.";
+    } catch {
+      $("x-live").textContent = "The link is in the address bar.";
+    }
+  }
+}
+
+const root = document.getElementById("explorer");
+if (root) {
+  const explorer = new Explorer(document);
+  // After the first paint.
+  requestAnimationFrame(() => setTimeout(() => explorer.start().catch((error) => {
+    $("x-failed").textContent = `The explorer cannot be shown: ${error.message}`;
+    $("x-failed").hidden = false;
+    throw error;
+  })));
+}
