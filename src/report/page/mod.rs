@@ -52,8 +52,12 @@ pub(super) struct Section {
 #[derive(Serialize)]
 #[serde(tag = "kind", content = "content", rename_all = "lowercase")]
 pub(super) enum Block {
+    /// Sentences that stand out.
+    Verdict(Vec<String>),
     /// Sentences, one an item.
     Findings(Vec<String>),
+    /// Blocks that are shown when their title is clicked.
+    Folded(&'static str, Vec<Block>),
     /// Class and text of a paragraph.
     Text(&'static str, String),
     Heading(&'static str),
@@ -112,6 +116,12 @@ impl Figures {
             }
             side /= 2;
         }
+    }
+
+    /// A figure by itself, which then stands here no more.
+    fn take(&mut self, name: &str) -> Option<Self> {
+        let at = self.drawn.iter().position(|figure| figure.name == name)?;
+        Some(Self { drawn: vec![self.drawn.remove(at)], skipped: Vec::new() })
     }
 }
 

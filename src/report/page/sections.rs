@@ -9,13 +9,24 @@ use crate::report::page::tables;
 use crate::report::page::{Block, Facts, Figures, Page, Section, summary};
 use crate::report::theme::{count, thousands};
 
+/// The figure that stands at the top.
+const PICTURE: &str = "similarity-heads";
+
 /// The page of an analysis, with the profile and the generation beside it.
-pub(in crate::report) fn of_analysis(input: &ReportInput, figures: Figures) -> Page {
+pub(super) fn of_analysis(input: &ReportInput, mut figures: Figures) -> Page {
     let analysis = &input.analysis;
     let section = |id, title, blocks| Section { id, title, blocks };
     let note =
         "These numbers are of this model and these samples. The figures below show how far heads and data sets differ.";
-    let summary = vec![Block::Findings(summary::findings(input)), Block::Text("note", note.into())];
+    let mut summary = vec![Block::Verdict(summary::verdict(input))];
+    summary.extend(figures.take(PICTURE).map(Block::Figures));
+    summary.extend([
+        Block::Folded(
+            "All findings",
+            vec![Block::Findings(summary::findings(input)), Block::Text("note", note.into())],
+        ),
+        Block::Folded("The run", vec![Block::Facts(run_facts(input))]),
+    ]);
     let mut sections = vec![
         section("summary", "Summary", summary),
         section("figures", "Figures", vec![Block::Figures(figures)]),
@@ -31,7 +42,7 @@ pub(in crate::report) fn of_analysis(input: &ReportInput, figures: Figures) -> P
         sections.push(section("generation", "Generation with the compressed cache", vec![Block::Facts(facts)]));
     }
     sections.push(section("provenance", "How it was made", made));
-    Page { title: format!("KV cache similarity of {}", analysis.model.name), facts: run_facts(input), sections }
+    Page { title: format!("KV cache similarity of {}", analysis.model.name), facts: Vec::new(), sections }
 }
 
 /// The page of an evaluation.

@@ -12,6 +12,30 @@ use crate::say;
 /// Above this share of slots kept, compression is not worth the name.
 const NOTHING_MERGES: f64 = 0.99;
 
+/// The outcome in three sentences: what stays, what merging costs, and whether that is the model's.
+pub(super) fn verdict(input: &ReportInput) -> Vec<String> {
+    let analysis = &input.analysis;
+    let queries = analysis.queries.as_ref();
+    let at_half = queries.and_then(|queries| {
+        let distance = |budget: &f64| (budget - 0.5).abs();
+        let nearest = queries.budgets.iter().copied().min_by(|a, b| distance(a).total_cmp(&distance(b)))?;
+        let begins = format!("At {} kept", say::percent(nearest, 0));
+        sentences(&queries.verdict).find(|sentence| sentence.starts_with(&begins))
+    });
+    let persistence = analysis.persistence.as_ref().and_then(|persistence| sentences(&persistence.verdict).next());
+    let kept = kept(analysis);
+    let first = sentences(&kept).next().map(String::from);
+    let told = [first, at_half.map(unbroken), persistence.map(unbroken)].into_iter().flatten();
+    told.chain(rope(analysis)).chain(distance(analysis)).take(3).collect()
+}
+
+/// The sentences of a text: each ends with a stop that a blank and a capital letter follow.
+fn sentences(text: &str) -> impl Iterator<Item = &str> {
+    let ends = text.match_indices(". ").map(|(at, _)| at).filter(|at| text[at + 2..].starts_with(char::is_uppercase));
+    let starts = std::iter::once(0).chain(ends.clone().map(|at| at + 2));
+    starts.zip(ends.map(|at| at + 1).chain([text.len()])).map(|(start, end)| text[start..end].trim())
+}
+
 /// One sentence or two a finding, as plain text.
 pub(super) fn findings(input: &ReportInput) -> Vec<String> {
     let analysis = &input.analysis;
@@ -221,6 +245,16 @@ fn profile(profile: &Profile) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sentences_end_where_a_capital_follows() {
+        let text = "At 0.5 kept, W is 0.9, p 0.001. They differ. none of 3. Yes";
+        assert_eq!(
+            sentences(text).collect::<Vec<_>>(),
+            ["At 0.5 kept, W is 0.9, p 0.001.", "They differ. none of 3.", "Yes"]
+        );
+        assert_eq!(sentences("").collect::<Vec<_>>(), [""]);
+    }
 
     #[test]
     fn ends_take_the_first_of_equals() {

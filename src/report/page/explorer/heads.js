@@ -42,7 +42,8 @@ export class HeadGrid {
   }
 
   height() {
-    return Math.min(Math.max(Math.floor(420 / this.data.layers.length), 7), 22);
+    const room = window.innerWidth < 768 ? 220 : 420;
+    return Math.min(Math.max(Math.floor(room / this.data.layers.length), 7), 22);
   }
 
   cell(width) {

@@ -197,7 +197,6 @@ class Explorer {
     this.wanted = null;
     shown.forEach((i) => this.showPane(i, loaded[i]));
     this.showGrid();
-    this.showScale();
     this.showProse(isOther);
     if (this.pin && Math.max(this.pin.row, this.pin.column) >= n) this.pin = null;
     this.showPin();
@@ -266,11 +265,12 @@ class Explorer {
     const { state } = this, { map } = this.panes[i];
     this.panes[i].loaded = loaded;
     const name = `${visible(loaded.sample.dataset)} / ${label(loaded.sample.id, 16)}`;
-    $(`x-title-${i}`).textContent = `Layer ${loaded.layer}, KV head ${loaded.head}, ${STATES[loaded.state]} · ${name}`;
+    map.canvas.setAttribute("aria-label", `All pairs of tokens of ${name}: layer ${loaded.layer}, KV head ${loaded.head}, ${STATES[loaded.state]}`);
     const colors = loaded.state === "change" ? changeColors(this.hex) : cosineColors(this.hex, state.scale);
     const content = loaded.map && {
       map: loaded.map, kind: state.kind, colors, texts: loaded.texts, found: loaded.found, nTokens: loaded.sample.n_tokens,
     };
+    this.showScale(i, colors, loaded.state === "change");
     map.pin = this.pin;
     map.setContent(content, this.missing(loaded));
   }
@@ -292,11 +292,9 @@ class Explorer {
     this.grid.set({ layers: data.layers, heads: data.heads, values, dots, colors: cosineColors(this.hex, state.scale), look: this.look }, chosen);
   }
 
-  /** The meaning of the colours. */
-  showScale() {
-    const canvas = $("x-scale-bar"), context = canvas.getContext("2d"), ratio = window.devicePixelRatio || 1;
-    const isChange = this.state.panes[0].state === "change" && !this.state.two;
-    const colors = isChange ? changeColors(this.hex) : cosineColors(this.hex, this.state.scale);
+  /** The meaning of a map's colours. */
+  showScale(i, colors, isChange) {
+    const canvas = $(`x-scale-bar-${i}`), context = canvas.getContext("2d"), ratio = window.devicePixelRatio || 1;
     const [width, height] = [canvas.clientWidth, canvas.clientHeight];
     canvas.width = width * ratio;
     canvas.height = height * ratio;
@@ -310,9 +308,9 @@ class Explorer {
     context.font = "11.5px system-ui, sans-serif";
     context.textBaseline = "bottom";
     const ends = isChange ? [`−${MOST_CHANGE} less alike`, "0", `more alike ${MOST_CHANGE}`] : [number(low, 0), `cosine ${number((low + 1) / 2, 1)}`, "1"];
-    ends.forEach((text, i) => {
-      context.textAlign = ["left", "center", "right"][i];
-      context.fillText(text, (i * width) / 2, height);
+    ends.forEach((text, k) => {
+      context.textAlign = ["left", "center", "right"][k];
+      context.fillText(text, (k * width) / 2, height);
     });
   }
 
@@ -465,6 +463,12 @@ class Explorer {
   setPin(cursor) {
     this.pin = cursor && { ...cursor };
     this.showPin();
+    if (cursor && cursor.row < this.panes[0].loaded.sample.n_tokens) {
+      const { start } = this.prose;
+      if (cursor.row < start || cursor.row >= start + PAGE) this.startAt(cursor.row - PAGE / 4);
+      this.prose.mark([cursor.row, cursor.column]);
+      this.prose.reveal(cursor.row);
+    }
     this.writeAddress();
   }
 

@@ -98,7 +98,7 @@ export class MapCanvas {
   /** Where the plot lies, in CSS pixels. */
   area() {
     const width = this.canvas.clientWidth;
-    const gutter = Math.min(Math.max(Math.round(width * 0.17), 46), 104);
+    const gutter = Math.min(Math.max(Math.round(width * 0.13), 44), 92);
     return { left: gutter, top: gutter, side: Math.max(width - gutter - 1, 1) };
   }
 

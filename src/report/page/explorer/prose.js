@@ -45,6 +45,14 @@ export class Prose {
     for (const token of tokens) this.span(token)?.classList.add("x-mark");
   }
 
+  /** A token comes into sight, without moving the page. */
+  reveal(token) {
+    const span = this.span(token), { element } = this;
+    if (!span) return;
+    const at = span.offsetTop - element.offsetTop;
+    if (at < element.scrollTop || at > element.scrollTop + element.clientHeight - 30) element.scrollTop = at - element.clientHeight / 3;
+  }
+
   span(token) {
     return this.element.children[token - this.start];
   }
