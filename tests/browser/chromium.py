@@ -43,7 +43,7 @@ class Page:
         else:
             raise SystemExit("chromium did not start")
         self.numbers = itertools.count(1)
-        self.requests, self.told, self.thrown, self.events = [], [], [], []
+        self.requests, self.told, self.thrown = [], [], []
         address = found.string.strip().split()[-1]
         self.socket = websocket.create_connection(address, timeout=60, suppress_origin=True)
         self.session = None
@@ -84,10 +84,10 @@ class Page:
             self.told.append(" ".join(str(arg.get("value", arg.get("description"))) for arg in params["args"]))
         elif method == "Log.entryAdded" and params["entry"]["level"] in ["error", "warning"]:
             self.told.append(params["entry"]["text"])
-        self.events.append(method)
 
     def open(self, path, fragment=""):
-        self.events.clear()
+        # From elsewhere: another fragment of the same page would load nothing.
+        self.send("Page.navigate", url="about:blank")
         self.send("Page.navigate", url=pathlib.Path(path).resolve().as_uri() + fragment)
         self.wait("document.readyState === 'complete'")
 

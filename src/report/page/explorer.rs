@@ -25,6 +25,10 @@ use crate::report::{ReportError, ReportInput, pool};
 const LEVEL: u8 = 6;
 /// Steps of a threshold's slider in a unit of cosine.
 const STEPS: i32 = 1000;
+/// Parts that are made at a time: always as many, so that the page does not follow the number of threads.
+const AT_ONCE: usize = 8;
+/// Bytes that a part takes beside its numbers.
+const FRAME_BYTES: usize = 300;
 /// Code of a cosine that is undefined.
 const UNDEFINED: u16 = u16::MAX;
 
@@ -85,33 +89,33 @@ pub(in crate::report) fn explorer(input: &ReportInput, room: usize) -> Result<Op
     document.add_text("document", &words(input, samples, &tensors));
     let mut used = document.packed().len();
     let (mut series_left_out, mut states_left_out) = (0, 0);
-    let order = order(samples);
-    let mut is_full = false;
-    for some in order.chunks(rayon::current_num_threads().max(1)) {
-        if is_full {
-            count_left_out(some, &mut series_left_out, &mut states_left_out);
-            continue;
-        }
-        let made: Vec<(Part, String)> = some
+    for some in order(samples).chunks(AT_ONCE) {
+        // What cannot fit is not made: numbers hardly get shorter.
+        let may_fit = |which: &Which| used + bytes_of(&file, *which) / 2 <= room;
+        let made: Vec<Option<(Part, String)>> = some
             .par_iter()
             .map(|which| {
-                let part = part(&file, *which);
-                let packed = part.packed();
-                (part, packed)
+                (which.is_small() || may_fit(which)).then(|| {
+                    let part = part(&file, *which);
+                    let packed = part.packed();
+                    (part, packed)
+                })
             })
             .collect();
-        for (which, (part, packed)) in some.iter().zip(made) {
+        for (which, made) in some.iter().zip(made) {
             // A part's element and its line in the document take little.
-            let bytes = packed.len() + 300;
-            let is_text = matches!(which, Which::Texts(_));
-            if is_full || (used + bytes > room && !is_text) {
-                is_full = true;
-                count_left_out(&[*which], &mut series_left_out, &mut states_left_out);
-                continue;
+            match made.filter(|(_, packed)| which.is_small() || used + packed.len() + FRAME_BYTES <= room) {
+                Some((part, packed)) => {
+                    used += packed.len() + FRAME_BYTES;
+                    tensors.insert(part.name.clone(), part.tensors);
+                    parts.push((part.name, packed));
+                }
+                None => match which {
+                    Which::Texts(_) => {}
+                    Which::Series(_) => series_left_out += 1,
+                    Which::States(..) => states_left_out += 1,
+                },
             }
-            used += bytes;
-            tensors.insert(part.name.clone(), part.tensors);
-            parts.push((part.name, packed));
         }
     }
     let mut document = Part::new("document".into());
@@ -133,22 +137,33 @@ pub(in crate::report) fn explorer(input: &ReportInput, room: usize) -> Result<Op
     Ok(Some(Explorer { parts, left_out }))
 }
 
-fn count_left_out(some: &[Which], series: &mut usize, states: &mut usize) {
-    for which in some {
-        match which {
-            Which::Texts(_) => {}
-            Which::Series(_) => *series += 1,
-            Which::States(..) => *states += 1,
-        }
-    }
-}
-
 /// What a part is of: a sample by its number, and a head.
 #[derive(Clone, Copy)]
 enum Which {
     Texts(usize),
     Series(usize),
     States(usize, [usize; 2]),
+}
+
+impl Which {
+    /// Whether the page has it whatever its size.
+    fn is_small(self) -> bool {
+        matches!(self, Self::Texts(_))
+    }
+}
+
+/// Bytes of a part before it is packed, about.
+fn bytes_of(file: &ExplorerFile, which: Which) -> usize {
+    let (samples, dim) = (&file.explorer.samples, file.explorer.model.head_dim);
+    match which {
+        Which::Texts(_) => 0,
+        Which::Series(number) => samples[number].heads.len() * samples[number].n_tokens * 4 * size_of::<u16>(),
+        Which::States(number, _) => {
+            let sample = &samples[number];
+            let n_rows = sample.n_tokens * sample.states.len() + sample.n_queries * file.explorer.model.group();
+            n_rows * dim * sample.dtype.bytes()
+        }
+    }
 }
 
 /// All parts, those that tell most first: texts, then of each sample what merges and one map, then the other heads' maps.

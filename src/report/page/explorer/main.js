@@ -347,8 +347,9 @@ class Explorer {
     let words = `Layer ${layer}, KV head ${head}: ${thousands(counters.seen)} tokens in ${thousands(counters.kept)} slots (${percent(counters.kept / counters.seen)})`;
     if (nSets > 0) words += `; ${counted(nSets, "set")} of 2 to ${largest} tokens ${nSets === 1 ? "holds" : "hold"} ${thousands(inSets)}`;
     if (lowest !== null) {
+      // Of a head without a map its thousandths are known: those that it reaches.
       const keys = vectors("k");
-      words += `, lowest cosine joined ${number(this.state.bridge || !keys ? (series.linkCode[lowest] - STEPS) / STEPS : keys.cosine(lowest, lowest + 1), 3)}`;
+      words += `, lowest cosine joined ${number(this.state.bridge || !keys ? (series.linkCode[lowest] - 1 - STEPS) / STEPS : keys.cosine(lowest, lowest + 1), 3)}`;
     }
     if (counters.evicted > 0) words += `; ${thousands(counters.evicted)} dropped`;
     return `${words}.`;
