@@ -13,6 +13,8 @@ use kvscope::analyze::{AnalyzeError, AnalyzeOptions, MapRequest, analyze, summar
 use kvscope::files::{read_json, sha256_file, write_json};
 use kvscope::format::analysis::Analysis;
 use kvscope::format::dump::{Dump, DumpError, Manifest, State};
+use kvscope::format::explorer;
+use kvscope::format::explorer::{ExplorerFile, ExplorerTensor};
 use kvscope::hint::Hint;
 use kvscope::merge::Shares;
 use parquet::file::reader::FileReader;
@@ -278,6 +280,37 @@ fn maps_are_safetensors_with_their_levels() {
 }
 
 #[test]
+fn the_explorer_holds_what_merges_everywhere_and_the_states_of_a_few_heads() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let dump = [uneven_dump(&dir.path().join("run"))];
+    let analysis = run(&dump, &AnalyzeOptions { explore: 3, ..map_options() }, &out).unwrap();
+    let read = ExplorerFile::read(&out, analysis.explorer.as_ref().unwrap()).unwrap();
+    assert_eq!(explorer::fault(&out, analysis.explorer.as_ref().unwrap()), None);
+    let [first, second] = read.explorer.samples.as_slice() else { panic!("two samples were asked for") };
+    assert_eq!([(first.id.as_str(), first.n_tokens), (second.id.as_str(), second.n_tokens)], [("0", 515), ("1", 9)]);
+    // The head of the map, and two others.
+    assert_eq!((first.shown[0], first.shown.len()), ([3, 1], 3));
+    assert_eq!(first.states, [State::K, State::V]);
+    let place = first.heads.iter().position(|head| *head == [3, 1]).unwrap();
+    assert!(first.heads.len() > 3);
+    let links = &read.numbers(ExplorerTensor::Links(0))[place * 514..][..514];
+    for token in [0, 200, 513] {
+        let expected = kvscope::math::cosine(&wave(3, 1, token), &wave(3, 1, token + 1)).unwrap();
+        assert!((links[token] - expected).abs() < 1e-6, "{token}: {} for {expected}", links[token]);
+    }
+    let sample = dump[0].sample(0).unwrap();
+    assert_eq!(read.numbers(ExplorerTensor::Mass(0))[place * 515..][..515], sample.mass(3, 1).unwrap());
+    let keys = read.bytes(ExplorerTensor::State(0, [3, 1], State::K)).unwrap();
+    let width = keys.len() / (515 * DIM);
+    assert_eq!((width, keys.len()), (first.dtype.bytes(), 515 * DIM * width));
+    // Nothing is written where nothing is wanted.
+    let without = dir.path().join("without");
+    let analysis = run(&dump, &AnalyzeOptions { explore: 0, ..map_options() }, &without).unwrap();
+    assert!(analysis.explorer.is_none() && !without.join(explorer::FILE).exists());
+}
+
+#[test]
 fn one_thread_and_two_give_equal_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let run_dir = dir.path().join("run");
@@ -287,7 +320,7 @@ fn one_thread_and_two_give_equal_bytes() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let analysis = pool.install(|| run(&[Dump::open(&run_dir).unwrap()], &map_options(), &out)).unwrap();
         let mut files: Vec<PathBuf> = analysis.maps.iter().map(|map| out.join(&map.file)).collect();
-        files.extend([out.join("analysis.json"), out.join("stats.parquet")]);
+        files.extend(["analysis.json", "stats.parquet", explorer::FILE].map(|file| out.join(file)));
         files.iter().map(|file| std::fs::read(file).unwrap()).collect()
     };
     assert_eq!(bytes(1), bytes(2));

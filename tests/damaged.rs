@@ -450,6 +450,8 @@ fn results(good: &Good, table: &mut Table) {
         ("/maps/0/sha256", json!("0"), "SHA-256"),
         ("/maps/0/n_tokens", json!(7), "7 x 7"),
         ("/table/sha256", json!("0"), "SHA-256"),
+        ("/explorer/sha256", json!("0"), "SHA-256"),
+        ("/explorer/name", json!("../explorer.safetensors"), "leads out"),
     ];
     for (pointer, value, word) in rows {
         let output = good.with(
@@ -467,6 +469,10 @@ fn results(good: &Good, table: &mut Table) {
         (profile.as_str(), "verify report"),
     ] {
         table.row(&format!("verify: {file} cut"), &good.with(file, cut, args), 1, &[file, "not a valid"]);
+    }
+    for (args, code) in [("verify report", 1), ("report report", 2)] {
+        let output = good.with("report/explorer.safetensors", cut, args);
+        table.row(&format!("{args}: explorer cut"), &output, code, &["explorer.safetensors", "SHA-256"]);
     }
     table.row("table cut", &good.with("report/stats.parquet", cut, "verify report"), 1, &["stats.parquet"]);
     let resume = "eval --model model --prompts prompts.jsonl --context 30 --continuation 6 --policy h2o --budget 0.5 --out eval --resume";

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use base64::Engine;
-use kit::synthetic::{add_map, input, with_gaps};
+use kit::synthetic::{add_explorer, add_map, input, with_gaps};
 use kvscope::format::dump::State;
 use kvscope::hint::Hint;
 use kvscope::math::Interval;
@@ -232,6 +232,44 @@ fn the_page_needs_no_network_and_runs_only_its_own_script() {
     let heads = html.split("id=\"heads\"").nth(1).unwrap().split("</section>").next().unwrap();
     assert_eq!(heads.matches("<tr>").count(), 1 + 5 * 2);
     assert_eq!(html.matches("<svg").count(), html.matches("role=\"img\" aria-label=\"").count());
+}
+
+#[test]
+fn the_explorer_fills_the_page_up_to_its_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut input = input(5, 2, &["news", "code"], dir.path());
+    let without = html(&input, dir.path());
+    assert!(without.contains("Run kvscope analyze again to look at tokens here") && !without.contains("data-part"));
+    add_explorer(&mut input.analysis, dir.path(), 2500, &|token| format!("<script>alert({token})</script>\u{202e}"));
+    let whole = html(&input, dir.path());
+    let parts = |html: &str| -> Vec<String> {
+        html.split("data-part=\"").skip(1).map(|part| part.split('"').next().unwrap().to_string()).collect()
+    };
+    let of_series = |layer: usize| format!("0.series.{layer}");
+    let expected: Vec<String> =
+        ["document", "0.texts", "0.0.0.k"].map(String::from).into_iter().chain((0..5).map(of_series)).collect();
+    assert_eq!(parts(&whole), [expected.as_slice(), &["0.0.1.k".to_string()]].concat());
+    assert!(!whole.contains("alert(7)") && !whole.contains("Left out") && whole.contains("id=\"x-map-0\""));
+    // Only the explorer's own script runs; its parts are no scripts.
+    assert_eq!(whole.matches("<script>").count(), 1);
+    assert_eq!(whole.matches("<script type=\"text/plain\" data-part=").count(), parts(&whole).len());
+    let script = whole.split("<script>").nth(1).unwrap().split("</script>").next().unwrap();
+    assert!(script.contains("class Explorer") && !script.contains("\nimport ") && !script.contains("\nexport "));
+    // With less room the second map is left out, then all but the texts, each in words.
+    input.page_bytes = whole.len() - 100_000;
+    let smaller = html(&input, dir.path());
+    assert!(smaller.len() <= input.page_bytes && parts(&smaller).len() == expected.len());
+    assert!(smaller.contains("Left out, to keep the page small: 1 of 2 maps. kvscope report --page-mb"));
+    input.page_bytes = 0;
+    let least = html(&input, dir.path());
+    assert_eq!(parts(&least), ["document", "0.texts"]);
+    assert!(
+        least.contains("2 of 2 maps and 5 of 5 layers&#39; merging sets")
+            || least.contains("2 of 2 maps and 5 of 5 layers' merging sets")
+    );
+    std::fs::write(dir.path().join("explorer.safetensors"), b"not it").unwrap();
+    let error = report(&input, dir.path(), None).unwrap_err();
+    assert!(error.to_string().contains("explorer.safetensors") && error.hint().is_some(), "{error}");
 }
 
 #[test]

@@ -9,10 +9,11 @@ use kvscope::format::analysis::{
     Neighbours, Persistence, Placed, QueryAware, RuleError, SetOverlap, SetPlaces, StateSimilarity,
 };
 use kvscope::format::dump::State;
+use kvscope::format::explorer::{ExploredSample, Explorer, ExplorerTensor, ExplorerWriter};
 use kvscope::format::generation::{Generated, StopReason};
 use kvscope::format::map::MapEntry;
 use kvscope::format::profile::{CurvePoint, HeadProfile, Profile, Quality, Tried, UsedSample};
-use kvscope::math::Interval;
+use kvscope::math::{Float, Interval};
 use kvscope::merge::{Refit, Shares};
 use kvscope::report::ReportInput;
 
@@ -458,4 +459,32 @@ pub fn with_gaps(mut input: ReportInput) -> ReportInput {
         profile.held_out_kept_fraction = None;
     }
     input
+}
+
+/// Adds what an explorer shows of a sample of `n_tokens` of the first data set: texts, merging sets of every head, keys of the first.
+pub fn add_explorer(analysis: &mut Analysis, dir: &Path, n_tokens: usize, texts: &dyn Fn(usize) -> String) {
+    let model = &analysis.model;
+    let heads: Vec<[usize; 2]> = analysis.layers.iter().flat_map(|l| (0..model.n_kv_heads).map(|h| [*l, h])).collect();
+    let sample = ExploredSample {
+        dataset: analysis.datasets[0].dataset.clone(),
+        id: "17".into(),
+        n_tokens,
+        token_texts: Some((0..n_tokens).map(texts).collect()),
+        dtype: Float::F16,
+        n_queries: 0,
+        states: vec![State::K],
+        shown: heads[..2].to_vec(),
+        heads,
+    };
+    let explorer = Explorer { schema: Explorer::schema_id(), model: model.clone(), samples: vec![sample] };
+    let mut writer = ExplorerWriter::create(dir, &explorer).unwrap();
+    for tensor in explorer.tensors() {
+        let n: usize = explorer.spec(tensor).shape.iter().product();
+        let numbers: Vec<f32> = (0..n).map(|i| noise(&[n, i]) as f32).collect();
+        match tensor {
+            ExplorerTensor::Highest(..) => writer.blocks(tensor, &vec![200; n]).unwrap(),
+            _ => writer.numbers(tensor, &numbers).unwrap(),
+        }
+    }
+    analysis.explorer = Some(writer.finish().unwrap());
 }

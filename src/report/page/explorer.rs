@@ -16,9 +16,7 @@ use serde_json::{Value, json};
 
 use crate::format::dump::State;
 use crate::format::explorer::{ExploredSample, ExplorerFile, ExplorerTensor, blocks};
-use crate::math::Float;
 use crate::report::pool::Measure;
-use crate::report::theme::count;
 use crate::report::{ReportError, ReportInput, pool};
 
 /// How hard parts are packed: more takes longer and saves next to nothing of numbers.
@@ -88,8 +86,8 @@ pub(in crate::report) fn explorer(input: &ReportInput, room: usize) -> Result<Op
     let mut document = Part::new("document".into());
     document.add_text("document", &words(input, samples, &tensors));
     let mut used = document.packed().len();
-    let (mut series_left_out, mut states_left_out) = (0, 0);
-    for some in order(samples).chunks(AT_ONCE) {
+    let order = order(samples);
+    for some in order.chunks(AT_ONCE) {
         // What cannot fit is not made: numbers hardly get shorter.
         let may_fit = |which: &Which| used + bytes_of(&file, *which) / 2 <= room;
         let made: Vec<Option<(Part, String)>> = some
@@ -102,47 +100,47 @@ pub(in crate::report) fn explorer(input: &ReportInput, room: usize) -> Result<Op
                 })
             })
             .collect();
-        for (which, made) in some.iter().zip(made) {
+        for (which, (part, packed)) in some.iter().zip(made).filter_map(|(which, made)| Some((which, made?))) {
             // A part's element and its line in the document take little.
-            match made.filter(|(_, packed)| which.is_small() || used + packed.len() + FRAME_BYTES <= room) {
-                Some((part, packed)) => {
-                    used += packed.len() + FRAME_BYTES;
-                    tensors.insert(part.name.clone(), part.tensors);
-                    parts.push((part.name, packed));
-                }
-                None => match which {
-                    Which::Texts(_) => {}
-                    Which::Series(_) => series_left_out += 1,
-                    Which::States(..) => states_left_out += 1,
-                },
+            let bytes = packed.len() + FRAME_BYTES;
+            if which.is_small() || used + bytes <= room {
+                used += bytes;
+                tensors.insert(part.name.clone(), part.tensors);
+                parts.push((part.name, packed));
             }
         }
     }
     let mut document = Part::new("document".into());
     document.add_text("document", &words(input, samples, &tensors));
     parts.insert(0, (document.name.clone(), document.packed()));
-    let left_out = (series_left_out + states_left_out > 0).then(|| {
-        let mut what = Vec::new();
-        if states_left_out > 0 {
-            what.push(format!("the maps of {}", count(states_left_out, "head")));
-        }
-        if series_left_out > 0 {
-            what.push(format!("the merging sets of {}", count(series_left_out, "sample")));
-        }
+    let is_here = |which: &Which| tensors.contains_key(&which.name());
+    Ok(Some(Explorer { parts, left_out: left_out(&order, is_here) }))
+}
+
+/// What of all parts is not on the page, in a sentence.
+fn left_out(order: &[Which], is_here: impl Fn(&Which) -> bool) -> Option<String> {
+    let missing = |kind: fn(&Which) -> bool, what: &str| {
+        let of_kind: Vec<&Which> = order.iter().filter(|which| kind(which)).collect();
+        let n = of_kind.iter().filter(|which| !is_here(which)).count();
+        (n > 0).then(|| format!("{n} of {} {what}", of_kind.len()))
+    };
+    let maps = missing(|which| matches!(which, Which::States(..)), "maps");
+    let sets = missing(|which| matches!(which, Which::Series(..)), "layers' merging sets");
+    let what: Vec<String> = maps.into_iter().chain(sets).collect();
+    (!what.is_empty()).then(|| {
         format!(
             "Left out, to keep the page small: {}. kvscope report --page-mb takes a larger size.",
             what.join(" and ")
         )
-    });
-    Ok(Some(Explorer { parts, left_out }))
+    })
 }
 
-/// What a part is of: a sample by its number, and a head.
+/// What a part is of: a sample by its number, and a layer or head of it.
 #[derive(Clone, Copy)]
 enum Which {
     Texts(usize),
-    Series(usize),
-    States(usize, [usize; 2]),
+    Series(usize, usize),
+    States(usize, [usize; 2], State),
 }
 
 impl Which {
@@ -150,106 +148,133 @@ impl Which {
     fn is_small(self) -> bool {
         matches!(self, Self::Texts(_))
     }
-}
 
-/// Bytes of a part before it is packed, about.
-fn bytes_of(file: &ExplorerFile, which: Which) -> usize {
-    let (samples, dim) = (&file.explorer.samples, file.explorer.model.head_dim);
-    match which {
-        Which::Texts(_) => 0,
-        Which::Series(number) => samples[number].heads.len() * samples[number].n_tokens * 4 * size_of::<u16>(),
-        Which::States(number, _) => {
-            let sample = &samples[number];
-            let n_rows = sample.n_tokens * sample.states.len() + sample.n_queries * file.explorer.model.group();
-            n_rows * dim * sample.dtype.bytes()
+    fn name(self) -> String {
+        match self {
+            Self::Texts(sample) => format!("{sample}.texts"),
+            Self::Series(sample, layer) => format!("{sample}.series.{layer}"),
+            Self::States(sample, [layer, head], state) => format!("{sample}.{layer}.{head}.{}", state.name()),
         }
     }
 }
 
-/// All parts, those that tell most first: texts, then of each sample what merges and one map, then the other heads' maps.
+/// All parts, those that tell most first: texts; of each sample a map and what merges in its layer; the same head's other states; what
+/// merges in all other layers; then the other heads.
 fn order(samples: &[ExploredSample]) -> Vec<Which> {
-    let mut order: Vec<Which> = (0..samples.len()).map(Which::Texts).collect();
+    let all = || samples.iter().enumerate();
+    let mut order: Vec<Which> = all().map(|(number, _)| Which::Texts(number)).collect();
+    for (number, sample) in all() {
+        let head = sample.shown.first().or(sample.heads.first());
+        let map = head.zip(sample.states.first()).filter(|_| !sample.shown.is_empty());
+        order.extend(map.map(|(head, state)| Which::States(number, *head, *state)));
+        order.extend(head.filter(|head| sample.heads.contains(head)).map(|head| Which::Series(number, head[0])));
+    }
+    for (number, sample) in all() {
+        let states = sample.states.iter().skip(1);
+        order.extend(
+            sample
+                .shown
+                .first()
+                .into_iter()
+                .flat_map(|head| states.clone().map(move |state| Which::States(number, *head, *state))),
+        );
+    }
+    for (number, sample) in all() {
+        let first = sample.shown.first().or(sample.heads.first()).map(|head| head[0]);
+        let mut layers: Vec<usize> =
+            sample.heads.iter().map(|head| head[0]).filter(|layer| Some(*layer) != first).collect();
+        layers.sort_unstable();
+        layers.dedup();
+        order.extend(layers.into_iter().map(|layer| Which::Series(number, layer)));
+    }
     let most = samples.iter().map(|sample| sample.shown.len()).max().unwrap_or(0);
-    for rank in 0..most.max(1) {
-        for (number, sample) in samples.iter().enumerate() {
-            if rank == 0 && !sample.heads.is_empty() {
-                order.push(Which::Series(number));
-            }
-            order.extend(sample.shown.get(rank).map(|head| Which::States(number, *head)));
+    for rank in 1..most {
+        for (number, sample) in all() {
+            let head = sample.shown.get(rank);
+            order.extend(
+                head.into_iter()
+                    .flat_map(|head| sample.states.iter().map(move |state| Which::States(number, *head, *state))),
+            );
         }
     }
     order
 }
 
+/// Places of a layer's heads among those of a sample.
+fn places(sample: &ExploredSample, layer: usize) -> Vec<usize> {
+    (0..sample.heads.len()).filter(|place| sample.heads[*place][0] == layer).collect()
+}
+
+/// Bytes of a part before it is packed, about.
+fn bytes_of(file: &ExplorerFile, which: Which) -> usize {
+    let (samples, model) = (&file.explorer.samples, &file.explorer.model);
+    match which {
+        Which::Texts(_) => 0,
+        Which::Series(number, layer) => {
+            places(&samples[number], layer).len() * samples[number].n_tokens * 4 * size_of::<u16>()
+        }
+        Which::States(number, _, state) => {
+            let sample = &samples[number];
+            let n_queries = if state == State::K { sample.n_queries * model.group() } else { 0 };
+            (sample.n_tokens + n_queries) * model.head_dim * sample.dtype.bytes()
+        }
+    }
+}
+
 fn part(file: &ExplorerFile, which: Which) -> Part {
     let samples = &file.explorer.samples;
+    let mut part = Part::new(which.name());
     match which {
-        Which::Texts(number) => {
-            let mut part = Part::new(format!("{number}.texts"));
-            part.add_text("texts", &json!(samples[number].token_texts));
-            part
-        }
-        Which::Series(number) => {
-            let (n_tokens, n_heads) = (samples[number].n_tokens, samples[number].heads.len());
+        Which::Texts(number) => part.add_text("texts", &json!(samples[number].token_texts)),
+        Which::Series(number, layer) => {
+            let n_tokens = samples[number].n_tokens;
             let links = file.numbers(ExplorerTensor::Links(number));
             let mass = file.numbers(ExplorerTensor::Mass(number));
-            let mut part = Part::new(format!("{number}.series"));
             let [mut link_order, mut link_codes, mut mass_order, mut mass_codes] = [const { Vec::new() }; 4];
-            for head in 0..n_heads {
+            for head in places(&samples[number], layer) {
                 let of_head = &links[head * (n_tokens - 1)..][..n_tokens - 1];
                 let order = falling(of_head);
                 link_codes.extend(steps_down(order.iter().map(|at| threshold_code(of_head[usize::from(*at)]))));
                 link_order.extend(order);
                 let of_head = &mass[head * n_tokens..][..n_tokens];
                 let order = falling(of_head);
-                mass_codes
-                    .extend(steps_down(order.iter().map(|at| bf16::from_f32(of_head[usize::from(*at)]).to_bits())));
+                let rounded = |at: &u16| bf16::from_f32(of_head[usize::from(*at)]).to_bits();
+                mass_codes.extend(steps_down(order.iter().map(rounded)));
                 mass_order.extend(order);
             }
             part.add_u16("link_order", &link_order);
             part.add_u16("link_codes", &link_codes);
             part.add_u16("mass_order", &mass_order);
             part.add_u16("mass_codes", &mass_codes);
-            part
         }
-        Which::States(number, head) => {
+        Which::States(number, head, state) => {
             let sample = &samples[number];
-            let mut part = Part::new(format!("{number}.{}.{}", head[0], head[1]));
             let mut add = |name, kind, width, tensor| {
                 if let Some(bytes) = file.bytes(tensor) {
                     part.add(name, kind, width, bytes);
                 }
             };
-            let kind = match sample.dtype {
-                Float::F16 => "f16",
-                Float::Bf16 => "bf16",
-                Float::F32 => "f32",
-            };
-            for state in sample.states.iter().copied().chain([State::Q]) {
-                add(state.name(), kind, sample.dtype.bytes(), ExplorerTensor::State(number, head, state));
-            }
-            for (name, state) in HIGHEST {
+            let (kind, width) = (sample.dtype.name(), sample.dtype.bytes());
+            add(state.name(), kind, width, ExplorerTensor::State(number, head, state));
+            if let Some((name, _)) = HIGHEST.iter().find(|(_, of)| *of == state) {
                 add(name, "u8", 1, ExplorerTensor::Highest(number, head, state));
             }
+            if state != State::K {
+                return part;
+            }
+            add("q", kind, width, ExplorerTensor::State(number, head, State::Q));
             if let Some(place) = sample.heads.iter().position(|other| *other == head) {
-                let row = |tensor, n: usize| {
-                    file.bytes(tensor).and_then(|bytes| bytes.get(place * n * 4..(place + 1) * n * 4))
-                };
-                for (name, tensor, n) in [
-                    ("links", ExplorerTensor::Links(number), sample.n_tokens - 1),
-                    ("mass", ExplorerTensor::Mass(number), sample.n_tokens),
-                ] {
-                    part.add(name, "f32", 4, row(tensor, n).unwrap_or_default());
-                }
+                let row = place * sample.n_tokens * 4..(place + 1) * sample.n_tokens * 4;
+                let mass = file.bytes(ExplorerTensor::Mass(number)).and_then(|bytes| bytes.get(row));
+                part.add("mass", "f32", 4, mass.unwrap_or_default());
             }
             let positions = file.bytes(ExplorerTensor::Positions(number, head[0])).unwrap_or_default();
             // Below 2^14, the longest sample.
-            let positions: Vec<u16> =
-                positions.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b) as u16).collect();
-            part.add_u16("q_positions", &positions);
-            part
+            let position = |bytes: &[u8; 8]| i64::from_le_bytes(*bytes) as u16;
+            part.add_u16("q_positions", &positions.as_chunks::<8>().0.iter().map(position).collect::<Vec<_>>());
         }
     }
+    part
 }
 
 /// Names of the highest cosines of blocks in a part.
@@ -301,12 +326,13 @@ fn words(
     let analysis = &input.analysis;
     let samples = samples.iter().enumerate().map(|(number, sample)| {
         let blocks = blocks(sample.n_tokens).map(|(block, side)| json!({ "block": block, "side": side }));
-        let heads = if tensors.contains_key(&format!("{number}.series")) { sample.heads.as_slice() } else { &[] };
-        let is_here = |head: &&[usize; 2]| tensors.contains_key(&format!("{number}.{}.{}", head[0], head[1]));
+        let is_here = |which: Which| tensors.contains_key(&which.name());
+        let has_sets = |head: &&[usize; 2]| is_here(Which::Series(number, head[0]));
+        let has_map = |head: &&[usize; 2]| sample.states.iter().any(|state| is_here(Which::States(number, **head, *state)));
         json!({
-            "dataset": sample.dataset, "id": sample.id, "n_tokens": sample.n_tokens, "heads": heads,
-            "shown": sample.shown.iter().filter(is_here).collect::<Vec<_>>(), "states": sample.states,
-            "n_queries": sample.n_queries, "has_texts": sample.token_texts.is_some(), "highest": blocks,
+            "dataset": sample.dataset, "id": sample.id, "n_tokens": sample.n_tokens,
+            "heads": sample.heads.iter().filter(has_sets).collect::<Vec<_>>(),
+            "shown": sample.shown.iter().filter(has_map).collect::<Vec<_>>(), "states": sample.states, "highest": blocks,
         })
     });
     let (layers, heads) = pool::layers_and_heads(analysis);
@@ -319,7 +345,7 @@ fn words(
     grids.push(("kept".into(), per_head(pool::pooled_at_eps(analysis, Measure::Kept, at))));
     let model = &analysis.model;
     json!({
-        "model": { "n_layers": model.n_layers, "n_kv_heads": model.n_kv_heads, "group": model.group(), "head_dim": model.head_dim },
+        "model": { "n_layers": model.n_layers, "n_kv_heads": model.n_kv_heads, "head_dim": model.head_dim },
         "layers": layers, "heads": heads, "grids": grids,
         "reference_eps": pool::reference_eps(analysis).map(|eps| eps.to_string()),
         "shares": analysis.shares, "bridge": analysis.bridge, "steps": STEPS,

@@ -207,23 +207,24 @@ class Explorer {
   async load({ sample: number, layer, head, state }) {
     const sample = this.data.samples[number];
     const key = `${number}.${layer}.${head}`;
-    const [texts, series, states] = await Promise.all(
-      [`${number}.texts`, `${number}.series`, key].map((name) => this.payload.part(name)));
+    const names = [`${number}.texts`, `${number}.series.${layer}`, ...sample.states.map((of) => `${key}.${of}`)];
+    const [texts, series, ...parts] = await Promise.all(names.map((name) => this.payload.part(name)));
+    const states = Object.assign({}, ...parts);
     if (!this.heads.has(key)) {
       if (this.heads.size > 12) this.heads.delete(this.heads.keys().next().value);
-      const place = sample.heads.findIndex(([l, h]) => l === layer && h === head);
+      const place = sample.heads.filter(([l]) => l === layer).findIndex(([, h]) => h === head);
       this.heads.set(key, {
         series: series && place >= 0 ? new Series(series, place, sample.n_tokens) : null, vectors: {}, maps: {},
       });
     }
-    const kept = this.heads.get(key), { d, group } = { d: this.data.model.head_dim, group: this.data.model.group };
+    const kept = this.heads.get(key), d = this.data.model.head_dim;
     const vectors = (name) => {
-      if (states?.[name]) kept.vectors[name] ||= new Vectors(states[name], d);
+      if (states[name]) kept.vectors[name] ||= new Vectors(states[name], d);
       return kept.vectors[name] || null;
     };
     const found = this.fates(kept, sample, layer, head, vectors("k"));
     const map = this.map(kept, sample, state, states, vectors, found);
-    return { sample, layer, head, state, texts: texts?.texts, series: kept.series, states, vectors, found, map, group };
+    return { sample, layer, head, state, texts: texts?.texts, series: kept.series, states, vectors, found, map };
   }
 
   fates(kept, sample, layer, head, keys) {
@@ -406,7 +407,7 @@ class Explorer {
     const keys = vectors("k");
     if (keys && states.q?.length) facts.push(["Logit gap, nats", number(logitGap(keys, states.q, states.q_positions, row, column), 3)]);
     if (series) {
-      const mass = states?.mass?.length ? states.mass : series.mass;
+      const mass = states.mass?.length ? states.mass : series.mass;
       facts.push(["Attention mass", row === column ? rough(mass[row]) : `${rough(mass[row])} and ${rough(mass[column])}`]);
     }
     if (found && !found.error) {

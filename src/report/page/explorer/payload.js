@@ -2,7 +2,7 @@
 
 const WIDTHS = { json: 1, u8: 1, u16: 2, f16: 2, bf16: 2, f32: 4 };
 /** Unpacked parts that are kept. */
-const MOST_PARTS = 24;
+const MOST_PARTS = 60;
 
 export class Payload {
   constructor(root) {
