@@ -134,7 +134,7 @@ export class MapCanvas {
     this.drawAxes(area, perToken);
     context.strokeRect(area.left - 0.5, area.top - 0.5, area.side, area.side);
     this.drawMarks(area, perToken);
-    if (this.content.map && view.span < view.n * 0.999) this.drawSmall(area);
+    if (this.content.map && view.span < view.n) this.drawSmall(area);
     if (!isWhole) this.redraw();
   }
 
@@ -220,7 +220,7 @@ export class MapCanvas {
     const n = found.fates.length, step = Math.max(1, 1 / perToken);
     const along = (from, paint) => {
       let run = null;
-      for (let t = from; t < Math.min(from + view.span, n); t += step) {
+      for (let t = Math.floor(from); t < Math.min(from + view.span, n); t += step) {
         const token = Math.floor(t), color = look.ofToken(found, token);
         const at = Math.max((token - from) * perToken, 0), end = Math.min((Math.floor(t + step) - from) * perToken, area.side);
         if (run && run.color === color) run.end = end;
@@ -311,9 +311,9 @@ export class MapCanvas {
     context.strokeStyle = look.edge;
   }
 
-  /** The whole map in a corner, with what is seen of it. */
+  /** The whole map where the axes leave a corner, with what is seen of it. */
   drawSmall(area) {
-    const { context, view, content, look } = this, side = Math.round(Math.min(128, area.side * 0.24));
+    const { context, view, content, look } = this, box = this.smallArea(area), { side } = box;
     const level = Math.max(0, Math.ceil(Math.log2(view.n / side))), size = 2 ** level, n = Math.ceil(content.map.n / size);
     const key = `${content.kind}`;
     if (!this.small || this.small.key !== key || this.small.level !== level) {
@@ -332,13 +332,11 @@ export class MapCanvas {
       canvas.getContext("2d").putImageData(pixels, 0, 0);
       this.small = { key, level, canvas };
     }
-    const box = this.smallArea(area), scale = side / view.n;
-    context.fillStyle = look.paper;
-    context.fillRect(box.x - 2, box.y - 2, side + 4, side + 4);
+    const scale = side / view.n;
     context.imageSmoothingEnabled = true;
     context.drawImage(this.small.canvas, box.x, box.y, n * size * scale, n * size * scale);
     context.strokeStyle = look.edge;
-    context.strokeRect(box.x - 2.5, box.y - 2.5, side + 5, side + 5);
+    context.strokeRect(box.x - 0.5, box.y - 0.5, side + 1, side + 1);
     context.strokeStyle = look.pin;
     context.lineWidth = 2;
     const seen = Math.max(view.span * scale, 3);
@@ -347,8 +345,7 @@ export class MapCanvas {
   }
 
   smallArea(area) {
-    const side = Math.round(Math.min(128, area.side * 0.24));
-    return { x: area.left + area.side - side - 8, y: area.top + 8, side };
+    return { x: 2, y: 2, side: area.left - TRACK - 10 };
   }
 
   /** The pair of tokens at a place of the canvas; null outside of the plot. */
@@ -371,12 +368,13 @@ export class MapCanvas {
     const inSmall = (x, y) => {
       const box = this.smallArea(this.area());
       const [u, v] = [(x - box.x) / box.side, (y - box.y) / box.side];
-      return view.span < view.n * 0.999 && u >= 0 && v >= 0 && u <= 1 && v <= 1 ? [u, v] : null;
+      return view.span < view.n && u >= 0 && v >= 0 && u <= 1 && v <= 1 ? [u, v] : null;
     };
     const goTo = ([u, v]) => view.set(u * view.n - view.span / 2, v * view.n - view.span / 2, view.span);
     canvas.addEventListener("wheel", (event) => {
       const at = this.at(...place(event));
-      if (!at) return;
+      // What cannot be farther lets the page scroll.
+      if (!at || (event.deltaY > 0 && view.span >= view.n)) return;
       event.preventDefault();
       const lines = event.deltaMode === 1 ? 16 : 1;
       view.zoom(2 ** (-Math.max(Math.min(event.deltaY * lines, 200), -200) / 180), at.column, at.row);
@@ -396,7 +394,10 @@ export class MapCanvas {
     canvas.addEventListener("pointermove", (event) => {
       const to = place(event), from = fingers.get(event.pointerId);
       if (!from) return this.hover(to);
-      if (isSmall) return goTo(inSmall(...to) || [0.5, 0.5].map((_, k) => [view.x, view.y][k] / view.n + view.span / view.n / 2));
+      if (isSmall) {
+        const there = inSmall(...to);
+        return there && goTo(there);
+      }
       fingers.set(event.pointerId, to);
       if (fingers.size === 2) return this.pinch([...fingers.values()], [from, to]);
       moved += Math.abs(to[0] - from[0]) + Math.abs(to[1] - from[1]);
@@ -409,7 +410,7 @@ export class MapCanvas {
     };
     canvas.addEventListener("pointerup", up);
     canvas.addEventListener("pointercancel", up);
-    canvas.addEventListener("pointerleave", () => this.onLeave?.());
+    for (const event of ["pointerleave", "blur"]) canvas.addEventListener(event, () => this.onLeave?.());
     canvas.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey || !this.content) return;
       const cell = 2 ** this.level(this.area().side), far = cell * (event.shiftKey ? 10 : 1), quarter = view.span / 4;
