@@ -278,6 +278,43 @@ def check_keys(page, html):
     holds("zoom, move, point, pin, heads and every control work by keys alone")
 
 
+def check_pointer(page, html):
+    """Wheel, drag, double click and two fingers, about the place that is pointed at."""
+    page.open(html, "#x:a=0,0,0,k")
+    ready(page)
+    left, top, width = map_box(page)
+    x, y = left + width * 0.5, top + width * 0.5
+    at = lambda: [float(word) for word in address(page)["at"].split(",")]  # noqa: E731
+    page.mouse("mouseWheel", x, y, deltaX=0, deltaY=-180)
+    page.settle()
+    before = at()
+    assert before[2] == LONG / 2, before
+    page.click(x, y, 1)
+    page.click(x, y, 2)
+    page.settle()
+    twice = at()
+    assert twice[2] == LONG / 4, twice
+    page.mouse("mousePressed", x, y, button="left", clickCount=1)
+    for step in range(1, 5):
+        page.mouse("mouseMoved", x - 10 * step, y - 5 * step, button="left", buttons=1)
+    page.mouse("mouseReleased", x - 40, y - 20, button="left", clickCount=1)
+    page.settle()
+    moved = at()
+    assert moved[0] > twice[0] and moved[1] > twice[1] and moved[2] == twice[2], (twice, moved)
+    page.send("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=2)
+    fingers = lambda gap: [{"x": x - gap, "y": y, "id": 0}, {"x": x + gap, "y": y, "id": 1}]  # noqa: E731
+    page.send("Input.dispatchTouchEvent", type="touchStart", touchPoints=fingers(50))
+    for gap in [60, 80, 100]:
+        page.send("Input.dispatchTouchEvent", type="touchMove", touchPoints=fingers(gap))
+    page.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    page.settle()
+    pinched = at()
+    assert abs(pinched[2] - moved[2] / 2) < 0.02 * moved[2], (moved, pinched)
+    page.send("Emulation.setTouchEmulationEnabled", enabled=False)
+    assert "tokens" in text(page, "x-view") and "mean cosine" in text(page, "x-view")
+    holds("wheel, double click, drag and two fingers move the map about the pointer")
+
+
 def check_link(page, html):
     """The address restores what was seen."""
     fragment = "#x:a=1,0,1,v&b=0,0,0,k_pre_rope&at=40,60,20&pin=61,44&kind=highest&scale=0&policy=kvmerger&eps=0.6&budget=0.4&recent=0.1&heavy=0.05&text=0"
@@ -359,6 +396,7 @@ def main():
             check_change(page, html, folder, "dumps/made", found[1])
             check_text(page, html, found[1])
             check_keys(page, html)
+            check_pointer(page, html)
             check_link(page, html)
             check_axe(page, html, "light")
             measure(page, html)

@@ -44,7 +44,7 @@ class Explorer {
     this.grid = new HeadGrid($("x-grid"), $("x-grid-readout"), (layer, head) => this.choose(0, { layer, head }));
     this.prose = new Prose($("x-prose"), $("x-strip"), (token, isChosen) => this.onToken(token, isChosen), (start) => this.startAt(start));
     this.listen();
-    await this.show(true);
+    await this.show();
   }
 
   /** The most similar head of the first sample, keys, the analysis' threshold. */
@@ -162,7 +162,11 @@ class Explorer {
     on("x-before", "click", () => this.startAt(this.prose.start - PAGE));
     on("x-after", "click", () => this.startAt(this.prose.start + PAGE));
     on("x-start", "input", (event) => this.startAt(Number(event.target.value)));
-    view.listeners.push(() => this.writeAddress());
+    view.listeners.push(() => {
+      this.writeAddress();
+      clearTimeout(this.counting);
+      this.counting = setTimeout(() => this.showView(), 120);
+    });
     window.addEventListener("hashchange", () => { if (this.readAddress()) this.show(); });
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
       this.look = styleColors(document.body);
@@ -174,13 +178,13 @@ class Explorer {
   choose(pane, what) {
     Object.assign(this.state.panes[pane], what);
     if (what.sample !== undefined && pane === 0) this.state.start = 0;
-    this.show(what.sample !== undefined);
+    this.show();
   }
 
   // What is shown.
 
-  /** Everything anew; `isOther` where samples have changed. */
-  async show(isOther = false) {
+  /** Everything anew. */
+  async show() {
     const load = ++this.loads;
     this.fillControls();
     const shown = this.state.two ? [0, 1] : [0];
@@ -197,7 +201,8 @@ class Explorer {
     this.wanted = null;
     shown.forEach((i) => this.showPane(i, loaded[i]));
     this.showGrid();
-    this.showProse(isOther);
+    this.showView();
+    this.showProse();
     if (this.pin && Math.max(this.pin.row, this.pin.column) >= n) this.pin = null;
     this.showPin();
     this.writeAddress();
@@ -313,6 +318,26 @@ class Explorer {
       context.textAlign = ["left", "center", "right"][k];
       context.fillText(text, (k * width) / 2, height);
     });
+  }
+
+  /** Numbers of the part that is seen. */
+  showView() {
+    const { view } = this;
+    const words = (this.state.two ? this.panes : [this.panes[0]]).map(({ loaded }, i) => {
+      const n = loaded.sample.n_tokens;
+      const [rows, columns] = [view.y, view.x].map((from) => [Math.floor(from), Math.min(Math.ceil(from + view.span), n)]);
+      if (rows[0] >= rows[1] || columns[0] >= columns[1]) return "";
+      const range = ([from, to]) => `${thousands(from)} to ${thousands(to - 1)}`;
+      let told = `${this.state.two ? `Map ${i + 1}` : "In view"}: tokens ${range(rows)} by ${range(columns)}`;
+      if (loaded.map) told += `; mean ${loaded.state === "change" ? "change" : "cosine"} ${number(loaded.map.meanOf(rows, columns), 3)}`;
+      if (!loaded.found.error) {
+        const fates = loaded.found.fates.subarray(...rows);
+        const share = (fate) => percent(fates.reduce((sum, other) => sum + Number(other === fate), 0) / fates.length);
+        told += `; of the rows' tokens ${share(MERGED)} merged, ${share(EVICTED)} dropped`;
+      }
+      return `${told}.`;
+    });
+    $("x-view").textContent = words.join(" ");
   }
 
   // The text.
@@ -540,18 +565,15 @@ class Explorer {
     return MARK + Object.entries(words).filter(([, value]) => value !== "").map(([name, value]) => `${name}=${value}`).join("&");
   }
 
-  /** At most a few times a second. */
+  /** At most a few times a second; a page that nobody touched keeps its address. */
   writeAddress() {
     clearTimeout(this.writing);
     this.writing = setTimeout(() => {
-      if (this.state && (this.written || location.hash.startsWith(MARK) || this.address() !== this.first)) {
-        if (!this.first) {
-          this.first = this.address();
-          if (!location.hash.startsWith(MARK)) return;
-        }
-        this.written = this.address();
-        history.replaceState(null, "", this.written);
-      }
+      const address = this.address();
+      if (address === this.written) return;
+      const isUntouched = this.written === undefined && !location.hash.startsWith(MARK);
+      this.written = address;
+      if (!isUntouched) history.replaceState(null, "", address);
     }, 250);
   }
 
@@ -590,9 +612,9 @@ class Explorer {
   }
 
   async copyLink() {
-    const link = location.href.split("#")[0] + this.address();
-    history.replaceState(null, "", this.address());
     this.written = this.address();
+    const link = location.href.split("#")[0] + this.written;
+    history.replaceState(null, "", this.written);
     try {
       await navigator.clipboard.writeText(link);
       $("x-live").textContent = "The link is in the clipboard.";

@@ -83,6 +83,23 @@ export class Vectors {
       ? dot(sums, row * d, sums, column * d, d) / (count[row] * count[column]) : NaN;
   }
 
+  /** Sum of the unit vectors of some tokens, and how many have one. */
+  sum([from, to]) {
+    const { d, unit } = this, sum = new Float64Array(d), { count } = this.levels[0];
+    let n = 0;
+    for (let t = from; t < to; t++) {
+      n += count[t];
+      for (let k = 0; k < d; k++) sum[k] += unit[t * d + k];
+    }
+    return { sum, n };
+  }
+
+  /** Mean cosine of all pairs of a row and a column. */
+  meanOf(rows, columns) {
+    const [a, b] = [this.sum(rows), this.sum(columns)];
+    return dot(a.sum, 0, b.sum, 0, this.d) / (a.n * b.n);
+  }
+
   /** The pair of different tokens of two blocks that is most alike: its cosine, row and column. */
   highest(level, row, column) {
     const { d, n, unit } = this, size = 1 << level;
@@ -118,6 +135,11 @@ export class CosineMap {
 
   value(i, j) {
     return this.vectors.cosine(i, j);
+  }
+
+  /** Mean over all pairs of a row and a column. */
+  meanOf(rows, columns) {
+    return this.vectors.meanOf(rows, columns);
   }
 
   /** A tile that was made; undefined where it was not. */
@@ -200,6 +222,10 @@ export class ChangeMap extends CosineMap {
 
   value(i, j) {
     return this.after.cosine(i, j) - this.vectors.cosine(i, j);
+  }
+
+  meanOf(rows, columns) {
+    return this.after.meanOf(rows, columns) - this.vectors.meanOf(rows, columns);
   }
 
   fillMean(tile, level, row, column) {
