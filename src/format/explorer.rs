@@ -1,6 +1,8 @@
 //! `explorer.safetensors`: what the page's explorer shows of some samples: the texts of their tokens, for every head how alike neighbours
 //! are and how much attention each token got, and of a few heads the states themselves.
 
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::path::Path;
 
 use half::f16;
@@ -16,6 +18,8 @@ use crate::math::Float;
 pub const FILE: &str = "explorer.safetensors";
 /// Longest sample that is explored.
 pub const MAX_TOKENS: usize = 1 << 14;
+/// Most query heads of a layer.
+const MAX_Q_HEADS: usize = 1 << 16;
 /// The header's word under which [`Explorer`] stands.
 const WORD: &str = "kvscope";
 /// Up to so many tokens the highest cosines of blocks are quickly found from the states.
@@ -150,9 +154,10 @@ impl Explorer {
 
     /// What is impossible in it, in words.
     fn fault(&self) -> Option<String> {
-        let (model, mut seen) = (&self.model, std::collections::HashSet::new());
-        if model.n_kv_heads == 0 || model.n_kv_heads > model.n_q_heads || model.head_dim == 0 {
-            return Some(format!("a model of {} KV heads of {}", model.n_kv_heads, model.head_dim));
+        let (model, mut seen) = (&self.model, HashSet::new());
+        let (n_q_heads, n_kv_heads, dim) = (model.n_q_heads, model.n_kv_heads, model.head_dim);
+        if n_kv_heads == 0 || n_kv_heads > n_q_heads || n_q_heads > MAX_Q_HEADS || dim == 0 {
+            return Some(format!("a model of {n_q_heads} query heads and {n_kv_heads} KV heads of {dim}"));
         }
         for sample in &self.samples {
             let name = format!("{}/{}", sample.dataset, sample.id);
@@ -229,6 +234,8 @@ pub struct ExplorerFile {
     /// What it holds.
     pub explorer: Explorer,
     bytes: Vec<u8>,
+    /// Where each tensor stands in them.
+    places: HashMap<String, Range<usize>>,
 }
 
 impl ExplorerFile {
@@ -257,6 +264,7 @@ impl ExplorerFile {
             return Err(damaged(what));
         }
         let tensors = SafeTensors::deserialize(&bytes).map_err(not_valid)?;
+        let mut places = HashMap::new();
         for tensor in explorer.tensors() {
             let TensorSpec { name, element, shape } = explorer.spec(tensor);
             let found = tensors.tensor(&name).map_err(|_| damaged(format!("holds no tensor {name}")))?;
@@ -264,17 +272,15 @@ impl ExplorerFile {
                 let what = format!("{name} is {:?} {:?}, expected {element:?} {shape:?}", found.dtype(), found.shape());
                 return Err(damaged(what));
             }
+            let start = found.data().as_ptr() as usize - bytes.as_ptr() as usize;
+            places.insert(name, start..start + found.data().len());
         }
-        Ok(Self { explorer, bytes })
+        Ok(Self { explorer, bytes, places })
     }
 
     /// A tensor's bytes, little-endian; `None` of one that the file does not hold.
     pub fn bytes(&self, tensor: ExplorerTensor) -> Option<&[u8]> {
-        // The header was checked.
-        let tensors = SafeTensors::deserialize(&self.bytes).ok()?;
-        let found = tensors.tensor(&tensor.name()).ok()?;
-        let start = found.data().as_ptr() as usize - self.bytes.as_ptr() as usize;
-        self.bytes.get(start..start + found.data().len())
+        self.bytes.get(self.places.get(&tensor.name())?.clone())
     }
 
     /// A tensor of F32.

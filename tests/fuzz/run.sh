@@ -9,7 +9,7 @@ cd "$(dirname "$0")"
 export RUSTC_BOOTSTRAP=1
 seconds=${SECONDS_EACH:-60}
 targets=("$@")
-[ $# -gt 0 ] || targets=(gguf safetensors config tokenizer template manifest sample profile scorer analysis evaluation prompts)
+[ $# -gt 0 ] || targets=(gguf safetensors config tokenizer template manifest sample profile scorer analysis explorer evaluation prompts)
 KVSCOPE=${KVSCOPE:-} bash ./seeds.sh || exit 2
 cargo fuzz build --fuzz-dir . || exit 2
 table="| target | executions | a second | corpus | findings |"$'\n'"| --- | --- | --- | --- | --- |"

@@ -43,5 +43,6 @@ corpus sample made/dump/*.safetensors
 corpus profile made/report/*.profile.json
 corpus scorer made/weights.safetensors
 corpus analysis made/report/analysis.json made/report/maps/*.safetensors
+corpus explorer made/report/explorer.safetensors
 corpus evaluation made/eval/eval.json made/eval/rows.jsonl
 corpus prompts made/prompts.jsonl $(find "$fixtures/prompts" -type f)

@@ -93,7 +93,7 @@ pub(in crate::report) fn explorer(input: &ReportInput, room: usize) -> Result<Op
         let made: Vec<Option<(Part, String)>> = some
             .par_iter()
             .map(|which| {
-                (which.is_small() || may_fit(which)).then(|| {
+                (which.is_always_there() || may_fit(which)).then(|| {
                     let part = part(&file, *which);
                     let packed = part.packed();
                     (part, packed)
@@ -103,7 +103,7 @@ pub(in crate::report) fn explorer(input: &ReportInput, room: usize) -> Result<Op
         for (which, (part, packed)) in some.iter().zip(made).filter_map(|(which, made)| Some((which, made?))) {
             // A part's element and its line in the document take little.
             let bytes = packed.len() + FRAME_BYTES;
-            if which.is_small() || used + bytes <= room {
+            if which.is_always_there() || used + bytes <= room {
                 used += bytes;
                 tensors.insert(part.name.clone(), part.tensors);
                 parts.push((part.name, packed));
@@ -145,7 +145,7 @@ enum Which {
 
 impl Which {
     /// Whether the page has it whatever its size.
-    fn is_small(self) -> bool {
+    fn is_always_there(self) -> bool {
         matches!(self, Self::Texts(_))
     }
 
