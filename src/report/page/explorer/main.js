@@ -328,7 +328,8 @@ class Explorer {
       const [rows, columns] = [view.y, view.x].map((from) => [Math.floor(from), Math.min(Math.ceil(from + view.span), n)]);
       if (rows[0] >= rows[1] || columns[0] >= columns[1]) return "";
       const range = ([from, to]) => `${thousands(from)} to ${thousands(to - 1)}`;
-      let told = `${this.state.two ? `Map ${i + 1}` : "In view"}: tokens ${range(rows)} by ${range(columns)}`;
+      const head = `layer ${loaded.layer}, KV head ${loaded.head}, ${STATES[loaded.state]}`;
+      let told = `${this.state.two ? `Map ${i + 1}` : "In view"} (${head}): tokens ${range(rows)} by ${range(columns)}`;
       if (loaded.map) told += `; mean ${loaded.state === "change" ? "change" : "cosine"} ${number(loaded.map.meanOf(rows, columns), 3)}`;
       if (!loaded.found.error) {
         const fates = loaded.found.fates.subarray(...rows);
