@@ -3,7 +3,7 @@
 /// What every page runs.
 const PAGE: &str = include_str!("page.js");
 /// The explorer's modules, each behind those that it imports from.
-const EXPLORER: [&str; 9] = [
+const EXPLORER: [&str; 11] = [
     include_str!("explorer/words.js"),
     include_str!("explorer/payload.js"),
     include_str!("explorer/fates.js"),
@@ -12,6 +12,8 @@ const EXPLORER: [&str; 9] = [
     include_str!("explorer/map.js"),
     include_str!("explorer/heads.js"),
     include_str!("explorer/prose.js"),
+    include_str!("explorer/pair.js"),
+    include_str!("explorer/address.js"),
     include_str!("explorer/main.js"),
 ];
 /// Bytes of the explorer's part of the script, at most.

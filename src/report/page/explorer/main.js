@@ -1,19 +1,16 @@
 // The explorer: what is chosen, what is shown of it, and the address that leads back to it.
 
+import { MARK, addressOf, takeAddress } from "./address.js";
 import { EVICTED, FATES, MERGED, POLICIES, STEPS, Series, fatesOf } from "./fates.js";
 import { HeadGrid } from "./heads.js";
 import { changeColors, cosineColors, css, styleColors } from "./look.js";
 import { MapCanvas, View } from "./map.js";
+import { cellWords, facts, fateWords, fillContext, tokenName } from "./pair.js";
 import { Payload } from "./payload.js";
 import { PAGE, Prose } from "./prose.js";
-import { ChangeMap, CosineMap, MOST_CHANGE, Vectors, logitGap, merged } from "./vectors.js";
-import { counted, label, number, percent, rough, thousands, visible } from "./words.js";
+import { ChangeMap, CosineMap, MOST_CHANGE, Vectors, merged } from "./vectors.js";
+import { STATES, counted, label, number, percent, rough, thousands, visible } from "./words.js";
 
-const STATES = { k: "keys", k_pre_rope: "keys before RoPE", v: "values", change: "change of keys by merging" };
-/** The address of a view begins so. */
-const MARK = "#x:";
-/** Tokens about a pinned one whose text is shown. */
-const CONTEXT = 30;
 /** Tokens that are most like a pinned one. */
 const NEAREST = 8;
 
@@ -403,61 +400,14 @@ class Explorer {
       $("x-of-token").textContent = "";
       return;
     }
-    $("x-of-token").textContent = `Token ${token} “${visible(texts[token])}”: ${this.fate(found, token)}, attention mass ${rough(series.mass[token])}.`;
+    $("x-of-token").textContent = `Token ${token} “${visible(texts[token])}”: ${fateWords(found, token)}, attention mass ${rough(series.mass[token])}.`;
     if (isChosen) {
       this.view.show(token, token);
       this.setPin({ row: token, column: token });
     }
   }
 
-  fate(found, token) {
-    if (!found || found.error) return "–";
-    const fate = found.fates[token];
-    if (fate === EVICTED) return "dropped";
-    if (fate !== MERGED) return { kept: "kept", recent: "protected, recent", heavy: "protected, heavy" }[FATES[fate]];
-    const others = found.sets.find((set) => found.slots[set[0]] === found.slots[token]).length - 1;
-    return `merged with ${counted(others, "other")}`;
-  }
-
   // The pair that is pointed at.
-
-  /** What is known of a pair: names and values. */
-  facts(loaded, { row, column }) {
-    const { vectors, states, series, found, map } = loaded;
-    const facts = [];
-    for (const state of ["k", "k_pre_rope", "v"]) {
-      const of = vectors(state);
-      if (of) facts.push([`Cosine, ${STATES[state]}`, number(of.cosine(row, column), 4)]);
-    }
-    if (map instanceof ChangeMap) facts.push(["Change of the keys' cosine by merging", number(map.value(row, column), 4)]);
-    const keys = vectors("k");
-    if (keys && states.q?.length) facts.push(["Logit gap, nats", number(logitGap(keys, states.q, states.q_positions, row, column), 3)]);
-    if (series) {
-      const mass = states.mass?.length ? states.mass : series.mass;
-      facts.push(["Attention mass", row === column ? rough(mass[row]) : `${rough(mass[row])} and ${rough(mass[column])}`]);
-    }
-    if (found && !found.error) {
-      const [a, b] = [this.fate(found, row), this.fate(found, column)];
-      const together = row !== column && found.fates[row] === MERGED && found.slots[row] === found.slots[column];
-      facts.push(["Becomes", together ? "merged into the same slot" : row === column ? a : `${a}; ${b}`]);
-    }
-    return facts;
-  }
-
-  name(loaded, token) {
-    return loaded.texts ? `${token} “${label(loaded.texts[token], 24)}”` : `token ${token}`;
-  }
-
-  /** What the cell under the cursor holds, where it is more than a pair. */
-  cell({ map, state }, pane, { row, column }) {
-    const level = pane.map.level(pane.map.area().side);
-    if (level === 0 || !map || state === "change") return null;
-    const size = 2 ** level, [i, j] = [row >> level, column >> level];
-    const range = (k) => `${k * size} to ${Math.min((k + 1) * size, map.n) - 1}`;
-    const highest = size <= 64 ? map.vectors.highest(level, i, j) : null;
-    const most = highest && highest.row >= 0 ? `, highest ${number(highest.cosine, 3)} of ${highest.row} and ${highest.column}` : "";
-    return `Cell of ${range(i)} by ${range(j)}: mean ${number(map.vectors.mean(level, i, j), 3)}${most}`;
-  }
 
   point(i, byKey, at) {
     const { cursor } = this.view, pane = this.panes[i], { loaded } = pane, tip = $("x-tip");
@@ -465,13 +415,13 @@ class Explorer {
       tip.hidden = true;
       return;
     }
-    const head = `${this.name(loaded, cursor.row)} and ${this.name(loaded, cursor.column)}`;
-    const facts = this.facts(loaded, cursor), cell = this.cell(loaded, pane, cursor);
+    const head = `${tokenName(loaded, cursor.row)} and ${tokenName(loaded, cursor.column)}`;
+    const known = facts(loaded, cursor), cell = cellWords(loaded, pane.map.level(pane.map.area().side), cursor);
     tip.textContent = "";
     const title = document.createElement("strong");
     title.textContent = head;
     tip.append(title);
-    for (const line of [...facts.map(([name, value]) => `${name}: ${value}`), cell]) {
+    for (const line of [...known.map(([name, value]) => `${name}: ${value}`), cell]) {
       if (!line) continue;
       const element = document.createElement("span");
       element.textContent = line;
@@ -485,7 +435,7 @@ class Explorer {
     const left = box.left - root.left + x + 18, top = box.top - root.top + y + 18;
     tip.style.left = `${Math.max(Math.min(left, root.width - tip.offsetWidth - 4), 0)}px`;
     tip.style.top = `${box.top + y + 18 + tip.offsetHeight > window.innerHeight ? top - tip.offsetHeight - 34 : top}px`;
-    if (byKey) $("x-live").textContent = `${head}. ${facts.slice(0, 2).map(([name, value]) => `${name}: ${value}`).join(". ")}`;
+    if (byKey) $("x-live").textContent = `${head}. ${known.slice(0, 2).map(([name, value]) => `${name}: ${value}`).join(". ")}`;
   }
 
   setPin(cursor) {
@@ -509,22 +459,22 @@ class Explorer {
     const isIn = pin && Math.max(pin.row, pin.column) < loaded.sample.n_tokens;
     $("x-pair").hidden = !isIn;
     if (!isIn) return;
-    const facts = $("x-pair-facts");
-    facts.textContent = "";
+    const list = $("x-pair-facts");
+    list.textContent = "";
     const shown = this.state.two ? this.panes : [this.panes[0]];
     shown.forEach(({ loaded: of }, i) => {
       if (Math.max(pin.row, pin.column) >= of.sample.n_tokens) return;
-      for (const [name, value] of this.facts(of, pin)) {
+      for (const [name, value] of facts(of, pin)) {
         const [group, term, description] = ["div", "dt", "dd"].map((tag) => document.createElement(tag));
         term.textContent = shown.length > 1 ? `${name} (map ${i + 1})` : name;
         description.textContent = value;
         group.append(term, description);
-        facts.append(group);
+        list.append(group);
       }
     });
     for (const [which, token] of [["row", pin.row], ["column", pin.column]]) {
       $(`x-${which}-title`).textContent = `${which === "row" ? "Row" : "Column"}: token ${token}`;
-      this.fillContext($(`x-${which}-text`), loaded.texts, token);
+      fillContext($(`x-${which}-text`), loaded.texts, token);
     }
     const of = loaded.vectors(loaded.state === "change" ? "k" : loaded.state);
     $("x-nearest").textContent = "";
@@ -532,7 +482,7 @@ class Explorer {
     for (const [cosine, token] of of ? of.nearest(pin.row, NEAREST) : []) {
       const [item, button] = ["li", "button"].map((tag) => document.createElement(tag));
       button.type = "button";
-      button.textContent = `${number(cosine, 3)}  ${this.name(loaded, token)}`;
+      button.textContent = `${number(cosine, 3)}  ${tokenName(loaded, token)}`;
       button.addEventListener("click", () => {
         this.view.show(pin.row, token);
         this.setPin({ row: pin.row, column: token });
@@ -542,35 +492,13 @@ class Explorer {
     }
   }
 
-  /** The text about a token, which is marked. */
-  fillContext(element, texts, token) {
-    element.textContent = "";
-    if (!texts) return;
-    const part = (from, to) => texts.slice(Math.max(from, 0), to).map(visible).join("");
-    const mark = document.createElement("mark");
-    mark.textContent = visible(texts[token]) || "∅";
-    element.append(part(token - CONTEXT, token), mark, part(token + 1, token + 1 + CONTEXT));
-  }
-
   // The address.
-
-  address() {
-    const { state, view, pin } = this;
-    const place = ({ sample, layer, head, state: of }) => [sample, layer, head, of].join(",");
-    const at = [view.x, view.y, view.span].map((x) => Number(x.toFixed(2))).join(",");
-    const words = {
-      a: place(state.panes[0]), b: state.two ? place(state.panes[1]) : "", at: view.span < view.n ? at : "", pin: pin ? `${pin.row},${pin.column}` : "",
-      kind: state.kind, scale: state.scale, policy: state.policy, eps: state.step / STEPS, budget: state.budget,
-      recent: state.recent, heavy: state.heavy, bridge: state.bridge ? 1 : "", text: state.start || "",
-    };
-    return MARK + Object.entries(words).filter(([, value]) => value !== "").map(([name, value]) => `${name}=${value}`).join("&");
-  }
 
   /** At most a few times a second; a page that nobody touched keeps its address. */
   writeAddress() {
     clearTimeout(this.writing);
     this.writing = setTimeout(() => {
-      const address = this.address();
+      const address = addressOf(this.state, this.view, this.pin);
       if (address === this.written) return;
       const isUntouched = this.written === undefined && !location.hash.startsWith(MARK);
       this.written = address;
@@ -578,42 +506,17 @@ class Explorer {
     }, 250);
   }
 
-  /** Takes over what an address holds and this page has; whether there was any. */
+  /** Takes over what the address holds; whether it holds a view. */
   readAddress() {
     if (!location.hash.startsWith(MARK) || location.hash === this.written) return false;
-    const words = new URLSearchParams(location.hash.slice(MARK.length));
-    const { data, state } = this;
-    const numbers = (name) => (words.get(name) || "").split(",").map(Number);
-    const place = (name, pane) => {
-      const [sample, layer, head] = numbers(name), of = (words.get(name) || "").split(",")[3];
-      if (!data.samples[sample] || !data.layers.includes(layer) || !data.heads.includes(head) || !STATES[of]) return false;
-      Object.assign(state.panes[pane], { sample, layer, head, state: of });
-      return true;
-    };
-    place("a", 0);
-    state.two = words.has("b") && place("b", 1);
-    const within = (name, low, high) => {
-      const value = Number(words.get(name));
-      return words.has(name) && value >= low && value <= high ? value : undefined;
-    };
-    if (["mean", "highest"].includes(words.get("kind"))) state.kind = words.get("kind");
-    if (["-1", "0"].includes(words.get("scale"))) state.scale = Number(words.get("scale"));
-    if (POLICIES[words.get("policy")]) state.policy = words.get("policy");
-    state.step = Math.round((within("eps", -1, 1) ?? state.step / STEPS) * STEPS);
-    state.budget = within("budget", 0.02, 1) ?? state.budget;
-    state.recent = within("recent", 0, 1) ?? state.recent;
-    state.heavy = within("heavy", 0, 1) ?? state.heavy;
-    state.bridge = words.get("bridge") === "1";
-    state.start = within("text", 0, 1e9) ?? 0;
-    const n = data.samples[state.panes[0].sample].n_tokens;
-    const at = numbers("at"), pin = numbers("pin");
-    this.wanted = at.length === 3 && at.every(Number.isFinite) ? at : [0, 0, n];
-    this.pin = pin.length === 2 && pin.every((t) => Number.isInteger(t) && t >= 0 && t < n) ? { row: pin[0], column: pin[1] } : null;
+    const { at, pin } = takeAddress(location.hash, this.data, this.state);
+    this.wanted = at;
+    this.pin = pin;
     return true;
   }
 
   async copyLink() {
-    this.written = this.address();
+    this.written = addressOf(this.state, this.view, this.pin);
     const link = location.href.split("#")[0] + this.written;
     history.replaceState(null, "", this.written);
     try {

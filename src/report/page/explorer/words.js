@@ -1,5 +1,8 @@
 // How texts and numbers are shown. Texts come from strangers: what acts on a screen is named and not sent.
 
+/** What maps are of. */
+export const STATES = { k: "keys", k_pre_rope: "keys before RoPE", v: "values", change: "change of keys by merging" };
+
 /** A text with control characters, and characters that turn the direction of writing, as visible signs. */
 export function visible(text) {
   let out = "";
