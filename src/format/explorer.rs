@@ -377,7 +377,9 @@ mod tests {
             ExplorerFile::read(dir.path(), &file).unwrap_err().to_string()
         };
         assert!(error(&|e| e.samples[0].shown = vec![[1, 0]]).contains("head 0 of layer 1"));
-        assert!(error(&|e| e.samples[0].shown = vec![[0, 0]; 2]).contains("twice"));
+        let mut twice = toy();
+        twice.samples[0].shown = vec![[0, 0]; 2];
+        assert!(twice.fault().unwrap().contains("twice"));
         assert!(error(&|e| e.samples[0].token_texts = Some(vec![])).contains("0 texts for 3 tokens"));
         assert!(error(&|e| e.samples[0].n_tokens = MAX_TOKENS + 1).contains("16385 tokens"));
         assert!(error(&|e| e.schema = "kvscope.explorer/9".into()).contains("version 9"));
