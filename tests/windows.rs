@@ -209,5 +209,7 @@ fn every_command_counts_windows_by_layer() {
     ));
     done(kvscope(dir, &["verify", "evaluation"]));
     done(kvscope(dir, &["report", "analysis", "--out", "page"]));
+    let page = std::fs::read_to_string(dir.join("analysis/report.html")).unwrap();
+    assert!(page.contains("6 of 7 layers have windows shorter than a text here"));
     done(kvscope(dir, &["report", "evaluation", "--out", "page2"]));
 }

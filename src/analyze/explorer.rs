@@ -45,7 +45,7 @@ impl ExplorerPlan {
         options: &AnalyzeOptions,
         model: &ModelIdentity,
     ) -> Result<Option<Self>, AnalyzeError> {
-        let shown = heads(plan, datasets, options);
+        let ranked = heads(plan, datasets, options);
         let mut found = Self {
             samples: Vec::new(),
             explorer: Explorer { schema: Explorer::schema_id(), model: model.clone(), samples: Vec::new() },
@@ -54,7 +54,13 @@ impl ExplorerPlan {
             for place in places {
                 let sample = dumps[place.0].sample(place.1)?;
                 let n_tokens = sample.entry().n_tokens;
-                let all: Vec<[usize; 2]> = plan.heads().map(|(layer, head)| [layer, head]).collect();
+                // A layer whose window has left tokens behind has no map of all of them.
+                let is_whole = |[layer, _]: &[usize; 2]| model.within_reach(*layer, n_tokens).start == 0;
+                let all: Vec<[usize; 2]> = plan.heads().map(|(layer, head)| [layer, head]).filter(is_whole).collect();
+                let shown: Vec<[usize; 2]> = ranked.iter().copied().filter(is_whole).take(options.explore).collect();
+                if all.is_empty() {
+                    continue;
+                }
                 let fits = all.len() * n_tokens * 2 * size_of::<f32>() <= MAX_SERIES_BYTES;
                 let heads = match dataset.has_sets {
                     true if fits => all,
@@ -70,7 +76,7 @@ impl ExplorerPlan {
                     dtype: dumps[place.0].manifest().dtype,
                     n_queries: if dataset.has_queries { n_queries(&sample, &shown)? } else { 0 },
                     states: dataset.states.clone(),
-                    shown: shown.clone(),
+                    shown,
                 });
                 found.samples.push(place);
             }
@@ -158,8 +164,8 @@ fn neighbours(sample: &Sample<'_>, [layer, head]: [usize; 2]) -> Result<Vec<f32>
     Ok(found.iter().rev().map(|link| link.similarity).collect())
 }
 
-/// The heads whose states are kept: those that maps were asked for, then the one whose neighbours are most alike in all data sets, the
-/// one where they are least, the middle one, and so on between them.
+/// All heads, those first whose states are to be kept: those that maps were asked for, then the one whose neighbours are most
+/// alike in all data sets, the one where they are least, the middle one, and so on between them.
 fn heads(plan: &RunPlan, datasets: &[DatasetAnalysis], options: &AnalyzeOptions) -> Vec<[usize; 2]> {
     let mut means: BTreeMap<[usize; 2], Mean> = BTreeMap::new();
     for state in datasets.iter().filter_map(|dataset| dataset.similarity.first()) {
@@ -175,13 +181,8 @@ fn heads(plan: &RunPlan, datasets: &[DatasetAnalysis], options: &AnalyzeOptions)
     ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     let asked = options.maps.iter().map(|map| [map.layer, map.kv_head]);
     let spread = spread(ranked.len()).into_iter().map(|place| ranked[place].0);
-    let (mut seen, mut chosen) = (HashSet::new(), Vec::new());
-    for head in asked.chain(spread) {
-        if chosen.len() < options.explore && seen.insert(head) {
-            chosen.push(head);
-        }
-    }
-    chosen
+    let mut seen = HashSet::new();
+    asked.chain(spread).filter(|head| seen.insert(*head)).collect()
 }
 
 /// All places of a list: first, last, middle, quarters, eighths and so on.

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::format::dump::State;
-use crate::format::explorer::{ExploredSample, ExplorerFile, ExplorerTensor, blocks};
+use crate::format::explorer::{self, ExploredSample, ExplorerFile, ExplorerTensor, blocks};
 use crate::report::pool::Measure;
 use crate::report::{ReportError, ReportInput, pool};
 
@@ -114,7 +114,8 @@ pub(in crate::report) fn explorer(input: &ReportInput, room: usize) -> Result<Op
     document.add_text("document", &words(input, samples, &tensors));
     parts.insert(0, (document.name.clone(), document.packed()));
     let is_here = |which: &Which| tensors.contains_key(&which.name());
-    Ok(Some(Explorer { parts, left_out: left_out(&order, is_here) }))
+    let left_out: Vec<String> = left_out(&order, is_here).into_iter().chain(left_behind(&file.explorer)).collect();
+    Ok(Some(Explorer { parts, left_out: (!left_out.is_empty()).then(|| left_out.join(" ")) }))
 }
 
 /// What of all parts is not on the page, in a sentence.
@@ -133,6 +134,14 @@ fn left_out(order: &[Which], is_here: impl Fn(&Which) -> bool) -> Option<String>
             what.join(" and ")
         )
     })
+}
+
+/// Which layers are not explored because their window has left tokens of a text behind, in a sentence.
+fn left_behind(explorer: &explorer::Explorer) -> Option<String> {
+    let (model, longest) = (&explorer.model, explorer.samples.iter().map(|sample| sample.n_tokens).max()?);
+    let n = (0..model.n_layers).filter(|layer| model.within_reach(*layer, longest).start > 0).count();
+    (n > 0)
+        .then(|| format!("{n} of {} layers have windows shorter than a text here, and no maps of it.", model.n_layers))
 }
 
 /// What a part is of: a sample by its number, and a layer or head of it.
