@@ -19,6 +19,8 @@ use kit::files::contents;
 use kit::fixtures::fixture;
 use kit::json;
 use kit::tiny::{MODEL, texts, write_prompts};
+use kvscope::files::read_json;
+use kvscope::format::bench::Bench;
 use serde_json::Value;
 
 fn kvscope_reading(dir: &Path, args: &[&str], input: &str) -> Output {
@@ -492,8 +494,17 @@ fn bench_gives_medians_raw_samples_and_a_narrow_table() {
         assert!(is_full || row["bandwidth_bound"].as_f64().unwrap() > 1.0, "{row}");
     }
     assert_eq!(run["break_even"].as_array().unwrap().len(), 2);
-    let shown = done(kvscope(dir.path(), &typed));
+    let shown = done(kvscope(dir.path(), &[&typed[..], &["--out", "bench.json"]].concat()));
     assert!(shown.lines().all(|line| line.chars().count() <= 100), "{shown}");
+    let saved: Bench = read_json(&dir.path().join("bench.json")).unwrap();
+    assert_eq!((saved.rows.len(), saved.rows[5].samples_secs.decode.len()), (6, 10));
+    assert!(
+        shown.ends_with("bench.json\n") && shown.contains(&format!("{:.2}", 1e3 * saved.rows[0].decode_secs.unwrap()))
+    );
+    done(kvscope(dir.path(), &["inspect", "bench.json"]));
+    // A file of another kind is not replaced, and nothing is measured first.
+    std::fs::write(dir.path().join("other.json"), "{}").unwrap();
+    ends(&kvscope(dir.path(), &[&typed[..], &["--out", "other.json"]].concat()), 2, &["other.json"]);
     assert_eq!(shown.matches("break-even:").count(), 2, "{shown}");
     let long = [&fixed[..3], &["--contexts", "126", "--max-new-tokens", "5"]].concat();
     ends(&kvscope(dir.path(), &long), 2, &["126 tokens", "128"]);

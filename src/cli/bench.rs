@@ -1,5 +1,7 @@
 //! `kvscope bench`: speed and memory of prefill, compression and decoding against the length of the context.
 
+use std::path::PathBuf;
+
 use serde_json::json;
 
 use crate::cli::Outcome;
@@ -10,8 +12,10 @@ use crate::cli::numbers;
 use crate::cli::options::{DeviceArg, load_model};
 use crate::cli::output::{bar, emit, emit_json, note, printable, size};
 use crate::cli::table::{Table, digits, name, number};
+use crate::files::{Document, check_replaceable, write_json};
+use crate::format::bench::{Bench, BreakEven, SpeedRow};
 use crate::math::Float;
-use crate::runtime::{BreakEven, Budget, Compression, SpeedOptions, SpeedRow, read_bandwidth, speed};
+use crate::runtime::{Budget, Compression, SpeedOptions, read_bandwidth, speed};
 
 /// Widest policy name in a sentence.
 const NAME_COLUMNS: usize = 40;
@@ -45,10 +49,15 @@ pub(crate) struct Args {
     cache_dtype: Float,
     #[command(flatten)]
     device: DeviceArg,
+    /// JSON file to write what was measured to, every single time included; that of an earlier run is replaced
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let compute = args.device.open()?;
+    // Before the work, so that it is not lost to a file of another kind.
+    args.out.as_deref().map_or(Ok(()), check_replaceable::<Bench>)?;
     let mut contexts = args.contexts.clone();
     contexts.sort_unstable();
     contexts.dedup();
@@ -80,41 +89,48 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     };
     let speed = speed(&model, &options, &mut || progress.inc(1))?;
     progress.finish_and_clear();
+    let bench = Bench {
+        schema: Bench::schema_id(),
+        model: model.identity()?.clone(),
+        options: json!({
+            "contexts": contexts,
+            "policies": args.policy,
+            "kept_fraction": args.kept_fraction,
+            "max_new_tokens": args.max_new_tokens,
+            "repeats": args.repeats,
+            "chunk": args.chunk,
+            "cache_dtype": options.cache_type,
+            "device": compute.name(),
+            "threads": rayon::current_num_threads(),
+        }),
+        weight_bytes: speed.weight_bytes,
+        memory_read_bytes_per_sec: memory,
+        rows: speed.rows,
+        break_even: speed.break_even,
+    };
+    if let Some(path) = &args.out {
+        write_json(path, &bench)?;
+    }
     if common.json {
-        emit_json(&json!({
-            "schema": "kvscope.bench/1",
-            "model": model.identity()?,
-            "options": {
-                "contexts": contexts,
-                "policies": args.policy,
-                "kept_fraction": args.kept_fraction,
-                "max_new_tokens": args.max_new_tokens,
-                "repeats": args.repeats,
-                "chunk": args.chunk,
-                "cache_dtype": options.cache_type,
-                "device": compute.name(),
-                "threads": rayon::current_num_threads(),
-            },
-            "weight_bytes": speed.weight_bytes,
-            "memory_read_bytes_per_sec": memory,
-            "rows": speed.rows,
-            "break_even": speed.break_even,
-        }))?;
+        emit_json(&json!(bench))?;
         return Ok(Outcome::Done);
     }
-    emit(&table(&speed.rows))?;
-    for found in &speed.break_even {
+    emit(&table(&bench.rows))?;
+    for found in &bench.break_even {
         emit(&sentence(found, args.max_new_tokens))?;
     }
     note(
         common,
         &format!(
             "a token reads {} of weights and its cache; this machine reads memory at {:.1} GB/s with {} threads",
-            size(speed.weight_bytes),
+            size(bench.weight_bytes),
             memory / 1e9,
             rayon::current_num_threads()
         ),
     );
+    if let Some(path) = &args.out {
+        emit(&format!("{}\n", path.display()))?;
+    }
     Ok(Outcome::Done)
 }
 

@@ -3,6 +3,7 @@
 //! A leaf: knows no stage. Stages compute documents; whoever reads one needs no stage. Layouts in `docs/FORMATS.md`.
 
 pub mod analysis;
+pub mod bench;
 pub mod comparison;
 pub mod dump;
 pub mod evaluation;

@@ -25,7 +25,7 @@ pub use generate::{GenerateOptions, Generation, generate, prefill};
 pub use memory::release_freed_memory;
 pub use sampling::Sampling;
 pub use slots::State;
-pub use speed::{BreakEven, Speed, SpeedOptions, SpeedRow, SpeedSamples, read_bandwidth, speed};
+pub use speed::{Speed, SpeedOptions, read_bandwidth, speed};
 pub use stop::StopStrings;
 pub use threads::start_threads;
 

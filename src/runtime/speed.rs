@@ -4,75 +4,11 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use rayon::prelude::*;
-use serde::Serialize;
 
+use crate::format::bench::{BreakEven, SpeedRow, SpeedSamples};
 use crate::math::{Float, dot, quantile};
 use crate::model::Model;
 use crate::runtime::{Compression, GenerateOptions, RaggedCache, RuntimeError, generate};
-
-/// What was measured of one cache at one context length, in seconds.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct SpeedSamples {
-    /// The prompt's pass without compression, per run.
-    pub prefill: Vec<f64>,
-    /// Planning and applying, per run.
-    pub compress: Vec<f64>,
-    /// Every decode step of every run.
-    pub decode: Vec<f64>,
-    /// Bytes of the cache when the prompt had passed.
-    #[serde(skip)]
-    cache_bytes: u64,
-    #[serde(skip)]
-    kept_fraction: Option<f64>,
-}
-
-/// One cache at one context length: medians, and what follows from them.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct SpeedRow {
-    /// Policy as typed; `full` for the whole cache.
-    pub policy: String,
-    /// Tokens of the prompt.
-    pub context_tokens: usize,
-    /// Slots stored per token when the prompt had passed.
-    pub kept_fraction: Option<f64>,
-    /// Bytes of the cache when the prompt had passed.
-    pub cache_bytes: u64,
-    /// Median of the prompt's pass without compression.
-    pub prefill_secs: Option<f64>,
-    /// Median of planning and applying.
-    pub compress_secs: Option<f64>,
-    /// Median of a decode step.
-    pub decode_secs: Option<f64>,
-    /// Bytes of weights and cache that a decode step reads, per second.
-    pub decode_bytes_per_sec: Option<f64>,
-    /// The full cache's decode step over this one's; `None` for the full cache.
-    pub speedup: Option<f64>,
-    /// (W + C) / (W + c): the speed-up if time were bytes, of the weights W, the full cache C and this cache c.
-    pub bandwidth_bound: Option<f64>,
-    /// speedup / bandwidth_bound.
-    pub bound_fraction: Option<f64>,
-    /// Seconds that the prompt takes more than with the full cache: compression, and recording what the policy needs.
-    pub extra_prompt_secs: Option<f64>,
-    /// Seconds that a decode step takes less than with the full cache.
-    pub saved_secs_per_token: Option<f64>,
-    /// New tokens that pay for the prompt's extra time; `None` when no number does.
-    pub break_even_new_tokens: Option<f64>,
-    /// The raw samples.
-    pub samples_secs: SpeedSamples,
-}
-
-/// The context length from which on a policy pays.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct BreakEven {
-    /// The policy.
-    pub policy: String,
-    /// Shortest context from which on, at every longer one measured, decoding saves what the prompt took more.
-    ///
-    /// Between two measured contexts the balance is taken as linear. `None` when the policy does not pay at the longest.
-    pub context_tokens: Option<f64>,
-    /// Whether it pays at the shortest measured context already, which then stands in its place.
-    pub at_shortest_measured: bool,
-}
 
 /// What is measured.
 #[derive(Clone, Copy, Debug)]
