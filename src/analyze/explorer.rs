@@ -19,12 +19,26 @@ const MAX_SERIES_BYTES: usize = 64 << 20;
 /// A block without two tokens whose cosine is defined.
 const NO_CELL: u8 = 255;
 
-/// The first samples of every data set that are not too long, by data set; none where no explorer is wanted.
-pub(crate) fn explored(dumps: &[Dump], plan: &RunPlan, options: &AnalyzeOptions) -> Vec<Vec<(usize, usize)>> {
-    let is_short = |place: &(usize, usize)| (1..=MAX_TOKENS).contains(&entry(dumps, *place).n_tokens);
+/// The first samples of every data set that are not too long and that some layer's cache holds whole, by data set; none where no
+/// explorer is wanted.
+pub(crate) fn explored(
+    dumps: &[Dump],
+    plan: &RunPlan,
+    options: &AnalyzeOptions,
+    model: &ModelIdentity,
+) -> Vec<Vec<(usize, usize)>> {
+    let is_fit = |place: &(usize, usize)| {
+        let n_tokens = entry(dumps, *place).n_tokens;
+        (1..=MAX_TOKENS).contains(&n_tokens) && plan.heads().any(|(layer, _)| is_whole(model, layer, n_tokens))
+    };
     let wanted = if options.explore > 0 { options.map_samples.max(1) } else { 0 };
-    let of = |dataset: &DatasetPlan| dataset.samples.iter().copied().filter(is_short).take(wanted).collect();
+    let of = |dataset: &DatasetPlan| dataset.samples.iter().copied().filter(is_fit).take(wanted).collect();
     plan.datasets.iter().map(of).collect()
+}
+
+/// Whether a layer's cache holds all of so many tokens: of one whose window has left some behind there is no map of all.
+fn is_whole(model: &ModelIdentity, layer: usize, n_tokens: usize) -> bool {
+    model.within_reach(layer, n_tokens).start == 0
 }
 
 /// The samples to be explored, and what the file will hold of them.
@@ -50,17 +64,13 @@ impl ExplorerPlan {
             samples: Vec::new(),
             explorer: Explorer { schema: Explorer::schema_id(), model: model.clone(), samples: Vec::new() },
         };
-        for (dataset, places) in plan.datasets.iter().zip(explored(dumps, plan, options)) {
+        for (dataset, places) in plan.datasets.iter().zip(explored(dumps, plan, options, model)) {
             for place in places {
                 let sample = dumps[place.0].sample(place.1)?;
                 let n_tokens = sample.entry().n_tokens;
-                // A layer whose window has left tokens behind has no map of all of them.
-                let is_whole = |[layer, _]: &[usize; 2]| model.within_reach(*layer, n_tokens).start == 0;
-                let all: Vec<[usize; 2]> = plan.heads().map(|(layer, head)| [layer, head]).filter(is_whole).collect();
-                let shown: Vec<[usize; 2]> = ranked.iter().copied().filter(is_whole).take(options.explore).collect();
-                if all.is_empty() {
-                    continue;
-                }
+                let of_whole = |head: &[usize; 2]| is_whole(model, head[0], n_tokens);
+                let all: Vec<[usize; 2]> = plan.heads().map(|(layer, head)| [layer, head]).filter(of_whole).collect();
+                let shown: Vec<[usize; 2]> = ranked.iter().copied().filter(of_whole).take(options.explore).collect();
                 let fits = all.len() * n_tokens * 2 * size_of::<f32>() <= MAX_SERIES_BYTES;
                 let heads = match dataset.has_sets {
                     true if fits => all,
@@ -100,41 +110,36 @@ impl ExplorerPlan {
         let (mut unit, mut room) = (UnitRows::default(), Vec::new());
         let mut last = None;
         for tensor in self.explorer.tensors() {
-            let number = match tensor {
-                ExplorerTensor::Positions(number, layer) => {
-                    writer.positions(tensor, &samples[number].query_positions(layer)?)?;
+            let number = tensor.sample();
+            let (sample, explored) = (&samples[number], &self.explorer.samples[number]);
+            match tensor {
+                // Those of all samples stand before the rest.
+                ExplorerTensor::Positions(_, layer) => {
+                    writer.positions(tensor, &sample.query_positions(layer)?)?;
                     continue;
                 }
-                ExplorerTensor::Links(number) => {
-                    writer.numbers(tensor, &of_heads(&samples[number], &self.explorer.samples[number], neighbours)?)?;
-                    number
-                }
-                ExplorerTensor::Mass(number) => {
+                ExplorerTensor::Links(_) => writer.numbers(tensor, &of_heads(sample, explored, neighbours)?)?,
+                ExplorerTensor::Mass(_) => {
                     let mass = |sample: &Sample<'_>, [layer, head]: [usize; 2]| sample.mass(layer, head);
-                    writer.numbers(tensor, &of_heads(&samples[number], &self.explorer.samples[number], mass)?)?;
-                    number
+                    writer.numbers(tensor, &of_heads(sample, explored, mass)?)?;
                 }
-                ExplorerTensor::State(number, [layer, head], State::Q) => {
-                    writer.numbers(tensor, samples[number].queries(layer, head)?.flat())?;
-                    number
+                ExplorerTensor::State(_, [layer, head], State::Q) => {
+                    writer.numbers(tensor, sample.queries(layer, head)?.flat())?;
                 }
-                ExplorerTensor::State(number, [layer, head], state) => {
-                    let rows = samples[number].vectors_into(layer, state, head..head + 1, &mut room)?;
+                ExplorerTensor::State(_, [layer, head], state) => {
+                    let rows = sample.vectors_into(layer, state, head..head + 1, &mut room)?;
                     writer.numbers(tensor, rows.flat())?;
-                    number
                 }
-                ExplorerTensor::Highest(number, [layer, head], state) => {
-                    let rows = samples[number].vectors_into(layer, state, head..head + 1, &mut room)?;
+                ExplorerTensor::Highest(_, [layer, head], state) => {
+                    let rows = sample.vectors_into(layer, state, head..head + 1, &mut room)?;
                     if let Some((block, side)) = blocks(rows.len()) {
                         writer.blocks(tensor, &highest(&mut unit, rows, block, side))?;
                     }
-                    number
                 }
-            };
-            if last.is_some_and(|last| last != number) {
+            }
+            if last.replace(number).is_some_and(|last| last != number) {
                 step();
             }
-            last = Some(number);
         }
         step();
         Ok(writer.finish()?)

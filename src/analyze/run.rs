@@ -47,7 +47,7 @@ pub fn analyze(
     let mut table = StatsTable::create(&out_dir.join(TABLE_FILE), &model)?;
     let n_maps: usize =
         plan.datasets.iter().map(|d| d.samples.len().min(options.map_samples) * options.maps.len()).sum();
-    let n_explored: usize = explored(dumps, &plan, options).iter().map(Vec::len).sum();
+    let n_explored: usize = explored(dumps, &plan, options, &model).iter().map(Vec::len).sum();
     let total = plan.n_samples() + n_maps + n_explored;
     let mut done = 0;
     let mut step = || {

@@ -83,6 +83,17 @@ pub enum ExplorerTensor {
 }
 
 impl ExplorerTensor {
+    /// The number of its sample.
+    pub fn sample(self) -> usize {
+        match self {
+            Self::Positions(sample, _)
+            | Self::Links(sample)
+            | Self::Mass(sample)
+            | Self::State(sample, ..)
+            | Self::Highest(sample, ..) => sample,
+        }
+    }
+
     /// Its name in the file.
     pub fn name(self) -> String {
         let of_head = |sample: usize, [layer, head]: [usize; 2], state: State| {
