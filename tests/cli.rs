@@ -655,7 +655,7 @@ fn contradictions_in_the_arguments_are_refused() {
 }
 
 #[test]
-fn a_profile_for_another_model_needs_force() {
+fn a_profile_is_for_its_model() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     write_prompts(dir, &texts(6));
@@ -678,6 +678,14 @@ fn a_profile_for_another_model_needs_force() {
     std::fs::write(dir.join("new.profile.json"), profile.replace("kvscope.profile/1", "kvscope.profile/9")).unwrap();
     let args = ["generate", "--model", MODEL, "--prompt", "x", "--profile", "new.profile.json"];
     ends(&kvscope(dir, &args), 2, &["version 9", "up to version 1"]);
+    let bench = |profile: &str| {
+        let sizes = ["--contexts", "64", "--max-new-tokens", "4", "--repeats", "1"];
+        kvscope(dir, &[&["--json", "bench", "--model", MODEL, "--profile", profile][..], &sizes].concat())
+    };
+    let run: Value = serde_json::from_str(&done(bench("reports/run/llama-gqa.profile.json"))).unwrap();
+    assert_eq!(run["rows"][2]["policy"], "profile");
+    assert!((run["rows"][2]["kept_fraction"].as_f64().unwrap() - 0.6).abs() < 0.05, "{run}");
+    ends(&bench("other.profile.json"), 2, &["tuned for llama-gqa"]);
 }
 
 #[test]

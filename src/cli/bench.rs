@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::cli::Outcome;
 use crate::cli::common::Common;
-use crate::cli::compression::note_published;
+use crate::cli::compression::{note_published, profile_names, read_profile};
 use crate::cli::failure::{Result, Usage};
 use crate::cli::numbers;
 use crate::cli::options::{DeviceArg, load_model};
@@ -32,6 +32,9 @@ pub(crate) struct Args {
     /// Policy to measure beside the full cache. May be repeated
     #[arg(long, value_name = "SPEC", default_value = "kvmerger")]
     policy: Vec<String>,
+    /// Profile made by `kvscope tune` to measure, too, at its own budget. May be repeated
+    #[arg(long, value_name = "FILE")]
+    profile: Vec<PathBuf>,
     /// Share of the slots that each policy keeps
     #[arg(long, value_name = "X", default_value_t = 0.5, value_parser = numbers::kept_share)]
     kept_fraction: f64,
@@ -61,13 +64,16 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let mut contexts = args.contexts.clone();
     contexts.sort_unstable();
     contexts.dedup();
-    let compressions: Vec<Compression> = args
+    let mut compressions: Vec<Compression> = args
         .policy
         .iter()
         .map(|spec| Compression::parse(spec, Budget::KeptFraction(args.kept_fraction)))
         .collect::<Result<_, _>>()?;
     note_published(&args.policy, common)?;
     let model = load_model(&args.model, &compute, common)?;
+    for (path, name) in args.profile.iter().zip(profile_names(&args.profile, model.name())?) {
+        compressions.push(Compression::from_profile(name, &read_profile(path, &model, false)?)?);
+    }
     let max_positions = model.config().max_positions;
     if let Some(context) = contexts.iter().find(|context| context.saturating_add(args.max_new_tokens) > max_positions) {
         let what = format!(
@@ -95,6 +101,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         options: json!({
             "contexts": contexts,
             "policies": args.policy,
+            "profiles": args.profile,
             "kept_fraction": args.kept_fraction,
             "max_new_tokens": args.max_new_tokens,
             "repeats": args.repeats,
