@@ -117,6 +117,7 @@ const MODELS: &[(&str, &str)] = &[
     ("llama-llama3-rope-f32.gguf", "llama-llama3-rope/reference.safetensors"),
     ("llama-mha", "llama-mha/reference.safetensors"),
     ("llama-sharded", "llama-sharded/reference.safetensors"),
+    ("llama-steps-and-digits.gguf", "llama-steps-and-digits.reference.safetensors"),
     ("ministral-windows", "ministral-windows/reference.safetensors"),
     ("mistral-window", "mistral-window/reference.safetensors"),
     ("qwen2", "qwen2/reference.safetensors"),

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::quantized::GgmlDType;
 use serde_json::{Value, json};
 
 use crate::cli::Outcome;
@@ -259,7 +258,7 @@ fn of_gguf(path: &Path) -> Result<Value> {
     let read = gguf
         .tensors()
         .iter()
-        .map(|(name, info)| (name, format!("{} {:?}  {}", type_name(info.dtype), info.shape, size(info.bytes))));
+        .map(|(name, info)| (name, format!("{} {:?}  {}", info.dtype, info.shape, size(info.bytes))));
     let unread =
         gguf.unreadable().iter().map(|(name, dtype)| (name, format!("{dtype}  (a type that kvscope does not read)")));
     let tensors: BTreeMap<&String, String> = read.chain(unread).collect();
@@ -267,16 +266,6 @@ fn of_gguf(path: &Path) -> Result<Value> {
     let metadata: serde_json::Map<String, Value> =
         gguf.metadata().iter().map(|(key, value)| (cut(key), shown(value))).collect();
     Ok(json!({ "format": format!("GGUF version {}", gguf.version()), "metadata": metadata, "tensors": tensors }))
-}
-
-/// The type's name as ggml writes it.
-fn type_name(dtype: GgmlDType) -> String {
-    let name = format!("{dtype:?}");
-    // Q4K is Q4_K.
-    match name.strip_suffix('K') {
-        Some(bits) if bits.starts_with('Q') => format!("{bits}_K"),
-        _ => name,
-    }
 }
 
 /// A metadata value: itself where it is short; a long text without its middle, a long array by its length and kind.
@@ -365,10 +354,6 @@ mod tests {
         assert_eq!(shown(&Metadata::U64s(vec![1; 17])), json!("an array of unsigned integers, 17 items"));
         let Value::String(text) = shown(&Metadata::String("x".repeat(5000))) else { panic!() };
         assert_eq!(text.chars().count(), MOST_CHARS);
-        assert_eq!(
-            (type_name(GgmlDType::Q4K), type_name(GgmlDType::Q4_0), type_name(GgmlDType::BF16)),
-            ("Q4_K".into(), "Q4_0".into(), "BF16".into())
-        );
     }
 
     #[test]

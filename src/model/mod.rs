@@ -18,6 +18,7 @@ mod pass;
 mod projections;
 mod rope;
 mod slots;
+mod storage;
 mod store;
 mod weights;
 
@@ -27,6 +28,7 @@ pub use device::{Compute, Matmul};
 pub use pass::{Decoding, Pass};
 pub use rope::RopeScaling;
 pub use slots::{AttnMass, HeadSlots, SlotVectors};
+pub use storage::StorageType;
 pub use store::{ChunkStates, ForwardError, KvStore, LogitRows, StoreNeeds};
 
 use std::path::PathBuf;

@@ -81,7 +81,7 @@ impl Hint for GgufError {
             Self::Version { found: 0 | 1, .. } => Some("convert the model again with a current llama.cpp".into()),
             Self::Version { .. } => Some("update kvscope, or convert the model to GGUF version 3".into()),
             Self::UnsupportedType { .. } => {
-                Some("use a file in F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 or Q2_K to Q6_K".into())
+                Some("use a file in F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to Q6_K, IQ4_NL, IQ4_XS, MXFP4, TQ1_0 or TQ2_0".into())
             }
             Self::NotGguf { .. } => Some("give a .gguf file, or the folder of a Hugging Face model".into()),
             Self::Malformed { .. }

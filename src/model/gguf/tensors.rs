@@ -1,15 +1,15 @@
 //! The tensor table of a GGUF file, and tensors unpacked from its data.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
-use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{Device, Tensor};
-use half::{bf16, f16};
 
+use crate::model::StorageType;
 use crate::model::gguf::cursor::Cursor;
 use crate::model::gguf::{Gguf, GgufError};
+use crate::model::matrix::unpack;
 
 /// Most dimensions a tensor of the format may have.
 const MAX_DIMS: u32 = 4;
@@ -18,7 +18,7 @@ const MAX_DIMS: u32 = 4;
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorInfo {
     /// Storage type.
-    pub dtype: GgmlDType,
+    pub dtype: StorageType,
     /// Row-major shape: the order of the file, which names the innermost dimension first, reversed.
     pub shape: Vec<usize>,
     /// Which file of a split model holds it, from 0.
@@ -133,47 +133,54 @@ struct Storage {
     /// Bytes of a block.
     block_bytes: u64,
     /// How it is read; `None` for types that are not.
-    dtype: Option<GgmlDType>,
+    dtype: Option<StorageType>,
 }
 
 /// Every storage type of the format.
 #[rustfmt::skip]
 const STORAGES: &[Storage] = &[
-    Storage { kind: 0, name: "F32", block_len: 1, block_bytes: 4, dtype: Some(GgmlDType::F32) },
-    Storage { kind: 1, name: "F16", block_len: 1, block_bytes: 2, dtype: Some(GgmlDType::F16) },
-    Storage { kind: 2, name: "Q4_0", block_len: 32, block_bytes: 18, dtype: Some(GgmlDType::Q4_0) },
-    Storage { kind: 3, name: "Q4_1", block_len: 32, block_bytes: 20, dtype: Some(GgmlDType::Q4_1) },
-    Storage { kind: 6, name: "Q5_0", block_len: 32, block_bytes: 22, dtype: Some(GgmlDType::Q5_0) },
-    Storage { kind: 7, name: "Q5_1", block_len: 32, block_bytes: 24, dtype: Some(GgmlDType::Q5_1) },
-    Storage { kind: 8, name: "Q8_0", block_len: 32, block_bytes: 34, dtype: Some(GgmlDType::Q8_0) },
+    Storage { kind: 0, name: "F32", block_len: 1, block_bytes: 4, dtype: Some(StorageType::F32) },
+    Storage { kind: 1, name: "F16", block_len: 1, block_bytes: 2, dtype: Some(StorageType::F16) },
+    Storage { kind: 2, name: "Q4_0", block_len: 32, block_bytes: 18, dtype: Some(StorageType::Q4_0) },
+    Storage { kind: 3, name: "Q4_1", block_len: 32, block_bytes: 20, dtype: Some(StorageType::Q4_1) },
+    Storage { kind: 6, name: "Q5_0", block_len: 32, block_bytes: 22, dtype: Some(StorageType::Q5_0) },
+    Storage { kind: 7, name: "Q5_1", block_len: 32, block_bytes: 24, dtype: Some(StorageType::Q5_1) },
+    Storage { kind: 8, name: "Q8_0", block_len: 32, block_bytes: 34, dtype: Some(StorageType::Q8_0) },
     Storage { kind: 9, name: "Q8_1", block_len: 32, block_bytes: 40, dtype: None },
-    Storage { kind: 10, name: "Q2_K", block_len: 256, block_bytes: 84, dtype: Some(GgmlDType::Q2K) },
-    Storage { kind: 11, name: "Q3_K", block_len: 256, block_bytes: 110, dtype: Some(GgmlDType::Q3K) },
-    Storage { kind: 12, name: "Q4_K", block_len: 256, block_bytes: 144, dtype: Some(GgmlDType::Q4K) },
-    Storage { kind: 13, name: "Q5_K", block_len: 256, block_bytes: 176, dtype: Some(GgmlDType::Q5K) },
-    Storage { kind: 14, name: "Q6_K", block_len: 256, block_bytes: 210, dtype: Some(GgmlDType::Q6K) },
+    Storage { kind: 10, name: "Q2_K", block_len: 256, block_bytes: 84, dtype: Some(StorageType::Q2K) },
+    Storage { kind: 11, name: "Q3_K", block_len: 256, block_bytes: 110, dtype: Some(StorageType::Q3K) },
+    Storage { kind: 12, name: "Q4_K", block_len: 256, block_bytes: 144, dtype: Some(StorageType::Q4K) },
+    Storage { kind: 13, name: "Q5_K", block_len: 256, block_bytes: 176, dtype: Some(StorageType::Q5K) },
+    Storage { kind: 14, name: "Q6_K", block_len: 256, block_bytes: 210, dtype: Some(StorageType::Q6K) },
     Storage { kind: 15, name: "Q8_K", block_len: 256, block_bytes: 292, dtype: None },
     Storage { kind: 16, name: "IQ2_XXS", block_len: 256, block_bytes: 66, dtype: None },
     Storage { kind: 17, name: "IQ2_XS", block_len: 256, block_bytes: 74, dtype: None },
     Storage { kind: 18, name: "IQ3_XXS", block_len: 256, block_bytes: 98, dtype: None },
     Storage { kind: 19, name: "IQ1_S", block_len: 256, block_bytes: 50, dtype: None },
-    Storage { kind: 20, name: "IQ4_NL", block_len: 32, block_bytes: 18, dtype: None },
+    Storage { kind: 20, name: "IQ4_NL", block_len: 32, block_bytes: 18, dtype: Some(StorageType::Iq4Nl) },
     Storage { kind: 21, name: "IQ3_S", block_len: 256, block_bytes: 110, dtype: None },
     Storage { kind: 22, name: "IQ2_S", block_len: 256, block_bytes: 82, dtype: None },
-    Storage { kind: 23, name: "IQ4_XS", block_len: 256, block_bytes: 136, dtype: None },
+    Storage { kind: 23, name: "IQ4_XS", block_len: 256, block_bytes: 136, dtype: Some(StorageType::Iq4Xs) },
     Storage { kind: 24, name: "I8", block_len: 1, block_bytes: 1, dtype: None },
     Storage { kind: 25, name: "I16", block_len: 1, block_bytes: 2, dtype: None },
     Storage { kind: 26, name: "I32", block_len: 1, block_bytes: 4, dtype: None },
     Storage { kind: 27, name: "I64", block_len: 1, block_bytes: 8, dtype: None },
     Storage { kind: 28, name: "F64", block_len: 1, block_bytes: 8, dtype: None },
     Storage { kind: 29, name: "IQ1_M", block_len: 256, block_bytes: 56, dtype: None },
-    Storage { kind: 30, name: "BF16", block_len: 1, block_bytes: 2, dtype: Some(GgmlDType::BF16) },
-    Storage { kind: 34, name: "TQ1_0", block_len: 256, block_bytes: 54, dtype: None },
-    Storage { kind: 35, name: "TQ2_0", block_len: 256, block_bytes: 66, dtype: None },
-    Storage { kind: 39, name: "MXFP4", block_len: 32, block_bytes: 17, dtype: None },
+    Storage { kind: 30, name: "BF16", block_len: 1, block_bytes: 2, dtype: Some(StorageType::BF16) },
+    Storage { kind: 34, name: "TQ1_0", block_len: 256, block_bytes: 54, dtype: Some(StorageType::Tq1_0) },
+    Storage { kind: 35, name: "TQ2_0", block_len: 256, block_bytes: 66, dtype: Some(StorageType::Tq2_0) },
+    Storage { kind: 39, name: "MXFP4", block_len: 32, block_bytes: 17, dtype: Some(StorageType::Mxfp4) },
     Storage { kind: 40, name: "NVFP4", block_len: 64, block_bytes: 36, dtype: None },
     Storage { kind: 41, name: "Q1_0", block_len: 128, block_bytes: 18, dtype: None },
 ];
+
+impl fmt::Display for StorageType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let storage = STORAGES.iter().find(|storage| storage.dtype == Some(*self));
+        storage.map_or(Ok(()), |storage| f.write_str(storage.name))
+    }
+}
 
 impl Storage {
     fn of(kind: u32) -> Option<&'static Self> {
@@ -226,43 +233,20 @@ impl Gguf {
         })
     }
 
-    /// A tensor as stored, in blocks, on the CPU.
-    ///
-    /// Errors: as [`Gguf::tensor_info`], or `GgufError::Unpack`.
-    pub fn qtensor(&self, name: &str) -> Result<QTensor, GgufError> {
-        let info = self.tensor_info(name)?;
-        let bytes = self.tensor_bytes(name)?;
-        // The library asserts the alignment of its blocks, at most 4 bytes; a file may promise less.
-        let mut words = Vec::new();
-        let aligned = if (bytes.as_ptr() as usize).is_multiple_of(4) {
-            bytes
-        } else {
-            words.resize(bytes.len().div_ceil(4), 0u32);
-            let copy: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
-            copy[..bytes.len()].copy_from_slice(bytes);
-            &copy[..bytes.len()]
-        };
-        QStorage::from_data(Cow::Borrowed(aligned), &Device::Cpu, info.dtype)
-            .and_then(|storage| QTensor::new(storage, info.shape.as_slice()))
-            .map_err(|source| self.unpack(name, source))
-    }
-
     /// A tensor unpacked to f32 on the CPU, in row-major order.
     ///
-    /// Errors: as [`Gguf::qtensor`].
+    /// Errors: as [`Gguf::tensor_info`], or `GgufError::Unpack`.
     pub fn tensor(&self, name: &str) -> Result<Tensor, GgufError> {
         let info = self.tensor_info(name)?;
         let bytes = self.tensor_bytes(name)?;
-        let values: Vec<f32> = match info.dtype {
-            GgmlDType::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            GgmlDType::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-            GgmlDType::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
-            _ => return self.qtensor(name)?.dequantize(&Device::Cpu).map_err(|source| self.unpack(name, source)),
+        let Some(values) = unpack(info.dtype, bytes) else {
+            let what = format!("holds {} bytes, which are no whole blocks of {}", bytes.len(), info.dtype);
+            return Err(GgufError::Layout { path: self.path.clone(), name: name.into(), what });
         };
-        Tensor::from_vec(values, info.shape.as_slice(), &Device::Cpu).map_err(|source| self.unpack(name, source))
-    }
-
-    fn unpack(&self, name: &str, source: candle_core::Error) -> GgufError {
-        GgufError::Unpack { path: self.path.clone(), name: name.to_string(), source }
+        Tensor::from_vec(values, info.shape.as_slice(), &Device::Cpu).map_err(|source| GgufError::Unpack {
+            path: self.path.clone(),
+            name: name.into(),
+            source,
+        })
     }
 }

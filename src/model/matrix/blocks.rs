@@ -83,3 +83,33 @@ pub(super) fn q8_0(block: &[u8; 34], out: &mut [f32; LEN]) {
         out[i] = f32::from(block[2 + i] as i8) * scale;
     }
 }
+
+/// Steps of a weight of 4 bits: close together near 0, where most weights are.
+pub(super) const UNEVEN_STEPS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/// As Q4_0, where the bits name one of [`UNEVEN_STEPS`].
+#[inline(always)]
+pub(super) fn iq4_nl(block: &[u8; 18], out: &mut [f32; LEN]) {
+    let scale = half(block, 0);
+    for i in 0..16 {
+        let byte = block[2 + i];
+        out[i] = f32::from(UNEVEN_STEPS[usize::from(byte & 15)]) * scale;
+        out[i + 16] = f32::from(UNEVEN_STEPS[usize::from(byte >> 4)]) * scale;
+    }
+}
+
+/// Numbers of 4 bits, a sign, two bits of exponent and one of fraction, times two.
+const TWICE_E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+/// The exponent of the scale in a byte (of 2, less 127), then 16 bytes in the order of Q4_0.
+#[inline(always)]
+pub(super) fn mxfp4(block: &[u8; 17], out: &mut [f32; LEN]) {
+    // Half of 2^(e - 127), since the numbers are twice theirs; the two smallest are below the least normal number.
+    let exponent = u32::from(block[0]);
+    let scale = f32::from_bits(if exponent < 2 { 1 << (21 + exponent) } else { (exponent - 1) << 23 });
+    for i in 0..16 {
+        let byte = block[1 + i];
+        out[i] = f32::from(TWICE_E2M1[usize::from(byte & 15)]) * scale;
+        out[i + 16] = f32::from(TWICE_E2M1[usize::from(byte >> 4)]) * scale;
+    }
+}

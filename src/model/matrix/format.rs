@@ -1,8 +1,8 @@
 //! Storage types of weights: for each, how blocks become f32 and how rows of blocks are multiplied with a vector.
 
-use candle_core::quantized::GgmlDType;
 use multiversion::multiversion;
 
+use crate::model::StorageType;
 use crate::model::matrix::{blocks, superblocks, x86};
 
 /// Values that are turned into f32 at a time in a product without a kernel of its own: 1 kB, which stays in L1.
@@ -13,7 +13,7 @@ const LANES: usize = 32;
 /// A line of the table of storage types.
 #[derive(Debug)]
 pub(super) struct Format {
-    pub(super) dtype: GgmlDType,
+    pub(super) dtype: StorageType,
     /// Weights of a block.
     pub(super) block_len: usize,
     /// Bytes of a block.
@@ -74,12 +74,12 @@ macro_rules! format {
                 dot_rows(rows, x, out);
             }
         }
-        Format { dtype: GgmlDType::$dtype, block_len: $len, block_bytes: $bytes, widen, dot_rows: dot_rows_fast }
+        Format { dtype: StorageType::$dtype, block_len: $len, block_bytes: $bytes, widen, dot_rows: dot_rows_fast }
     }};
 }
 
 /// Every storage type that is kept as it is in memory.
-pub(super) static FORMATS: [Format; 13] = [
+pub(super) static FORMATS: [Format; 18] = [
     format!(F32, blocks::f32, 4, 1),
     format!(F16, blocks::f16, 2, 1, x86::f16),
     format!(BF16, blocks::bf16, 2, 1, x86::bf16),
@@ -93,6 +93,11 @@ pub(super) static FORMATS: [Format; 13] = [
     format!(Q4K, superblocks::q4_k, 144, superblocks::LEN),
     format!(Q5K, superblocks::q5_k, 176, superblocks::LEN),
     format!(Q6K, superblocks::q6_k, 210, superblocks::LEN),
+    format!(Iq4Nl, blocks::iq4_nl, 18, blocks::LEN),
+    format!(Iq4Xs, superblocks::iq4_xs, 136, superblocks::LEN),
+    format!(Tq1_0, superblocks::tq1_0, 54, superblocks::LEN),
+    format!(Tq2_0, superblocks::tq2_0, 66, superblocks::LEN),
+    format!(Mxfp4, blocks::mxfp4, 17, blocks::LEN),
 ];
 
 /// IEEE half precision.
@@ -100,7 +105,7 @@ pub(super) static F16: &Format = &FORMATS[1];
 /// The upper half of single precision.
 pub(super) static BF16: &Format = &FORMATS[2];
 
-/// The line of a storage type; `None` for one that no supported file has.
-pub(super) fn format_of(dtype: GgmlDType) -> Option<&'static Format> {
+/// The line of a storage type.
+pub(super) fn format_of(dtype: StorageType) -> Option<&'static Format> {
     FORMATS.iter().find(|format| format.dtype == dtype)
 }

@@ -17,10 +17,10 @@ mod tests;
 pub(in crate::model) use fixed::Kernel;
 pub(crate) use halves::{bf16_rows, f16_rows};
 
-use candle_core::quantized::GgmlDType;
 use rayon::prelude::*;
 
 use crate::math::{Rhs, axpy, first_not_below, product, product_columns};
+use crate::model::StorageType;
 use crate::model::matrix::fixed::{Activations, Packed};
 use crate::model::matrix::format::{Format, format_of};
 
@@ -59,7 +59,7 @@ impl Matrix {
     ///
     /// With a kernel, types that it knows are multiplied in fixed point.
     pub(crate) fn new(
-        dtype: GgmlDType,
+        dtype: StorageType,
         bytes: Vec<u8>,
         [n_out, n_in]: [usize; 2],
         kernel: Option<Kernel>,
@@ -120,6 +120,14 @@ impl Matrix {
     pub(crate) fn n_in(&self) -> usize {
         self.n_in
     }
+}
+
+/// Weights of a file in f32; `None` when the bytes are not whole blocks.
+pub(in crate::model) fn unpack(dtype: StorageType, bytes: &[u8]) -> Option<Vec<f32>> {
+    let format = format_of(dtype)?;
+    let mut weights = vec![0f32; bytes.len() / format.row_bytes(format.block_len) * format.block_len];
+    (format.widen)(bytes, &mut weights);
+    bytes.len().is_multiple_of(format.row_bytes(format.block_len)).then_some(weights)
 }
 
 /// Unpacked weights and rounded activations; kept from product to product.

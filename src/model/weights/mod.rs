@@ -15,13 +15,13 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::quantized::GgmlDType;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::checkpoint::{INDEX, MAX_INDEX_BYTES, brief, instead_of_weights, shards};
 use crate::files::read_limited;
 use crate::math::first_not_below;
 use crate::model::ModelError;
+use crate::model::StorageType;
 use crate::model::config::{Bias, Config};
 use crate::model::gguf::Gguf;
 use crate::model::matrix::{Kernel, Matrix};
@@ -43,7 +43,7 @@ pub(crate) struct Weights {
 #[derive(Debug)]
 struct Stored {
     /// `Err` with the type's name where it is not read.
-    dtype: Result<GgmlDType, String>,
+    dtype: Result<StorageType, String>,
     shape: Vec<usize>,
     file: usize,
     range: Range<usize>,
@@ -113,9 +113,9 @@ impl Weights {
                 let start = view.data().as_ptr() as usize - first;
                 let range = start..start + view.data().len();
                 let dtype = match view.dtype() {
-                    Dtype::F32 => Ok(GgmlDType::F32),
-                    Dtype::F16 => Ok(GgmlDType::F16),
-                    Dtype::BF16 => Ok(GgmlDType::BF16),
+                    Dtype::F32 => Ok(StorageType::F32),
+                    Dtype::F16 => Ok(StorageType::F16),
+                    Dtype::BF16 => Ok(StorageType::BF16),
                     other => Err(format!("{other:?}")),
                 };
                 tensors.insert(name, Stored { dtype, shape: view.shape().to_vec(), file, range });
@@ -209,7 +209,7 @@ impl Weights {
     }
 
     /// Type and bytes of a tensor, checked against the shape that the configuration implies, rows in half-split order.
-    fn bytes(&self, name: &str, shape: &[usize], config: &Config) -> Result<(GgmlDType, Vec<u8>), ModelError> {
+    fn bytes(&self, name: &str, shape: &[usize], config: &Config) -> Result<(StorageType, Vec<u8>), ModelError> {
         let stored_name = self.naming.stored(name);
         let Some(stored) = self.tensors.get(&stored_name) else {
             return Err(ModelError::MissingTensor(stored_name));

@@ -2,14 +2,13 @@
 
 use std::ops::Range;
 
-use candle_core::quantized::GgmlDType;
-
+use crate::model::StorageType;
 use crate::model::matrix::fixed::{GROUP, LEN};
 
 /// How a block of 32 weights is stored. Its file has scale, minimum, fifth bits and codes in this order, as far as it has them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
-    dtype: GgmlDType,
+    dtype: StorageType,
     /// Bits of a code. 4 and 5 are unsigned, 8 are signed.
     pub(super) bits: usize,
     /// A minimum of two bytes is stored behind the scale.
@@ -18,17 +17,17 @@ pub(super) struct Layout {
     pub(super) offset: f32,
 }
 
-const fn layout(dtype: GgmlDType, bits: usize, has_minimum: bool, offset: f32) -> Layout {
+const fn layout(dtype: StorageType, bits: usize, has_minimum: bool, offset: f32) -> Layout {
     Layout { dtype, bits, has_minimum, offset }
 }
 
 /// Every type that is multiplied in fixed point.
 pub(super) const LAYOUTS: [Layout; 5] = [
-    layout(GgmlDType::Q4_0, 4, false, -8.0),
-    layout(GgmlDType::Q4_1, 4, true, 0.0),
-    layout(GgmlDType::Q5_0, 5, false, -16.0),
-    layout(GgmlDType::Q5_1, 5, true, 0.0),
-    layout(GgmlDType::Q8_0, 8, false, 0.0),
+    layout(StorageType::Q4_0, 4, false, -8.0),
+    layout(StorageType::Q4_1, 4, true, 0.0),
+    layout(StorageType::Q5_0, 5, false, -16.0),
+    layout(StorageType::Q5_1, 5, true, 0.0),
+    layout(StorageType::Q8_0, 8, false, 0.0),
 ];
 
 impl Layout {
@@ -102,7 +101,7 @@ pub(in crate::model::matrix) struct Packed {
 
 impl Packed {
     /// Reorders the rows of a file, `n_out` of `n_in` weights; `None` for a type that has no layout.
-    pub(in crate::model::matrix) fn new(dtype: GgmlDType, rows: &[u8], [n_out, n_in]: [usize; 2]) -> Option<Self> {
+    pub(in crate::model::matrix) fn new(dtype: StorageType, rows: &[u8], [n_out, n_in]: [usize; 2]) -> Option<Self> {
         let layout = LAYOUTS.iter().position(|layout| layout.dtype == dtype)?;
         let block_bytes = LAYOUTS[layout].block_bytes();
         let n_blocks = n_in / LEN;

@@ -1,25 +1,28 @@
 //! Products in fixed point beside f64 loops, and one block by hand.
 
-use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::quantized::QTensor;
 use candle_core::{Device, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
+use crate::model::StorageType;
 use crate::model::matrix::Matrix;
 use crate::model::matrix::fixed::packed::LAYOUTS;
 use crate::model::matrix::format::format_of;
+use crate::model::matrix::tests::library_type;
 
-const TYPES: [GgmlDType; 5] = [GgmlDType::Q4_0, GgmlDType::Q4_1, GgmlDType::Q5_0, GgmlDType::Q5_1, GgmlDType::Q8_0];
+const TYPES: [StorageType; 5] =
+    [StorageType::Q4_0, StorageType::Q4_1, StorageType::Q5_0, StorageType::Q5_1, StorageType::Q8_0];
 
 fn random(n: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {
     (0..n).map(|_| rng.random_range(-1.5f32..1.5)).collect()
 }
 
 /// The file's bytes of random weights.
-fn stored(dtype: GgmlDType, shape: [usize; 2], rng: &mut ChaCha8Rng) -> Vec<u8> {
+fn stored(dtype: StorageType, shape: [usize; 2], rng: &mut ChaCha8Rng) -> Vec<u8> {
     let values = Tensor::from_vec(random(shape[0] * shape[1], rng), shape.as_slice(), &Device::Cpu).unwrap();
-    QTensor::quantize(&values, dtype).unwrap().data().unwrap().into_owned()
+    QTensor::quantize(&values, library_type(dtype).unwrap()).unwrap().data().unwrap().into_owned()
 }
 
 fn rounded(x: &[f32], n_in: usize, kernel: Kernel) -> Activations {
@@ -60,7 +63,7 @@ fn one_block_by_hand() {
     // Σ X·code = 3 · 32767 - 15 · 16384 + 0, ΣX = 32767 - 16384 + 8192.
     let expected = scale * 0.5 * (98_301.0 - 245_760.0) - 2.0 * scale * 24_575.0;
     assert!((expected + 15.0).abs() < 1e-3);
-    let packed = Packed::new(GgmlDType::Q4_1, &block, [1, 32]).unwrap();
+    let packed = Packed::new(StorageType::Q4_1, &block, [1, 32]).unwrap();
     for kernel in kernels() {
         let mut out = [0f32];
         multiply(kernel, &rounded(&x, 32, kernel), vec![(&packed, &mut out)]);
@@ -118,7 +121,7 @@ fn products_agree_with_f64_loops_and_do_not_depend_on_the_kernel_or_the_number_o
 #[test]
 fn what_is_not_finite_stays_so_and_zero_is_exact() {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
-    let packed = Packed::new(GgmlDType::Q8_0, &stored(GgmlDType::Q8_0, [3, 64], &mut rng), [3, 64]).unwrap();
+    let packed = Packed::new(StorageType::Q8_0, &stored(StorageType::Q8_0, [3, 64], &mut rng), [3, 64]).unwrap();
     for kernel in kernels() {
         for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut x = random(64, &mut rng);
@@ -136,11 +139,11 @@ fn what_is_not_finite_stays_so_and_zero_is_exact() {
 #[test]
 fn the_largest_codes_do_not_overflow() {
     // All weights -128 · 1 or 15 · 1, all activations at an end of their range.
-    for (dtype, code, weight) in [(GgmlDType::Q8_0, 0x80, -128.0), (GgmlDType::Q4_1, 0xff, 15.0)] {
+    for (dtype, code, weight) in [(StorageType::Q8_0, 0x80, -128.0), (StorageType::Q4_1, 0xff, 15.0)] {
         let n = format_of(dtype).unwrap().row_bytes(32);
         let mut block = vec![code; n];
         block[..2].copy_from_slice(&half::f16::from_f32(1.0).to_le_bytes());
-        if dtype == GgmlDType::Q4_1 {
+        if dtype == StorageType::Q4_1 {
             block[2..4].fill(0);
         }
         let packed = Packed::new(dtype, &block, [1, 32]).unwrap();

@@ -1,0 +1,45 @@
+//! How weights are stored.
+
+/// Storage types of weights that are read, as the ggml project's files have them.
+///
+/// Their names in this form are part of models' fingerprints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StorageType {
+    /// Single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of single precision.
+    BF16,
+    /// Blocks of 32: a scale, 4 bits a weight.
+    Q4_0,
+    /// Blocks of 32: a scale and a minimum, 4 bits a weight.
+    Q4_1,
+    /// Blocks of 32: a scale, 5 bits a weight.
+    Q5_0,
+    /// Blocks of 32: a scale and a minimum, 5 bits a weight.
+    Q5_1,
+    /// Blocks of 32: a scale, 8 bits a weight.
+    Q8_0,
+    /// Blocks of 256: scales and minima of their own for runs of 16, 2 bits a weight.
+    Q2K,
+    /// Blocks of 256: scales of their own for runs of 16, 3 bits a weight.
+    Q3K,
+    /// Blocks of 256: scales and minima of their own for runs of 32, 4 bits a weight.
+    Q4K,
+    /// Blocks of 256: scales and minima of their own for runs of 32, 5 bits a weight.
+    Q5K,
+    /// Blocks of 256: scales of their own for runs of 16, 6 bits a weight.
+    Q6K,
+    /// Blocks of 32: a scale, 4 bits a weight that name one of 16 uneven steps.
+    Iq4Nl,
+    /// Blocks of 256: scales of their own for runs of 32, 4 bits a weight that name one of 16 uneven steps.
+    Iq4Xs,
+    /// Blocks of 256: a scale, weights of -1, 0 or 1, five of them in a byte.
+    Tq1_0,
+    /// Blocks of 256: a scale, weights of -1, 0 or 1, four of them in a byte.
+    Tq2_0,
+    /// Blocks of 32: a power of two as scale, floating-point numbers of 4 bits.
+    Mxfp4,
+}
