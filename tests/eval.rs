@@ -273,11 +273,11 @@ fn answers_are_written_as_the_benchmarks_take_them() {
     let generation = kvscope::runtime::generate(&model, &prompt, &mut cache, &options, go_on).unwrap();
     assert_eq!((row.n_prompt_tokens, row.n_new_tokens), (prompt.len(), generation.tokens.len()));
     let drawn = done(kvscope(dir.path(), &["report", "run", "--out", "figures", "-v"]));
-    for name in ["policies.png", "policies-zeroscrolls.svg", "needle-grid.png", "run/eval.html"] {
+    for name in ["policies.png", "policies-zeroscrolls.svg", "needle-grid.png", "run/report.html"] {
         assert!(drawn.contains(name), "{name}: {drawn}");
     }
-    let page = std::fs::read_to_string(run.join("eval.html")).unwrap();
-    assert!(page.contains(">Verdict<") && page.contains("evict:bridge=true") && page.contains("figure-needle-grid"));
+    let page = std::fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(page.contains(">Evaluation<") && page.contains("Answers side by side") && page.contains("evict:bridge=true") && page.contains("figure-needle-grid"));
     let grid = std::fs::read_to_string(dir.path().join("figures/needle-grid.svg")).unwrap();
     assert!(grid.contains("Depth of the needle, %") && grid.contains("evict:bridge=true, 50 %"), "{grid}");
     // One needle, of 2 policies beside the full cache.

@@ -6,6 +6,7 @@ use crate::cli::common::Common;
 use crate::cli::failure::{Result, Usage};
 use crate::cli::output::{emit_json_line, say_raw};
 use crate::cli::session::{Job, Session, encode_prompt};
+use crate::format::generation::Generated;
 use crate::model::tokenizer::Message;
 
 /// Stands for the reply when a template is asked what follows one.
@@ -31,7 +32,7 @@ pub(crate) fn chat(job: &Job<'_>, first: Option<String>, common: &Common) -> Res
         is_first = false;
         let (_, report) = session.turn(&tokens, common)?;
         if common.json {
-            emit_json_line(&serde_json::to_value(&report)?)?;
+            emit_json_line(&serde_json::to_value(Generated { prompt: Some(text), ..report })?)?;
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::cli::session::{Job, encode_prompt};
 use crate::cli::table::{facts, verdict};
 use crate::files::{FileError, write_json};
 use crate::format::dump::{Dump, State};
+use crate::format::generation::Generated;
 use crate::format::run::Target;
 use crate::hub;
 use crate::hub::{HubSettings, PullOptions};
@@ -29,7 +30,7 @@ use crate::model::Model;
 use crate::prompts;
 use crate::prompts::Prompt;
 use crate::report;
-use crate::report::{FIGURES, ReportInput};
+use crate::report::{FIGURES, Report};
 use crate::runtime::{Compression, GenerateOptions};
 use crate::tune;
 use crate::tune::{TuneOptions, Tuned};
@@ -98,7 +99,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let generation = generated(&model, &texts, compression, &report_dir, common)?;
 
     step(6, "report: figures and one page");
-    let input = ReportInput::read(&report_dir, Some(&profile_path), Some(&generation))?;
+    let input = Report::read(std::slice::from_ref(&report_dir))?;
     let page = report_dir.join("report.html");
     let written = counted(common, "report", "figures", FIGURES.len(), |more| {
         report::write(&input, &figure_dir, &page, None, &mut |_| more(1))
@@ -176,7 +177,8 @@ fn generated(
     let article = texts.iter().find(|text| text.dataset == "demo_article").unwrap_or(&texts[0]);
     let question = "In one short paragraph, what is the text above about?";
     let chat_template = model.tokenizer()?.uses_chat(false);
-    let prompt = encode_prompt(model, &format!("{}\n\n{question}", article.text), chat_template)?;
+    let text = format!("{}\n\n{question}", article.text);
+    let prompt = encode_prompt(model, &text, chat_template)?;
     note(common, &format!("{question} ({} tokens, {})", prompt.len(), article.id));
     let options = GenerateOptions {
         max_new_tokens: 96,
@@ -185,7 +187,7 @@ fn generated(
     };
     let job =
         Job { model, chat_template, compression: Some(compression), cache_type: Float::F32, options, stop: Vec::new() };
-    let report = job.report(&prompt, true, common)?;
+    let report = Generated { prompt: Some(text), ..job.report(&prompt, true, common)? };
     let path = dir.join("generate.json");
     write_json(&path, &report)?;
     Ok(path)

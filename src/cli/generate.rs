@@ -11,6 +11,7 @@ use crate::cli::inputs::{FrameArgs, source_of};
 use crate::cli::options::{DeviceArg, load_model};
 use crate::cli::output::emit_json;
 use crate::cli::session::{Job, encode_prompt};
+use crate::format::generation::Generated;
 use crate::prompts;
 use crate::runtime::{GenerateOptions, Sampling};
 
@@ -109,7 +110,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         Some(text) => {
             let report = job.report(&encode_prompt(&model, &text, job.chat_template)?, args.compare, common)?;
             if common.json {
-                emit_json(&serde_json::to_value(&report)?)?;
+                emit_json(&serde_json::to_value(Generated { prompt: Some(text), ..report })?)?;
             }
         }
         None => {}

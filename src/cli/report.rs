@@ -10,31 +10,22 @@ use crate::cli::common::Common;
 use crate::cli::failure::Result;
 use crate::cli::options::{out_dir, run_name};
 use crate::cli::output::{counted, emit, emit_json, note};
-use crate::files::{list, read_json};
-use crate::format::analysis::FILE;
-use crate::format::evaluation::Evaluation;
-use crate::format::profile;
-use crate::format::run::Run;
 use crate::report;
-use crate::report::{Build, Document, FIGURES, ReportInput, Written};
+use crate::report::{FIGURES, Report};
 
-/// Draw figures and an offline HTML report from an analysis, an evaluation, or both
+/// Draw figures and one offline HTML page from whatever was saved: an analysis, profiles, an evaluation, generations, measurements
+/// of speed, comparisons
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Folder of an analysis or evaluation, as `kvscope analyze` or `kvscope eval` wrote it
-    #[arg(value_name = "DIR")]
-    analysis: PathBuf,
-    /// Profile to show [default: the first *.profile.json in DIR by name, if there is one]
-    #[arg(long, value_name = "FILE")]
-    profile: Option<PathBuf>,
-    /// A run of `kvscope generate --json` to show [default: generate.json in DIR, if it is there]
-    #[arg(long, value_name = "FILE")]
-    generation: Option<PathBuf>,
+    /// Folders and files that analyze, tune, eval, generate --json and bench --out wrote. Of a folder everything is shown, in DIR/report.html;
+    /// the page of a file stands beside it
+    #[arg(value_name = "DIR|FILE", required = true)]
+    paths: Vec<PathBuf>,
     /// Figures to draw; a page that is there stays as it is [default: all that there is data for, and the page]
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = figure_names())]
     figure: Vec<String>,
     /// Size up to which the explorer's maps fill the page, in MB
-    #[arg(long, value_name = "MB", default_value_t = (ReportInput::PAGE_BYTES / 1_000_000) as u32)]
+    #[arg(long, value_name = "MB", default_value_t = (Report::PAGE_BYTES / 1_000_000) as u32)]
     page_mb: u32,
     /// Folder of the figures [default: figures/RUN]
     #[arg(long, value_name = "DIR")]
@@ -47,26 +38,14 @@ fn figure_names() -> PossibleValuesParser {
 }
 
 pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
-    let dir = &args.analysis;
-    let figures = out_dir(args.out.as_ref(), "figures", &run_name(dir));
-    let has_evaluation = dir.join(Evaluation::FILE).exists();
-    let has_analysis = !has_evaluation || dir.join(FILE).exists();
-    // What nothing is known of goes to the analysis, which says so.
-    let of_evaluation = |name: &String| {
-        has_evaluation
-            && FIGURES.iter().any(|figure| figure.name == *name && matches!(figure.build, Build::Evaluation(_)))
-    };
-    let (of_eval, of_analysis): (Vec<String>, Vec<String>) = args.figure.iter().cloned().partition(of_evaluation);
-    let named = !args.figure.is_empty();
-    let mut files = Vec::new();
-    if has_evaluation && (!named || !of_eval.is_empty()) {
-        let evaluation: Evaluation = read_json(&dir.join(Evaluation::FILE))?;
-        let only = named.then_some(of_eval.as_slice());
-        files.extend(draw(&evaluation, &figures, &dir.join("eval.html"), only, common)?.files);
-    }
-    if has_analysis && !named || !of_analysis.is_empty() {
-        files.extend(analysis_into(args, &figures, named.then_some(of_analysis.as_slice()), common)?.files);
-    }
+    let report = Report { page_bytes: args.page_mb as usize * 1_000_000, ..Report::read(&args.paths)? };
+    let Place { page, run } = Place::of(&args.paths[0]);
+    let figures = out_dir(args.out.as_ref(), "figures", &run);
+    let only = Some(args.figure.as_slice()).filter(|names| !names.is_empty());
+    let written = counted(common, "report", "figures", FIGURES.len(), |more| {
+        report::write(&report, &figures, &page, only, &mut |_| more(1))
+    })?;
+    let files = written.files;
     if common.json {
         let files: Vec<Value> = files.iter().map(|file| json!({ "path": file.path, "shows": file.shows })).collect();
         emit_json(&json!({ "schema": "kvscope.report/1", "files": files }))?;
@@ -77,46 +56,23 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         for file in pages.iter().chain(listed) {
             emit(&format!("{}  {}\n", file.path.display(), file.shows))?;
         }
-        note(common, &format!("{} figures in {}", drawn.len(), figures.display()));
+        note(common, &format!("{} files of figures in {}", drawn.len(), figures.display()));
     }
     Ok(Outcome::Done)
 }
 
-fn analysis_into(args: &Args, figures: &Path, only: Option<&[String]>, common: &Common) -> Result<Written> {
-    let dir = &args.analysis;
-    let profile = match &args.profile {
-        Some(path) => Some(path.clone()),
-        None => first_profile(dir, common)?,
-    };
-    let generation = args.generation.clone().or_else(|| Some(dir.join("generate.json")).filter(|path| path.exists()));
-    let read = ReportInput::read(dir, profile.as_deref(), generation.as_deref())?;
-    let input = ReportInput { page_bytes: args.page_mb as usize * 1_000_000, ..read };
-    draw(&input, figures, &dir.join("report.html"), only, common)
+/// Where the page goes, and what the folder of figures is called.
+struct Place {
+    page: PathBuf,
+    run: String,
 }
 
-/// Draws a document with a bar.
-fn draw<'a>(
-    document: impl Into<Document<'a>>,
-    figures: &Path,
-    page: &Path,
-    only: Option<&[String]>,
-    common: &Common,
-) -> Result<Written> {
-    let written = counted(common, "report", "figures", FIGURES.len(), |more| {
-        report::write(document, figures, page, only, &mut |_| more(1))
-    })?;
-    Ok(written)
-}
-
-/// The profile in a folder; of several, which are told of, the first by name.
-fn first_profile(dir: &Path, common: &Common) -> Result<Option<PathBuf>> {
-    let mut found = list(dir)?;
-    found.retain(|path| path.to_string_lossy().ends_with(profile::SUFFIX));
-    let n = found.len();
-    let first = found.into_iter().next();
-    if let Some(first) = first.as_ref().filter(|_| n > 1) {
-        let name = first.file_name().unwrap_or_default().to_string_lossy();
-        note(common, &format!("of {n} profiles in {}, {name} is shown: --profile FILE names another", dir.display()));
+impl Place {
+    /// In a folder, which is the run; beside a file, under its name.
+    fn of(path: &Path) -> Self {
+        if path.is_dir() {
+            return Self { page: path.join("report.html"), run: run_name(path) };
+        }
+        Self { page: path.with_extension("html"), run: run_name(&path.with_extension("")) }
     }
-    Ok(first)
 }

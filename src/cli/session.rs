@@ -78,7 +78,8 @@ impl<'a> Session<'a> {
         let before = resident_bytes();
         let prompt = [&std::mem::take(&mut self.unseen), tokens].concat();
         self.interrupted.store(false, Ordering::Relaxed);
-        let (generation, text) = stream(self.job, &prompt, &mut self.cache, &self.interrupted, !common.json)?;
+        let Streamed { generation, text, token_texts } =
+            stream(self.job, &prompt, &mut self.cache, &self.interrupted, !common.json)?;
         self.unseen = generation.tokens[generation.decode_steps..].to_vec();
         let cache = &self.cache;
         let report = Generated {
@@ -86,7 +87,9 @@ impl<'a> Session<'a> {
             model: self.job.model.identity()?.clone(),
             policy: self.name.clone(),
             params: self.params.clone(),
+            prompt: None,
             text,
+            token_texts: Some(token_texts),
             stop: generation.stop,
             chat_template: Some(self.job.chat_template),
             prompt_tokens: prompt.len(),
@@ -149,7 +152,8 @@ impl Job<'_> {
         if with_full {
             let (model, kind) = (self.model, self.cache_type);
             let mut full = RaggedCache::new(model.config(), kind, None);
-            let (reference, reference_text) = stream(self, prompt, &mut full, &stop, false)?;
+            let Streamed { generation: reference, text: reference_text, token_texts } =
+                stream(self, prompt, &mut full, &stop, false)?;
             let same = generation.tokens.iter().zip(&reference.tokens).take_while(|(a, b)| a == b).count();
             let differs = same < generation.tokens.len().max(reference.tokens.len());
             // Both caches are fed the full cache's text, so that every distribution is compared on the same tokens.
@@ -160,6 +164,7 @@ impl Job<'_> {
             summarise_comparison(&reference, &reference_text, differs.then_some(same), &comparison, common);
             let full = FullCache {
                 text: reference_text,
+                token_texts: Some(token_texts),
                 new_tokens: reference.tokens.len(),
                 prefill_secs: reference.prefill.as_secs_f64(),
                 decode_secs: reference.decode.as_secs_f64(),
@@ -172,16 +177,23 @@ impl Job<'_> {
     }
 }
 
+/// What was generated, its text, and what every token adds to that.
+struct Streamed {
+    generation: Generation,
+    text: String,
+    token_texts: Vec<String>,
+}
+
 fn stream(
     job: &Job<'_>,
     prompt: &[u32],
     cache: &mut RaggedCache,
     interrupted: &AtomicBool,
     show: bool,
-) -> Result<(Generation, String)> {
+) -> Result<Streamed> {
     let mut pieces = job.model.tokenizer()?.stream(SkipSpecial::Yes);
     let mut stop = StopStrings::new(job.stop.clone());
-    let mut text = String::new();
+    let (mut text, mut token_texts) = (String::new(), Vec::new());
     let mut failure = None;
     let put = |piece: &str, text: &mut String| -> Result<()> {
         if show {
@@ -192,8 +204,9 @@ fn stream(
     };
     let generation = generate(job.model, prompt, cache, &job.options, &mut |token| {
         let shown = pieces.push(token).map_err(Failure::from).and_then(|piece| {
-            let (piece, stopped) = stop.push(&piece);
-            put(&piece, &mut text).map(|()| stopped)
+            let (shown, stopped) = stop.push(&piece);
+            token_texts.push(piece);
+            put(&shown, &mut text).map(|()| stopped)
         });
         match shown {
             Err(error) => {
@@ -209,13 +222,17 @@ fn stream(
         return Err(error);
     }
     if generation.stop != StopReason::StopString {
-        let (piece, _) = stop.push(&pieces.finish()?);
+        let rest = pieces.finish()?;
+        let (piece, _) = stop.push(&rest);
+        if let Some(last) = token_texts.last_mut() {
+            last.push_str(&rest);
+        }
         put(&(piece + &stop.finish()), &mut text)?;
     }
     if show {
         emit("\n")?;
     }
-    Ok((generation, text))
+    Ok(Streamed { generation, text, token_texts })
 }
 
 fn summarise_comparison(

@@ -60,6 +60,11 @@ pub fn check_replaceable<T: Document>(path: &Path) -> Result<(), FileError> {
     if is_ours { Ok(()) } else { Err(FileError::Foreign { path: path.into(), expected: T::NAME }) }
 }
 
+/// The schema id of a document of any kind; `None` where there is none to be read.
+pub fn parse_head(text: &[u8]) -> Option<String> {
+    serde_json::from_slice::<Head>(text).ok()?.schema
+}
+
 #[derive(serde::Deserialize)]
 struct Head {
     schema: Option<String>,

@@ -13,7 +13,7 @@ mod space;
 pub use atomic::create_dir;
 pub(crate) use atomic::{AtomicFile, create_own_dir, write_atomic};
 pub use document::{Document, read_json, write_json};
-pub(crate) use document::{check_replaceable, parse_json, read_own_json};
+pub(crate) use document::{check_replaceable, parse_head, parse_json, read_own_json};
 pub(crate) use hash::{HashingWriter, Sha256, copy_hashed, sha256_own};
 pub use hash::{sha256_bytes, sha256_file};
 pub(crate) use identity::TOOL_VERSION;

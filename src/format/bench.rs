@@ -1,9 +1,14 @@
 //! A run of `kvscope bench`: speed and memory against the length of the context.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::files::{Document, ModelIdentity};
+use crate::files::{Document, ModelIdentity, read_json};
+
+/// What the full cache is called among the policies.
+pub const FULL: &str = "full";
 
 /// The whole run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,4 +97,31 @@ pub struct BreakEven {
     pub context_tokens: Option<f64>,
     /// Whether it pays at the shortest measured context already, which then stands in its place.
     pub at_shortest_measured: bool,
+}
+
+/// Faults of a run, each in words that name the file; empty when there is none: a time that cannot be, a share outside 0 to 1, a
+/// context without the full cache.
+pub fn faults(path: &Path) -> Vec<String> {
+    let found = match read_json::<Bench>(path) {
+        Err(error) => return vec![error.to_string()],
+        Ok(bench) => bench.rows.iter().filter_map(|row| row.fault(&bench)).collect::<Vec<_>>(),
+    };
+    found.into_iter().map(|what| format!("{}: {what}", path.display())).collect()
+}
+
+impl SpeedRow {
+    fn fault(&self, bench: &Bench) -> Option<String> {
+        let place = format!("{} at {} tokens", self.policy, self.context_tokens);
+        let secs = [self.prefill_secs, self.compress_secs, self.decode_secs].into_iter().flatten();
+        let samples = &self.samples_secs;
+        let all = secs.chain([&samples.prefill, &samples.compress, &samples.decode].into_iter().flatten().copied());
+        if let Some(secs) = all.into_iter().find(|secs| !(secs.is_finite() && *secs >= 0.0)) {
+            return Some(format!("{place} took {secs} s"));
+        }
+        if let Some(kept) = self.kept_fraction.filter(|kept| !(0.0..=1.0).contains(kept)) {
+            return Some(format!("{place} keeps {kept} of the slots"));
+        }
+        let is_whole = |row: &SpeedRow| row.policy == FULL && row.context_tokens == self.context_tokens;
+        (!bench.rows.iter().any(is_whole)).then(|| format!("there is no full cache at {} tokens", self.context_tokens))
+    }
 }

@@ -9,7 +9,7 @@ use half::f16;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
-use crate::files::{Document, FileError, InputHash, ModelIdentity, is_inside, parse_json, read_own, sha256_bytes};
+use crate::files::{Document, FileError, InputHash, ModelIdentity, is_inside, parse_json, read_own, sha256_bytes, sha256_own};
 use crate::format::FormatError;
 use crate::format::dump::{DumpError, SampleWriter, State, TensorSpec};
 use crate::math::Float;
@@ -321,6 +321,17 @@ pub fn fault(dir: &Path, file: &InputHash) -> Option<String> {
         }
     }
     None
+}
+
+/// Faults of a file that is looked at by itself, each in words that name the file; empty when there is none.
+pub fn faults(path: &Path) -> Vec<String> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let found = sha256_own(path).map(|(sha256, _)| {
+        let file = InputHash { name, sha256 };
+        fault(path.parent().unwrap_or(Path::new("")), &file)
+    });
+    let what = found.unwrap_or_else(|error| Some(error.to_string()));
+    what.map(|what| format!("{}: {what}", path.display())).into_iter().collect()
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! A run of `kvscope generate`: the text, and what the cache took.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::files::{Document, ModelIdentity};
+use crate::files::{Document, ModelIdentity, read_json};
 use crate::merge::Counters;
 
 /// Why generation ended.
@@ -53,6 +55,9 @@ pub struct Compared {
 pub struct FullCache {
     /// Its text.
     pub text: String,
+    /// What every token adds to the text; `None` in files of versions that did not record it.
+    #[serde(default)]
+    pub token_texts: Option<Vec<String>>,
     /// Tokens of the text.
     pub new_tokens: usize,
     /// Seconds of the prompt.
@@ -74,8 +79,14 @@ pub struct Generated {
     pub policy: String,
     /// Checked parameters; `None` with the full cache.
     pub params: Option<Value>,
+    /// The prompt as it was given, without the chat format; `None` in files of versions that did not record it.
+    #[serde(default)]
+    pub prompt: Option<String>,
     /// What was generated.
     pub text: String,
+    /// What every token adds to the text; `None` in files of versions that did not record it.
+    #[serde(default)]
+    pub token_texts: Option<Vec<String>>,
     /// Why it ended.
     pub stop: StopReason,
     /// Whether the prompt stood in the model's chat format; `None` in files of versions that did not record it.
@@ -121,4 +132,40 @@ pub struct Generated {
 impl Document for Generated {
     const NAME: &'static str = "kvscope.generate";
     const VERSION: u32 = 1;
+}
+
+/// Faults of a run, each in words that name the file; empty when there is none: shares outside 0 to 1, a divergence that is not of
+/// its tokens.
+pub fn faults(path: &Path) -> Vec<String> {
+    let fault = match read_json::<Generated>(path) {
+        Err(error) => return vec![error.to_string()],
+        Ok(generated) => generated.fault(),
+    };
+    fault.map(|what| format!("{}: {what}", path.display())).into_iter().collect()
+}
+
+impl Generated {
+    fn fault(&self) -> Option<String> {
+        let shares = [self.kept_fraction, self.prompt_kept_fraction].into_iter().flatten();
+        if let Some(share) = shares.into_iter().find(|share| !(0.0..=1.0).contains(share)) {
+            return Some(format!("{share} of the slots are kept"));
+        }
+        let texts = |texts: &Option<Vec<String>>, n: usize| texts.as_ref().is_some_and(|texts| texts.len() != n);
+        if texts(&self.token_texts, self.new_tokens) {
+            return Some(format!("not one text for each of {} tokens", self.new_tokens));
+        }
+        let Compared { full, tokens_until_first_difference, comparison } = self.compared.as_ref()?;
+        if texts(&full.token_texts, full.new_tokens) {
+            return Some(format!("not one text for each of the full cache's {} tokens", full.new_tokens));
+        }
+        if comparison.kl.len() != comparison.n_tokens {
+            return Some(format!("the KL of {} tokens where it says {}", comparison.kl.len(), comparison.n_tokens));
+        }
+        if let Some(kl) = comparison.kl.iter().find(|kl| !(kl.is_finite() && **kl >= -1e-6)) {
+            return Some(format!("a KL of {kl}"));
+        }
+        let most = self.new_tokens.max(full.new_tokens);
+        let part = tokens_until_first_difference.filter(|part| *part >= most)?;
+        Some(format!("the texts part at token {part} of {most}"))
+    }
 }

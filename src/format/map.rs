@@ -11,6 +11,8 @@ use crate::files::{ModelIdentity, TOOL_VERSION, is_inside, map_opened, open_own,
 use crate::format::FormatError;
 use crate::format::dump::{DumpError, SampleWriter, State, TensorSpec};
 
+/// The schema's name.
+pub const NAME: &str = "kvscope.map";
 /// Levels are halved until they are no wider.
 const COARSEST: usize = 256;
 /// Longest side of a level that is read into memory.
@@ -72,7 +74,7 @@ impl MapEntry {
 /// Writes a map's file below the analysis' folder; returns its digest.
 pub fn write(dir: &Path, entry: &MapEntry, model: &ModelIdentity, levels: &[Vec<f16>]) -> Result<String, DumpError> {
     let metadata = [
-        ("schema", "kvscope.map/1".to_string()),
+        ("schema", format!("{NAME}/1")),
         ("tool", TOOL_VERSION.to_string()),
         ("model", model.name.clone()),
         ("model_fingerprint", model.fingerprint.clone()),
@@ -142,6 +144,26 @@ pub fn fault(dir: &Path, entry: &MapEntry) -> Option<String> {
         entry.sides().into_iter().enumerate().try_for_each(|(level, side)| view(&tensors, level, side).map(drop))
     };
     check().err().map(|what| format!("the map {}: {what}", entry.file))
+}
+
+/// Faults of a map that is looked at by itself, each in words that name the file; empty when there is none.
+pub fn faults(path: &Path) -> Vec<String> {
+    let check = || {
+        let bytes = read_own(path, "map", MAX_BYTES).map_err(|e| e.to_string())?;
+        let tensors = tensors(&bytes)?;
+        let finest = tensors.tensor(&level_name(0)).map_err(|_| format!("holds no tensor {}", level_name(0)))?;
+        let n_tokens = finest.shape().first().copied().unwrap_or(0);
+        let sides = halves(n_tokens).take(n_levels(n_tokens));
+        for (level, side) in sides.enumerate() {
+            let cells = view(&tensors, level, side)?.data().as_chunks::<2>().0;
+            let values = cells.iter().map(|cell| f16::from_le_bytes(*cell).to_f32());
+            if let Some(value) = values.into_iter().find(|value| value.abs() > 1.0 + 1e-3) {
+                return Err(format!("{} has a cosine of {value}", level_name(level)));
+            }
+        }
+        Ok(())
+    };
+    check().err().map(|what| format!("{}: {what}", path.display())).into_iter().collect()
 }
 
 fn tensors(bytes: &[u8]) -> Result<SafeTensors<'_>, String> {

@@ -10,6 +10,7 @@ pub mod evaluation;
 pub mod explorer;
 pub mod generation;
 pub mod join;
+pub mod kind;
 pub mod map;
 pub mod profile;
 pub mod run;

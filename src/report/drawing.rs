@@ -1,5 +1,9 @@
 //! One picture of a figure: drawn once, as SVG; its PNG is made from that.
 
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -13,6 +17,18 @@ use crate::report::theme;
 const MAX_HEIGHT: f64 = 2400.0;
 /// Cells that touch must not let the page shine through between them, and cells of rasters stay what they are.
 const STYLE: &str = "<style>rect{shape-rendering:crispEdges}image{image-rendering:pixelated}</style>";
+
+/// How every file begins.
+fn opening() -> String {
+    format!("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"", theme::WIDTH)
+}
+
+/// Whether a file is a figure that was drawn here.
+pub(super) fn is_drawing(path: &Path) -> bool {
+    let opening = opening();
+    let mut start = vec![0; opening.len()];
+    File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == opening.as_bytes()
+}
 
 /// Values under a raster, for reading them off in the HTML file.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -73,9 +89,8 @@ impl Drawing {
     /// The figure as an SVG document. Rasters are embedded with at most `raster_side` cells a side.
     pub fn svg(&self, raster_side: usize) -> Result<String, ReportError> {
         let head = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{}\" viewBox=\"{}\" role=\"img\">\n\
-             <title>{}</title>\n<desc>{}</desc>\n{STYLE}\n",
-            theme::WIDTH,
+            "{}{}\" viewBox=\"{}\" role=\"img\">\n<title>{}</title>\n<desc>{}</desc>\n{STYLE}\n",
+            opening(),
             self.height,
             self.view_box(),
             escape(&self.title),

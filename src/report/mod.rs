@@ -1,10 +1,12 @@
 //! Figures (PNG and SVG) and one offline HTML file, from saved files only: nothing is measured here.
 //!
 //! A new figure is one file in `figure/` and one line in [`FIGURES`]: it says what it shows and leaves the drawing to a layout,
-//! `heat`, `curves` or `dots`. A figure is drawn once, as SVG; its PNG is made from that.
+//! `heat`, `curves` or `dots`. A figure is drawn once, as SVG; its PNG is made from that. A new section of the page is one file in
+//! `page/section/` and one line in its table.
 
 mod axes;
 mod canvas;
+mod contents;
 mod curves;
 mod dots;
 mod drawing;
@@ -17,6 +19,7 @@ mod raster;
 mod text;
 mod theme;
 
+pub use contents::{Evaluated, Named, Report, ReportInput};
 pub(crate) use drawing::Drawing;
 pub use figure::{Build, FIGURES, FigureEntry};
 
@@ -26,11 +29,8 @@ use std::path::{Path, PathBuf};
 use page::Figures;
 use rayon::prelude::*;
 
-use crate::files::{FileError, FolderLock, create_dir, read_json, write_atomic};
+use crate::files::{FileError, FolderLock, create_dir, list, write_atomic};
 use crate::format::FormatError;
-use crate::format::analysis::{Analysis, FILE};
-use crate::format::evaluation::Evaluation;
-use crate::format::generation::Generated;
 use crate::format::profile::{Profile, ProfileError};
 use crate::hint::Hint;
 
@@ -71,6 +71,26 @@ pub enum ReportError {
     /// A file contradicts itself, or holds more than can be drawn.
     #[error("{0}")]
     Damaged(String),
+    /// A path at which nothing lies that a report shows.
+    #[error("{} {holds}", path.display())]
+    Nothing {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        holds: &'static str,
+        /// What to do.
+        hint: String,
+    },
+    /// Two files of a kind of which a page shows one.
+    #[error("there are two {what}, {} and {}, and a page shows one", first.display(), second.display())]
+    Twice {
+        /// The kind, in words.
+        what: &'static str,
+        /// The first.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
     /// The drawing library refused.
     #[error("drawing failed: {0}")]
     Draw(String),
@@ -88,45 +108,10 @@ impl Hint for ReportError {
             Self::Format(error) => error.hint(),
             Self::Profile(error) => error.hint(),
             Self::Damaged(_) => Some("make the file again with the same command".into()),
+            Self::Nothing { hint, .. } => Some(hint.clone()),
+            Self::Twice { .. } => Some("name the files that the page is to show, one by one".into()),
             Self::Draw(_) | Self::Page(_) => None,
         }
-    }
-}
-
-/// What a report is made from.
-#[derive(Clone, Debug)]
-pub struct ReportInput {
-    /// The analysis.
-    pub analysis: Analysis,
-    /// Folder that the analysis' map files are relative to.
-    pub analysis_dir: PathBuf,
-    /// A profile that was tuned for the model.
-    pub profile: Option<Profile>,
-    /// A generation with the compressed cache.
-    pub generation: Option<Generated>,
-    /// Bytes of the page up to which the explorer fills it; a page that is larger without has the explorer's texts only.
-    pub page_bytes: usize,
-}
-
-impl ReportInput {
-    /// Bytes of a page that can be sent and opened anywhere.
-    pub const PAGE_BYTES: usize = 10_000_000;
-
-    /// Reads an analysis with what is to be shown beside it.
-    ///
-    /// - Errors: a file that cannot be read, a profile of another model
-    pub fn read(dir: &Path, profile: Option<&Path>, generation: Option<&Path>) -> Result<Self, ReportError> {
-        let input = Self {
-            analysis: read_json::<Analysis>(&dir.join(FILE))?,
-            analysis_dir: dir.into(),
-            profile: profile.map(Profile::read).transpose()?,
-            generation: generation.map(read_json).transpose()?,
-            page_bytes: Self::PAGE_BYTES,
-        };
-        if let Some(profile) = &input.profile {
-            profile.check_model(&input.analysis.model)?;
-        }
-        Ok(input)
     }
 }
 
@@ -148,58 +133,41 @@ pub struct Written {
     pub skipped: Vec<(&'static str, &'static str)>,
 }
 
-/// A figure and its drawings.
-pub(crate) type Drawn = (&'static FigureEntry, Vec<Drawing>);
-
-/// What gets a page of its own.
-#[derive(Clone, Copy, Debug)]
-pub enum Document<'a> {
-    /// An analysis, with what stands beside it.
-    Analysis(&'a ReportInput),
-    /// An evaluation.
-    Evaluation(&'a Evaluation),
+/// A figure, the number of the profile or measurement that it shows, and its drawings.
+pub(crate) struct Drawn {
+    entry: &'static FigureEntry,
+    of: usize,
+    drawings: Vec<Drawing>,
 }
 
-impl<'a> From<&'a ReportInput> for Document<'a> {
-    fn from(input: &'a ReportInput) -> Self {
-        Self::Analysis(input)
-    }
-}
-
-impl<'a> From<&'a Evaluation> for Document<'a> {
-    fn from(evaluation: &'a Evaluation) -> Self {
-        Self::Evaluation(evaluation)
-    }
-}
-
-/// Draws a document's figures into `figures_dir` and writes its page.
+/// Draws the figures into `figures_dir`, in the place of those of an earlier run, and writes the page.
 ///
-/// `only` names the figures to draw; a page that is there, which has all of them, then stays as it is. Equal inputs give equal
-/// bytes.
+/// `only` names the figures to draw; others that are there, and a page, which has all of them, then stay as they are. Equal inputs
+/// give equal bytes.
 ///
 /// - Errors: an unknown name in `only`, a named figure without data, unreadable maps, files that cannot be written
-pub fn write<'a>(
-    document: impl Into<Document<'a>>,
+pub fn write(
+    report: &Report,
     figures_dir: &Path,
     html_path: &Path,
     only: Option<&[String]>,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Written, ReportError> {
-    let document = document.into();
-    if let Document::Analysis(input) = document {
-        check(input)?;
-    }
+    check(report)?;
     let chosen = choose(only)?;
     let _locks = locks(figures_dir, html_path)?;
     let (mut drawn, mut skipped): (Vec<Drawn>, _) = (Vec::new(), Vec::new());
     for entry in chosen {
-        let drawings = match draw(document, entry) {
-            None if only.is_none() => continue,
-            drawings => drawings.unwrap_or(Ok(Vec::new()))?,
+        let Some(found) = draw(report, entry) else {
+            if only.is_some() {
+                return Err(ReportError::NothingToDraw { name: entry.name, needs: entry.needs });
+            }
+            continue;
         };
-        if !drawings.is_empty() {
+        let found = found?;
+        if !found.is_empty() {
             progress(entry.name);
-            drawn.push((entry, drawings));
+            drawn.extend(found);
         } else if only.is_none() {
             progress(&format!("{}: left out, it needs {}", entry.name, entry.needs));
             skipped.push((entry.name, entry.needs));
@@ -207,40 +175,40 @@ pub fn write<'a>(
             return Err(ReportError::NothingToDraw { name: entry.name, needs: entry.needs });
         }
     }
-    let all: Vec<&Drawing> = drawn.iter().flat_map(|(_, drawings)| drawings).collect();
+    let all: Vec<&Drawing> = drawn.iter().flat_map(|drawn| &drawn.drawings).collect();
     let files = all.par_iter().map(|drawing| save(drawing, figures_dir)).collect::<Result<Vec<_>, _>>()?;
-    let files = files.into_iter().flatten();
-    if only.is_some() && html_path.symlink_metadata().is_ok() {
-        return Ok(Written { files: files.collect(), skipped });
+    let files: Vec<WrittenFile> = files.into_iter().flatten().collect();
+    if only.is_none() {
+        remove_earlier(figures_dir, &files)?;
+    } else if html_path.symlink_metadata().is_ok() {
+        return Ok(Written { files, skipped });
     }
     progress("report");
-    let figures = Figures::new(&drawn, &skipped)?;
-    let (page, shows) = match document {
-        Document::Analysis(input) => {
-            (page::of_analysis(input, figures)?, format!("Report on {}", input.analysis.model.name))
-        }
-        Document::Evaluation(e) => {
-            (page::render(&page::of_evaluation(e, figures))?, format!("Evaluation of {}", e.model.name))
-        }
-    };
+    let page = page::of_report(report, Figures::new(&drawn, &skipped)?)?;
     write_atomic(html_path, page.as_bytes())?;
-    let page = WrittenFile {
-        path: html_path.into(),
-        shows: format!("{shows}, with {} figures", if only.is_some() { "these" } else { "all" }),
-    };
-    Ok(Written { files: files.chain([page]).collect(), skipped })
+    let shows = format!("{}, with {} figures", report.title(), if only.is_some() { "these" } else { "all" });
+    let page = WrittenFile { path: html_path.into(), shows };
+    Ok(Written { files: files.into_iter().chain([page]).collect(), skipped })
 }
 
-/// A figure's drawings; `None` for a figure of another document.
-fn draw(document: Document<'_>, entry: &FigureEntry) -> Option<Result<Vec<Drawing>, ReportError>> {
-    match (entry.build, document) {
-        (Build::Analysis(build), Document::Analysis(input)) => Some(build(input)),
-        (Build::Profile(build), Document::Analysis(input)) => {
-            Some(input.profile.as_ref().map_or(Ok(Vec::new()), build))
+/// A figure's drawings; `None` for a figure of something that the report does not have.
+fn draw(report: &Report, entry: &'static FigureEntry) -> Option<Result<Vec<Drawn>, ReportError>> {
+    let all: Vec<Result<Vec<Drawing>, ReportError>> = match entry.build {
+        Build::Analysis(build) => vec![build(report.analysis.as_ref()?)],
+        // An analysis waits for a profile, which then belongs to it.
+        Build::Profile(_) if report.profiles.is_empty() && report.analysis.is_none() => return None,
+        Build::Profile(build) => report.profiles.iter().map(|profile| build(&profile.content)).collect(),
+        Build::Evaluation(build) => vec![build(&report.evaluation.as_ref()?.evaluation)],
+    };
+    let numbered = |(of, drawings): (usize, Result<Vec<Drawing>, ReportError>)| {
+        let mut drawings = drawings?;
+        for drawing in drawings.iter_mut().filter(|_| of > 0) {
+            drawing.name += &format!("-{}", of + 1);
         }
-        (Build::Evaluation(build), Document::Evaluation(evaluation)) => Some(build(evaluation)),
-        _ => None,
-    }
+        Ok(Drawn { entry, of, drawings })
+    };
+    let has_drawings = |drawn: &Result<Drawn, ReportError>| drawn.as_ref().map_or(true, |d| !d.drawings.is_empty());
+    Some(all.into_iter().enumerate().map(numbered).filter(has_drawings).collect())
 }
 
 /// Writes a drawing as PNG and SVG.
@@ -277,18 +245,19 @@ fn choose(only: Option<&[String]>) -> Result<Vec<&'static FigureEntry>, ReportEr
 }
 
 /// Refuses sizes that no figure can show, before anything is allocated for them.
-fn check(input: &ReportInput) -> Result<(), ReportError> {
-    let analysis = &input.analysis;
-    let (layers, heads) = pool::layers_and_heads(analysis);
-    check_heads("the analysis", layers.len(), heads.len())?;
-    if let Some(profile) = &input.profile {
-        let layers: HashSet<usize> = profile.heads.iter().map(|h| h.layer).collect();
-        let heads: HashSet<usize> = profile.heads.iter().map(|h| h.kv_head).collect();
-        check_heads("the profile", layers.len(), heads.len())?;
+fn check(report: &Report) -> Result<(), ReportError> {
+    if let Some(ReportInput { analysis, .. }) = &report.analysis {
+        let (layers, heads) = pool::layers_and_heads(analysis);
+        check_heads("the analysis", layers.len(), heads.len())?;
+        let names: HashSet<&str> = analysis.datasets.iter().map(|d| d.dataset.as_str()).collect();
+        if names.len() < analysis.datasets.len() {
+            return Err(ReportError::Damaged("the analysis has two data sets of the same name".into()));
+        }
     }
-    let names: HashSet<&str> = analysis.datasets.iter().map(|d| d.dataset.as_str()).collect();
-    if names.len() < analysis.datasets.len() {
-        return Err(ReportError::Damaged("the analysis has two data sets of the same name".into()));
+    for Named { name, content: Profile { heads, .. }, .. } in &report.profiles {
+        let layers: HashSet<usize> = heads.iter().map(|h| h.layer).collect();
+        let heads: HashSet<usize> = heads.iter().map(|h| h.kv_head).collect();
+        check_heads(&format!("the profile {name}"), layers.len(), heads.len())?;
     }
     Ok(())
 }
@@ -299,4 +268,24 @@ fn check_heads(whose: &str, n_layers: usize, n_heads: usize) -> Result<(), Repor
     }
     let what = format!("{whose} has {n_layers} layers of {n_heads} KV heads; at most {MAX_HEADS} heads can be drawn");
     Err(ReportError::Damaged(what))
+}
+
+/// Removes figures that an earlier run drew and this one did not: a figure's name, an SVG as [`Drawing::svg`] begins it, and what
+/// has its name with another ending.
+fn remove_earlier(dir: &Path, written: &[WrittenFile]) -> Result<(), ReportError> {
+    let now: HashSet<&Path> = written.iter().map(|file| file.path.as_path()).collect();
+    let is_figure = |stem: &str| {
+        FIGURES.iter().any(|f| stem.strip_prefix(f.name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-')))
+    };
+    let all = list(dir)?;
+    for svg in all.iter().filter(|path| path.extension().is_some_and(|ending| ending == "svg")) {
+        let is_ours = svg.file_stem().and_then(|stem| stem.to_str()).is_some_and(is_figure) && drawing::is_drawing(svg);
+        if now.contains(svg.as_path()) || !is_ours {
+            continue;
+        }
+        for path in all.iter().filter(|path| path.with_extension("") == svg.with_extension("")) {
+            std::fs::remove_file(path).map_err(|e| FileError::io("remove", path, e))?;
+        }
+    }
+    Ok(())
 }

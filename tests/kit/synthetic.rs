@@ -1,6 +1,6 @@
 //! A made-up analysis and profile of any size, with uneven numbers that are always the same.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use half::f16;
 use kvscope::files::{Document, InputHash, ModelIdentity, Provenance};
@@ -15,7 +15,7 @@ use kvscope::format::map::MapEntry;
 use kvscope::format::profile::{CurvePoint, HeadProfile, Profile, Quality, Tried, UsedSample};
 use kvscope::math::{Float, Interval};
 use kvscope::merge::{Refit, Shares};
-use kvscope::report::ReportInput;
+use kvscope::report::{Named, Report, ReportInput};
 
 use super::identity::identity;
 
@@ -391,7 +391,35 @@ pub fn add_map(analysis: &mut Analysis, dir: &Path, n: usize, (layer, kv_head): 
     });
 }
 
-pub fn input(n_layers: usize, n_heads: usize, names: &[&str], dir: &Path) -> ReportInput {
+/// An analysis with at most one profile and one generation.
+#[derive(Clone)]
+pub struct Input {
+    pub analysis: Analysis,
+    pub analysis_dir: PathBuf,
+    pub profile: Option<Profile>,
+    pub generation: Option<Generated>,
+    pub page_bytes: usize,
+}
+
+/// What was read from a file of that name.
+pub fn named<T>(name: &str, content: T) -> Named<T> {
+    Named { name: name.into(), path: Path::new("reports/made").join(name), content }
+}
+
+impl Input {
+    pub fn report(&self) -> Report {
+        let Self { analysis, analysis_dir, profile, generation, page_bytes } = self.clone();
+        Report {
+            analysis: Some(ReportInput { analysis, analysis_dir }),
+            profiles: profile.into_iter().map(|profile| named("toy.profile.json", profile)).collect(),
+            generations: generation.into_iter().map(|generation| named("generate.json", generation)).collect(),
+            page_bytes,
+            ..Report::default()
+        }
+    }
+}
+
+pub fn input(n_layers: usize, n_heads: usize, names: &[&str], dir: &Path) -> Input {
     let mut analysis = analysis(n_layers, n_heads, names);
     add_map(&mut analysis, dir, 301, (n_layers - 1, n_heads - 1), State::K);
     add_map(&mut analysis, dir, 150, (0, 0), State::KPreRope);
@@ -400,7 +428,9 @@ pub fn input(n_layers: usize, n_heads: usize, names: &[&str], dir: &Path) -> Rep
         model: analysis.model.clone(),
         policy: "toy".into(),
         params: None,
-        text: "ignored".into(),
+        prompt: Some("What is it about?".into()),
+        text: "of tides and of the moon".into(),
+        token_texts: None,
         stop: StopReason::MaxNewTokens,
         chat_template: Some(false),
         prompt_tokens: 200,
@@ -421,17 +451,17 @@ pub fn input(n_layers: usize, n_heads: usize, names: &[&str], dir: &Path) -> Rep
         process_bytes_grown: None,
         compared: None,
     };
-    ReportInput {
+    Input {
         analysis,
         analysis_dir: dir.into(),
         profile: Some(profile(n_layers, n_heads)),
         generation: Some(generation),
-        page_bytes: ReportInput::PAGE_BYTES,
+        page_bytes: Report::PAGE_BYTES,
     }
 }
 
 /// Takes values away in every way that files can lack them.
-pub fn with_gaps(mut input: ReportInput) -> ReportInput {
+pub fn with_gaps(mut input: Input) -> Input {
     let analysis = &mut input.analysis;
     analysis.datasets[0].sparsity.retain(|h| h.layer != 11);
     analysis.datasets[1].sparsity.clear();

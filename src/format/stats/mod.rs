@@ -19,6 +19,8 @@ use crate::files::{AtomicFile, HashingWriter, ModelIdentity, TOOL_VERSION};
 use crate::format::FormatError;
 use crate::format::dump::{SampleEntry, State};
 
+/// The schema's name.
+pub const NAME: &str = "kvscope.stats";
 /// Name of the table in the analysis' folder.
 pub(crate) const TABLE_FILE: &str = "stats.parquet";
 /// Rows of a row group, which is what is held in memory.
@@ -37,6 +39,11 @@ const SCHEMA: &str = "message kvscope_stats {
     optional binary rule (string);
     optional double value;
 }";
+
+/// Faults of a table, each in words that name the file; empty when there is none.
+pub fn faults(path: &Path) -> Vec<String> {
+    read_stats(path, &|_| false).err().map(|error| error.to_string()).into_iter().collect()
+}
 
 /// One figure.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +93,7 @@ impl StatsTable {
         let fault = |source| FormatError::Table { path: path.into(), source };
         let note = |key: &str, text: &str| KeyValue::new(key.into(), text.to_string());
         let notes = vec![
-            note("schema", "kvscope.stats/1"),
+            note("schema", &format!("{NAME}/1")),
             note("tool", TOOL_VERSION),
             note("model", &model.name),
             note("model_fingerprint", &model.fingerprint),

@@ -1,15 +1,18 @@
 //! The HTML file: one page that needs no network, works without its script, and trusts no text it shows.
 
 mod explorer;
+mod findings;
+mod grid;
+mod prose;
 mod script;
-mod sections;
-mod summary;
-mod tables;
+mod section;
+mod table;
+mod words;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Serde;
+use minijinja::value::{Serde, Value};
 use minijinja::{Environment, UndefinedBehavior, context};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -17,9 +20,8 @@ use sha2::{Digest, Sha256};
 use crate::files::TOOL_VERSION;
 use crate::report::raster::palette;
 use crate::report::text::escape;
-use crate::report::{Drawing, Drawn, RASTER_SIDE, ReportError, ReportInput};
-
-pub(super) use sections::of_evaluation;
+use crate::report::{Build, Drawing, Drawn, RASTER_SIDE, Report, ReportError, ReportInput};
+use section::SECTIONS;
 
 const TEMPLATE: &str = include_str!("page.html");
 const STYLE: &str = concat!(include_str!("page.css"), include_str!("explorer/page.css"));
@@ -31,38 +33,54 @@ const MAX_DRAWINGS: usize = 13;
 
 /// What a page shows, as the template takes it; every text is escaped there.
 #[derive(Serialize)]
-pub(super) struct Page {
-    pub title: String,
-    pub facts: Facts,
-    pub sections: Vec<Section>,
+struct Page {
+    title: String,
+    sections: Vec<Section>,
+    /// Anchor and title of every figure.
+    figures: Vec<(String, &'static str)>,
 }
 
 /// Names and values.
-pub(super) type Facts = Vec<(&'static str, String)>;
+type Facts = Vec<(&'static str, String)>;
 
 /// A part of a page with its heading.
 #[derive(Serialize)]
-pub(super) struct Section {
-    pub id: &'static str,
-    pub title: &'static str,
-    pub blocks: Vec<Block>,
+struct Section {
+    id: &'static str,
+    title: &'static str,
+    blocks: Vec<Block>,
 }
 
 /// What sections are made of.
 #[derive(Serialize)]
 #[serde(tag = "kind", content = "content", rename_all = "lowercase")]
-pub(super) enum Block {
+enum Block {
     /// Sentences that stand out.
     Verdict(Vec<String>),
     /// Sentences, one an item.
     Findings(Vec<String>),
     /// Blocks that are shown when their title is clicked.
-    Folded(&'static str, Vec<Block>),
+    Folded(String, Vec<Block>),
+    /// Blocks of which one set is shown at a time, by name; all of them without the script.
+    Variants {
+        id: String,
+        label: &'static str,
+        variants: Vec<(String, Vec<Block>)>,
+    },
     /// Class and text of a paragraph.
     Text(&'static str, String),
-    Heading(&'static str),
+    Heading(String),
     Facts(Facts),
-    Table(tables::Table),
+    Table(table::Table),
+    Grid(grid::Grid),
+    /// A line for a shell.
+    Command(String),
+    Prose(prose::Prose),
+    /// Texts beside each other, and the names of the levels of divergence.
+    SideBySide {
+        texts: Vec<prose::Prose>,
+        levels: Vec<&'static str>,
+    },
     /// Lines of JSON.
     Options(Vec<String>),
     /// How many files, and the name and SHA-256 of each.
@@ -71,8 +89,18 @@ pub(super) enum Block {
     Explorer(explorer::Explorer),
 }
 
+impl Block {
+    fn text(class: &'static str, text: impl Into<String>) -> Self {
+        Self::Text(class, text.into())
+    }
+
+    fn folded(title: impl Into<String>, blocks: Vec<Block>) -> Self {
+        Self::Folded(title.into(), blocks)
+    }
+}
+
 /// Figures, and those that were left out with what they need.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 pub(super) struct Figures {
     drawn: Vec<Figure>,
     skipped: Vec<(&'static str, &'static str)>,
@@ -80,7 +108,14 @@ pub(super) struct Figures {
 
 #[derive(Serialize)]
 struct Figure {
+    /// Its anchor: the name, and a number where there are several.
+    id: String,
     name: &'static str,
+    #[serde(skip)]
+    build: Build,
+    /// Number of the profile that it shows.
+    #[serde(skip)]
+    of: usize,
     title: &'static str,
     question: &'static str,
     reading: &'static str,
@@ -123,9 +158,20 @@ impl Figures {
         let at = self.drawn.iter().position(|figure| figure.name == name)?;
         Some(Self { drawn: vec![self.drawn.remove(at)], skipped: Vec::new() })
     }
+
+    /// The figures of a kind and number, which then stand here no more.
+    fn take_all(&mut self, is_wanted: impl Fn(Build, usize) -> bool) -> Option<Self> {
+        let (taken, left) = std::mem::take(&mut self.drawn).into_iter().partition(|f| is_wanted(f.build, f.of));
+        self.drawn = left;
+        Some(Self { drawn: taken, skipped: Vec::new() }).filter(|taken| !taken.is_empty())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.drawn.is_empty() && self.skipped.is_empty()
+    }
 }
 
-fn figure((entry, drawings): &Drawn, side: usize) -> Result<Figure, ReportError> {
+fn figure(Drawn { entry, of, drawings }: &Drawn, side: usize) -> Result<Figure, ReportError> {
     let shown = |drawing: &Drawing| {
         Ok(Shown {
             name: drawing.name.clone(),
@@ -135,8 +181,12 @@ fn figure((entry, drawings): &Drawn, side: usize) -> Result<Figure, ReportError>
             map: drawing.map.map(|map| Scale { tokens: map.tokens, low: map.range.0, high: map.range.1 }),
         })
     };
+    let id = if *of == 0 { format!("figure-{}", entry.name) } else { format!("figure-{}-{}", entry.name, of + 1) };
     Ok(Figure {
+        id,
         name: entry.name,
+        build: entry.build,
+        of: *of,
         title: entry.title,
         question: entry.question,
         reading: entry.reading,
@@ -145,26 +195,40 @@ fn figure((entry, drawings): &Drawn, side: usize) -> Result<Figure, ReportError>
     })
 }
 
-/// The page of an analysis as HTML, with as much of the explorer as its size allows.
+/// The page as HTML, with as much of the explorer as its size allows.
 ///
-/// - Errors: an explorer's file that cannot be read or has changed
-pub(super) fn of_analysis(input: &ReportInput, figures: Figures) -> Result<String, ReportError> {
-    let mut page = sections::of_analysis(input, figures);
-    let used = render(&page)?.len() + EXPLORER.len() + script::EXPLORER_BYTES;
-    let blocks = match explorer::explorer(input, input.page_bytes.saturating_sub(used))? {
+/// - Errors: an explorer's file or table that cannot be read or has changed
+pub(super) fn of_report(report: &Report, mut figures: Figures) -> Result<String, ReportError> {
+    let listed = figures.drawn.iter().map(|figure| (figure.id.clone(), figure.title)).collect();
+    let mut sections = Vec::new();
+    for entry in SECTIONS {
+        let blocks = (entry.build)(report, &mut figures)?;
+        if !blocks.is_empty() {
+            sections.push(Section { id: entry.id, title: entry.title, blocks });
+        }
+    }
+    let mut page = Page { title: report.title(), sections, figures: listed };
+    if let Some(input) = &report.analysis {
+        let blocks = explorer_blocks(&page, input, report.page_bytes)?;
+        page.sections.insert(1, Section { id: "explorer", title: "Explorer", blocks });
+    }
+    render(&page)
+}
+
+fn explorer_blocks(page: &Page, input: &ReportInput, page_bytes: usize) -> Result<Vec<Block>, ReportError> {
+    let used = render(page)?.len() + EXPLORER.len() + script::EXPLORER_BYTES;
+    Ok(match explorer::explorer(input, page_bytes.saturating_sub(used))? {
         Some(explorer) => vec![Block::Explorer(explorer)],
         None => {
             let note = "This analysis holds no token's states: it was made with --explore 0, or by an earlier version. \
                         Run kvscope analyze again to look at tokens here.";
-            vec![Block::Text("note", note.into())]
+            vec![Block::text("note", note)]
         }
-    };
-    page.sections.insert(1, Section { id: "explorer", title: "Explorer", blocks });
-    render(&page)
+    })
 }
 
 /// The page as HTML.
-pub(super) fn render(page: &Page) -> Result<String, ReportError> {
+fn render(page: &Page) -> Result<String, ReportError> {
     let fault = |e: minijinja::Error| ReportError::Page(format!("{e:#}"));
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(fault)?;
@@ -174,6 +238,7 @@ pub(super) fn render(page: &Page) -> Result<String, ReportError> {
         true => Ok(write!(out, "{value}")?),
         false => Ok(out.write_str(&escape(&value.to_string()))?),
     });
+    environment.add_filter("breakable", |text: &str| Value::from_safe_string(breakable(text)));
     environment.add_template("page.html", TEMPLATE).map_err(fault)?;
     // The colour map as six hexadecimal digits a colour, for reading values off maps, and the only script that may run.
     let palette: String = palette().iter().flatten().map(|c| format!("{c:02x}")).collect();
@@ -184,4 +249,27 @@ pub(super) fn render(page: &Page) -> Result<String, ReportError> {
         page => Serde(page), palette, script_hash, style => STYLE, script, tool => TOOL_VERSION, explorer => EXPLORER,
     };
     environment.get_template("page.html").and_then(|template| template.render(context)).map_err(fault)
+}
+
+/// A text as HTML that may be broken behind the signs that join the parts of a name.
+fn breakable(text: &str) -> String {
+    let mut html = String::new();
+    // None of these signs stands in what escapes become.
+    for c in escape(text).chars() {
+        html.push(c);
+        if "_,=:/".contains(c) {
+            html.push_str("<wbr>");
+        }
+    }
+    html
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_break_at_their_joints_and_stay_text() {
+        assert_eq!(breakable("k:a=1,<b>"), "k:<wbr>a=<wbr>1,<wbr>&lt;b&gt;");
+    }
 }

@@ -1,7 +1,12 @@
 //! The page's script, put together from its modules when the program is built.
 
-/// What every page runs.
-const PAGE: &str = include_str!("page.js");
+/// What every page runs: niceties only, everything is on the page without them.
+const PAGE: [&str; 4] = [
+    include_str!("script/tables.js"),
+    include_str!("script/variants.js"),
+    include_str!("script/heads.js"),
+    include_str!("script/rasters.js"),
+];
 /// The explorer's modules, each behind those that it imports from.
 const EXPLORER: [&str; 11] = [
     include_str!("explorer/words.js"),
@@ -28,7 +33,8 @@ pub(super) const EXPLORER_BYTES: usize = {
 
 /// The script of a page.
 pub(super) fn of_page(has_explorer: bool) -> String {
-    if has_explorer { format!("{PAGE}{}", joined(&EXPLORER)) } else { PAGE.into() }
+    let page = joined(&PAGE);
+    if has_explorer { page + &joined(&EXPLORER) } else { page }
 }
 
 /// Modules as one script in a scope of its own, without `import` lines and the word `export`.
@@ -53,17 +59,22 @@ mod tests {
             joined(&["import { a } from \"./a.js\";\nexport const b = a;\n", "let c;"]),
             "(() => {\n\"use strict\";\nconst b = a;\nlet c;\n})();\n"
         );
+        assert!(names(&EXPLORER) > 50 && names(&PAGE) > 10);
+        // What the lines above leave behind would be a fault.
+        let script = of_page(true);
+        assert!(!script.contains("\nimport ") && !script.contains("\nexport ") && !script.contains("</script"));
+    }
+
+    /// How many names modules have, no two of them the same.
+    fn names(modules: &[&str]) -> usize {
         let mut names = HashSet::new();
-        for line in EXPLORER.iter().flat_map(|module| module.lines()) {
+        for line in modules.iter().flat_map(|module| module.lines()) {
             let line = line.strip_prefix("export ").unwrap_or(line);
             let kinds = ["const ", "let ", "class ", "async function ", "function "];
             let Some(name) = kinds.iter().find_map(|kind| line.strip_prefix(kind)) else { continue };
             let name: String = name.chars().take_while(|c| c.is_alphanumeric() || "_$".contains(*c)).collect();
             assert!(name.is_empty() || names.insert(name.clone()), "two modules have {name}");
         }
-        assert!(names.len() > 50, "{} names", names.len());
-        // What the lines above leave behind would be a fault.
-        let script = joined(&EXPLORER);
-        assert!(!script.contains("\nimport ") && !script.contains("\nexport ") && !script.contains("</script"));
+        names.len()
     }
 }

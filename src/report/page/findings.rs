@@ -1,20 +1,18 @@
-//! The findings in plain words, computed from the data: what compresses, where, and whether it is worth it.
+//! An analysis in plain words, computed from its numbers: what compresses, where, and whether it is worth it.
 
 use crate::format::analysis::Analysis;
 use crate::format::dump::State;
-use crate::format::profile::Profile;
-use crate::math::Interval;
+use crate::report::page::words::{percent, sentences, unbroken};
+use crate::report::pool;
 use crate::report::pool::{Head, Measure};
 use crate::report::theme::{count, number, threshold};
-use crate::report::{ReportInput, pool};
 use crate::say;
 
 /// Above this share of slots kept, compression is not worth the name.
 const NOTHING_MERGES: f64 = 0.99;
 
 /// The outcome in three sentences: what stays, what merging costs, and whether that is the model's.
-pub(super) fn verdict(input: &ReportInput) -> Vec<String> {
-    let analysis = &input.analysis;
+pub(super) fn verdict(analysis: &Analysis) -> Vec<String> {
     let queries = analysis.queries.as_ref();
     let at_half = queries.and_then(|queries| {
         let distance = |budget: &f64| (budget - 0.5).abs();
@@ -29,16 +27,8 @@ pub(super) fn verdict(input: &ReportInput) -> Vec<String> {
     told.chain(rope(analysis)).chain(distance(analysis)).take(3).collect()
 }
 
-/// The sentences of a text: each ends with a stop that a blank and a capital letter follow.
-fn sentences(text: &str) -> impl Iterator<Item = &str> {
-    let ends = text.match_indices(". ").map(|(at, _)| at).filter(|at| text[at + 2..].starts_with(char::is_uppercase));
-    let starts = std::iter::once(0).chain(ends.clone().map(|at| at + 2));
-    starts.zip(ends.map(|at| at + 1).chain([text.len()])).map(|(start, end)| text[start..end].trim())
-}
-
 /// One sentence or two a finding, as plain text.
-pub(super) fn findings(input: &ReportInput) -> Vec<String> {
-    let analysis = &input.analysis;
+pub(super) fn findings(analysis: &Analysis) -> Vec<String> {
     let mut findings = vec![kept(analysis)];
     findings.extend(sweep(analysis));
     findings.extend(extremes(analysis));
@@ -50,13 +40,7 @@ pub(super) fn findings(input: &ReportInput) -> Vec<String> {
     }
     findings.extend(analysis.queries.as_ref().map(|queries| queries.verdict.clone()));
     findings.extend(analysis.persistence.as_ref().map(|persistence| persistence.verdict.clone()));
-    findings.extend(input.profile.as_ref().map(profile));
     findings
-}
-
-/// A share in percent.
-pub(super) fn percent(share: f64) -> String {
-    unbroken(&say::percent(share, 1))
 }
 
 /// Which tokens are never merged.
@@ -64,16 +48,6 @@ pub(super) fn protected(analysis: &Analysis) -> String {
     let share = |share: f64| format!("{}\u{a0}%", threshold((100.0 * share) as f32));
     let shares = analysis.shares;
     format!("the last {} and the {} of largest attention mass", share(shares.recent), share(shares.heavy))
-}
-
-/// An estimate with its interval.
-pub(super) fn percent_interval(interval: Option<Interval>) -> Option<String> {
-    Some(unbroken(&say::percent_interval(pool::known_interval(interval)?, 1)))
-}
-
-/// Numbers and their `%` stay on one line.
-fn unbroken(text: &str) -> String {
-    text.replace(" %", "\u{a0}%")
 }
 
 fn kept(analysis: &Analysis) -> String {
@@ -225,50 +199,14 @@ fn distance(analysis: &Analysis) -> Option<String> {
     ))
 }
 
-fn profile(profile: &Profile) -> String {
-    let mut text = format!(
-        "The profile asks for {} {} and keeps {} of the slots on calibration samples",
-        percent(profile.target_kept_fraction),
-        profile.budget_of(),
-        percent_interval(Some(profile.calibration_kept_fraction)).unwrap_or_else(|| "an unknown share".into())
-    );
-    match percent_interval(profile.held_out_kept_fraction) {
-        Some(held_out) => text += &format!(", {held_out} on held-out ones."),
-        None => text += "; no samples were held out to check that.",
-    }
-    if !profile.verdict.trim().is_empty() {
-        text += &format!(" Its own verdict: {}", profile.verdict.trim());
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sentences_end_where_a_capital_follows() {
-        let text = "At 0.5 kept, W is 0.9, p 0.001. They differ. none of 3. Yes";
-        assert_eq!(
-            sentences(text).collect::<Vec<_>>(),
-            ["At 0.5 kept, W is 0.9, p 0.001.", "They differ. none of 3.", "Yes"]
-        );
-        assert_eq!(sentences("").collect::<Vec<_>>(), [""]);
-    }
 
     #[test]
     fn ends_take_the_first_of_equals() {
         let values = [(0, 2.0), (1, 1.0), (2, 1.0), (3, 2.0)];
         assert_eq!(ends(&values), Some(((1, 1.0), (0, 2.0))));
         assert_eq!(ends::<usize>(&[]), None);
-    }
-
-    #[test]
-    fn intervals_are_written_with_their_ends() {
-        let interval = |low, high| Some(Interval { estimate: 0.4321, low, high, n: 3 });
-        assert_eq!(percent_interval(interval(Some(0.4), Some(0.51))).unwrap(), "43.2\u{a0}% (40.0 to 51.0)");
-        assert_eq!(percent_interval(interval(None, None)).unwrap(), "43.2\u{a0}%");
-        assert_eq!(percent_interval(interval(Some(f64::NAN), Some(0.5))).unwrap(), "43.2\u{a0}%");
-        assert_eq!(percent_interval(None), None);
     }
 }
