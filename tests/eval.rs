@@ -277,7 +277,12 @@ fn answers_are_written_as_the_benchmarks_take_them() {
         assert!(drawn.contains(name), "{name}: {drawn}");
     }
     let page = std::fs::read_to_string(run.join("report.html")).unwrap();
-    assert!(page.contains(">Evaluation<") && page.contains("Answers side by side") && page.contains("evict:bridge=true") && page.contains("figure-needle-grid"));
+    assert!(
+        page.contains(">Evaluation<")
+            && page.contains("Answers side by side")
+            && page.contains("evict:bridge=true")
+            && page.contains("figure-needle-grid")
+    );
     let grid = std::fs::read_to_string(dir.path().join("figures/needle-grid.svg")).unwrap();
     assert!(grid.contains("Depth of the needle, %") && grid.contains("evict:bridge=true, 50 %"), "{grid}");
     // One needle, of 2 policies beside the full cache.

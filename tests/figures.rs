@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use base64::Engine;
-use kit::synthetic::{Input, add_explorer, add_map, input, named, with_gaps};
+use kit::synthetic::{Input, add_explorer, add_map, input, with_gaps};
 use kvscope::format::dump::State;
 use kvscope::hint::Hint;
 use kvscope::math::Interval;
@@ -31,7 +31,7 @@ fn svg(dir: &Path, name: &str) -> String {
 
 /// The figures on the page of an analysis.
 fn of_analysis() -> impl Iterator<Item = &'static FigureEntry> {
-    FIGURES.iter().filter(|figure| !matches!(figure.build, Build::Evaluation(_)))
+    FIGURES.iter().filter(|figure| matches!(figure.build, Build::Analysis(_) | Build::Profile(_)))
 }
 
 /// Width, height and number of different colours of a PNG.
@@ -191,7 +191,7 @@ fn hostile_names_stay_text() {
     assert_eq!(html.matches("<script").count(), 1);
     assert_eq!(html.matches("</script").count(), 1);
     assert_eq!(html.matches("</title").count(), 1);
-    assert_eq!(html.matches("</pre").count(), 2);
+    assert_eq!(html.matches("</pre").count(), 3);
     for bad in ["<img", "<b>", "\" onmouseover", "<svg onload", "\u{0}", "\u{1b}", "\u{8}", "\u{202e}"] {
         assert!(!html.contains(bad), "{bad:?}");
     }
@@ -302,7 +302,9 @@ fn the_summary_states_what_the_data_says() {
     assert!(html.contains("more alike before RoPE than after it: mean cosine 0.70 before, 0.50 after; before RoPE is higher in 6 of 8 heads"));
     assert!(html.contains("The data sets agree on which heads are compressible."));
     assert!(html.contains("At 50 % of the slots, log-count merging errs 19 % less than evicting the same tokens."));
-    assert!(html.contains("2.0x") && html.contains("17.2 tokens per second") && html.contains("of tides and of the moon"));
+    assert!(
+        html.contains("2.0x") && html.contains("17.2 tokens per second") && html.contains("of tides and of the moon")
+    );
     input.analysis.kept_fraction = vec![interval(0.998), interval(1.0)];
     input.profile.as_mut().unwrap().model.fingerprint = "other".into();
     let html = self::html(&input, dir.path());

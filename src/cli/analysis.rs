@@ -6,7 +6,7 @@ use crate::cli::common::Common;
 use crate::cli::output::printable;
 use crate::cli::table::{Table, bounds, digits, estimate, name, number, verdict, wrapped};
 use crate::format::analysis::{Analysis, QueryAware, RuleError};
-use crate::format::comparison::{Comparison, FigureDifference};
+use crate::format::comparison::Comparison;
 
 /// Layers shown at either end.
 const SHOWN_LAYERS: usize = 3;
@@ -116,7 +116,7 @@ pub(crate) fn comparison_text(comparison: &Comparison) -> String {
     ]);
     for figure in &comparison.figures {
         table.row([
-            figure_name(figure),
+            figure.name(),
             digits(Some(figure.a), 3),
             digits(Some(figure.b), 3),
             format!("{:+.3}", figure.difference.estimate),
@@ -125,6 +125,8 @@ pub(crate) fn comparison_text(comparison: &Comparison) -> String {
             estimate(figure.rank_agreement, 3),
         ]);
     }
+    text.push('\n');
+    comparison.verdict().iter().for_each(|sentence| text += &wrapped(sentence));
     text += &format!("\n{table}\nMeans over heads and samples. A head differs where its own interval leaves out 0.\n");
     let sets = comparison.figures.iter().find(|figure| figure.metric == "set_ratio");
     if let Some(sets) = sets.filter(|sets| sets.n_differ > 0) {
@@ -136,16 +138,4 @@ pub(crate) fn comparison_text(comparison: &Comparison) -> String {
         text += &wrapped(&format!("Largest differences of sets, as layer:head: {}.", named.join(", ")));
     }
     text
-}
-
-fn figure_name(figure: &FigureDifference) -> String {
-    match (figure.metric.as_str(), figure.budget, &figure.rule) {
-        ("neighbour_cosine_mean", ..) => format!("cosine {}", figure.state),
-        ("set_ratio", ..) => "sets per token".into(),
-        ("kept_fraction", ..) => "kept".into(),
-        ("logit_gap", ..) => "logit gap, nats".into(),
-        ("cosine_predicts_gap", ..) => "cosine predicts gap".into(),
-        (_, Some(budget), Some(rule)) => format!("error {rule} at {:.0} %", 100.0 * budget),
-        (metric, ..) => metric.into(),
-    }
 }

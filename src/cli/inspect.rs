@@ -14,7 +14,9 @@ use crate::format::dump::{Dump, Manifest, Statistics};
 use crate::format::profile::Profile;
 use crate::format::run::Run;
 use crate::format::scorer;
-use crate::format::scorer::Scorer;
+use crate::format::scorer::{Learning, Scorer};
+use crate::format::stats;
+use crate::format::stats::TableFacts;
 use crate::hub;
 use crate::hub::HubSettings;
 use crate::model::gguf::{Gguf, Value as Metadata};
@@ -36,9 +38,9 @@ const MEASURED_BYTES: u64 = 256 << 20;
 /// What inspect takes.
 const TAKES: &str = "give a folder or file that kvscope wrote, a .gguf or .safetensors file, a model's folder, or the name of a pulled model";
 /// Endings of the files that inspect knows.
-const ENDINGS: [&str; 3] = ["gguf", "json", "safetensors"];
+const ENDINGS: [&str; 5] = ["gguf", "json", "jsonl", "parquet", "safetensors"];
 
-/// Show what a folder or file holds: a dump, profile, analysis, evaluation, comparison, learned weights, or a model
+/// Show what a folder or file holds: anything that kvscope writes, or a model
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A folder or file that kvscope wrote, a .gguf or .safetensors file, a model's folder, or a pulled model's name
@@ -97,6 +99,8 @@ fn of_file(path: &Path) -> Result<Value> {
         Some("gguf") => of_gguf(path),
         Some("safetensors") => of_safetensors(path),
         Some("json") => of_json(path),
+        Some("jsonl") => of_lines(path),
+        Some("parquet") => of_table(path),
         _ => Err(Usage::error(format!("{} is of no kind that inspect knows", path.display()), TAKES)),
     }
 }
@@ -122,8 +126,12 @@ fn of_folder(path: &Path) -> Result<Value> {
 fn of_json(path: &Path) -> Result<Value> {
     let text = read_limited(path, "a JSON file", MAX_JSON_BYTES)?;
     let value: Value = serde_json::from_slice(&text).with_context(|| format!("{} is no JSON", path.display()))?;
-    let is_profile = value["schema"].as_str().is_some_and(|schema| schema.split('/').next() == Some(Profile::NAME));
-    if is_profile { of_profile(path) } else { Ok(outline(&value, 0)) }
+    if is_of::<Profile>(&value) { of_profile(path) } else { Ok(outline(&value, 0)) }
+}
+
+/// Whether a document says that it is of that kind.
+fn is_of<T: Document>(document: &Value) -> bool {
+    document["schema"].as_str().is_some_and(|schema| schema.split('/').next() == Some(T::NAME))
 }
 
 /// A JSON value down to some depth; long texts lose their middle, lists of more than numbers or words are counted.
@@ -144,6 +152,28 @@ fn outline(value: &Value, depth: usize) -> Value {
         Value::Object(fields) => json!(format!("{} fields", fields.len())),
         other => other.clone(),
     }
+}
+
+/// The number of records, and the first one.
+fn of_lines(path: &Path) -> Result<Value> {
+    let text = read_limited(path, "JSON lines", MAX_JSON_BYTES)?;
+    let mut lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let first = match lines.next() {
+        Some(line) => serde_json::from_slice(line).with_context(|| format!("{}, line 1 is no JSON", path.display()))?,
+        None => Value::Null,
+    };
+    let n = if first.is_null() { 0 } else { lines.count() + 1 };
+    Ok(json!({ "lines": n, "first": outline(&first, 0) }))
+}
+
+/// What a table says of itself, its columns, and how many rows it has of each metric.
+fn of_table(path: &Path) -> Result<Value> {
+    let TableFacts { metadata, columns, n_rows, metrics } = stats::facts(path)?;
+    let metadata: serde_json::Map<String, Value> =
+        metadata.into_iter().map(|(key, text)| (cut(&key), json!(cut(&text)))).collect();
+    Ok(
+        json!({ "format": "Parquet", "metadata": metadata, "columns": columns, "rows": n_rows, "rows_of_metric": metrics }),
+    )
 }
 
 fn of_dump(path: &Path) -> Result<Value> {
@@ -325,7 +355,9 @@ fn of_safetensors(path: &Path) -> Result<Value> {
     let tensors = safetensors::SafeTensors::deserialize(&map).with_context(damaged)?;
     let (_, header) = safetensors::SafeTensors::read_metadata(&map).with_context(damaged)?;
     let words = header.metadata().iter().flatten();
-    if words.clone().any(|(key, _)| key == scorer::WORD) {
+    let document =
+        words.clone().find(|(key, _)| *key == scorer::WORD).and_then(|(_, word)| serde_json::from_str(word).ok());
+    if document.as_ref().is_some_and(|document| is_of::<Learning>(document)) {
         return of_scorer(path);
     }
     let metadata: serde_json::Map<String, Value> =
@@ -338,7 +370,11 @@ fn of_safetensors(path: &Path) -> Result<Value> {
         })
         .collect();
     lines.sort();
-    Ok(json!({ "format": "safetensors", "metadata": metadata, "tensors": lines }))
+    let mut facts = json!({ "format": "safetensors", "metadata": metadata, "tensors": lines });
+    if let Some(document) = document {
+        facts["document"] = outline(&document, 0);
+    }
+    Ok(facts)
 }
 
 #[cfg(test)]

@@ -2,32 +2,34 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::de::IgnoredAny;
 use serde_json::json;
 
 use crate::cli::Outcome;
 use crate::cli::common::Common;
 use crate::cli::failure::{Result, Usage};
 use crate::cli::output::{emit_json, emit_line, hint, note};
-use crate::files::list;
+use crate::files::{list, read_limited};
+use crate::format::dump;
 use crate::format::dump::Manifest;
-use crate::format::evaluation;
-use crate::format::evaluation::Evaluation;
-use crate::format::profile;
+use crate::format::kind::Kind;
 use crate::format::run::Run;
 use crate::format::scorer;
-use crate::format::{analysis, dump};
 
 /// What verify takes.
-const TAKES: &str =
-    "give a folder of a dump, report or evaluation, a .profile.json or .safetensors file, or an analysis.json";
+const TAKES: &str = "give a folder or a file that kvscope wrote";
+
+/// A larger JSON file is not read.
+const MAX_JSON_BYTES: u64 = 512 << 20;
 
 /// What to do about faults.
 const DAMAGED: &str = "copy what is damaged again from where it was made, or make it again with the same command";
 
-/// Check dumps, profiles, learned weights, analyses and evaluations: hashes, shapes, finite values, sums. Exits with 1 when something is wrong
+/// Check what kvscope wrote for damage and impossible numbers: hashes, shapes, finite values, sums. Exits with 1 when something is
+/// wrong
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Folders of dumps, reports or evaluations, .profile.json files, learned weights, or an analysis.json
+    /// Folders and files of any kind that kvscope writes, such as dumps, analyses, profiles, evaluations, generations
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
 }
@@ -58,36 +60,51 @@ fn checked(path: &Path) -> Result<Vec<Vec<String>>> {
     if !path.exists() {
         return Err(Usage::error(format!("{} does not exist", path.display()), TAKES));
     }
-    if path.is_dir() && !path.join(Manifest::FILE).exists() {
-        let found: Vec<_> = list(path)?.iter().filter_map(|file| faults_of(file)).collect();
-        if found.is_empty() {
-            let what = format!("{} holds neither a dump, nor a report, nor an evaluation", path.display());
-            return Err(Usage::error(what, "give a folder with a manifest.json, an analysis.json or an eval.json"));
-        }
-        return Ok(found);
+    let of_kind = |what: &str| Usage::error(format!("{} {what}", path.display()), TAKES);
+    if !path.is_dir() {
+        let faults = faults_of(path).or_else(|| of_ending(path));
+        let faults = faults.ok_or_else(|| of_kind("is of no kind that verify knows"))?;
+        return Ok(vec![faults]);
     }
-    // A file that was named is of the kind that its ending tells.
-    let by_ending = || match path.extension()?.to_str()? {
-        "json" => Some(analysis::faults(path)),
-        "safetensors" => Some(scorer::faults(path)),
-        _ => None,
+    if path.join(Manifest::FILE).exists() {
+        return Ok(vec![dump::faults(path)]);
+    }
+    // What an analysis or an evaluation names is checked with it.
+    let is_by_itself = |file: &&PathBuf| {
+        let document = Kind::of(file).ok().flatten().and_then(|kind| kind.part_of);
+        document.is_none_or(|document| !path.join(document).exists())
     };
-    let of_file = || faults_of(path).or_else(by_ending);
-    let found = if path.is_dir() { Some(dump::faults(path)) } else { of_file() };
-    found
-        .map(|faults| vec![faults])
-        .ok_or_else(|| Usage::error(format!("{} is of no kind that verify knows", path.display()), TAKES))
+    let files: Vec<PathBuf> = list(path)?.into_iter().filter(|file| file.is_file()).collect();
+    let found: Vec<_> = files.iter().filter(is_by_itself).filter_map(|file| faults_of(file)).collect();
+    if found.is_empty() { Err(of_kind("holds nothing that verify knows")) } else { Ok(found) }
 }
 
-/// The faults of a file whose name tells its kind; `None` of another.
+/// The faults of a file; `None` of one that is not ours.
 fn faults_of(path: &Path) -> Option<Vec<String>> {
-    let dir = path.parent().unwrap_or(Path::new(""));
-    match path.file_name()?.to_string_lossy() {
-        name if name.ends_with(profile::SUFFIX) => Some(profile::faults(path)),
-        name if name.ends_with(scorer::SUFFIX) => Some(scorer::faults(path)),
-        name if name == Evaluation::FILE => Some(evaluation::faults(dir)),
-        name if name == analysis::FILE => Some(analysis::faults(path)),
-        name if name == Manifest::FILE => Some(dump::faults(dir)),
+    match Kind::of(path) {
+        Ok(Some(kind)) => Some((kind.faults)(path)),
+        // A file that cannot be read is of the kind that its name tells.
+        Err(error) => Some(Kind::by_name(path).map_or_else(|| vec![error.to_string()], |kind| (kind.faults)(path))),
+        Ok(None) if is_sample(path) => Some(dump::faults(path.parent()?)),
+        Ok(None) => None,
+    }
+}
+
+/// The faults of a file that was named and does not say what it is: it may be cut.
+fn of_ending(path: &Path) -> Option<Vec<String>> {
+    match path.extension()?.to_str()? {
+        "safetensors" => Some(scorer::faults(path)),
+        "json" => {
+            let text = read_limited(path, "a JSON file", MAX_JSON_BYTES).ok()?;
+            let error = serde_json::from_slice::<IgnoredAny>(&text).err()?;
+            Some(vec![format!("{} is not valid JSON: {error}", path.display())])
+        }
         _ => None,
     }
+}
+
+/// Whether a file is of a dump.
+fn is_sample(path: &Path) -> bool {
+    let dir = path.parent().unwrap_or(Path::new(""));
+    path.extension().is_some_and(|ending| ending == "safetensors") && dir.join(Manifest::FILE).exists()
 }

@@ -102,7 +102,8 @@ pub fn faults(path: &Path) -> Vec<String> {
 
 impl FigureDifference {
     fn fault(&self) -> Option<String> {
-        let intervals = self.heads.iter().map(|head| head.difference).chain(self.rank_agreement).chain([self.difference]);
+        let intervals =
+            self.heads.iter().map(|head| head.difference).chain(self.rank_agreement).chain([self.difference]);
         let is_one = |i: Interval| {
             let ends = i.low.zip(i.high);
             i.estimate.is_finite() && ends.is_none_or(|(low, high)| low.is_finite() && high.is_finite() && low <= high)
@@ -138,11 +139,17 @@ impl FigureDifference {
         };
         let eps = self.eps.map_or_else(String::new, |eps| format!(" at threshold {}", eps as f32));
         match (self.metric.as_str(), self.budget, &self.rule) {
-            ("neighbour_cosine_mean", ..) => format!("mean cosine of each token's {state} with the token before: 1 when alike"),
-            ("set_ratio", ..) => format!("merging sets per unprotected token{eps}: 1 when nothing merges, less when more does"),
+            ("neighbour_cosine_mean", ..) => {
+                format!("mean cosine of each token's {state} with the token before: 1 when alike")
+            }
+            ("set_ratio", ..) => {
+                format!("merging sets per unprotected token{eps}: 1 when nothing merges, less when more does")
+            }
             ("kept_fraction", ..) => format!("share of the slots that stay{eps}, protected tokens included"),
             ("logit_gap", ..) => "how far real queries tell neighbouring keys apart: 0 when not at all".into(),
-            ("cosine_predicts_gap", ..) => "rank correlation of cosine and logit gap over neighbours: -1 when cosine tells it all".into(),
+            ("cosine_predicts_gap", ..) => {
+                "rank correlation of cosine and logit gap over neighbours: -1 when cosine tells it all".into()
+            }
             (_, Some(budget), Some(rule)) => format!(
                 "relative error of a head's attention output when it alone keeps {} of its slots by {rule}",
                 say::percent(budget, 0)

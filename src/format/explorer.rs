@@ -9,7 +9,9 @@ use half::f16;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
-use crate::files::{Document, FileError, InputHash, ModelIdentity, is_inside, parse_json, read_own, sha256_bytes, sha256_own};
+use crate::files::{
+    Document, FileError, InputHash, ModelIdentity, is_inside, parse_json, read_own, sha256_bytes, sha256_own,
+};
 use crate::format::FormatError;
 use crate::format::dump::{DumpError, SampleWriter, State, TensorSpec};
 use crate::math::Float;

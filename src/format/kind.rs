@@ -52,12 +52,7 @@ pub const KINDS: &[Kind] = &[
     kind(Bench::NAME, "", "a measurement of speed and memory", bench::faults),
 ];
 
-const fn kind(
-    schema: &'static str,
-    name: &'static str,
-    what: &'static str,
-    faults: fn(&Path) -> Vec<String>,
-) -> Kind {
+const fn kind(schema: &'static str, name: &'static str, what: &'static str, faults: fn(&Path) -> Vec<String>) -> Kind {
     Kind { schema, name, what, faults, part_of: None }
 }
 

@@ -87,7 +87,11 @@ impl Report {
         // Of which file the analysis and the evaluation are.
         let mut read: [Option<PathBuf>; 2] = [None, None];
         for path in paths {
-            let files = if path.is_dir() { list(path)?.into_iter().filter(|file| file.is_file()).collect() } else { vec![path.clone()] };
+            let files = if path.is_dir() {
+                list(path)?.into_iter().filter(|file| file.is_file()).collect()
+            } else {
+                vec![path.clone()]
+            };
             let mut n_found = 0;
             let mut holds = "is nothing that a report shows";
             for file in files {

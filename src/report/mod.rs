@@ -156,25 +156,7 @@ pub fn write(
     check(report)?;
     let chosen = choose(only)?;
     let _locks = locks(figures_dir, html_path)?;
-    let (mut drawn, mut skipped): (Vec<Drawn>, _) = (Vec::new(), Vec::new());
-    for entry in chosen {
-        let Some(found) = draw(report, entry) else {
-            if only.is_some() {
-                return Err(ReportError::NothingToDraw { name: entry.name, needs: entry.needs });
-            }
-            continue;
-        };
-        let found = found?;
-        if !found.is_empty() {
-            progress(entry.name);
-            drawn.extend(found);
-        } else if only.is_none() {
-            progress(&format!("{}: left out, it needs {}", entry.name, entry.needs));
-            skipped.push((entry.name, entry.needs));
-        } else {
-            return Err(ReportError::NothingToDraw { name: entry.name, needs: entry.needs });
-        }
-    }
+    let (drawn, skipped) = draw_all(report, chosen, only.is_some(), progress)?;
     let all: Vec<&Drawing> = drawn.iter().flat_map(|drawn| &drawn.drawings).collect();
     let files = all.par_iter().map(|drawing| save(drawing, figures_dir)).collect::<Result<Vec<_>, _>>()?;
     let files: Vec<WrittenFile> = files.into_iter().flatten().collect();
@@ -191,6 +173,37 @@ pub fn write(
     Ok(Written { files: files.into_iter().chain([page]).collect(), skipped })
 }
 
+/// Figures that were left out, each with what it needs.
+type Skipped = Vec<(&'static str, &'static str)>;
+
+/// The drawings of figures, and those that were left out.
+///
+/// - Errors: with `named`, a figure without data
+fn draw_all(
+    report: &Report,
+    chosen: Vec<&'static FigureEntry>,
+    named: bool,
+    progress: &mut dyn FnMut(&str),
+) -> Result<(Vec<Drawn>, Skipped), ReportError> {
+    let (mut drawn, mut skipped) = (Vec::new(), Skipped::new());
+    for entry in chosen {
+        let found = match draw(report, entry) {
+            None if !named => continue,
+            found => found.unwrap_or(Ok(Vec::new()))?,
+        };
+        if !found.is_empty() {
+            progress(entry.name);
+            drawn.extend(found);
+        } else if !named {
+            progress(&format!("{}: left out, it needs {}", entry.name, entry.needs));
+            skipped.push((entry.name, entry.needs));
+        } else {
+            return Err(ReportError::NothingToDraw { name: entry.name, needs: entry.needs });
+        }
+    }
+    Ok((drawn, skipped))
+}
+
 /// A figure's drawings; `None` for a figure of something that the report does not have.
 fn draw(report: &Report, entry: &'static FigureEntry) -> Option<Result<Vec<Drawn>, ReportError>> {
     let all: Vec<Result<Vec<Drawing>, ReportError>> = match entry.build {
@@ -199,6 +212,8 @@ fn draw(report: &Report, entry: &'static FigureEntry) -> Option<Result<Vec<Drawn
         Build::Profile(_) if report.profiles.is_empty() && report.analysis.is_none() => return None,
         Build::Profile(build) => report.profiles.iter().map(|profile| build(&profile.content)).collect(),
         Build::Evaluation(build) => vec![build(&report.evaluation.as_ref()?.evaluation)],
+        Build::Bench(_) if report.benches.is_empty() => return None,
+        Build::Bench(build) => report.benches.iter().map(|bench| build(&bench.content)).collect(),
     };
     let numbered = |(of, drawings): (usize, Result<Vec<Drawing>, ReportError>)| {
         let mut drawings = drawings?;

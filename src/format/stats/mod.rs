@@ -3,6 +3,7 @@
 mod read;
 
 pub(crate) use read::{FigureKey, SampleKey, Stats, read_stats};
+pub use read::{TableFacts, facts};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,7 +1,6 @@
 //! Reads `stats.parquet` back: every figure of every head, by sample.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::Path;
 
 use parquet::errors::ParquetError;
@@ -9,7 +8,7 @@ use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::SerializedFileReader;
 use parquet::record::{Field, Row};
 
-use crate::files::FileError;
+use crate::files::open_regular;
 use crate::format::FormatError;
 
 /// What a figure is of: metric, state, and eps, budget and rule where they apply, as text that sorts and compares.
@@ -31,7 +30,7 @@ pub(crate) type Stats = BTreeMap<FigureKey, BTreeMap<SampleKey, BTreeMap<(usize,
 /// Figures for which `wanted` holds; unknown values are left out.
 pub(crate) fn read_stats(path: &Path, wanted: &dyn Fn(&FigureKey) -> bool) -> Result<Stats, FormatError> {
     let fault = |source| FormatError::Table { path: path.into(), source };
-    let file = File::open(path).map_err(|e| FileError::io("open", path, e))?;
+    let file = open_regular(path)?;
     let reader = SerializedFileReader::new(file).map_err(fault)?;
     let mut stats = Stats::new();
     for row in reader.get_row_iter(None).map_err(fault)? {
@@ -84,4 +83,38 @@ fn read_row(row: &Row) -> Result<Option<Line>, ParquetError> {
     let sample = (some("dataset", take("dataset")?)?, some("sample", take("sample")?)?);
     let head = (whole("layer", take("layer")?)?, whole("kv_head", take("kv_head")?)?);
     Ok(Some((key, sample, head, value)))
+}
+
+/// What a table says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableFacts {
+    /// Names and texts in its footer, by name.
+    pub metadata: BTreeMap<String, String>,
+    /// Its columns.
+    pub columns: Vec<String>,
+    /// Its rows.
+    pub n_rows: usize,
+    /// Rows with a value by metric.
+    pub metrics: BTreeMap<String, usize>,
+}
+
+/// What a table holds.
+///
+/// - Errors: a file that is no table of figures
+pub fn facts(path: &Path) -> Result<TableFacts, FormatError> {
+    let fault = |source| FormatError::Table { path: path.into(), source };
+    let file = open_regular(path)?;
+    let reader = SerializedFileReader::new(file).map_err(fault)?;
+    let footer = reader.metadata().file_metadata();
+    let words = footer.key_value_metadata().into_iter().flatten();
+    // The schema in Arrow's words, which some writers add, is for programs.
+    let metadata = words.filter(|word| word.key != "ARROW:schema");
+    let metadata = metadata.map(|word| (word.key.clone(), word.value.clone().unwrap_or_default())).collect();
+    let columns = footer.schema_descr().columns().iter().map(|column| column.name().to_string()).collect();
+    let n_rows = usize::try_from(footer.num_rows()).unwrap_or_default();
+    let mut metrics = BTreeMap::new();
+    for (key, samples) in read_stats(path, &|_| true)? {
+        *metrics.entry(key.metric).or_default() += samples.values().map(BTreeMap::len).sum::<usize>();
+    }
+    Ok(TableFacts { metadata, columns, n_rows, metrics })
 }

@@ -20,6 +20,7 @@ mod similarity_map;
 mod sparsity_eps;
 mod sparsity_layers;
 
+use crate::format::bench::Bench;
 use crate::format::evaluation::Evaluation;
 use crate::format::profile::Profile;
 use crate::report::{Drawing, ReportError, ReportInput};
@@ -50,6 +51,8 @@ pub enum Build {
     Profile(fn(&Profile) -> Result<Vec<Drawing>, ReportError>),
     /// An evaluation.
     Evaluation(fn(&Evaluation) -> Result<Vec<Drawing>, ReportError>),
+    /// A measurement of speed and memory.
+    Bench(fn(&Bench) -> Result<Vec<Drawing>, ReportError>),
 }
 
 /// All figures, in the order of the pages.

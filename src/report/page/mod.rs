@@ -198,7 +198,17 @@ fn figure(Drawn { entry, of, drawings }: &Drawn, side: usize) -> Result<Figure, 
 /// The page as HTML, with as much of the explorer as its size allows.
 ///
 /// - Errors: an explorer's file or table that cannot be read or has changed
-pub(super) fn of_report(report: &Report, mut figures: Figures) -> Result<String, ReportError> {
+pub(super) fn of_report(report: &Report, figures: Figures) -> Result<String, ReportError> {
+    let mut page = without_explorer(report, figures)?;
+    if let Some(input) = &report.analysis {
+        let blocks = explorer_blocks(&page, input, report.page_bytes)?;
+        page.sections.insert(1, Section { id: "explorer", title: "Explorer", blocks });
+    }
+    render(&page)
+}
+
+/// All sections but the explorer's, which takes the room that they leave.
+fn without_explorer(report: &Report, mut figures: Figures) -> Result<Page, ReportError> {
     let listed = figures.drawn.iter().map(|figure| (figure.id.clone(), figure.title)).collect();
     let mut sections = Vec::new();
     for entry in SECTIONS {
@@ -207,12 +217,7 @@ pub(super) fn of_report(report: &Report, mut figures: Figures) -> Result<String,
             sections.push(Section { id: entry.id, title: entry.title, blocks });
         }
     }
-    let mut page = Page { title: report.title(), sections, figures: listed };
-    if let Some(input) = &report.analysis {
-        let blocks = explorer_blocks(&page, input, report.page_bytes)?;
-        page.sections.insert(1, Section { id: "explorer", title: "Explorer", blocks });
-    }
-    render(&page)
+    Ok(Page { title: report.title(), sections, figures: listed })
 }
 
 fn explorer_blocks(page: &Page, input: &ReportInput, page_bytes: usize) -> Result<Vec<Block>, ReportError> {
@@ -246,7 +251,7 @@ fn render(page: &Page) -> Result<String, ReportError> {
     let script = script::of_page(page.sections.iter().flat_map(|section| &section.blocks).any(is_explorer));
     let script_hash = STANDARD.encode(Sha256::digest(&script));
     let context = context! {
-        page => Serde(page), palette, script_hash, style => STYLE, script, tool => TOOL_VERSION, explorer => EXPLORER,
+        page => Serde(page), palette, script_hash, style => STYLE, tints => table::tints(), script, tool => TOOL_VERSION, explorer => EXPLORER,
     };
     environment.get_template("page.html").and_then(|template| template.render(context)).map_err(fault)
 }

@@ -58,7 +58,10 @@ impl Prose {
         // The word that differs begins behind the last blank.
         let at = text[..same].rfind(char::is_whitespace).unwrap_or(0);
         let (head, tail) = text.split_at(at);
-        let end = tail.trim_start().find(char::is_whitespace).map_or(tail.len(), |n| n + tail.len() - tail.trim_start().len());
+        let end = tail
+            .trim_start()
+            .find(char::is_whitespace)
+            .map_or(tail.len(), |n| n + tail.len() - tail.trim_start().len());
         let (word, rest) = tail.split_at(end);
         let pieces = vec![
             Piece::plain(head.into()),

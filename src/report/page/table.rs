@@ -36,36 +36,51 @@ pub(in crate::report) struct Cell {
     bar: Option<f64>,
 }
 
-/// Colours of a cell and of what is written on it.
-#[derive(Clone, Serialize)]
-pub(in crate::report) struct Tint {
-    pub paper: String,
-    pub ink: &'static str,
-}
+/// Steps of the palette that cells are coloured in, and of the differences on either side of 0.
+const TINTS: usize = 48;
+const STEPS: usize = 16;
+
+/// The class of a cell that has a colour.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(in crate::report) struct Tint(String);
 
 /// The colour of a value between `low` and `high`, as the figures have it.
 pub(in crate::report) fn tint(value: Option<f64>, (low, high): (f64, f64)) -> Option<Tint> {
     let value = pool::known(value)?;
     let at = if high > low { ((value - low) / (high - low)).clamp(0.0, 1.0) } else { 0.5 };
-    Some(with_ink(palette()[(254.0 * at).round() as usize]))
+    Some(Tint(format!("v{}", ((TINTS - 1) as f64 * at).round())))
 }
 
 /// The colour of a difference: blue below 0, orange above, white at 0 and full at `end`.
 pub(in crate::report) fn diverging(value: Option<f64>, end: f64) -> Option<Tint> {
-    const WHITE: [f64; 3] = [247.0, 247.0, 247.0];
     let value = pool::known(value)?;
-    let full = if value < 0.0 { [33.0, 102.0, 172.0] } else { [179.0, 88.0, 6.0] };
-    let share = if end > 0.0 { (value.abs() / end).min(1.0) } else { 0.0 };
-    Some(with_ink([0, 1, 2].map(|c| (WHITE[c] + share * (full[c] - WHITE[c])).round() as u8)))
+    let share = if end > 0.0 { (value / end).clamp(-1.0, 1.0) } else { 0.0 };
+    Some(Tint(format!("d{}", STEPS as f64 + (STEPS as f64 * share).round())))
 }
 
-/// A colour with black or white on it, whichever can be read better.
-fn with_ink([r, g, b]: [u8; 3]) -> Tint {
-    // Relative luminance (WCAG 2); black has more contrast than white above 0.18.
+/// The rules of all classes of [`Tint`].
+pub(super) fn tints() -> String {
+    let palette = palette();
+    let of_values = (0..TINTS).map(|step| (format!("v{step}"), palette[254 * step / (TINTS - 1)]));
+    let of_differences = (0..=2 * STEPS).map(|step| (format!("d{step}"), difference(step)));
+    let rule = |(class, [r, g, b]): (String, [u8; 3])| {
+        format!(".{class} {{ background: #{r:02x}{g:02x}{b:02x}; color: {}; }}\n", ink([r, g, b]))
+    };
+    of_values.chain(of_differences).map(rule).collect()
+}
+
+fn difference(step: usize) -> [u8; 3] {
+    const WHITE: [f64; 3] = [247.0, 247.0, 247.0];
+    let share = (step as f64 - STEPS as f64) / STEPS as f64;
+    let full = if share < 0.0 { [33.0, 102.0, 172.0] } else { [179.0, 88.0, 6.0] };
+    [0, 1, 2].map(|c| (WHITE[c] + share.abs() * (full[c] - WHITE[c])).round() as u8)
+}
+
+/// Black or white, whichever can be read better on a colour: by relative luminance (WCAG 2) it is black above 0.18.
+fn ink([r, g, b]: [u8; 3]) -> &'static str {
     let linear = |c: u8| (f64::from(c) / 255.0).powf(2.2);
     let luminance = 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
-    let ink = if luminance > 0.18 { "#000000" } else { "#ffffff" };
-    Tint { paper: format!("#{r:02x}{g:02x}{b:02x}"), ink }
+    if luminance > 0.18 { "#000000" } else { "#ffffff" }
 }
 
 impl Table {
@@ -133,23 +148,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tints_are_the_ends_of_the_palette_with_ink_that_can_be_read() {
-        let (low, high) = (tint(Some(-9.0), (0.0, 1.0)).unwrap(), tint(Some(1.0), (0.0, 1.0)).unwrap());
-        assert_eq!((low.ink, high.ink), ("#ffffff", "#000000"));
-        assert_ne!(low.paper, high.paper);
+    fn tints_reach_from_end_to_end() {
+        let class = |value| tint(Some(value), (0.0, 1.0)).unwrap().0;
+        assert_eq!([-9.0, 0.0, 0.5, 1.0].map(class), ["v0", "v0", "v24", "v47"]);
         assert!(tint(Some(f64::NAN), (0.0, 1.0)).is_none() && tint(None, (0.0, 1.0)).is_none());
-        assert_eq!(tint(Some(3.0), (3.0, 3.0)).unwrap().paper, tint(Some(0.5), (0.0, 1.0)).unwrap().paper);
-        // Any value has a contrast of 4.5 at least.
-        let tints = (0..=254).map(|i| tint(Some(f64::from(i)), (0.0, 254.0)).unwrap());
-        for tint in tints.chain((-50..=50).map(|i| diverging(Some(f64::from(i)), 50.0).unwrap())) {
-            let part = |at: usize| u8::from_str_radix(&tint.paper[at..at + 2], 16).unwrap();
+        assert_eq!(tint(Some(3.0), (3.0, 3.0)).unwrap().0, "v24");
+        let class = |value| diverging(Some(value), 0.2).unwrap().0;
+        assert_eq!([-9.0, -0.1, 0.0, 0.2].map(class), ["d0", "d8", "d16", "d32"]);
+    }
+
+    #[test]
+    fn what_is_written_on_a_tint_can_be_read() {
+        let rules = tints();
+        assert_eq!(rules.lines().count(), TINTS + 2 * STEPS + 1);
+        for rule in rules.lines() {
+            let paper = rule.split('#').nth(1).unwrap();
+            let part = |at: usize| u8::from_str_radix(&paper[at..at + 2], 16).unwrap();
             let linear = |c: u8| {
                 let c = f64::from(c) / 255.0;
                 if c <= 0.04045 { c / 12.92 } else { ((c + 0.055) / 1.055).powf(2.4) }
             };
-            let l = 0.2126 * linear(part(1)) + 0.7152 * linear(part(3)) + 0.0722 * linear(part(5));
-            let contrast = if tint.ink == "#000000" { (l + 0.05) / 0.05 } else { 1.05 / (l + 0.05) };
-            assert!(contrast >= 4.5, "{}: {contrast}", tint.paper);
+            let l = 0.2126 * linear(part(0)) + 0.7152 * linear(part(2)) + 0.0722 * linear(part(4));
+            let contrast = if rule.contains("color: #000000") { (l + 0.05) / 0.05 } else { 1.05 / (l + 0.05) };
+            assert!(contrast >= 4.5, "{rule}: {contrast}");
         }
     }
 }

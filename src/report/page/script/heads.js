@@ -3,8 +3,11 @@
 const CURVE = { width: 560, height: 250, left: 64, right: 28, top: 12, bottom: 40 };
 const LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#767d86"];
 
+/** The name that a browser gives to what an SVG is made of. */
+const SPACE = new DOMParser().parseFromString("<svg></svg>", "text/html").body.firstChild.namespaceURI;
+
 function drawn(tag, attributes, text) {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  const element = document.createElementNS(SPACE, tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   if (text !== undefined) element.textContent = text;
   return element;

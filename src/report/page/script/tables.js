@@ -37,7 +37,7 @@ function asked(text, titles) {
     const number = Number(right.replace(",", "."));
     return (row) => {
       const key = keyOf(row, column);
-      if (typeof key === "number" && !Number.isNaN(number)) return compares[sign](key, number);
+      if (typeof key === "number" && Number.isFinite(number)) return compares[sign](key, number);
       return sign === "=" && key !== null && String(key).toLowerCase() === right.toLowerCase();
     };
   };

@@ -6,7 +6,7 @@ use crate::report::page::grid::{Grid, HeadValue, Scale};
 use crate::report::page::section::{Made, SectionEntry};
 use crate::report::page::table::{Table, column, diverging, explained, interval, numeric, text, whole};
 use crate::report::page::{Block, Facts, Figures};
-use crate::report::theme::{count, number, thousands};
+use crate::report::theme::{capitalised, count, number, thousands};
 use crate::say;
 
 pub(super) const ENTRY: SectionEntry = SectionEntry { id: "comparison", title: "Comparison", build };
@@ -49,33 +49,27 @@ fn runs(comparison: &Comparison) -> Facts {
 fn figures(at: usize, comparison: &Comparison) -> Table {
     let row = |figure: &FigureDifference| {
         let n_heads = figure.heads.len().max(1) as f64;
-        let verdict = match (figure.differs(), figure.difference.estimate > 0.0) {
-            (true, true) => "higher in B",
-            (true, false) => "lower in B",
-            (false, _) => "no difference shown",
-        };
         vec![
-            text(&figure.name()).hint(figure.explained()),
-            text(&figure.explained()),
+            text(&capitalised(&figure.explained())).hint(figure.name()),
             numeric(Some(figure.a), 3),
             numeric(Some(figure.b), 3),
-            interval(Some(figure.difference), 4),
-            text(verdict),
-            numeric(Some(100.0 * figure.n_differ as f64 / n_heads), 0).hint(format!("{} of {n_heads} heads", figure.n_differ)),
+            interval(Some(figure.difference), 3),
+            text(if figure.differs() { "yes" } else { "not shown" }),
+            numeric(Some(100.0 * figure.n_differ as f64 / n_heads), 0)
+                .hint(format!("{} of {n_heads} heads", figure.n_differ)),
             interval(figure.rank_agreement, 2),
         ]
     };
     let columns = vec![
         column("Figure"),
-        column("What it is"),
         explained("A", "Mean over heads and samples"),
         explained("B", "Mean over heads and samples"),
         explained("B less A", "With its 95 % interval over samples"),
-        explained("Verdict", "A difference is shown where its interval leaves out 0"),
+        explained("Differs", "A difference is shown where its interval leaves out 0"),
         explained("Heads that differ, %", "Whose own interval leaves out 0, as 5 % of them do by chance"),
         explained("Rank agreement", "Rank correlation of the heads in both runs: 1 when both order them alike"),
     ];
-    let caption = "Figures of both runs; a line is explained in its second column";
+    let caption = "Every figure that both runs have";
     Table::new(format!("comparison-{at}"), caption, columns, comparison.figures.iter().map(row).collect())
 }
 
@@ -96,7 +90,10 @@ fn grid(at: usize, sets: &FigureDifference) -> Option<Grid> {
             head: (head.layer, head.kv_head),
             tint: diverging(Some(head.difference.estimate), end),
             text: sign.into(),
-            hint: format!("Layer {}, KV head {}: {:.3} in A, {:.3} in B, difference {by}{ends}", head.layer, head.kv_head, head.a, head.b),
+            hint: format!(
+                "Layer {}, KV head {}: {:.3} in A, {:.3} in B, difference {by}{ends}",
+                head.layer, head.kv_head, head.a, head.b
+            ),
         }
     };
     let values = sets.heads.iter().map(value).collect();

@@ -118,8 +118,11 @@ fn by_text(evaluation: &Evaluation, rows: &Rows<'_>, task: &str) -> Vec<Block> {
         let mut titles = columns(&["Data set", "Text", "Tokens"]);
         titles.extend(arms.iter().map(|arm| column(&arm.policy)));
         let row = |entry: &&TextEntry| {
-            let mut row =
-                vec![text(&entry.dataset), text(&short(&entry.id)).hint(entry.id.clone()), whole(entry.n_prompt_tokens)];
+            let mut row = vec![
+                text(&entry.dataset),
+                text(&short(&entry.id)).hint(entry.id.clone()),
+                whole(entry.n_prompt_tokens),
+            ];
             row.extend(arms.iter().map(|arm| cell(entry, arm)));
             row
         };

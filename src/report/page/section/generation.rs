@@ -83,14 +83,13 @@ fn facts(generated: &Generated) -> Facts {
     let stop = match generated.stop {
         StopReason::StopToken => "with the model's stop token",
         StopReason::StopString => "at a stop string",
-        StopReason::MaxNewTokens => "as many tokens as were asked for were there",
-        StopReason::ContextFull => "the context was full",
-        StopReason::Interrupted => "interrupted",
+        StopReason::MaxNewTokens => "when as many tokens were there as were asked for",
+        StopReason::ContextFull => "as the context was full",
+        StopReason::Interrupted => "as it was interrupted",
     };
     facts.push(("Ended", stop.into()));
-    facts.extend(generated.compared.as_ref().and_then(|compared| compared.comparison.p95_kl).map(|kl| {
-        ("95th percentile of the KL", format!("{kl:.4} nats"))
-    }));
+    let p95 = generated.compared.as_ref().and_then(|compared| compared.comparison.p95_kl);
+    facts.extend(p95.map(|kl| ("95th percentile of the KL", format!("{kl:.4} nats"))));
     facts
 }
 
@@ -99,19 +98,30 @@ fn side_by_side(generated: &Generated, compared: &Compared) -> Vec<Block> {
     let part = compared.tokens_until_first_difference;
     let kl = &compared.comparison.kl;
     let full = match &compared.full.token_texts {
-        Some(texts) => Prose::new("Full cache", texts.iter().enumerate().map(|(at, text)| Piece {
-            text: text.clone(),
-            level: kl.get(at).copied().map(Piece::level_of),
-            hint: kl.get(at).map(|kl| format!("token {at}: KL {kl:.5} nats")),
-            is_first_difference: part == Some(at),
-        }).collect()),
+        Some(texts) => Prose::new(
+            "Full cache",
+            texts
+                .iter()
+                .enumerate()
+                .map(|(at, text)| Piece {
+                    text: text.clone(),
+                    level: kl.get(at).copied().map(Piece::level_of),
+                    hint: kl.get(at).map(|kl| format!("token {at}: KL {kl:.5} nats")),
+                    is_first_difference: part == Some(at),
+                })
+                .collect(),
+        ),
         None => Prose::split("Full cache", &compared.full.text, &generated.text),
     };
     let compressed = match &generated.token_texts {
-        Some(texts) => Prose::new("Compressed cache", texts.iter().enumerate().map(|(at, text)| Piece {
-            is_first_difference: part == Some(at),
-            ..Piece::plain(text.clone())
-        }).collect()),
+        Some(texts) => Prose::new(
+            "Compressed cache",
+            texts
+                .iter()
+                .enumerate()
+                .map(|(at, text)| Piece { is_first_difference: part == Some(at), ..Piece::plain(text.clone()) })
+                .collect(),
+        ),
         None => Prose::split("Compressed cache", &generated.text, &compared.full.text),
     };
     let mut blocks = vec![Block::SideBySide { texts: vec![full, compressed], levels: levels() }];

@@ -39,7 +39,8 @@ fn facts(evidence: &Evidence) -> Facts {
         number(value.estimate, 2) + &ends
     };
     let mut facts = Vec::new();
-    let mut add = |name, value: Option<Interval>| facts.extend(pool::known_interval(value).map(|v| (name, in_words(v))));
+    let mut add =
+        |name, value: Option<Interval>| facts.extend(pool::known_interval(value).map(|v| (name, in_words(v))));
     add("Absolute agreement of data sets, ICC(A,1)", evidence.icc_absolute);
     add("Consistency of data sets, ICC(C,1)", evidence.icc_consistency);
     add("Agreement on the heads' order, Kendall's W", evidence.kendall_w);
@@ -55,11 +56,7 @@ fn facts(evidence: &Evidence) -> Facts {
 }
 
 /// The matrix, and how it is read.
-fn matrix(
-    input: &ReportInput,
-    evidence: &Evidence,
-    tolerance: f64,
-) -> Result<(Table, String), ReportError> {
+fn matrix(input: &ReportInput, evidence: &Evidence, tolerance: f64) -> Result<(Table, String), ReportError> {
     let analysis = &input.analysis;
     let datasets: Vec<_> = analysis.datasets.iter().filter(|d| evidence.datasets.contains(&d.dataset)).collect();
     let means: Vec<_> = datasets.iter().map(|d| pool::at_eps(d, Measure::SetRatio, analysis.reference_eps)).collect();
@@ -72,7 +69,9 @@ fn matrix(
             let said = found.and_then(|i| Some(format!("95 % interval {}, {} samples", say::ends(i, 3)?, i.n)));
             let cell = numeric(value, 3).tint(tint(value, (0.0, 1.0)));
             match said {
-                Some(said) => cell.hint(format!("layer {}, head {}, {}: {said}", head.layer, head.kv_head, dataset.dataset)),
+                Some(said) => {
+                    cell.hint(format!("layer {}, head {}, {}: {said}", head.layer, head.kv_head, dataset.dataset))
+                }
                 None => cell,
             }
         };
@@ -98,18 +97,22 @@ fn matrix(
     );
     let table = Table::new("persistence-caption", caption, titles, evidence.heads.iter().map(row).collect());
     let note = match intervals {
-        Some(_) => "Point at a cell for its 95 % interval over samples. Filter by words and numbers, as in \"layer=15\", \
-                    \"deviation>0.1\" or \"differs\".",
-        None => "Without intervals: the table stats.parquet, which has the samples one by one, is not beside the analysis.",
+        Some(_) => {
+            "Point at a cell for its 95 % interval over samples. Filter by words and numbers, as in \"layer=15\", \
+                    \"deviation>0.1\" or \"differs\"."
+        }
+        None => {
+            "Without intervals: the table stats.parquet, which has the samples one by one, is not beside the analysis."
+        }
     };
     Ok((table, note.into()))
 }
 
 /// Intervals over samples of every data set and head; `None` where the table of samples is not there.
-fn intervals(
-    input: &ReportInput,
-) -> Result<Option<BTreeMap<(&str, Head), Interval>>, ReportError> {
-    let Analysis { table: Some(table), eps_grid, reference_eps, datasets, .. } = &input.analysis else { return Ok(None) };
+fn intervals(input: &ReportInput) -> Result<Option<BTreeMap<(&str, Head), Interval>>, ReportError> {
+    let Analysis { table: Some(table), eps_grid, reference_eps, datasets, .. } = &input.analysis else {
+        return Ok(None);
+    };
     let path = input.analysis_dir.join(&table.name);
     let Some(eps) = eps_grid.get(*reference_eps).filter(|_| is_inside(&table.name) && path.is_file()) else {
         return Ok(None);

@@ -141,7 +141,10 @@ fn grid(at: usize, profile: &Profile) -> Option<Grid> {
         HeadValue {
             head: (head.layer, head.kv_head),
             tint: tint(Some(kept), RANGE),
-            hint: format!("Layer {}, KV head {}: keeps {kept:.1} % by {letter}, {policy}{joins}", head.layer, head.kv_head),
+            hint: format!(
+                "Layer {}, KV head {}: keeps {kept:.1} % by {letter}, {policy}{joins}",
+                head.layer, head.kv_head
+            ),
             text: letter,
         }
     };
@@ -210,9 +213,10 @@ fn heads(at: usize, profile: &Profile) -> Table {
 
 /// Error of every rule.
 fn quality(at: usize, profile: &Profile) -> Table {
-    let rows = profile.quality.iter().map(|q| {
-        vec![text(&q.rule), text(role(&q.rule)), interval(Some(q.calibration), 3), interval(q.held_out, 3)]
-    });
+    let rows = profile
+        .quality
+        .iter()
+        .map(|q| vec![text(&q.rule), text(role(&q.rule)), interval(Some(q.calibration), 3), interval(q.held_out, 3)]);
     let titles = ["Policy", "Role", "Error on calibration samples", "Error on held-out samples"];
     let caption = "Relative error of the attention output, with 95 % intervals";
     Table::new(format!("profile-{at}-quality"), caption, columns(&titles), rows.collect())
@@ -228,7 +232,10 @@ fn role(rule: &str) -> &'static str {
 
 /// KL of the profile and of plain policies.
 fn held_out_kl(at: usize, profile: &Profile) -> Table {
-    let rows = profile.held_out_kl.iter().map(|line| vec![text(&line.policy), text(role(&line.policy)), interval(Some(line.kl), 4)]);
+    let rows = profile
+        .held_out_kl
+        .iter()
+        .map(|line| vec![text(&line.policy), text(role(&line.policy)), interval(Some(line.kl), 4)]);
     let caption = "KL of the next token to the full cache on held-out texts, with 95 % intervals";
     let titles = ["Policy", "Role", "KL, nats"];
     Table::new(format!("profile-{at}-kl"), caption, columns(&titles), rows.collect())

@@ -3,16 +3,16 @@
 use serde_json::Value;
 
 use crate::format::bench::{Bench, FULL, SpeedRow};
-use crate::report::Report;
 use crate::report::page::section::{Made, SectionEntry};
 use crate::report::page::table::{Table, column, explained, numeric, sorted_by, text, whole};
 use crate::report::page::words::{percent, size};
 use crate::report::page::{Block, Facts, Figures};
 use crate::report::theme::thousands;
+use crate::report::{Build, Report};
 
 pub(super) const ENTRY: SectionEntry = SectionEntry { id: "speed", title: "Speed and memory", build };
 
-fn build(report: &Report, _: &mut Figures) -> Made {
+fn build(report: &Report, figures: &mut Figures) -> Made {
     let mut blocks = Vec::new();
     for (at, bench) in report.benches.iter().enumerate() {
         if report.benches.len() > 1 {
@@ -20,6 +20,8 @@ fn build(report: &Report, _: &mut Figures) -> Made {
         }
         blocks.push(Block::Findings(verdict(&bench.content)));
         blocks.push(Block::Facts(facts(&bench.content)));
+        let own = figures.take_all(|build, of| matches!(build, Build::Bench(_)) && of == at);
+        blocks.extend(own.map(Block::Figures));
         blocks.push(Block::Table(table(at, &bench.content)));
     }
     Ok(blocks)
@@ -38,7 +40,8 @@ pub(super) fn verdict(bench: &Bench) -> Vec<String> {
             None => "was not timed against the full cache".into(),
         };
         let of_full = full.filter(|full| full.cache_bytes > 0);
-        let share = of_full.map(|full| format!(", with {} of its bytes", percent(row.cache_bytes as f64 / full.cache_bytes as f64)));
+        let share = of_full
+            .map(|full| format!(", with {} of its bytes", percent(row.cache_bytes as f64 / full.cache_bytes as f64)));
         let found = bench.break_even.iter().find(|found| found.policy == row.policy);
         let new = new_tokens.map_or_else(String::new, |n| format!(" with {n} new tokens"));
         let pays = match found.map(|found| (found.context_tokens, found.at_shortest_measured)) {
@@ -75,7 +78,9 @@ fn table(at: usize, bench: &Bench) -> Table {
     let row = |row: &SpeedRow| {
         let spread = |samples: &[f64]| {
             let ends = crate::math::quantiles(samples, [0.05, 0.95]);
-            ends.map(|[low, high]| format!("{} samples, 5 % below {:.2} ms, 5 % above {:.2} ms", samples.len(), 1e3 * low, 1e3 * high))
+            ends.map(|[low, high]| {
+                format!("{} samples, 5 % below {:.2} ms, 5 % above {:.2} ms", samples.len(), 1e3 * low, 1e3 * high)
+            })
         };
         let decode = numeric(row.decode_secs.map(|secs| 1e3 * secs), 2).bar(1e3 * slowest);
         let decode = match spread(&row.samples_secs.decode) {
