@@ -221,8 +221,7 @@ fn profiles_stand_beside_each_other_with_their_curves() {
         profiles.contains("data-name=\"a: 50.0 % of the slots\"")
             && profiles.contains("data-name=\"b: 25.0 % of the slots\"")
     );
-    let path = dir.path().join("run/b.profile.json");
-    assert!(profiles.contains(&format!("kvscope tune --from {} --budget 0.13", path.display())), "{profiles}");
+    assert!(profiles.contains("kvscope tune --from b.profile.json --budget 0.13"), "{profiles}");
     // Figures of the second have names of their own.
     assert!(
         profiles.contains("id=\"figure-profile-thresholds\"")
@@ -287,7 +286,7 @@ fn speed_and_comparison_say_what_their_numbers_mean() {
     let speed = section(&html, "speed").replace('\u{a0}', " ");
     assert!(speed.contains("At 512 tokens h2o decodes 1.60 times as fast as the full cache, with 40.0 % of its bytes. It pays with 64 new tokens from 352 tokens of context on."), "{speed}");
     assert!(speed.contains("--bar:40") && speed.contains(">13<"));
-    let compared = section(&html, "comparison");
+    let compared = section(&html, "comparison").replace("<wbr>", "");
     assert!(compared.contains("B keeps fewer of its slots than A: 40.0 % against 50.0 % (95 % interval of the difference -15.0 to -5.0; 1 of 2 heads differ)."));
     assert!(compared.contains("It is not shown that B merges less"), "{compared}");
     assert!(
@@ -352,9 +351,12 @@ fn the_persistence_matrix_has_every_head_and_data_set() {
     let persistence = with_table(false);
     assert_eq!(persistence.matches("<tr>").count(), 1 + 30 * 3);
     assert!([">news</th>", ">dialogue</th>", "figure-persistence"].iter().all(|text| persistence.contains(text)));
-    assert!(persistence.contains("Without intervals: the table stats.parquet") && !persistence.contains("no data"));
+    assert!(persistence.contains("Without intervals: the table stats.parquet"));
     // All heads of one data set are unknown, and a layer of another.
-    assert_eq!(with_table(true).matches("class=\"n none\"").count(), persistence.matches("class=\"n none\"").count() + 90 + 3);
+    assert_eq!(
+        with_table(true).matches("class=\"n none\"").count(),
+        persistence.matches("class=\"n none\"").count() + 90 + 3
+    );
 }
 
 #[test]
@@ -368,11 +370,16 @@ fn the_explorer_stands_behind_the_summary_and_leaves_room_for_all_else() {
     let html = dir.path().join("page.html");
     write(&report, &dir.path().join("figures"), &html, None, &mut |_| {}).unwrap();
     let html = std::fs::read_to_string(html).unwrap();
-    let sections: Vec<&str> = html.split("<section id=\"").skip(1).map(|s| s.split('"').next().unwrap()).collect();
-    let expected = "summary explorer persistence profile evaluation generation speed comparison figures datasets heads provenance";
+    let sections: Vec<&str> = html
+        .split("<section id=\"")
+        .skip(1)
+        .map(|s| s.split('"').next().unwrap())
+        .filter(|id| !id.starts_with("x-"))
+        .collect();
+    let expected =
+        "summary explorer persistence profile evaluation generation speed comparison figures datasets heads provenance";
     assert_eq!(sections.join(" "), expected);
     assert!(html.len() <= report.page_bytes && html.contains("data-part=\"0.texts\""), "{} bytes", html.len());
-    assert!(section(&html, "profile").contains("was tuned for another model"));
 }
 
 #[test]

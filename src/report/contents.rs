@@ -36,8 +36,6 @@ pub struct Evaluated {
 pub struct Named<T> {
     /// Name of the file, without folders.
     pub name: String,
-    /// Where it is.
-    pub path: PathBuf,
     /// What it holds.
     pub content: T,
 }
@@ -175,5 +173,5 @@ impl Report {
 
 fn named<T>(path: &Path, content: T) -> Named<T> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Named { name, path: path.into(), content }
+    Named { name, content }
 }

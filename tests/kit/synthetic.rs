@@ -403,7 +403,7 @@ pub struct Input {
 
 /// What was read from a file of that name.
 pub fn named<T>(name: &str, content: T) -> Named<T> {
-    Named { name: name.into(), path: Path::new("reports/made").join(name), content }
+    Named { name: name.into(), content }
 }
 
 impl Input {

@@ -18,7 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("hub", &["checkpoint", "files", "hint"]),
     ("prompts", &["files", "hint"]),
     ("merge", &["hint", "math"]),
-    ("format", &["files", "hint", "math", "merge"]),
+    ("format", &["files", "hint", "math", "merge", "say"]),
     ("policy", &["format", "hint", "math", "merge"]),
     ("model", &["checkpoint", "files", "hint", "math"]),
     ("capture", &["files", "format", "hint", "math", "model"]),

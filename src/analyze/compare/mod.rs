@@ -142,8 +142,8 @@ fn difference(
     let overall: Vec<f64> = draws.iter().map(|draw| draw.1).collect();
     let agreement: Vec<f64> = draws.iter().filter_map(|draw| draw.2).collect();
     let clamped = |interval: Interval| Interval {
-        low: interval.low.map(|low| low.max(-1.0)),
-        high: interval.high.map(|high| high.min(1.0)),
+        low: interval.low.map(|low| low.clamp(-1.0, 1.0)),
+        high: interval.high.map(|high| high.clamp(-1.0, 1.0)),
         ..interval
     };
     let number = |text: &Option<String>| text.as_ref().and_then(|text| text.parse().ok());

@@ -8,8 +8,8 @@ use crate::report::page::table::Tint;
 use crate::report::pool::Head;
 use crate::report::theme::number;
 
-/// Most heads that are drawn so; more have no room.
-pub(super) const MOST_HEADS: usize = 4096;
+/// Most heads that are drawn so; more have no room, and make a page large.
+const MOST_HEADS: usize = 2048;
 /// Colours of the scale below it.
 const SCALE_STEPS: usize = 13;
 

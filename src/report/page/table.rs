@@ -111,7 +111,7 @@ pub(in crate::report) fn text(text: &str) -> Cell {
 
 pub(in crate::report) fn numeric(value: Option<f64>, decimals: usize) -> Cell {
     let value = pool::known(value);
-    Cell { text: value.map(|v| number(v, decimals)), value, ..Cell::default() }
+    sorted_by(value.map(|v| number(v, decimals)), value)
 }
 
 pub(in crate::report) fn whole(value: usize) -> Cell {
@@ -120,6 +120,8 @@ pub(in crate::report) fn whole(value: usize) -> Cell {
 
 /// A text that is sorted by a number.
 pub(in crate::report) fn sorted_by(text: Option<String>, value: Option<f64>) -> Cell {
+    // Digits that nobody sorts by make pages large.
+    let value = value.and_then(|value| format!("{value:.6e}").parse().ok());
     Cell { text, value, ..Cell::default() }
 }
 

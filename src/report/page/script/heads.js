@@ -3,8 +3,8 @@
 const CURVE = { width: 560, height: 250, left: 64, right: 28, top: 12, bottom: 40 };
 const LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#767d86"];
 
-/** The name that a browser gives to what an SVG is made of. */
-const SPACE = new DOMParser().parseFromString("<svg></svg>", "text/html").body.firstChild.namespaceURI;
+/** The name of what an SVG is made of, as the page's figures have it. */
+const SPACE = document.querySelector("svg")?.namespaceURI;
 
 function drawn(tag, attributes, text) {
   const element = document.createElementNS(SPACE, tag);
@@ -25,6 +25,7 @@ function curveOf(profile, at, letters) {
   const [, , setting, kept] = profile.heads[at];
   const points = profile.curves[at];
   const { width, height, left, right, top, bottom } = CURVE;
+  if (!SPACE) return null;
   const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", class: "curve" });
   const errors = points.flatMap((point) => point[3]).filter((error) => error !== null && error > 0);
   if (!errors.length) return null;

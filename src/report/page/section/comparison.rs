@@ -1,12 +1,12 @@
 //! Two analyses head by head.
 
 use crate::format::comparison::{ComparedRun, Comparison, FigureDifference, HeadDifference};
-use crate::report::Report;
 use crate::report::page::grid::{Grid, HeadValue, Scale};
 use crate::report::page::section::{Made, SectionEntry};
 use crate::report::page::table::{Table, column, diverging, explained, interval, numeric, text, whole};
 use crate::report::page::{Block, Facts, Figures};
 use crate::report::theme::{capitalised, count, number, thousands};
+use crate::report::{Named, Report};
 use crate::say;
 
 pub(super) const ENTRY: SectionEntry = SectionEntry { id: "comparison", title: "Comparison", build };
@@ -20,12 +20,12 @@ fn build(report: &Report, _: &mut Figures) -> Made {
         }
         blocks.push(Block::Verdict(comparison.verdict()));
         blocks.push(Block::Facts(runs(comparison)));
-        blocks.push(Block::Table(figures(at, comparison)));
+        blocks.push(Block::Table(figures(at, named)));
         let sets = comparison.figures.iter().find(|figure| figure.metric == "set_ratio");
         if let Some(sets) = sets {
-            blocks.extend(grid(at, sets).map(Block::Grid));
+            blocks.extend(grid(at, &named.name, sets).map(Block::Grid));
             let title = "Every head's merging sets in both runs";
-            blocks.push(Block::folded(title, vec![Block::Table(heads(at, sets))]));
+            blocks.push(Block::folded(title, vec![Block::Table(heads(at, &named.name, sets))]));
         }
     }
     Ok(blocks)
@@ -46,7 +46,7 @@ fn runs(comparison: &Comparison) -> Facts {
 }
 
 /// Every figure, with what it is.
-fn figures(at: usize, comparison: &Comparison) -> Table {
+fn figures(at: usize, Named { name, content: comparison }: &Named<Comparison>) -> Table {
     let row = |figure: &FigureDifference| {
         let n_heads = figure.heads.len().max(1) as f64;
         vec![
@@ -69,12 +69,12 @@ fn figures(at: usize, comparison: &Comparison) -> Table {
         explained("Heads that differ, %", "Whose own interval leaves out 0, as 5 % of them do by chance"),
         explained("Rank agreement", "Rank correlation of the heads in both runs: 1 when both order them alike"),
     ];
-    let caption = "Every figure that both runs have";
+    let caption = format!("{name}: every figure that both runs have");
     Table::new(format!("comparison-{at}"), caption, columns, comparison.figures.iter().map(row).collect())
 }
 
 /// Where the runs differ.
-fn grid(at: usize, sets: &FigureDifference) -> Option<Grid> {
+fn grid(at: usize, name: &str, sets: &FigureDifference) -> Option<Grid> {
     let largest = sets.heads.iter().map(|head| head.difference.estimate.abs()).fold(0.0, f64::max);
     // Of equal tenths, so that two pages have the same colours more often than not.
     let end = (10.0 * largest).ceil().max(1.0) / 10.0;
@@ -98,13 +98,15 @@ fn grid(at: usize, sets: &FigureDifference) -> Option<Grid> {
     };
     let values = sets.heads.iter().map(value).collect();
     let scale = Scale { range: (-end, end), tint: &|value| diverging(Some(value), end), decimals: 1, unit: "" };
-    let caption = "Merging sets per unprotected token, B less A, of every head; + and − where a difference is shown";
+    let caption = format!(
+        "{name}: merging sets per unprotected token, B less A, of every head; + and − where a difference is shown"
+    );
     let mut grid = Grid::new(format!("comparison-{at}-grid"), caption, values, scale)?;
     grid.letters = vec![("+".into(), "merges less in B".into()), ("−".into(), "merges more in B".into())];
     Some(grid)
 }
 
-fn heads(at: usize, sets: &FigureDifference) -> Table {
+fn heads(at: usize, name: &str, sets: &FigureDifference) -> Table {
     let row = |head: &HeadDifference| {
         vec![
             whole(head.layer),
@@ -116,6 +118,6 @@ fn heads(at: usize, sets: &FigureDifference) -> Table {
         ]
     };
     let columns = ["Layer", "KV head", "A", "B", "B less A", "Verdict"].map(column).into_iter().collect();
-    let caption = "Merging sets per unprotected token, with 95 % intervals of the difference";
+    let caption = format!("{name}: merging sets per unprotected token, with 95 % intervals of the difference");
     Table::new(format!("comparison-{at}-heads"), caption, columns, sets.heads.iter().map(row).collect())
 }

@@ -8,7 +8,7 @@ use crate::report::page::section::{Made, SectionEntry};
 use crate::report::page::table::{Table, column, columns, explained, interval, numeric, sorted_by, text, tint, whole};
 use crate::report::page::words::{percent, percent_interval, told};
 use crate::report::page::{Block, Facts, Figures};
-use crate::report::{Build, Named, Report};
+use crate::report::{Build, Named, Report, pool};
 
 pub(super) const ENTRY: SectionEntry = SectionEntry { id: "profile", title: "Profile", build };
 
@@ -81,29 +81,31 @@ fn of_profile(report: &Report, at: usize, named: &Named<Profile>) -> Vec<Block> 
         blocks.push(Block::text("warning", warning));
     }
     blocks.extend(told(&profile.verdict));
-    blocks.extend(grid(at, profile).map(Block::Grid));
+    blocks.extend(grid(at, named).map(Block::Grid));
     blocks.push(Block::Facts(facts(profile)));
     blocks.push(if profile.quality.is_empty() {
         let note = "No quality was measured: the budget was solved on the curves of another profile.";
         Block::text("note", note)
     } else {
-        Block::Table(quality(at, profile))
+        Block::Table(quality(at, named))
     });
     if !profile.held_out_kl.is_empty() {
-        blocks.push(Block::Table(held_out_kl(at, profile)));
+        blocks.push(Block::Table(held_out_kl(at, named)));
     }
-    blocks.push(Block::text("", "Another budget is solved from the same curves, without a model:"));
+    blocks.push(Block::text(
+        "",
+        "Another budget is solved from the same curves, without a model, in the folder of the profile:",
+    ));
     blocks.push(Block::Command(another_budget(named)));
-    blocks.push(Block::folded("Every head of the profile", vec![Block::Table(heads(at, profile))]));
+    blocks.push(Block::folded("Every head of the profile", vec![Block::Table(heads(at, named))]));
     blocks
 }
 
-/// A command that solves half as large a budget.
+/// A command that solves half as large a budget, in the folder of the profile: where that is, its page does not know.
 fn another_budget(named: &Named<Profile>) -> String {
-    let path = named.path.to_string_lossy();
-    let quoted = shlex::try_quote(&path).map_or_else(|_| path.to_string(), |quoted| quoted.into_owned());
+    let name = shlex::try_quote(&named.name).map_or_else(|_| named.name.clone(), |quoted| quoted.into_owned());
     let budget = (50.0 * named.content.target_kept_fraction).round().max(1.0) / 100.0;
-    format!("kvscope tune --from {quoted} --budget {budget}")
+    format!("kvscope tune --from {name} --budget {budget}")
 }
 
 fn facts(profile: &Profile) -> Facts {
@@ -132,25 +134,24 @@ fn letter(at: usize) -> String {
     if at < 26 { letter.into() } else { format!("{letter}{}", at / 26) }
 }
 
-fn grid(at: usize, profile: &Profile) -> Option<Grid> {
+fn grid(at: usize, named: &Named<Profile>) -> Option<Grid> {
+    let profile = &named.content;
     const RANGE: (f64, f64) = (0.0, 100.0);
     let value = |head: &HeadProfile| {
-        let kept = 100.0 * head.kept_fraction;
+        let kept = pool::known(Some(100.0 * head.kept_fraction));
+        let keeps = kept.map_or_else(|| "an unknown share".into(), |kept| format!("{kept:.1} %"));
         let joins = head.eps.map_or_else(String::new, |eps| format!(", joins neighbours above {eps:.2}"));
         let (letter, policy) = (letter(head.setting), profile.setting_of(head));
         HeadValue {
             head: (head.layer, head.kv_head),
-            tint: tint(Some(kept), RANGE),
-            hint: format!(
-                "Layer {}, KV head {}: keeps {kept:.1} % by {letter}, {policy}{joins}",
-                head.layer, head.kv_head
-            ),
+            tint: tint(kept, RANGE),
+            hint: format!("Layer {}, KV head {}: keeps {keeps} by {letter}, {policy}{joins}", head.layer, head.kv_head),
             text: letter,
         }
     };
     let values = profile.heads.iter().map(value).collect();
     let scale = Scale { range: RANGE, tint: &|kept| tint(Some(kept), RANGE), decimals: 0, unit: " % kept" };
-    let caption = "Policy (letter) and size (colour) of every head, layers from left to right";
+    let caption = format!("Policy (letter) and size (colour) of every head, layers from left to right: {}", named.name);
     let mut grid = Grid::new(format!("profile-{at}-grid"), caption, values, scale)?;
     let used = |setting: usize| profile.heads.iter().filter(|head| head.setting == setting).count();
     let letters = profile.settings.iter().enumerate().filter(|(setting, _)| used(*setting) > 0);
@@ -188,7 +189,8 @@ fn curves(profile: &Profile) -> Value {
 }
 
 /// Every head.
-fn heads(at: usize, profile: &Profile) -> Table {
+fn heads(at: usize, named: &Named<Profile>) -> Table {
+    let profile = &named.content;
     let row = |head: &HeadProfile| {
         vec![
             whole(head.layer),
@@ -207,18 +209,19 @@ fn heads(at: usize, profile: &Profile) -> Table {
         explained("Threshold", "Cosine above which neighbours are joined, mean over the calibration samples"),
         explained("Weight", "What the head's errors were multiplied by, for what the model loses by this head alone"),
     ];
-    let caption = "What the profile chose for every KV head";
+    let caption = format!("What {} chose for every KV head", named.name);
     Table::new(format!("profile-{at}-heads"), caption, columns, profile.heads.iter().map(row).collect())
 }
 
 /// Error of every rule.
-fn quality(at: usize, profile: &Profile) -> Table {
+fn quality(at: usize, named: &Named<Profile>) -> Table {
+    let profile = &named.content;
     let rows = profile
         .quality
         .iter()
         .map(|q| vec![text(&q.rule), text(role(&q.rule)), interval(Some(q.calibration), 3), interval(q.held_out, 3)]);
     let titles = ["Policy", "Role", "Error on calibration samples", "Error on held-out samples"];
-    let caption = "Relative error of the attention output, with 95 % intervals";
+    let caption = format!("Relative error of the attention output, with 95 % intervals: {}", named.name);
     Table::new(format!("profile-{at}-quality"), caption, columns(&titles), rows.collect())
 }
 
@@ -231,12 +234,14 @@ fn role(rule: &str) -> &'static str {
 }
 
 /// KL of the profile and of plain policies.
-fn held_out_kl(at: usize, profile: &Profile) -> Table {
+fn held_out_kl(at: usize, named: &Named<Profile>) -> Table {
+    let profile = &named.content;
     let rows = profile
         .held_out_kl
         .iter()
         .map(|line| vec![text(&line.policy), text(role(&line.policy)), interval(Some(line.kl), 4)]);
-    let caption = "KL of the next token to the full cache on held-out texts, with 95 % intervals";
+    let caption =
+        format!("KL of the next token to the full cache on held-out texts, with 95 % intervals: {}", named.name);
     let titles = ["Policy", "Role", "KL, nats"];
     Table::new(format!("profile-{at}-kl"), caption, columns(&titles), rows.collect())
 }

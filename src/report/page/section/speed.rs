@@ -22,7 +22,7 @@ fn build(report: &Report, figures: &mut Figures) -> Made {
         blocks.push(Block::Facts(facts(&bench.content)));
         let own = figures.take_all(|build, of| matches!(build, Build::Bench(_)) && of == at);
         blocks.extend(own.map(Block::Figures));
-        blocks.push(Block::Table(table(at, &bench.content)));
+        blocks.push(Block::Table(table(at, &bench.name, &bench.content)));
     }
     Ok(blocks)
 }
@@ -72,7 +72,7 @@ fn facts(bench: &Bench) -> Facts {
     ]
 }
 
-fn table(at: usize, bench: &Bench) -> Table {
+fn table(at: usize, name: &str, bench: &Bench) -> Table {
     let most = |value: fn(&SpeedRow) -> Option<f64>| bench.rows.iter().filter_map(value).fold(0.0, f64::max);
     let (slowest, largest) = (most(|row| row.decode_secs), most(|row| Some(row.cache_bytes as f64)));
     let row = |row: &SpeedRow| {
@@ -112,6 +112,6 @@ fn table(at: usize, bench: &Bench) -> Table {
         explained("Bound", "The factor if time were bytes read"),
         explained("Pays at", "New tokens from which on compression has paid; none where it never does"),
     ];
-    let caption = "Medians by context and cache; bars are of the largest number in their column";
+    let caption = format!("{name}: medians by context and cache; bars are of the largest number in their column");
     Table::new(format!("speed-{at}"), caption, columns, bench.rows.iter().map(row).collect())
 }
