@@ -120,7 +120,7 @@ def check_generation(page, html, run):
     page.open(html)
     for name in ["first.json", "second.json"]:
         saved = json.loads((run / name).read_text())
-        prose = f"[...[...document.querySelectorAll('#generation-variants > .variant')].find((e) => e.dataset.name.startsWith('{name}')).querySelectorAll('.beside p')]"
+        prose = f"[...[...document.querySelectorAll('#generation-variants > .variant')].find((e) => e.dataset.name.startsWith('{name}')).querySelectorAll('.beside .words')]"
         full, compressed = page.run(f"{prose}.map((e) => e.textContent)")
         assert full == "".join(saved["full"]["token_texts"]) and compressed == "".join(saved["token_texts"]), (full, compressed)
         levels = page.run(f"[...{prose}[0].querySelectorAll('span')].map((e) => Number(e.className.slice(3)))")
