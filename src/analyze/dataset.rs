@@ -7,7 +7,7 @@ use crate::analyze::queries::{QueryCounters, RULES, SampleErrors, SampleQueries}
 use crate::analyze::similarity::{COARSE_BINS, HeadCounters};
 use crate::analyze::sparsity::{OverlapCounters, POSITION_BINS, SampleSets, SetCounters, SetRule};
 use crate::analyze::{AnalyzeError, AnalyzeOptions};
-use crate::format::analysis::{DatasetAnalysis, HeadSimilarity, Placed, SetPlaces, StateSimilarity};
+use crate::format::analysis::{DatasetAnalysis, GapByCosine, HeadSimilarity, Placed, SetPlaces, StateSimilarity};
 use crate::format::dump::{Dump, Sample, State, TokenClass};
 use crate::format::stats::{StatsRow, StatsTable};
 use crate::math::Mean;
@@ -197,6 +197,11 @@ impl<'a> DatasetRun<'a> {
             StateSimilarity { state: *state, histogram, heads }
         });
         let similarity = similarity.collect();
+        let gap_by_cosine = self.measures.has_queries.then(|| {
+            let mut all = GapByCosine::new(COARSE_BINS);
+            self.heads.iter().for_each(|head| all.join(head.queries.pairs()));
+            all
+        });
         let queries = self.heads.iter().map(|head| head.queries.finish(head.layer, head.kv_head));
         let queries = if self.measures.has_queries { queries.collect() } else { Vec::new() };
         let (mut sparsity, mut sparsity_other_bridge) = (Vec::new(), Vec::new());
@@ -216,6 +221,7 @@ impl<'a> DatasetRun<'a> {
             sparsity_other_bridge,
             places: self.places,
             queries,
+            gap_by_cosine,
         }
     }
 }

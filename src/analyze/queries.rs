@@ -1,7 +1,8 @@
 //! Does similarity matter? What real queries make of neighbouring keys, and what merging does to a head's output.
 
 use crate::analyze::AnalyzeOptions;
-use crate::format::analysis::{HeadQueries, QUANTILES, QueryAware, RuleError};
+use crate::analyze::similarity::COARSE_BINS;
+use crate::format::analysis::{GapByCosine, HeadQueries, QUANTILES, QueryAware, RuleError};
 use crate::math::{
     Mean, Paired, Resamples, Rhs, bootstrap_mean, cosine, mean, paired, product, quantiles, spearman, squared_distance,
 };
@@ -32,6 +33,8 @@ pub(crate) struct SampleQueries {
     pub(crate) gap_quantiles: Option<[f64; 5]>,
     /// Spearman's rho of the pairs' cosines and gaps.
     pub(crate) cosine_predicts: Option<f64>,
+    /// Cosine and gap of every pair that has both.
+    pub(crate) pairs: Vec<(f32, f32)>,
     /// Error by budget, then rule of [`RULES`]; `None` where the budget cannot be met or no late query was kept.
     pub(crate) errors: Vec<Option<[f64; RULES.len()]>>,
     /// Budgets that cannot be met.
@@ -55,6 +58,7 @@ impl SampleQueries {
             gap: mean(&known),
             gap_quantiles: quantiles(&known, QUANTILES),
             cosine_predicts: spearman(&cosines, &known),
+            pairs: cosines.iter().zip(&known).map(|(cosine, gap)| (*cosine as f32, *gap as f32)).collect(),
             errors,
             unreachable,
         }
@@ -137,6 +141,7 @@ pub(crate) struct QueryCounters {
     gap: Mean,
     gap_quantiles: [Mean; 5],
     cosine_predicts: Mean,
+    pairs: GapByCosine,
     errors: Vec<[Mean; RULES.len()]>,
 }
 
@@ -146,6 +151,7 @@ impl QueryCounters {
             gap: Mean::default(),
             gap_quantiles: [Mean::default(); 5],
             cosine_predicts: Mean::default(),
+            pairs: GapByCosine::new(COARSE_BINS),
             errors: vec![[Mean::default(); RULES.len()]; n_budgets],
         }
     }
@@ -153,6 +159,9 @@ impl QueryCounters {
     pub(crate) fn add(&mut self, sample: &SampleQueries) {
         self.gap.extend(sample.gap);
         self.cosine_predicts.extend(sample.cosine_predicts);
+        for (cosine, gap) in &sample.pairs {
+            self.pairs.add(f64::from(*cosine), f64::from(*gap));
+        }
         for (index, mean) in self.gap_quantiles.iter_mut().enumerate() {
             mean.extend(sample.gap_quantiles.map(|quantiles| quantiles[index]));
         }
@@ -161,6 +170,11 @@ impl QueryCounters {
                 mean.extend(errors.map(|errors| errors[rule]));
             }
         }
+    }
+
+    /// Pairs by cosine and gap.
+    pub(crate) fn pairs(&self) -> &GapByCosine {
+        &self.pairs
     }
 
     pub(crate) fn finish(&self, layer: usize, kv_head: usize) -> HeadQueries {
@@ -335,6 +349,12 @@ mod tests {
         let [paper, convex, log_count, by_mass, evict] = found.errors[1].unwrap();
         assert!(log_count < 1e-6 && by_mass < 1e-6, "{found:?}");
         assert!(convex > 1e-3 && (convex - evict).abs() < 1e-6 && paper > convex, "{found:?}");
+        let mut counters = QueryCounters::new(3);
+        counters.add(&found);
+        // 20 twins of cosine 1 and gap 0, of which the queries at the end see all but the last; 19 pairs of cosine cos 0.9 = 0.62.
+        let bins = &counters.pairs().pairs;
+        assert_eq!((bins[39][0], bins[32].iter().sum::<u64>()), (20, 19), "{bins:?}");
+        assert_eq!(bins.iter().flatten().sum::<u64>() as usize, found.pairs.len());
         // Cosines of neighbours are 1 or cos 0.9; gaps are 0 for twins: cosine tells all.
         assert!(found.cosine_predicts.unwrap() < -0.8, "{found:?}");
         assert_eq!(found.unreachable, [false; 3]);

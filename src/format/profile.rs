@@ -99,6 +99,9 @@ pub struct UsedSample {
     pub id: String,
     /// SHA-256 of the captured file.
     pub sha256: String,
+    /// Its tokens; `None` in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_tokens: Option<usize>,
     /// kept_fraction that the profile reaches on it, over all layers and heads; `None` where it was not measured.
     pub kept_fraction: Option<f64>,
 }
@@ -107,7 +110,7 @@ impl UsedSample {
     /// A sample of a dump.
     pub(crate) fn of(entry: &SampleEntry, kept_fraction: Option<f64>) -> Self {
         let (dataset, id, sha256) = (entry.dataset.clone(), entry.id.clone(), entry.sha256.clone());
-        Self { dataset, id, sha256, kept_fraction }
+        Self { dataset, id, sha256, n_tokens: Some(entry.n_tokens), kept_fraction }
     }
 }
 

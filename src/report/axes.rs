@@ -13,6 +13,8 @@ pub(super) struct Axis {
     pub log: bool,
     pub ticks: Vec<(f64, String)>,
     pub title: String,
+    /// Whether the labels of the ticks stand upright, which lets many stand side by side.
+    pub upright: bool,
 }
 
 /// Smallest and largest of the finite values.
@@ -45,6 +47,20 @@ fn decimals(step: f64) -> usize {
     (-(step.log10() + 1e-9).floor()).clamp(0.0, 9.0) as usize
 }
 
+/// A number with the digits that it needs, at most six.
+fn plain(value: f64) -> String {
+    let digits = (5.0 - value.abs().max(1e-300).log10().floor()).clamp(0.0, 15.0) as i32;
+    let factor = 10f64.powi(digits);
+    format!("{}", (value * factor).round() / factor).replace('-', "−")
+}
+
+/// The usual ends, widened to whole steps, within `limits`, only where values lie beyond them.
+pub(super) fn covering(usual: (f64, f64), ends: Option<(f64, f64)>, limits: (f64, f64)) -> (f64, f64) {
+    let Some((low, high)) = ends.filter(|(low, high)| *low < usual.0 || *high > usual.1) else { return usual };
+    let (low, high) = rounded(Some((low.min(usual.0), high.max(usual.1))), limits, 6);
+    (low.min(usual.0), high.max(usual.1))
+}
+
 /// Multiples of `step` from `low` to `high`, at most 200.
 fn multiples(low: f64, high: f64, step: f64) -> Vec<f64> {
     let first = (low / step - 1e-6).ceil();
@@ -73,7 +89,7 @@ impl Axis {
         let step = step(high - low, n);
         let decimals = decimals(step);
         let ticks = multiples(low, high, step).into_iter().map(|v| (v, number(v, decimals))).collect();
-        Self { low, high, log: false, ticks, title: title.into() }
+        Self { low, high, log: false, ticks, title: title.into(), upright: false }
     }
 
     /// A linear axis from zero to a round number over the highest value, which is never above `most`.
@@ -85,7 +101,7 @@ impl Axis {
     pub fn whole(low: usize, high: usize, n: usize, title: &str) -> Self {
         let step = step((high - low).max(1) as f64, n).max(1.0);
         let ticks = multiples(low as f64, high as f64, step).into_iter().map(|v| (v, number(v, 0))).collect();
-        Self { low: low as f64 - 0.5, high: high as f64 + 0.5, log: false, ticks, title: title.into() }
+        Self { low: low as f64 - 0.5, high: high as f64 + 0.5, log: false, ticks, title: title.into(), upright: false }
     }
 
     /// A logarithmic axis with ticks at the given positive values.
@@ -93,27 +109,37 @@ impl Axis {
         let (low, high) = extent(values.iter().copied().filter(|v| *v > 0.0)).unwrap_or((1.0, 10.0));
         let (low, high) = if high > low { (low, high) } else { (low / 2.0, high * 2.0) };
         let ticks = values.iter().filter(|v| **v > 0.0).map(|v| (*v, number(*v, 0))).collect();
-        Self { low: low / 1.06, high: high * 1.06, log: true, ticks, title: title.into() }
+        Self { low: low / 1.06, high: high * 1.06, log: true, ticks, title: title.into(), upright: false }
     }
 
-    /// A logarithmic axis over values of any size, with ticks at 1, 2 and 5 times powers of ten.
-    pub fn powers(low: f64, high: f64, title: &str) -> Self {
+    /// A logarithmic axis over whole powers of ten: from `low` to `high`, and further where values lie beyond.
+    pub fn decades(values: impl IntoIterator<Item = f64>, (low, high): (f64, f64), title: &str) -> Self {
+        let (least, most) = extent(values.into_iter().filter(|v| *v > 0.0)).unwrap_or((low, high));
+        let power = |v: f64, round: fn(f64) -> f64| 10f64.powf(round(v.log10()).clamp(-12.0, 12.0));
+        Self::powers_between(low.min(power(least, f64::floor)), high.max(power(most, f64::ceil)), title)
+    }
+
+    /// A logarithmic axis with ticks at the powers of ten, and at 2 and 5 times them where there are few.
+    pub fn powers_between(low: f64, high: f64, title: &str) -> Self {
         let (first, last) = (low.log10().floor() as i32, high.log10().ceil() as i32);
-        let all = (first..=last).flat_map(|power| [1.0, 2.0, 5.0].map(|lead| lead * 10f64.powi(power)));
-        let (low, high) = (low / 1.3, high * 1.6);
-        let ticks: Vec<f64> = all.filter(|v| (low..=high).contains(v)).collect();
-        // Where the range is wide, powers of ten are enough.
-        let is_power = |v: f64| (v.log10() - v.log10().round()).abs() < 1e-9;
-        let few = ticks.len() > 9;
-        let ticks = ticks.into_iter().filter(|v| !few || is_power(*v)).map(|v| (v, format!("{v}"))).collect();
-        Self { low, high, log: true, ticks, title: title.into() }
+        let leads: &[f64] = if last - first > 2 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+        let all = (first..=last).flat_map(|power| leads.iter().map(move |lead| lead * 10f64.powi(power)));
+        let within = all.filter(|v| (low * (1.0 - 1e-9)..=high * (1.0 + 1e-9)).contains(v));
+        let ticks = within.map(|v| (v, plain(v))).collect();
+        Self { low, high, log: true, ticks, title: title.into(), upright: false }
+    }
+
+    /// A linear axis with ticks at these places only.
+    pub fn at(places: &[f64], (low, high): (f64, f64), title: &str) -> Self {
+        let ticks = places.iter().map(|v| (*v, plain(*v))).collect();
+        Self { low, high, log: false, ticks, title: title.into(), upright: false }
     }
 
     /// An axis over named places 0, 1, 2, ….
     pub fn named(labels: Vec<String>, title: &str) -> Self {
         let high = labels.len() as f64 - 0.5;
         let ticks = labels.into_iter().enumerate().map(|(i, label)| (i as f64, label)).collect();
-        Self { low: -0.5, high, log: false, ticks, title: title.into() }
+        Self { low: -0.5, high, log: false, ticks, title: title.into(), upright: false }
     }
 
     /// Where a value lies between the ends, in [0, 1].
@@ -134,23 +160,38 @@ impl Axis {
         }
     }
 
+    /// Room for labels and title beneath an area.
+    pub fn foot(&self) -> f64 {
+        56.0 + if self.upright { self.widest() } else { 0.0 }
+    }
+
+    fn widest(&self) -> f64 {
+        self.ticks.iter().map(|tick| text_width(&tick.1, theme::TICK - 3.0, false)).fold(0.0, f64::max)
+    }
+
     /// Draws the axis along the foot of `area`: upright grid lines, ticks with their labels, and the title.
     pub fn draw(&self, canvas: &mut Canvas<'_>, area: Area) {
         let mut taken = f64::NEG_INFINITY;
         for (value, label) in &self.ticks {
             let x = area.x0 + self.part(*value) * area.width();
-            let half = text_width(label, theme::TICK, false) / 2.0;
+            let half = if self.upright { 2.0 } else { text_width(label, theme::TICK, false) / 2.0 };
             if x - half < taken + 6.0 {
                 continue;
             }
             taken = x + half;
             canvas.line((x, area.y0), (x, area.y1), theme::GRID, 1.0);
             canvas.line((x, area.y1), (x, area.y1 + 4.0), theme::EDGE, 1.0);
-            canvas.text((x, area.y1 + 18.0), label, Type::new(theme::TICK, theme::SOFT_INK).center());
+            let soft = Type::new(theme::TICK, theme::SOFT_INK);
+            if self.upright {
+                let small = Type { em: theme::TICK - 3.0, ..soft }.right().upward();
+                canvas.text((x + 3.2, area.y1 + 7.0), label, small);
+            } else {
+                canvas.text((x, area.y1 + 18.0), label, soft.center());
+            }
         }
         canvas.line((area.x0, area.y1), (area.x1, area.y1), theme::EDGE, 1.2);
         let title = Type::new(theme::LABEL, theme::INK).center();
-        canvas.text((area.middle().0, area.y1 + 40.0), &self.title, title);
+        canvas.text((area.middle().0, area.y1 + self.foot() - 16.0), &self.title, title);
     }
 }
 
@@ -176,7 +217,8 @@ impl Frame<'_> {
     }
 
     /// Grid, ticks, labels and titles, those of the y axis where it is the `first` of a row; to be drawn before the data.
-    pub fn draw(&self, canvas: &mut Canvas<'_>, first: bool) {
+    /// A `strip` of that height beneath the values is for what has none.
+    pub fn draw(&self, canvas: &mut Canvas<'_>, first: bool, strip: f64) {
         let Area { x0, y0, x1, y1 } = self.area;
         let mut widest: f64 = 0.0;
         for (value, label) in &self.y.ticks {
@@ -188,7 +230,15 @@ impl Frame<'_> {
                 widest = widest.max(text_width(label, theme::TICK, false));
             }
         }
-        self.x.draw(canvas, self.area);
+        self.x.draw(canvas, Area { y1: y1 + strip, ..self.area });
+        if strip > 0.0 {
+            canvas.line((x0, y1), (x1, y1), theme::EDGE, 0.75);
+            let soft = Type::new(theme::TICK - 1.0, theme::SOFT_INK).right();
+            let at = (x0 - 7.0, y1 + strip / 2.0 + 4.0);
+            if first {
+                canvas.text(at, "no data", soft);
+            }
+        }
         canvas.line((x0, y0), (x0, y1), theme::EDGE, 1.2);
         if first {
             let title = Type::new(theme::LABEL, theme::INK).center().upward();
@@ -215,10 +265,19 @@ mod tests {
     }
 
     #[test]
-    fn powers_of_ten_between_the_ends() {
-        let ticks = |low, high| Axis::powers(low, high, "").ticks.into_iter().map(|tick| tick.1).collect::<Vec<_>>();
-        assert_eq!(ticks(0.012, 0.06), ["0.01", "0.02", "0.05"]);
-        assert_eq!(ticks(0.0011, 1.2), ["0.001", "0.01", "0.1", "1"]);
+    fn decades_widen_only_for_what_lies_beyond() {
+        let axis = |values: &[f64]| {
+            let axis = Axis::decades(values.iter().copied(), (1e-3, 1.0), "");
+            let labels: Vec<String> = axis.ticks.iter().map(|tick| tick.1.clone()).collect();
+            (axis.low, axis.high, labels.join(" "))
+        };
+        assert_eq!(axis(&[0.02, 0.5]), (1e-3, 1.0, "0.001 0.01 0.1 1".into()));
+        assert_eq!(axis(&[]), axis(&[0.0, 0.1]));
+        let (low, high, _) = axis(&[2e-4, 3.0]);
+        assert!((low - 1e-4).abs() < 1e-12 && (high - 10.0).abs() < 1e-9);
+        assert_eq!(Axis::powers_between(1.0, 100.0, "").ticks.len(), 7);
+        assert_eq!(covering((0.0, 1.0), Some((0.2, 0.9)), (-1.0, 1.0)), (0.0, 1.0));
+        assert_eq!(covering((0.0, 1.0), Some((-0.13, 0.9)), (-1.0, 1.0)), (-0.2, 1.0));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Drawing in logical units over plotters' SVG backend, which takes whole coordinates only: lengths are scaled up before
 //! they are rounded.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 
 use plotters::backend::{DrawingBackend, SVGBackend};
@@ -9,7 +10,7 @@ use plotters::style::{Color, FontStyle, FontTransform, IntoFont, RGBAColor, Shap
 
 use crate::report::ReportError;
 use crate::report::raster::Raster;
-use crate::report::text::{FAMILY, Type, clean};
+use crate::report::text::{FAMILY, Type, clean, drawable};
 
 /// SVG units per logical unit.
 pub(super) const SCALE: f64 = 4.0;
@@ -46,6 +47,8 @@ pub(super) struct Canvas<'a> {
     svg: SVGBackend<'a>,
     /// Rasters and where they go: beneath all other marks.
     rasters: Vec<(Area, Raster)>,
+    /// Whether a text has letters that no font at hand has.
+    has_codes: bool,
     /// The first thing that went wrong.
     outcome: Result<(), String>,
 }
@@ -54,7 +57,7 @@ impl<'a> Canvas<'a> {
     /// A canvas of a size in logical units, whose strokes are written to `svg`.
     pub fn new(svg: &'a mut String, (width, height): (f64, f64)) -> Self {
         let size = ((width * SCALE) as u32, (height * SCALE) as u32);
-        Self { svg: SVGBackend::with_string(svg, size), rasters: Vec::new(), outcome: Ok(()) }
+        Self { svg: SVGBackend::with_string(svg, size), rasters: Vec::new(), has_codes: false, outcome: Ok(()) }
     }
 
     /// Completes the SVG and gives the rasters, which are not in it yet.
@@ -62,6 +65,11 @@ impl<'a> Canvas<'a> {
         self.put(|svg| svg.present());
         self.outcome.map_err(ReportError::Draw)?;
         Ok(self.rasters)
+    }
+
+    /// Whether some text that was drawn has letters that no font at hand has.
+    pub fn has_codes(&self) -> bool {
+        self.has_codes
     }
 
     fn put<E: Display>(&mut self, draw: impl FnOnce(&mut SVGBackend<'a>) -> Result<(), E>) {
@@ -131,7 +139,9 @@ impl<'a> Canvas<'a> {
             color: font.color.to_backend_color(),
             pos: Pos::new(font.align, VPos::Top),
         };
-        self.put(|svg| svg.draw_text(&clean(text), &style, at(place)));
+        let text = clean(text);
+        self.has_codes |= matches!(drawable(&text), Cow::Owned(_));
+        self.put(|svg| svg.draw_text(&text, &style, at(place)));
     }
 
     /// Fills `area` with a raster, cell by cell, beneath everything else.

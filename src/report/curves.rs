@@ -4,7 +4,9 @@ use plotters::style::RGBAColor;
 
 use crate::report::axes::{Axis, Frame, extent};
 use crate::report::canvas::{Area, Canvas};
+use crate::report::drawing::Words;
 use crate::report::legend::{Key, Legend};
+use crate::report::table::{Table, cell};
 use crate::report::text::Type;
 use crate::report::theme;
 use crate::report::theme::Look;
@@ -14,6 +16,8 @@ use crate::report::{Drawing, ReportError};
 const LEFT: f64 = 56.0;
 /// Between two panels.
 const GAP: f64 = 48.0;
+/// Lines of crosses in the strip beneath the values.
+const MOST_CROSSES: usize = 6;
 /// Colour of bands that belong to no one curve.
 const SHADE: RGBAColor = RGBAColor(0x57, 0x60, 0x6a, 0.16);
 
@@ -23,11 +27,11 @@ pub(super) type Band = Vec<(f64, Option<(f64, f64)>)>;
 /// Where a curve has marks.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) enum Marks {
-    /// On its points, as far as they have room.
+    /// On its points, as far as they have room, other points than those of other curves.
     #[default]
     Spaced,
-    /// At its highest point.
-    Peak,
+    /// None.
+    None,
     /// On its points, of this size and without a line.
     Only(f64),
 }
@@ -40,12 +44,22 @@ pub(super) struct Curve {
     /// x, and y where it is known; none at all where there is no data.
     pub points: Vec<(f64, Option<f64>)>,
     pub band: Band,
+    /// Ends of intervals, drawn as upright bars.
+    pub whiskers: Band,
     pub marks: Marks,
+    /// One of many, which the legend leaves out.
+    pub unnamed: bool,
+    pub thick: bool,
 }
 
 impl Curve {
     pub fn new(name: &str, look: Look, points: Vec<(f64, Option<f64>)>) -> Self {
-        Self { name: name.into(), look, points, band: Band::new(), marks: Marks::default() }
+        Self { name: name.into(), look, points, ..Self::empty(look) }
+    }
+
+    fn empty(look: Look) -> Self {
+        let (name, points, marks) = (String::new(), Vec::new(), Marks::default());
+        Self { name, look, points, band: Band::new(), whiskers: Band::new(), marks, unnamed: false, thick: false }
     }
 
     /// The points that have a value.
@@ -56,7 +70,11 @@ impl Curve {
 
 /// Lowest and highest value of curves and their bands.
 pub(super) fn ends<'a>(curves: impl IntoIterator<Item = &'a Curve>) -> Option<(f64, f64)> {
-    extent(curves.into_iter().flat_map(|curve| curve.known().map(|p| p.1).chain(values(&curve.band))))
+    extent(
+        curves
+            .into_iter()
+            .flat_map(|curve| curve.known().map(|p| p.1).chain(values(&curve.band)).chain(values(&curve.whiskers))),
+    )
 }
 
 /// Both ends of a band at all its places.
@@ -77,6 +95,8 @@ pub(super) struct Curves {
     pub band_name: String,
     /// Broken upright line at the reference threshold.
     pub threshold: Option<f32>,
+    /// A stretch of x where there can be no value, and why.
+    pub shaded: Option<(f64, f64, &'static str)>,
 }
 
 impl Curves {
@@ -84,22 +104,61 @@ impl Curves {
         let alt = format!("{} by {}. {}", self.y.title, self.x.title, self.in_words().join(" "));
         let legend = Legend::new(self.keys(), theme::WIDTH - 2.0 * theme::MARGIN - LEFT);
         let (head, height) = if self.panels.len() > 1 { (26.0, 280.0) } else { (0.0, 390.0) };
-        let body = legend.height() + head + height + 56.0;
-        Drawing::new(name, title, subtitle, alt, body, |canvas, area| {
+        let body = legend.height() + head + height + self.x.foot();
+        let words = Words::new(name, title, subtitle, alt);
+        let strip = self.panels.iter().map(|panel| strip(&panel.1)).fold(0.0, f64::max);
+        Drawing::new(words, self.table(), body, |canvas, area| {
             legend.draw(canvas, (area.x0 + LEFT, area.y0));
             let n = self.panels.len() as f64;
             let width = (area.width() - LEFT - 8.0 - GAP * (n - 1.0)) / n;
             let top = area.y0 + legend.height() + head;
             for (i, (title, curves)) in self.panels.iter().enumerate() {
                 let x0 = area.x0 + LEFT + i as f64 * (width + GAP);
-                let panel = Area::new(x0, top, x0 + width, top + height);
+                let panel = Area::new(x0, top, x0 + width, top + height - strip);
                 let bold = Type::new(theme::LABEL, theme::INK).bold().center();
                 canvas.text((panel.middle().0, top - 9.0), title, bold);
                 let frame = Frame { area: panel, x: &self.x, y: &self.y };
-                frame.draw(canvas, i == 0);
+                self.shade(canvas, &frame);
+                frame.draw(canvas, i == 0, strip);
                 self.panel(canvas, &frame, curves);
             }
         })
+    }
+
+    /// A line for every point, with the ends of its band, and one for every point of the band behind all.
+    fn table(&self) -> Table {
+        let mut table = Table::new(["panel", "curve", &self.x.title, &self.y.title, "low", "high"]);
+        // Places with names are told by them.
+        let place = |x: f64| match self.x.ticks.iter().find(|tick| tick.0 == x && tick.1.parse::<f64>().is_err()) {
+            Some((_, label)) => label.clone(),
+            None => cell(Some(x)),
+        };
+        let ends = |band: Option<&(f64, Option<(f64, f64)>)>| {
+            let (low, high) = band.and_then(|band| band.1).unzip();
+            [cell(low), cell(high)]
+        };
+        for (panel, curves) in &self.panels {
+            for curve in curves {
+                for (i, (x, y)) in curve.points.iter().enumerate() {
+                    let [low, high] = ends(curve.band.get(i).or(curve.whiskers.get(i)));
+                    table.push([panel.clone(), curve.name.clone(), place(*x), cell(*y), low, high]);
+                }
+            }
+            for point in &self.band {
+                let [low, high] = ends(Some(point));
+                table.push([panel.clone(), self.band_name.clone(), place(point.0), String::new(), low, high]);
+            }
+        }
+        table
+    }
+
+    /// Greys the stretch where there can be no value, and says why.
+    fn shade(&self, canvas: &mut Canvas<'_>, frame: &Frame<'_>) {
+        let Some((from, to, why)) = self.shaded else { return };
+        let place = Area { x0: frame.px(from), x1: frame.px(to), ..frame.area };
+        canvas.rect(place, theme::NO_DATA);
+        let soft = Type::new(theme::TICK, theme::SOFT_INK).center().upward();
+        canvas.text((place.middle().0 + 4.0, place.middle().1), why, soft);
     }
 
     /// A sentence a curve: its ends, its lowest and its highest point.
@@ -116,7 +175,8 @@ impl Curves {
             let [first, last, low, high] = [first, last, low, high].map(point);
             format!("{name}: from {first} to {last}, lowest {low}, highest {high}.")
         };
-        self.panels.iter().flat_map(|(panel, curves)| curves.iter().map(move |curve| words(panel, curve))).collect()
+        let named = |curve: &&Curve| !curve.unnamed;
+        self.panels.iter().flat_map(|(panel, all)| all.iter().filter(named).map(move |one| words(panel, one))).collect()
     }
 
     /// The legend: every curve once, and what else is to be seen.
@@ -127,11 +187,20 @@ impl Curves {
                 (Key::NoData, format!("{}: no data", curve.name))
             }
             Marks::Only(_) => (Key::Point(curve.look, true), curve.name.clone()),
+            Marks::None => (Key::Stroke(curve.look.color), curve.name.clone()),
             _ => (Key::Line(curve.look), curve.name.clone()),
         };
-        let mut keys: Vec<(Key, String)> = self.panels.iter().take(1).flat_map(|panel| &panel.1).map(key).collect();
+        let mut keys: Vec<(Key, String)> = {
+            let panels = self.panels.iter().take(if self.panels.iter().all(|panel| panel.1.len() == 1) {
+                usize::MAX
+            } else {
+                1
+            });
+            panels.flat_map(|panel| &panel.1).filter(|curve| !curve.unnamed).map(key).collect()
+        };
         if !self.band_name.is_empty() {
-            keys.push((Key::Band(SHADE), self.band_name.clone()));
+            let of_curves = self.band.is_empty() && all().any(|curve| !curve.band.is_empty());
+            keys.push((if of_curves { Key::Bands } else { Key::Band(SHADE) }, self.band_name.clone()));
         }
         if let Some(eps) = self.threshold {
             keys.push((Key::Dashes(theme::INK), format!("reference threshold {}", theme::threshold(eps))));
@@ -145,22 +214,22 @@ impl Curves {
     fn panel(&self, canvas: &mut Canvas<'_>, frame: &Frame<'_>, curves: &[Curve]) {
         band(canvas, frame, &self.band, SHADE);
         for curve in curves {
-            band(canvas, frame, &curve.band, theme::faint(curve.look.color, 0.14));
+            band(canvas, frame, &curve.band, theme::faint(curve.look.color, 0.10));
         }
         if let Some(eps) = self.threshold {
             let x = frame.px(f64::from(eps));
             canvas.dashed((x, frame.area.y0), (x, frame.area.y1), theme::INK, 1.5);
         }
-        // The crosses of each curve stand on a line of their own.
-        let mut y = frame.area.y1 - 7.0;
-        for curve in curves.iter().filter(|curve| curve.points.iter().any(|p| p.1.is_none())) {
+        // The crosses of each curve stand on a line of their own, in the strip beneath the values.
+        let mut y = frame.area.y1 + 9.0;
+        for curve in curves.iter().filter(|curve| has_gaps(curve)).take(MOST_CROSSES) {
             for (x, _) in curve.points.iter().filter(|p| p.1.is_none()) {
                 theme::cross(canvas, (frame.px(*x), y), curve.look.color);
             }
-            y = if y < frame.area.y1 - 45.0 { frame.area.y1 - 7.0 } else { y - 9.0 };
+            y += 9.0;
         }
-        for one in curves {
-            curve(canvas, frame, one);
+        for (i, one) in curves.iter().enumerate() {
+            curve(canvas, frame, one, (i, curves.len()));
         }
         let missing = curves.iter().filter(|curve| curve.points.is_empty()).count();
         if missing > 0 && self.panels.len() > 1 {
@@ -194,29 +263,47 @@ fn band(canvas: &mut Canvas<'_>, frame: &Frame<'_>, band: &Band, color: RGBAColo
         let upper = run.iter().map(|(x, (_, high))| frame.at(*x, *high));
         let lower = run.iter().rev().map(|(x, (low, _))| frame.at(*x, *low));
         canvas.polygon(&upper.chain(lower).collect::<Vec<_>>(), color);
+        // Where bands lie over each other, their edges tell them apart.
+        let edge = theme::faint(color, 0.45);
+        canvas.path(&run.iter().map(|(x, (_, high))| frame.at(*x, *high)).collect::<Vec<_>>(), edge, 0.75);
+        canvas.path(&run.iter().map(|(x, (low, _))| frame.at(*x, *low)).collect::<Vec<_>>(), edge, 0.75);
     }
 }
 
-/// Line and marks.
-fn curve(canvas: &mut Canvas<'_>, frame: &Frame<'_>, curve: &Curve) {
+/// Line and marks of the curve of a number among so many.
+fn curve(canvas: &mut Canvas<'_>, frame: &Frame<'_>, curve: &Curve, (index, n_curves): (usize, usize)) {
     let room = frame.area.width() / curve.points.len().max(1) as f64;
     let every = (20.0 / room.max(0.1)).ceil().max(1.0) as usize;
+    let first = index * every / n_curves.max(1);
     let mark = |canvas: &mut Canvas<'_>, at, r| theme::mark(canvas, at, curve.look, r, true);
+    for (x, (low, high)) in curve.whiskers.iter().filter_map(|(x, ends)| Some((*x, (*ends)?))) {
+        canvas.line(frame.at(x, low), frame.at(x, high), theme::faint(curve.look.color, 0.6), 1.4);
+    }
     for run in runs(&curve.points) {
         let points: Vec<(f64, f64)> = run.iter().map(|(x, y)| frame.at(*x, *y)).collect();
         match curve.marks {
             Marks::Only(r) => points.iter().for_each(|point| mark(canvas, *point, r)),
-            Marks::Peak => canvas.path(&points, curve.look.color, 2.0),
+            Marks::None => canvas.path(&points, curve.look.color, if curve.thick { 3.0 } else { 1.0 }),
             Marks::Spaced => {
                 canvas.path(&points, curve.look.color, 2.0);
                 let r = if room > 16.0 { 3.8 } else { 2.8 };
-                points.iter().step_by(every).for_each(|point| mark(canvas, *point, r));
+                // A lone point is seen by its mark alone.
+                let from = if points.len() > first { first } else { 0 };
+                points[from..].iter().step_by(every).for_each(|point| mark(canvas, *point, r));
             }
         }
     }
-    let peak = curve.known().reduce(|peak, point| if point.1 > peak.1 { point } else { peak });
-    if let (Marks::Peak, Some((x, y))) = (curve.marks, peak) {
-        mark(canvas, frame.at(x, y), 3.6);
+}
+
+fn has_gaps(curve: &Curve) -> bool {
+    curve.points.iter().any(|point| point.1.is_none())
+}
+
+/// Height of the strip with the crosses of curves that have gaps.
+fn strip(curves: &[Curve]) -> f64 {
+    match curves.iter().filter(|curve| has_gaps(curve)).count().min(MOST_CROSSES) {
+        0 => 0.0,
+        n => 9.0 + 9.0 * n as f64,
     }
 }
 

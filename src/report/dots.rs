@@ -3,8 +3,10 @@
 use crate::math::Interval;
 use crate::report::axes::{Axis, extent};
 use crate::report::canvas::{Area, Canvas};
+use crate::report::drawing::Words;
 use crate::report::legend::{Key, Legend};
-use crate::report::text::{Type, fit, text_width};
+use crate::report::table::{Table, cell};
+use crate::report::text::{Type, text_width, wrap};
 use crate::report::theme;
 use crate::report::theme::{Look, number};
 use crate::report::{Drawing, ReportError};
@@ -14,8 +16,8 @@ const LINE: f64 = 27.0;
 const HEADING: f64 = 34.0;
 /// Room for the axis beneath the rows.
 pub(super) const FOOT: f64 = 62.0;
-/// Labels longer than this are shortened in their middle.
-const LONGEST: f64 = 380.0;
+/// Labels longer than this are broken into lines.
+const LONGEST: f64 = 300.0;
 
 /// A mean with its interval, if it is known.
 #[derive(Clone, Copy, Debug)]
@@ -52,15 +54,43 @@ pub(super) fn ends<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Option<(f64, 
     extent(known.flat_map(|i| [Some(i.estimate), i.low, i.high]).flatten())
 }
 
+/// A row's label in lines.
+fn lines(row: &Row) -> Vec<String> {
+    wrap(&row.label, theme::LABEL, row.strong, LONGEST, 3)
+}
+
+/// Height of a row: that of its estimates, or of its label.
+fn height_of(row: &Row) -> f64 {
+    (row.dots.len() as f64 * LINE).max(17.0 * lines(row).len() as f64 + 8.0)
+}
+
 impl Dots {
     pub fn drawing(self, name: &str, title: &str, subtitle: String) -> Result<Drawing, ReportError> {
         let alt = self.in_words();
         let legend = Legend::new(self.keys.clone(), theme::WIDTH - 2.0 * theme::MARGIN);
         let body = legend.height() + self.height() + FOOT;
-        Drawing::new(name, title, subtitle, alt, body, |canvas, area| {
+        Drawing::new(Words::new(name, title, subtitle, alt), self.table(), body, |canvas, area| {
             legend.draw(canvas, (area.x0, area.y0));
             self.draw(canvas, Area { y0: area.y0 + legend.height(), x1: area.x1 - 12.0, ..area });
         })
+    }
+
+    /// A line for every estimate.
+    pub fn table(&self) -> Table {
+        let mut table = Table::new(["group", "row", "series", &self.axis.title, "low", "high", "n"]);
+        for (group, rows) in &self.groups {
+            for row in rows {
+                for (i, dot) in row.dots.iter().enumerate() {
+                    let series =
+                        self.keys.get(i).filter(|_| row.dots.len() > 1).map_or(String::new(), |key| key.1.clone());
+                    let (value, n) = dot.value.map_or((None, String::new()), |v| (Some(v), v.n.to_string()));
+                    let [low, high] = [value.and_then(|v| v.low), value.and_then(|v| v.high)].map(cell);
+                    let estimate = cell(value.map(|v| v.estimate));
+                    table.push([group.clone(), row.label.clone(), series, estimate, low, high, n]);
+                }
+            }
+        }
+        table
     }
 
     /// Every row with its numbers, below the title of its group.
@@ -87,8 +117,7 @@ impl Dots {
     /// Height without the axis' labels.
     pub fn height(&self) -> f64 {
         let group = |(title, rows): &(String, Vec<Row>)| {
-            let lines: usize = rows.iter().map(|row| row.dots.len()).sum();
-            lines as f64 * LINE + if title.is_empty() { 0.0 } else { HEADING }
+            rows.iter().map(height_of).sum::<f64>() + if title.is_empty() { 0.0 } else { HEADING }
         };
         self.groups.iter().map(group).sum()
     }
@@ -96,12 +125,15 @@ impl Dots {
     /// Draws labels, axis and rows from the top of `area`.
     pub fn draw(&self, canvas: &mut Canvas<'_>, area: Area) {
         let font = |row: &Row| Type { bold: row.strong, ..Type::new(theme::LABEL, theme::INK) };
-        let label = |row: &Row| fit(&row.label, theme::LABEL, row.strong, LONGEST.min(area.width() / 2.0));
         let all = || self.groups.iter().flat_map(|group| &group.1);
-        let labels = all().map(|row| text_width(&label(row), theme::LABEL, row.strong));
-        let titles = self.groups.iter().map(|group| text_width(&group.0, theme::LABEL, true));
-        let widest = labels.chain(titles).fold(0.0, f64::max);
-        let plot = Area::new(area.x0 + widest + 18.0, area.y0, area.x1, area.y0 + self.height());
+        let widths =
+            all().flat_map(|row| lines(row).into_iter().map(|line| text_width(&line, theme::LABEL, row.strong)));
+        let widest = widths.fold(0.0, f64::max).min(area.width() / 2.0);
+        let number = |interval: Interval| text_width(&number(interval.estimate, self.decimals), theme::TICK, false);
+        let numbers = all().flat_map(|row| &row.dots).filter_map(|dot| dot.value).map(number).fold(0.0, f64::max);
+        // Every number has room at the right of its interval.
+        let x1 = area.x1 - numbers - 12.0;
+        let plot = Area::new(area.x0 + widest + 18.0, area.y0, x1, area.y0 + self.height());
         self.axis.draw(canvas, plot);
         if let Some(x) = self.upright {
             let x = plot.x0 + self.axis.part(x) * plot.width();
@@ -110,16 +142,23 @@ impl Dots {
         let mut y = plot.y0;
         for (title, rows) in &self.groups {
             if !title.is_empty() {
+                // No grid line runs through a heading.
+                let width = text_width(title, theme::LABEL, true);
+                canvas.rect(Area::new(area.x0, y + 6.0, area.x0 + width + 6.0, y + HEADING - 4.0), theme::WHITE);
                 canvas.text((area.x0, y + 22.0), title, Type::new(theme::LABEL, theme::INK).bold());
                 y += HEADING;
             }
             for row in rows {
-                let height = row.dots.len() as f64 * LINE;
+                let height = height_of(row);
                 if row.strong {
                     let shade = theme::faint(theme::SOFT_INK, 0.09);
-                    canvas.rect(Area::new(area.x0 - 8.0, y, plot.x1, y + height), shade);
+                    canvas.rect(Area::new(area.x0 - 8.0, y, area.x1, y + height), shade);
                 }
-                canvas.text((area.x0, y + height / 2.0 + 0.36 * theme::LABEL), &label(row), font(row));
+                let lines = lines(row);
+                let first = y + height / 2.0 + 0.36 * theme::LABEL - 8.5 * (lines.len() - 1) as f64;
+                for (i, line) in lines.iter().enumerate() {
+                    canvas.text((area.x0, first + 17.0 * i as f64), line, font(row));
+                }
                 for (i, dot) in row.dots.iter().enumerate() {
                     // Nearer to each other than to those of other rows.
                     let from_middle = 0.8 * (i as f64 - (row.dots.len() - 1) as f64 / 2.0);
@@ -140,21 +179,20 @@ impl Dots {
         };
         let px = |v: f64| plot.x0 + self.axis.part(v) * plot.width();
         let at = px(interval.estimate);
-        let (mut left, mut right) = (at - 7.0, at + 7.0);
+        let mut right = at + 7.0;
         if let (Some(low), Some(high)) = (interval.low, interval.high) {
             canvas.line((px(low), y), (px(high), y), look.color, 2.2);
             for end in [low, high] {
                 canvas.line((px(end), y - 4.0), (px(end), y + 4.0), look.color, 2.0);
             }
-            (left, right) = (left.min(px(low)), right.max(px(high)));
+            right = right.max(px(high));
         }
         theme::mark(canvas, (at, y), look, 5.0, filled);
         let text = number(interval.estimate, self.decimals);
         let width = text_width(&text, theme::TICK, false);
-        // At the left of the interval where there is no room at its right.
-        let x = if right + 7.0 + width > plot.x1 { left - 9.0 - width } else { right + 7.0 };
+        let x = right + 7.0;
         // A plate, so that no line runs through the number.
-        canvas.rect(Area::new(x - 3.0, y - 7.0, x + width + 3.0, y + 7.0), theme::faint(theme::WHITE, 0.85));
+        canvas.rect(Area::new(x - 3.0, y - 7.0, x + width + 3.0, y + 7.0), theme::WHITE);
         canvas.text((x, y + 4.3), &text, Type::new(theme::TICK, theme::INK));
     }
 }

@@ -10,11 +10,16 @@ use base64::engine::general_purpose::STANDARD;
 use crate::report::ReportError;
 use crate::report::canvas::{Area, Canvas, SCALE, length};
 use crate::report::raster::Raster;
-use crate::report::text::{Type, escape, fit};
+use crate::report::table::Table;
+use crate::report::text::{Type, escape, fit, wrap};
 use crate::report::theme;
 
 /// Tallest figure, in logical units: what bounds the memory of a rendering.
 const MAX_HEIGHT: f64 = 2400.0;
+/// Height of a line of the subtitle.
+const LINE: f64 = 18.0;
+/// What stands below a figure with letters that no font has.
+const CODES: &str = "PNG and PDF: U+… are the codes of letters that no font of the machine has that drew them.";
 /// Cells that touch must not let the page shine through between them, and cells of rasters stay what they are.
 const STYLE: &str = "<style>rect{shape-rendering:crispEdges}image{image-rendering:pixelated}</style>";
 
@@ -55,31 +60,61 @@ pub struct Drawing {
     /// What plotters wrote behind its own opening tag.
     body: String,
     rasters: Vec<(Area, Raster)>,
+    table: Table,
+}
+
+/// What a drawing is called and what it says in words.
+#[derive(Clone, Debug)]
+pub(super) struct Words {
+    /// File name without extension.
+    pub name: String,
+    /// What is seen, in one line.
+    pub title: String,
+    /// Whose data, and how much of it: parts that are set off by " · ".
+    pub subtitle: String,
+    /// The content in words.
+    pub alt: String,
+}
+
+impl Words {
+    pub fn new(name: &str, title: &str, subtitle: String, alt: String) -> Self {
+        Self { name: name.into(), title: title.into(), subtitle, alt }
+    }
 }
 
 impl Drawing {
-    /// A drawing whose body, below title and subtitle, is `body_height` logical units tall.
+    /// A drawing whose body, below title and subtitle, is `body_height` logical units tall; `table` has the numbers that it shows.
     pub(super) fn new(
-        name: impl Into<String>,
-        title: impl Into<String>,
-        subtitle: impl Into<String>,
-        alt: impl Into<String>,
+        Words { name, title, subtitle, alt }: Words,
+        table: Table,
         body_height: f64,
         draw: impl FnOnce(&mut Canvas<'_>, Area),
     ) -> Result<Self, ReportError> {
-        let height = (theme::HEAD + body_height).clamp(theme::HEAD, MAX_HEIGHT).ceil();
-        let (title, subtitle) = (title.into(), subtitle.into());
+        let room = theme::WIDTH - 2.0 * theme::MARGIN;
+        let lines = wrap(&subtitle, theme::LABEL, false, room, 3);
+        let head = theme::HEAD + LINE * (lines.len() - 1) as f64;
+        let mut height = (head + body_height).clamp(head, MAX_HEIGHT).ceil();
         let mut svg = String::new();
         let mut canvas = Canvas::new(&mut svg, (theme::WIDTH, height));
-        let line = |text: &str, em, bold| fit(text, em, bold, theme::WIDTH - 2.0 * theme::MARGIN);
         let bold = Type::new(theme::TITLE, theme::INK).bold();
-        canvas.text((theme::MARGIN, 31.0), &line(&title, theme::TITLE, true), bold);
+        canvas.text((theme::MARGIN, 31.0), &fit(&title, theme::TITLE, true, room), bold);
         let soft = Type::new(theme::LABEL, theme::SOFT_INK);
-        canvas.text((theme::MARGIN, 52.0), &line(&subtitle, theme::LABEL, false), soft);
-        draw(&mut canvas, Area::new(theme::MARGIN, theme::HEAD, theme::WIDTH - theme::MARGIN, height));
+        for (i, line) in lines.iter().enumerate() {
+            canvas.text((theme::MARGIN, 52.0 + LINE * i as f64), line, soft);
+        }
+        draw(&mut canvas, Area::new(theme::MARGIN, head, theme::WIDTH - theme::MARGIN, height));
+        if canvas.has_codes() {
+            height += 24.0;
+            canvas.text((theme::MARGIN, height - 10.0), CODES, Type::new(theme::TICK, theme::SOFT_INK));
+        }
         let rasters = canvas.finish()?;
         let body = svg.split_once('>').map_or("", |(_, body)| body).trim_start().to_string();
-        Ok(Self { name: name.into(), title, subtitle, alt: alt.into(), map: None, height, body, rasters })
+        Ok(Self { name, title, subtitle, alt, map: None, height, body, rasters, table })
+    }
+
+    /// The numbers that the drawing shows, as CSV.
+    pub fn csv(&self) -> String {
+        self.table.csv()
     }
 
     pub(super) fn map(self, map: MapScale) -> Self {

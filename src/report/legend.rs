@@ -11,7 +11,7 @@ const ROW: f64 = 20.0;
 const KEY: f64 = 30.0;
 const GAP: f64 = 20.0;
 /// Names longer than this are shortened in their middle.
-const LONGEST: f64 = 250.0;
+const LONGEST: f64 = 440.0;
 
 /// What stands before a legend's text.
 #[derive(Clone, Copy, Debug)]
@@ -20,9 +20,15 @@ pub(super) enum Key {
     Line(Look),
     /// Mark alone, filled or hollow.
     Point(Look, bool),
+    /// Line without a mark.
+    Stroke(RGBAColor),
     Dashes(RGBAColor),
     Band(RGBAColor),
+    /// Bands in the colours of their curves.
+    Bands,
     NoData,
+    /// Cell that is left white.
+    Blank,
     /// Cross at the foot of the plot.
     Cross,
 }
@@ -80,8 +86,17 @@ fn draw_key(canvas: &mut Canvas<'_>, key: Key, (x, y): (f64, f64)) {
             theme::mark(canvas, (x + KEY / 2.0, y), look, 4.0, true);
         }
         Key::Point(look, filled) => theme::mark(canvas, (x + KEY - 8.0, y), look, 4.5, filled),
+        Key::Stroke(color) => canvas.line(ends.0, ends.1, color, 3.0),
         Key::Dashes(color) => canvas.dashed(ends.0, ends.1, color, 1.5),
         Key::Band(color) => canvas.rect(box_, color),
+        Key::Bands => {
+            for i in 0..3 {
+                let x0 = box_.x0 + i as f64 * box_.width() / 3.0;
+                let part = Area { x0, x1: x0 + box_.width() / 3.0, ..box_ };
+                canvas.rect(part, theme::faint(theme::look(i).color, 0.25));
+            }
+        }
+        Key::Blank => canvas.frame(box_, theme::EDGE, 1.0),
         Key::NoData => theme::hatch(canvas, box_),
         Key::Cross => theme::cross(canvas, (x + KEY - 8.0, y), theme::SOFT_INK),
     }

@@ -1,8 +1,8 @@
-//! Figures (PNG and SVG) and one offline HTML file, from saved files only: nothing is measured here.
+//! Figures (PNG, SVG, PDF and CSV) and one offline HTML file, from saved files only: nothing is measured here.
 //!
 //! A new figure is one file in `figure/` and one line in [`FIGURES`]: it says what it shows and leaves the drawing to a layout,
-//! `heat`, `curves` or `dots`. A figure is drawn once, as SVG; its PNG is made from that. A new section of the page is one file in
-//! `page/section/` and one line in its table.
+//! `heat`, `curves` or `dots`. A figure is drawn once, as SVG; its PNG and PDF are made from that, and its CSV of the numbers that
+//! the layout draws. A new section of the page is one file in `page/section/` and one line in its table.
 
 mod axes;
 mod canvas;
@@ -16,12 +16,15 @@ mod legend;
 mod page;
 mod pool;
 mod raster;
+mod scale;
+mod table;
 mod text;
 mod theme;
 
 pub use contents::{Evaluated, Named, Report, ReportInput};
 pub(crate) use drawing::Drawing;
 pub use figure::{Build, FIGURES, FigureEntry};
+pub use raster::heatmap_png;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -226,15 +229,21 @@ fn draw(report: &Report, entry: &'static FigureEntry) -> Option<Result<Vec<Drawn
     Some(all.into_iter().enumerate().map(numbered).filter(has_drawings).collect())
 }
 
-/// Writes a drawing as PNG and SVG.
-fn save(drawing: &Drawing, dir: &Path) -> Result<[WrittenFile; 2], ReportError> {
+/// Writes a drawing as PNG, SVG and PDF, and its numbers as CSV.
+fn save(drawing: &Drawing, dir: &Path) -> Result<[WrittenFile; 4], ReportError> {
     let svg = drawing.svg(RASTER_SIDE)?;
+    let (png, pdf) = raster::png_and_pdf(&svg, &drawing.title, &format!("{}. {}", drawing.subtitle, drawing.alt))?;
     let write = |extension: &str, bytes: &[u8]| {
         let path = dir.join(format!("{}.{extension}", drawing.name));
         write_atomic(&path, bytes)?;
         Ok::<_, ReportError>(WrittenFile { path, shows: drawing.title.clone() })
     };
-    Ok([write("png", &raster::png(&svg)?)?, write("svg", svg.as_bytes())?])
+    Ok([
+        write("png", &png)?,
+        write("svg", svg.as_bytes())?,
+        write("pdf", &pdf)?,
+        write("csv", drawing.csv().as_bytes())?,
+    ])
 }
 
 /// The right to write into the figures' folder and into the page's, which may be the same.

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::format::analysis::{Analysis, DatasetAnalysis, HeadQueries, HeadSimilarity, StateSimilarity};
 use crate::format::dump::State;
 use crate::format::evaluation::Evaluation;
+use crate::format::profile::{Profile, UsedSample};
 use crate::math::{Interval, Mean, quantiles};
+use crate::report::theme::count;
 
 /// Layer and KV head.
 pub(super) type Head = (usize, usize);
@@ -132,16 +134,40 @@ pub(super) fn layers_and_heads(analysis: &Analysis) -> (Vec<usize>, Vec<usize>) 
     (layers.into_iter().collect(), heads.into_iter().collect())
 }
 
+/// "L15 H2".
+pub(super) fn head_name((layer, kv_head): Head) -> String {
+    format!("L{layer} H{kv_head}")
+}
+
 /// Values by layer, then head, in the order given.
 pub(super) fn grid(values: &BTreeMap<Head, Option<f64>>, layers: &[usize], heads: &[usize]) -> Vec<Option<f64>> {
     let value = |layer: usize, head: usize| values.get(&(layer, head)).copied().flatten();
     layers.iter().flat_map(|layer| heads.iter().map(move |head| value(*layer, *head))).collect()
 }
 
-/// A figure's title with the family that it shows.
-pub(super) fn title(title: &str, task: &str, less_is_better: bool) -> String {
-    let shown = if less_is_better { "divergence from the full cache".into() } else { format!("score of {task}") };
-    format!("{title}: {shown}")
+/// What a figure of an evaluation is of: words for the family, and whether policies cost or score.
+pub(super) fn task_title(kl: &str, score: &str, task: &str, less_is_better: bool) -> String {
+    if less_is_better { kl.into() } else { format!("{score} {task}") }
+}
+
+/// "SmolLM2-135M · ruler · 7 texts · 14 336 tokens".
+pub(super) fn evaluation_subtitle(evaluation: &Evaluation, task: &str) -> String {
+    let of_task = || evaluation.texts.iter().filter(|text| text.task == task);
+    let measured = evaluation.summary.iter().filter(|entry| entry.task == task && entry.dataset.is_none());
+    let n_measured = measured.map(|entry| entry.n).max().unwrap_or(0);
+    let n_texts = of_task().count();
+    let texts = match n_measured {
+        n if n < n_texts => format!("{n} of {}", count(n_texts, "text")),
+        _ => count(n_texts, "text"),
+    };
+    let tokens: usize = of_task().fold(0, |sum, text| sum.saturating_add(text.n_prompt_tokens));
+    let of = if n_measured < n_texts { "in all of them" } else { "of prompts" };
+    format!("{} · {} · {texts} · {} {of}", evaluation.model.name, task_name(task), count(tokens, "token"))
+}
+
+/// A family's name for readers.
+pub(super) fn task_name(task: &str) -> &str {
+    if task == "kl" { "continuations" } else { task }
 }
 
 /// Families of an evaluation's texts that were summed up, in their order.
@@ -155,15 +181,35 @@ pub(super) fn tasks(evaluation: &Evaluation) -> Vec<&str> {
     tasks
 }
 
-/// "SmolLM2-135M · 30 layers x 3 KV heads · 2 data sets".
+/// "SmolLM2-135M · 30 layers × 3 KV heads · 2 data sets · 10 samples · 20 480 tokens".
 pub(super) fn subtitle(analysis: &Analysis) -> String {
     let (layers, heads) = layers_and_heads(analysis);
-    let n = analysis.datasets.len();
-    let datasets = if n == 1 { "1 data set".into() } else { format!("{n} data sets") };
+    let n_samples = analysis.datasets.iter().fold(0usize, |sum, dataset| sum.saturating_add(dataset.n_samples));
+    let n_tokens = analysis.datasets.iter().fold(0usize, |sum, dataset| sum.saturating_add(dataset.n_tokens));
     format!(
-        "{} · {} × {} · {datasets}",
+        "{} · {} × {} · {} · {} · {}",
         analysis.model.name,
-        crate::report::theme::count(layers.len(), "layer"),
-        crate::report::theme::count(heads.len(), "KV head"),
+        count(layers.len(), "layer"),
+        count(heads.len(), "KV head"),
+        count(analysis.datasets.len(), "data set"),
+        count(n_samples, "sample"),
+        count(n_tokens, "token"),
+    )
+}
+
+/// "SmolLM2-135M · 10 calibration and 5 held-out samples".
+pub(super) fn profile_subtitle(profile: &Profile) -> String {
+    let tokens = |samples: &[UsedSample]| -> Option<usize> { samples.iter().map(|sample| sample.n_tokens).sum() };
+    let counted = |samples: &[UsedSample], what: &str| match tokens(samples) {
+        Some(tokens) if !samples.is_empty() => {
+            format!("{} ({})", count(samples.len(), what), count(tokens, "token"))
+        }
+        _ => count(samples.len(), what),
+    };
+    format!(
+        "{} · {} · {}",
+        profile.model.name,
+        counted(&profile.calibration, "calibration sample"),
+        counted(&profile.held_out, "held-out sample")
     )
 }

@@ -1,14 +1,18 @@
 //! Pixels: rasters of 256 colours, one of them set aside for "no data", and pictures from SVG.
 
 use colorous::VIRIDIS;
+use rayon::prelude::*;
 use resvg::tiny_skia::{Pixmap, Transform};
 use resvg::usvg::{Options, Tree};
 
+use crate::files::TOOL_VERSION as TOOL;
 use crate::report::ReportError;
-use crate::report::text::fonts;
+use crate::report::text::{drawable, fonts};
 
 /// Pixels of a PNG per unit of its SVG, in each direction.
 const PIXELS: f32 = 2.0;
+/// Units of an SVG in an inch, by CSS.
+const UNITS_PER_INCH: f64 = 96.0;
 
 /// Index of cells without a value.
 pub(super) const NO_DATA: u8 = 255;
@@ -24,15 +28,6 @@ pub(super) fn palette() -> [[u8; 3]; 256] {
         let color = VIRIDIS.eval_rational(i, usize::from(NO_DATA));
         [color.r, color.g, color.b]
     })
-}
-
-/// Index of a value on a scale; [`NO_DATA`] when it is not a number.
-pub(super) fn index_of(value: f64, (low, high): (f64, f64)) -> u8 {
-    if !value.is_finite() {
-        return NO_DATA;
-    }
-    let part = if high > low { ((value - low) / (high - low)).clamp(0.0, 1.0) } else { 0.5 };
-    (part * f64::from(NO_DATA - 1)).round() as u8
 }
 
 /// Cells in rows from the top.
@@ -73,25 +68,58 @@ impl Raster {
 
     /// The raster as an indexed PNG, one pixel a cell.
     pub fn png(&self) -> Result<Vec<u8>, ReportError> {
-        encode(self.width, self.height, &self.cells, Some(palette().concat()))
+        encode((self.width, self.height), &self.cells, Some(palette().concat()), &[])
     }
 }
 
-/// A PNG of RGB pixels, or of indices into a palette.
-fn encode(width: usize, height: usize, data: &[u8], palette: Option<Vec<u8>>) -> Result<Vec<u8>, ReportError> {
+/// A heat map of values, one pixel a value, as PNG with a palette of 255 colours (viridis) and grey for what is no number.
+///
+/// - Shape: `values` by row, `[height, width]`
+/// - Unit: `range` are the values of the first and last colour; what lies beyond has the colour of the end
+/// - Errors: values that are no whole number of rows
+/// - Cost: O(values), on all threads up to the compression of the file
+pub fn heatmap_png(values: &[f32], width: usize, range: (f32, f32)) -> Result<Vec<u8>, ReportError> {
+    if width == 0 || values.is_empty() || !values.len().is_multiple_of(width) {
+        return Err(ReportError::Draw(format!("{} values are no rows of {width}", values.len())));
+    }
+    let (low, factor) = (range.0, f32::from(NO_DATA - 1) / (range.1 - range.0).max(f32::MIN_POSITIVE));
+    let mut cells = vec![0u8; values.len()];
+    cells.par_chunks_mut(1 << 16).zip(values.par_chunks(1 << 16)).for_each(|(cells, values)| {
+        for (cell, value) in cells.iter_mut().zip(values) {
+            let step = ((value - low) * factor + 0.5).clamp(0.0, f32::from(NO_DATA - 1)) as u8;
+            *cell = if value.is_finite() { step } else { NO_DATA };
+        }
+    });
+    encode((width, values.len() / width), &cells, Some(palette().concat()), &[])
+}
+
+/// A PNG of RGB pixels, or of indices into a palette, with texts about it.
+fn encode(
+    (width, height): (usize, usize),
+    data: &[u8],
+    palette: Option<Vec<u8>>,
+    words: &[(&str, &str)],
+) -> Result<Vec<u8>, ReportError> {
     let fault = |e: png::EncodingError| ReportError::Draw(format!("PNG of {width} x {height}: {e}"));
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(data.len() / 2);
     let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);
+    encoder.set_compression(png::Compression::Fast);
+    // Colours of neighbours differ little: what is written is mostly small differences.
+    encoder.set_filter(png::Filter::Up);
     match palette {
         Some(palette) => {
             encoder.set_color(png::ColorType::Indexed);
             encoder.set_palette(palette);
-            encoder.set_filter(png::Filter::NoFilter);
         }
         None => {
             encoder.set_color(png::ColorType::Rgb);
-            encoder.set_filter(png::Filter::Up);
+            let per_metre = (f64::from(PIXELS) * UNITS_PER_INCH / 0.0254).round() as u32;
+            let unit = png::Unit::Meter;
+            encoder.set_pixel_dims(Some(png::PixelDimensions { xppu: per_metre, yppu: per_metre, unit }));
         }
+    }
+    for (keyword, text) in words {
+        encoder.add_itxt_chunk(keyword.to_string(), text.to_string()).map_err(fault)?;
     }
     let mut writer = encoder.write_header().map_err(fault)?;
     writer.write_image_data(data).map_err(fault)?;
@@ -99,20 +127,28 @@ fn encode(width: usize, height: usize, data: &[u8], palette: Option<Vec<u8>>) ->
     Ok(bytes)
 }
 
-/// An opaque SVG document as PNG, with [`PIXELS`] in one of its units.
-pub(super) fn png(svg: &str) -> Result<Vec<u8>, ReportError> {
-    let fault = |what: String| ReportError::Draw(format!("the SVG as PNG: {what}"));
-    let mut options = Options { fontdb: fonts(), ..Options::default() };
+/// An opaque SVG document, as it is drawn: read, with the fonts that it needs and no other file.
+fn tree(svg: &str) -> Result<Tree, ReportError> {
+    let mut options = Options { fontdb: fonts(svg), ..Options::default() };
     // Pictures stand in the file; nothing else is opened.
     options.image_href_resolver.resolve_string = Box::new(|_, _| None);
-    let tree = Tree::from_str(svg, &options).map_err(|e| fault(e.to_string()))?;
+    Tree::from_str(&drawable(svg), &options).map_err(|e| ReportError::Draw(format!("the SVG cannot be read: {e}")))
+}
+
+/// An opaque SVG document as PNG, with [`PIXELS`] in one of its units, and as PDF of the same size, whose text is text.
+pub(super) fn png_and_pdf(svg: &str, title: &str, words: &str) -> Result<(Vec<u8>, Vec<u8>), ReportError> {
+    let tree = tree(svg)?;
     let size = tree.size().to_int_size().scale_by(PIXELS);
     let Some(mut pixels) = size.and_then(|size| Pixmap::new(size.width(), size.height())) else {
-        return Err(fault(format!("no room for {:?}", tree.size())));
+        return Err(ReportError::Draw(format!("no room for a picture of {:?}", tree.size())));
     };
     resvg::render(&tree, Transform::from_scale(PIXELS, PIXELS), &mut pixels.as_mut());
     let rgb: Vec<u8> = pixels.pixels().iter().flat_map(|p| [p.red(), p.green(), p.blue()]).collect();
-    encode(pixels.width() as usize, pixels.height() as usize, &rgb, None)
+    let words = [("Title", title), ("Description", words), ("Software", TOOL)];
+    let png = encode((pixels.width() as usize, pixels.height() as usize), &rgb, None, &words)?;
+    let page = svg2pdf::PageOptions { dpi: UNITS_PER_INCH as f32 };
+    let pdf = svg2pdf::to_pdf(&tree, svg2pdf::ConversionOptions::default(), page);
+    Ok((png, pdf.map_err(|e| ReportError::Draw(format!("the SVG as PDF: {e}")))?))
 }
 
 #[cfg(test)]
@@ -120,12 +156,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_map_to_indices_and_what_is_no_number_to_no_data() {
-        assert_eq!(index_of(0.25, (0.0, 1.0)), 64);
-        assert_eq!(index_of(-9.0, (0.0, 1.0)), 0);
-        assert_eq!(index_of(9.0, (0.0, 1.0)), 254);
-        assert_eq!(index_of(f64::NAN, (0.0, 1.0)), NO_DATA);
-        assert_eq!(index_of(1.0, (1.0, 1.0)), 127);
+    fn a_heat_map_has_one_pixel_a_value() {
+        let bytes = heatmap_png(&[0.0, 1.0, f32::NAN, 9.0, -9.0, 0.5], 3, (0.0, 1.0)).unwrap();
+        let mut reader = png::Decoder::new(std::io::Cursor::new(bytes)).read_info().unwrap();
+        let mut cells = vec![0; reader.output_buffer_size().unwrap()];
+        let info = reader.next_frame(&mut cells).unwrap();
+        assert_eq!((info.width, info.height), (3, 2));
+        assert_eq!(cells, [0, 254, NO_DATA, 254, 0, 127]);
+        assert!(heatmap_png(&[0.0; 4], 3, (0.0, 1.0)).is_err() && heatmap_png(&[], 3, (0.0, 1.0)).is_err());
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! Lines of text: how they look, how wide they are, and what may stand in them.
 
-use std::sync::{Arc, OnceLock};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use plotters::style::RGBAColor;
 use plotters::style::text_anchor::HPos;
 use resvg::usvg::fontdb::Database;
 use skrifa::instance::{LocationRef, Size};
 use skrifa::{FontRef, MetadataProvider};
+use unicode_width::UnicodeWidthChar;
 
 /// What viewers of an SVG look for: the font that comes with the program, then one of like widths.
 pub(super) const FAMILY: &str = "DejaVu Sans, Verdana, sans-serif";
@@ -44,9 +47,20 @@ impl Type {
     }
 }
 
-/// The fonts that PNG files are drawn with.
-pub(super) fn fonts() -> Arc<Database> {
-    static FONTS: OnceLock<Arc<Database>> = OnceLock::new();
+/// Whether the font that comes with the program has the letter.
+fn is_ours(c: char) -> bool {
+    static OURS: OnceLock<HashSet<u32>> = OnceLock::new();
+    let load = || {
+        let font = FontRef::new(dejavu::sans::regular());
+        font.map(|font| font.charmap().mappings().map(|(letter, _)| letter).collect()).unwrap_or_default()
+    };
+    c.is_ascii() || OURS.get_or_init(load).contains(&(c as u32))
+}
+
+/// The fonts that a text is drawn with: ours, and those of the system where ours lacks a letter, so that what needs none
+/// is drawn alike everywhere.
+pub(super) fn fonts(text: &str) -> Arc<Database> {
+    static OURS: OnceLock<Arc<Database>> = OnceLock::new();
     let load = || {
         let mut fonts = Database::new();
         for font in [dejavu::sans::regular(), dejavu::sans::bold()] {
@@ -54,16 +68,89 @@ pub(super) fn fonts() -> Arc<Database> {
         }
         Arc::new(fonts)
     };
-    Arc::clone(FONTS.get_or_init(load))
+    let ours = OURS.get_or_init(load);
+    Arc::clone(if text.chars().all(is_ours) { ours } else { all_fonts(ours) })
 }
 
-/// Width of a line of text in logical units, before pairs of letters are moved together.
+/// Our fonts and the system's.
+fn all_fonts(ours: &Database) -> &'static Arc<Database> {
+    static ALL: OnceLock<Arc<Database>> = OnceLock::new();
+    ALL.get_or_init(|| {
+        let mut fonts = ours.clone();
+        fonts.load_system_fonts();
+        Arc::new(fonts)
+    })
+}
+
+/// Whether some font at hand has the letter.
+fn is_drawable(c: char) -> bool {
+    static KNOWN: Mutex<BTreeMap<char, bool>> = Mutex::new(BTreeMap::new());
+    if is_ours(c) || c.is_control() {
+        return true;
+    }
+    let fonts = fonts(c.encode_utf8(&mut [0; 4]));
+    let has = |id| {
+        let found = fonts.with_face_data(id, |data, index| {
+            FontRef::from_index(data, index).is_ok_and(|font| font.charmap().map(c).is_some())
+        });
+        found.unwrap_or(false)
+    };
+    let search = || fonts.faces().any(|face| has(face.id));
+    match KNOWN.lock() {
+        Ok(mut known) => *known.entry(c).or_insert_with(search),
+        Err(_) => search(),
+    }
+}
+
+/// What stands for a letter that no font has.
+fn code(c: char) -> String {
+    format!("U+{:04X}", c as u32)
+}
+
+/// The text with a code for every letter that no font at hand has.
+pub(super) fn drawable(text: &str) -> Cow<'_, str> {
+    if text.chars().all(is_drawable) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(text.chars().map(|c| if is_drawable(c) { c.to_string() } else { code(c) }).collect())
+}
+
+/// Width of a line of text in logical units, before pairs of letters are moved together. Letters that ours lack count
+/// by the columns that terminals give them, and those that no font has by their code.
 pub(super) fn text_width(text: &str, em: f64, bold: bool) -> f64 {
     let font = if bold { dejavu::sans::bold() } else { dejavu::sans::regular() };
     let Ok(font) = FontRef::new(font) else { return 0.0 };
     let (letters, metrics) = (font.charmap(), font.glyph_metrics(Size::new(1.0), LocationRef::default()));
-    let advance = |c| metrics.advance_width(letters.map(c).unwrap_or_default()).unwrap_or_default();
-    clean(text).chars().map(|c| f64::from(advance(c))).sum::<f64>() * em
+    let advance = |c: char| metrics.advance_width(letters.map(c).unwrap_or_default()).unwrap_or_default();
+    let width = |c: char| {
+        if is_ours(c) {
+            f64::from(advance(c))
+        } else if is_drawable(c) {
+            [0.0, 0.65, 1.0][c.width().unwrap_or(1).min(2)]
+        } else {
+            code(c).chars().map(|c| f64::from(advance(c))).sum()
+        }
+    };
+    clean(text).chars().map(width).sum::<f64>() * em
+}
+
+/// Breaks a text into lines of at most `width`, at blanks, or behind a comma, colon, hyphen or slash; what fits nowhere is
+/// shortened in its middle, and so is what is left at the last of `most` lines.
+pub(super) fn wrap(text: &str, em: f64, bold: bool, width: f64, most: usize) -> Vec<String> {
+    let text = clean(text);
+    let mut lines: Vec<String> = vec![String::new()];
+    for word in text.split_inclusive([' ', ',', ':', '-', '/', '_']) {
+        let n = lines.len();
+        if let Some(line) = lines.last_mut() {
+            let longer = format!("{line}{word}");
+            if line.is_empty() || n >= most.max(1) || text_width(longer.trim_end(), em, bold) <= width {
+                *line = longer;
+            } else {
+                lines.push(word.into());
+            }
+        }
+    }
+    lines.iter().map(|line| fit(line.trim(), em, bold, width)).collect()
 }
 
 /// Shortens a text in its middle until it fits.
@@ -123,6 +210,25 @@ mod tests {
         assert!((text_width("000", 10.0, false) - 30.0 * 1303.0 / 2048.0).abs() < 1e-5);
         assert!(text_width("M", 1.0, true) > text_width("M", 1.0, false));
         assert_eq!(text_width("", 9.0, false), 0.0);
+    }
+
+    #[test]
+    fn letters_that_no_font_has_become_codes() {
+        // A private letter: no font of a system should have it.
+        let private = '\u{f8fe}';
+        assert_eq!(drawable("a\u{f8fe}b"), "aU+F8FEb");
+        assert!((text_width("\u{f8fe}", 2.0, false) - text_width("U+F8FE", 2.0, false)).abs() < 1e-9, "{private}");
+        assert!(matches!(drawable("plain, Ελληνικά, עברית"), Cow::Borrowed(_)), "ours has these");
+    }
+
+    #[test]
+    fn long_labels_are_broken_where_words_end() {
+        let label = "kvmerger:bridge=true,variant=log-count,score=leave-one-out";
+        let lines = wrap(label, 10.0, false, 200.0, 3);
+        assert_eq!(lines.concat(), label);
+        assert!(lines.len() == 2 && lines.iter().all(|line| text_width(line, 10.0, false) <= 200.0), "{lines:?}");
+        assert!(wrap(label, 10.0, false, 100.0, 2)[1].contains('…'));
+        assert_eq!(wrap("", 10.0, false, 100.0, 2), [""]);
     }
 
     #[test]

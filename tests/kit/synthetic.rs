@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use half::f16;
 use kvscope::files::{Document, InputHash, ModelIdentity, Provenance};
 use kvscope::format::analysis::{
-    Agreement, Analysis, DatasetAnalysis, Evidence, HeadPersistence, HeadQueries, HeadSimilarity, HeadSparsity,
-    Neighbours, Persistence, Placed, QueryAware, RuleError, SetOverlap, SetPlaces, StateSimilarity,
+    Agreement, Analysis, DatasetAnalysis, Evidence, GapByCosine, HeadPersistence, HeadQueries, HeadSimilarity,
+    HeadSparsity, Neighbours, Persistence, Placed, QueryAware, RuleError, SetOverlap, SetPlaces, StateSimilarity,
 };
 use kvscope::format::dump::State;
 use kvscope::format::explorer::{ExploredSample, Explorer, ExplorerTensor, ExplorerWriter};
@@ -153,7 +153,20 @@ fn dataset(
             classes: [300, 30, 60, 25, 2].iter().enumerate().map(|(class, n)| placed(class + 20, *n)).collect(),
         }),
         queries,
+        gap_by_cosine: Some(gap_by_cosine(index)),
     }
+}
+
+/// Gaps that fall with the cosine, about a centre.
+fn gap_by_cosine(dataset: usize) -> GapByCosine {
+    let gap_edges: Vec<f64> = (-12..=12).map(|sixth| 10f64.powf(f64::from(sixth) / 6.0)).collect();
+    let pairs = |cosine: usize, gap: usize| {
+        let centre = 20.0 - 0.2 * cosine as f64;
+        let z = (gap as f64 - centre) / 2.5;
+        (3000.0 * (cosine as f64 / 40.0).powi(3) * (-0.5 * z * z).exp()) as u64 + dataset as u64
+    };
+    let pairs = (0..40).map(|cosine| (0..=gap_edges.len()).map(|gap| pairs(cosine, gap)).collect()).collect();
+    GapByCosine { gap_edges, pairs }
 }
 
 fn persistence(n_layers: usize, n_heads: usize, names: &[&str]) -> Persistence {
@@ -162,7 +175,17 @@ fn persistence(n_layers: usize, n_heads: usize, names: &[&str]) -> Persistence {
         let mean = ((kept(0, layer, kv_head, n_layers, 0.75) - 0.29) / 0.71).max(0.01);
         let deviation = 0.08 * noise(&[layer, kv_head, 40]);
         let persistent = deviation <= 0.05;
-        HeadPersistence { layer, kv_head, mean, deviation, persistent, test: None, length_slope: None }
+        let interval = Interval { estimate: mean, low: Some(0.9 * mean), high: Some((1.1 * mean).min(1.0)), n: 12 };
+        HeadPersistence {
+            layer,
+            kv_head,
+            mean,
+            interval: Some(interval),
+            deviation,
+            persistent,
+            test: None,
+            length_slope: None,
+        }
     });
     let evidence = Evidence {
         eps: 0.75,
@@ -277,6 +300,7 @@ pub fn profile(n_layers: usize, n_heads: usize) -> Profile {
         dataset: "news".into(),
         id: format!("{i}"),
         sha256: "77".repeat(32),
+        n_tokens: Some(700 + i),
         kept_fraction: Some(0.49 + 0.004 * i as f64),
     };
     Profile {

@@ -10,8 +10,8 @@ use crate::format::analysis::{
     DatasetAnalysis, EpsPersistence, Evidence, HeadPersistence, HeadTest, LengthDependence, Persistence,
 };
 use crate::math::{
-    CovariateFit, benjamini_hochberg, covariate_fit, group_means, group_sizes, intraclass_correlation, kendall_w,
-    kruskal_wallis, lowest_rank_p, mean, mean_spearman, spearman, spearman_brown,
+    CovariateFit, Interval, benjamini_hochberg, covariate_fit, group_means, group_sizes, intraclass_correlation,
+    kendall_w, kruskal_wallis, lowest_rank_p, mean, mean_spearman, spearman, spearman_brown,
 };
 
 /// Permutations of every null distribution; the lowest p value is one over one more.
@@ -88,7 +88,8 @@ impl<'a> Table<'a> {
 
     fn evidence(&self, datasets: &[DatasetAnalysis], used: &[usize], options: PersistenceOptions<'_>) -> Evidence {
         let n_samples = self.rows.len();
-        let intervals = self.intervals(options.tolerance, options.seed);
+        let mut intervals = self.intervals(options.tolerance, options.seed);
+        let of_heads = std::mem::take(&mut intervals.heads);
         let fits: Vec<Option<CovariateFit>> = (0..options.heads.len())
             .map(|head| covariate_fit(&self.column(head), &self.log_lengths, &self.groups))
             .collect();
@@ -107,12 +108,17 @@ impl<'a> Table<'a> {
             dataset_test: self.dataset_test(options.seed),
             split_half: self.split_half(),
             length: self.length(&fits, options.seed),
-            heads: self.heads(&fits, options),
+            heads: self.heads(&fits, &of_heads, options),
             by_eps: by_eps(datasets, used, options),
         }
     }
 
-    fn heads(&self, fits: &[Option<CovariateFit>], options: PersistenceOptions<'_>) -> Vec<HeadPersistence> {
+    fn heads(
+        &self,
+        fits: &[Option<CovariateFit>],
+        intervals: &[Interval],
+        options: PersistenceOptions<'_>,
+    ) -> Vec<HeadPersistence> {
         let tests: Vec<_> =
             (0..options.heads.len()).map(|head| kruskal_wallis(&self.column(head), &self.groups)).collect();
         let p: Vec<f64> = tests.iter().flatten().map(|test| test.p).collect();
@@ -129,7 +135,8 @@ impl<'a> Table<'a> {
             });
             let persistent = deviation <= options.tolerance;
             let length_slope = fits[index].and_then(|fit| fit.slope);
-            heads.push(HeadPersistence { layer, kv_head, mean, deviation, persistent, test, length_slope });
+            let interval = intervals.get(index).copied();
+            heads.push(HeadPersistence { layer, kv_head, mean, interval, deviation, persistent, test, length_slope });
         }
         heads
     }

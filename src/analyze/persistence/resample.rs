@@ -22,18 +22,24 @@ pub(super) struct Intervals {
     pub(super) kendall_w: Option<Interval>,
     pub(super) mean_spearman: Option<Interval>,
     pub(super) persistent_share: Option<Interval>,
+    /// Of every head's mean over data sets.
+    pub(super) heads: Vec<Interval>,
 }
 
-fn figures(rows: &[&[f64]], groups: &[usize], tolerance: f64) -> Figures {
+/// The figures, and every head's mean of its data sets' means.
+fn figures(rows: &[&[f64]], groups: &[usize], tolerance: f64) -> (Figures, Vec<f64>) {
     let shares = variance_components(rows, groups).and_then(|found| found.shares());
     let means = group_means(rows, groups);
+    let of_head = |means: &Vec<Vec<f64>>, head: usize| means.iter().map(|m| m[head]).sum::<f64>() / means.len() as f64;
+    let n_heads = rows.first().map_or(0, |row| row.len());
+    let heads = means.as_ref().map_or(Vec::new(), |means| (0..n_heads).map(|head| of_head(means, head)).collect());
     let agreement = means.map_or([None; 5], |means| agreement(&means, tolerance));
     let mut all = [None; 10];
     for index in 0..5 {
         all[index] = shares.map(|shares| shares[index]);
         all[5 + index] = agreement[index];
     }
-    all
+    (all, heads)
 }
 
 /// A generator for each draw, so that draws can be made in any order.
@@ -53,11 +59,11 @@ fn add_one_p(observed: f64, null: &[f64]) -> f64 {
 impl Table<'_> {
     /// All figures with 95 % intervals over samples, drawn with replacement within each data set.
     pub(super) fn intervals(&self, tolerance: f64, seed: u64) -> Intervals {
-        let observed = figures(&self.rows, &self.groups, tolerance);
+        let (observed, of_heads) = figures(&self.rows, &self.groups, tolerance);
         let mut members: Vec<Vec<usize>> = vec![Vec::new(); self.means.len()];
         self.groups.iter().enumerate().for_each(|(sample, group)| members[*group].push(sample));
         let resamples = Resamples::of_tables(seed);
-        let draws: Vec<Figures> = (0..resamples.n)
+        let draws: Vec<(Figures, Vec<f64>)> = (0..resamples.n)
             .into_par_iter()
             .map(|draw| {
                 let mut random = generator(resamples.seed, 1, draw);
@@ -71,12 +77,20 @@ impl Table<'_> {
             .collect();
         let interval = |index: usize, lowest: f64| -> Option<Interval> {
             let estimate = observed[index]?;
-            let drawn: Vec<f64> = draws.iter().filter_map(|draw| draw[index]).collect();
+            let drawn: Vec<f64> = draws.iter().filter_map(|draw| draw.0[index]).collect();
             let mut interval = centred_interval(estimate, &drawn, self.rows.len());
             for end in [&mut interval.low, &mut interval.high] {
                 *end = end.map(|end| end.clamp(lowest, 1.0));
             }
             Some(interval)
+        };
+        let of_head = |(head, estimate): (usize, &f64)| {
+            let drawn: Vec<f64> = draws.iter().filter_map(|draw| draw.1.get(head).copied()).collect();
+            let mut interval = centred_interval(*estimate, &drawn, self.rows.len());
+            for end in [&mut interval.low, &mut interval.high] {
+                *end = end.map(|end| end.clamp(0.0, 1.0));
+            }
+            interval
         };
         let share = |index: usize| interval(index, 0.0);
         let variance = || {
@@ -95,6 +109,7 @@ impl Table<'_> {
             kendall_w: share(7),
             mean_spearman: interval(8, -1.0),
             persistent_share: share(9),
+            heads: of_heads.iter().enumerate().map(of_head).collect(),
         }
     }
 

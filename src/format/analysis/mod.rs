@@ -138,6 +138,39 @@ pub struct HeadQueries {
     pub errors: Vec<Vec<Option<f64>>>,
 }
 
+/// Pairs of neighbouring keys by cosine and logit gap, over all heads of a data set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GapByCosine {
+    /// Edges between the bins of the gap, rising, nats; the first bin is below the first edge, the last one above the last.
+    pub gap_edges: Vec<f64>,
+    /// Pairs by bin of the cosine, as many equal bins of [-1, 1] as there are, then by bin of the gap.
+    pub pairs: Vec<Vec<u64>>,
+}
+
+impl GapByCosine {
+    /// No pairs yet, in bins of the cosine and six bins a power of ten of the gap, from 0.01 to 100 nats.
+    pub(crate) fn new(cosine_bins: usize) -> Self {
+        let gap_edges: Vec<f64> = (-12..=12).map(|sixth| 10f64.powf(f64::from(sixth) / 6.0)).collect();
+        let pairs = vec![vec![0; gap_edges.len() + 1]; cosine_bins];
+        Self { gap_edges, pairs }
+    }
+
+    pub(crate) fn add(&mut self, cosine: f64, gap: f64) {
+        let n_bins = self.pairs.len();
+        let bin = (((cosine + 1.0) / 2.0 * n_bins as f64) as usize).min(n_bins.saturating_sub(1));
+        let gap_bin = self.gap_edges.partition_point(|edge| *edge <= gap);
+        if let Some(n) = self.pairs.get_mut(bin).and_then(|bins| bins.get_mut(gap_bin)) {
+            *n += 1;
+        }
+    }
+
+    pub(crate) fn join(&mut self, other: &Self) {
+        for (sums, bins) in self.pairs.iter_mut().zip(&other.pairs) {
+            sums.iter_mut().zip(bins).for_each(|(sum, n)| *sum += n);
+        }
+    }
+}
+
 /// The attention-output error of one rule at one budget, mean over heads, with the sample as unit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RuleError {
@@ -201,6 +234,9 @@ pub struct DatasetAnalysis {
     /// Query-aware measures by head; empty when queries were not captured or not asked for.
     #[serde(default)]
     pub queries: Vec<HeadQueries>,
+    /// Pairs of neighbouring keys by cosine and logit gap; `None` without queries, and in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap_by_cosine: Option<GapByCosine>,
 }
 
 /// Rank agreement of the heads between two data sets.

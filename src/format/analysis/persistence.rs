@@ -93,6 +93,9 @@ pub struct HeadPersistence {
     pub kv_head: usize,
     /// Set ratio, mean of the data sets' means.
     pub mean: f64,
+    /// The mean with its interval over samples; `None` in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Interval>,
     /// Largest distance of a data set's mean from it.
     pub deviation: f64,
     /// Whether that is within the tolerance.

@@ -1,12 +1,15 @@
 //! Data sets beside each other: slots kept, and whether they agree on which heads are compressible.
 
 use crate::format::analysis::DatasetAnalysis;
-use crate::report::axes::{Axis, rounded};
+use crate::report::axes::{Axis, covering};
 use crate::report::canvas::Area;
 use crate::report::dots::{Dot, Dots, FOOT, Row, ends};
+use crate::report::drawing::Words;
 use crate::report::figure::Build;
-use crate::report::heat::{Grid, color_bar};
+use crate::report::heat::Grid;
 use crate::report::pool;
+use crate::report::scale::Scale;
+use crate::report::table::{Table, cell};
 use crate::report::text::Type;
 use crate::report::theme;
 use crate::report::{Drawing, FigureEntry, ReportError, ReportInput};
@@ -40,8 +43,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
         Row { label: format!("{}  {}", i + 1, dataset.dataset), strong: false, dots: vec![dot] }
     };
     let rows: Vec<Row> = analysis.datasets.iter().enumerate().map(row).collect();
-    let range = ends(&rows).map(|(low, high)| (low - 1.0, high + 1.0));
-    let axis = Axis::linear(rounded(range, (0.0, 200.0), 5), 5, "Slots kept, % of tokens");
+    let axis = Axis::linear(covering((0.0, 100.0), ends(&rows), (0.0, 200.0)), 5, "Slots kept, % of tokens");
     let dots = Dots { groups: vec![(String::new(), rows)], axis, decimals: 1, ..Dots::default() };
     let agreement = agreement(input);
     let n = analysis.datasets.len();
@@ -49,18 +51,29 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     let alt = format!("{} {}", dots.in_words(), agreement.in_words());
     let title = format!("{}, at threshold {}", ENTRY.title, theme::threshold(eps));
     let subtitle = pool::subtitle(analysis);
-    let drawing = Drawing::new(ENTRY.name, title, subtitle, alt, TOP + height + FOOT, |canvas, area| {
+    if n < 2 {
+        return Ok(vec![dots.drawing(ENTRY.name, &title, subtitle)?]);
+    }
+    let mut table = Table::new(["panel", "measure", "data set", "other data set", "value", "low", "high"]);
+    for (dataset, kept) in analysis.datasets.iter().zip(&analysis.kept_fraction) {
+        let kept = pool::known_interval(*kept).map(|kept| kept.times(100.0));
+        let [low, high] = [kept.and_then(|kept| kept.low), kept.and_then(|kept| kept.high)].map(cell);
+        let (panel, measure) = ("Slots kept".to_string(), "% of tokens".to_string());
+        table.push([panel, measure, dataset.dataset.clone(), String::new(), cell(kept.map(|k| k.estimate)), low, high]);
+    }
+    for (at, value) in agreement.values.iter().enumerate() {
+        let name = |at: usize| analysis.datasets[at].dataset.clone();
+        let (panel, measure) = (agreement.title.clone(), agreement.measure.clone());
+        table.push([panel, measure, name(at / n), name(at % n), cell(*value), String::new(), String::new()]);
+    }
+    let words = Words::new(ENTRY.name, &title, subtitle, alt);
+    let drawing = Drawing::new(words, table, TOP + height + FOOT, |canvas, area| {
         let (y, bold) = (area.y0 + TOP - 14.0, Type::new(theme::LABEL, theme::INK).bold());
         canvas.text((area.x0, y), "Slots kept, with 95 % interval", bold);
         dots.draw(canvas, Area { y0: area.y0 + TOP, x1: area.x0 + DOTS, ..area });
         let cells = Area::new(area.x0 + CELLS, area.y0 + TOP, area.x1 - 90.0, area.y0 + TOP + height);
-        if n < 2 {
-            let soft = Type::new(theme::LABEL, theme::SOFT_INK);
-            canvas.text((cells.x0, cells.y0 + 14.0), "Agreement needs two data sets.", soft);
-            return;
-        }
-        agreement.draw(canvas, cells, true, ("Data set", "Data set, as numbered at the left"));
-        color_bar(canvas, Area { x0: cells.x1 + 22.0, x1: cells.x1 + 38.0, ..cells }, agreement.range, "");
+        agreement.draw(canvas, cells, true, ("Data set, as numbered", "Data set, as numbered"));
+        agreement.bar(canvas, (cells.x1 + 22.0, cells.y0, cells.y1));
     });
     Ok(vec![drawing?])
 }
@@ -75,6 +88,6 @@ fn agreement(input: &ReportInput) -> Grid {
     };
     let values = names().flat_map(|a| names().map(move |b| spearman(a, b))).collect();
     let numbers: Vec<usize> = (1..=analysis.datasets.len()).collect();
-    let title = "Agreement (Spearman's ρ)";
-    Grid { range: (-1.0, 1.0), ..Grid::new(title, (&numbers, &numbers), values, (-1.0, 1.0), 2) }
+    let scale = (Scale::CORRELATION, "Spearman's ρ of the heads' set ratios");
+    Grid::new("Do data sets agree on heads?", (&numbers, &numbers), values, scale, 2)
 }

@@ -1,7 +1,8 @@
 //! Directions that a head's vectors take up, by layer and KV head, for each state.
 
 use crate::report::figure::Build;
-use crate::report::heat::{Grid, Panels, one_range};
+use crate::report::heat::{Grid, Panels};
+use crate::report::scale::Scale;
 use crate::report::{Drawing, FigureEntry, ReportError, ReportInput};
 use crate::report::{pool, theme};
 
@@ -19,15 +20,15 @@ pub(super) const ENTRY: FigureEntry = FigureEntry {
 fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     let analysis = &input.analysis;
     let (layers, heads) = pool::layers_and_heads(analysis);
+    let scale = Scale::linear(1.0, analysis.model.head_dim.max(2) as f64);
     let grid = |state| {
         let values = pool::grid(&pool::effective_ranks(analysis, state), &layers, &heads);
-        Grid::new(theme::state_title(state), (&layers, &heads), values, (1.0, 1e6), 1)
+        Grid::new(theme::state_title(state), (&layers, &heads), values, (scale, "Effective rank"), 1)
     };
-    let mut grids: Vec<Grid> = pool::states(analysis).into_iter().map(grid).collect();
+    let grids: Vec<Grid> = pool::states(analysis).into_iter().map(grid).collect();
     if grids.iter().all(Grid::is_empty) {
         return Ok(Vec::new());
     }
-    one_range(&mut grids, (1.0, 1e6));
-    let panels = Panels { grids, axes: ("Layer", "KV head"), bar: Some("Effective rank"), gaps: "no data" };
+    let panels = Panels { grids, axes: ("Layer", "KV head") };
     Ok(vec![panels.drawing(ENTRY.name, ENTRY.title, pool::subtitle(analysis))?])
 }

@@ -2,7 +2,7 @@
 
 use crate::format::analysis::{Analysis, HeadSimilarity};
 use crate::format::dump::State;
-use crate::report::axes::{Axis, rounded};
+use crate::report::axes::{Axis, covering};
 use crate::report::curves::{Curve, Curves, ends};
 use crate::report::figure::Build;
 use crate::report::{Drawing, FigureEntry, ReportError, ReportInput};
@@ -42,9 +42,9 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     }
     let lags: Vec<f64> = lags.iter().map(|l| l.1).collect();
     let figure = Curves {
-        x: Axis::logarithmic(&lags, "Distance between the two tokens (log scale)"),
-        y: Axis::linear(rounded(ends(&curves), (-1.0, 1.0), 5), 6, "Mean cosine"),
-        panels: vec![(String::new(), curves)],
+        x: Axis::logarithmic(&lags, "Distance of the two tokens"),
+        y: Axis::linear(covering((0.0, 1.0), ends(&curves), (-1.0, 1.0)), 6, "Mean cosine"),
+        panels: curves.into_iter().map(|curve| (theme::capitalised(&curve.name), vec![curve])).collect(),
         band_name: "middle 80 % of heads".into(),
         ..Curves::default()
     };

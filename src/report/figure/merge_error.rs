@@ -31,11 +31,13 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
         Curve { band, ..Curve::new(rule, theme::look(index), points) }
     };
     let curves: Vec<Curve> = queries.rules.iter().enumerate().take(12).map(curve).collect();
-    let budgets = extent(queries.budgets.iter().map(|budget| 100.0 * budget));
-    let Some(((first, last), (_, highest))) = budgets.zip(ends(&curves)) else { return Ok(Vec::new()) };
+    let budgets: Vec<f64> = queries.budgets.iter().map(|budget| 100.0 * budget).filter(|b| b.is_finite()).collect();
+    let Some(((first, last), _)) = extent(budgets.iter().copied()).zip(ends(&curves)) else { return Ok(Vec::new()) };
+    let values = curves.iter().flat_map(Curve::known).map(|point| point.1).collect::<Vec<_>>();
     let figure = Curves {
-        x: Axis::linear((first - 2.0, last + 2.0), 8, "Slots kept, % of tokens"),
-        y: Axis::from_zero(highest, 1e6, "Error of the attention output, %"),
+        x: Axis::at(&budgets, (first - 2.0, last + 2.0), "Slots kept, % of tokens"),
+        y: Axis::decades(values, (1.0, 100.0), "Error of the attention output, % (log scale)"),
+        band_name: "95 % interval over samples".into(),
         panels: vec![(String::new(), curves)],
         ..Curves::default()
     };

@@ -3,6 +3,9 @@
 mod cosine_predicts;
 mod datasets;
 mod effective_rank;
+mod gap_by_cosine;
+mod head_errors;
+mod head_ranks;
 mod locality;
 mod merge_error;
 mod needle_grid;
@@ -19,6 +22,7 @@ mod similarity_heads;
 mod similarity_map;
 mod sparsity_eps;
 mod sparsity_layers;
+mod speed_context;
 
 use crate::format::bench::Bench;
 use crate::format::evaluation::Evaluation;
@@ -68,12 +72,16 @@ pub const FIGURES: &[FigureEntry] = &[
     set_places::ENTRY,
     set_overlap::ENTRY,
     cosine_predicts::ENTRY,
+    gap_by_cosine::ENTRY,
     merge_error::ENTRY,
     datasets::ENTRY,
     persistence::ENTRY,
+    head_ranks::ENTRY,
     profile_thresholds::ENTRY,
+    head_errors::ENTRY,
     profile_quality::ENTRY,
     policies::ENTRY,
     policy_budgets::ENTRY,
     needle_grid::ENTRY,
+    speed_context::ENTRY,
 ];

@@ -3,6 +3,7 @@
 use crate::format::evaluation::{Evaluation, NeedleCell, NeedleMap};
 use crate::report::figure::Build;
 use crate::report::heat::{Grid, Panels};
+use crate::report::scale::Scale;
 use crate::report::theme;
 use crate::report::{Drawing, FigureEntry, ReportError};
 use std::collections::BTreeSet;
@@ -11,9 +12,8 @@ pub(super) const ENTRY: FigureEntry = FigureEntry {
     name: "needle-grid",
     title: "Needles found, by length and depth",
     question: "Where in a long prompt does compression lose a fact?",
-    reading: "First panel: score with the full cache. Others: that score less the policy's, so that 0 loses nothing, 1 loses \
-              every needle that the full cache finds, and less than 0 finds more. Rows: depth of the needle, percent of the \
-              text before it; columns: tokens of the prompt.",
+    reading: "The score of every policy, with the full cache's first: 1 where all needles are found, 0 where none is. Rows: \
+              depth of the needle, percent of the text before it; columns: tokens of the prompt.",
     needs: "an evaluation with needle prompts",
     build: Build::Evaluation(build),
 };
@@ -34,16 +34,18 @@ fn drawing(evaluation: &Evaluation, maps: &[&NeedleMap], index: usize) -> Result
     let grid = |title: String, map: &NeedleMap, value: fn(&NeedleCell) -> f64| {
         let at = |at| map.cells.iter().find(|cell| place(cell) == at).map(value).filter(|v| v.is_finite());
         let values = depths.iter().flat_map(|depth| lengths.iter().map(move |length| (*depth, *length))).map(at);
-        Grid { range: (-1.0, 1.0), ..Grid::new(title, (&depths, &lengths), values.collect(), (-1.0, 1.0), 2) }
+        Grid::new(title, (&depths, &lengths), values.collect(), (Scale::linear(0.0, 1.0), "Score"), 2)
     };
     let mut grids = vec![grid("full cache".into(), maps[0], |cell| cell.reference)];
-    grids.extend(maps.iter().map(|map| grid(label(map), map, |cell| cell.reference - cell.candidate)));
+    grids.extend(maps.iter().map(|map| grid(label(map), map, |cell| cell.candidate)));
     let n: usize = maps[0].cells.iter().map(|cell| cell.n).sum();
     let texts = theme::count(n, "text");
-    let subtitle = format!("{} · {texts} · full cache, and full cache less policy", evaluation.model.name);
+    let tokens =
+        theme::count(maps[0].cells.iter().map(|cell| cell.n.saturating_mul(cell.length_tokens)).sum(), "token");
+    let subtitle = format!("{} · {texts} with a needle · about {tokens}", evaluation.model.name);
     let name = if index == 0 { ENTRY.name.to_string() } else { format!("{}-{}", ENTRY.name, index + 1) };
     let axes = ("Depth of the needle, %", "Tokens of the prompt");
-    let panels = Panels { grids, axes, bar: Some("Score, or difference of scores"), gaps: "no data" };
+    let panels = Panels { grids, axes };
     panels.drawing(&name, ENTRY.title, subtitle)
 }
 

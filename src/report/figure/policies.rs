@@ -1,7 +1,7 @@
 //! What every policy costs at every budget: divergence from the full cache, and scores of tasks.
 
 use crate::format::evaluation::{Evaluation, FULL, Headline, SummaryEntry};
-use crate::report::axes::{Axis, extent, rounded};
+use crate::report::axes::{Axis, covering, extent};
 use crate::report::dots::{Dot, Dots, Row, ends};
 use crate::report::figure::Build;
 use crate::report::{Drawing, FigureEntry, ReportError};
@@ -9,7 +9,7 @@ use crate::report::{pool, theme};
 
 pub(super) const ENTRY: FigureEntry = FigureEntry {
     name: "policies",
-    title: "What every policy costs",
+    title: "Divergence from the full cache, by policy",
     question: "Which policy stays closest to the full cache at the same number of slots?",
     reading: "Means over texts with 95 % bootstrap intervals, sorted within each budget, best first; less divergence (KL) or a \
               higher score is better. Intervals that overlap do not say that policies are equal: the verdict compares them text \
@@ -18,6 +18,8 @@ pub(super) const ENTRY: FigureEntry = FigureEntry {
     build: Build::Evaluation(build),
 };
 
+/// Divergences in nats that the axis always has.
+pub(super) const KL_RANGE: (f64, f64) = (1e-4, 1.0);
 /// Rows of one budget that are drawn.
 const MOST_ROWS: usize = 24;
 
@@ -54,18 +56,17 @@ fn of_task(evaluation: &Evaluation, task: &str, index: usize) -> Option<Result<D
         let values = entries.iter().filter_map(|entry| entry.metrics.get(metric));
         let positive = values.flat_map(|i| [Some(i.estimate), i.low, i.high]).flatten().filter(|v| *v > 0.0);
         let (low, high) = extent(positive)?;
-        Axis::powers(low, high, "KL of the next token against the full cache, nats")
+        Axis::decades([low, high], KL_RANGE, "KL of the next token against the full cache, nats (log scale)")
     } else {
-        Axis::linear(rounded(Some((0.0, all.1)), (0.0, 1.0), 6), 6, "Score, mean over texts")
+        Axis::linear(covering((0.0, 1.0), Some(all), (0.0, 1e6)), 6, "Score, mean over texts")
     };
     let heading = |budget: Option<f64>| {
         budget.map_or("full, or sizes by threshold".into(), |b| format!("{:.0} % of slots kept", 100.0 * b))
     };
     let groups = groups.into_iter().map(|(budget, rows)| (heading(budget), rows)).collect();
-    let n_texts = entries.iter().map(|entry| entry.n).max().unwrap_or(0);
-    let texts = theme::count(n_texts, "text");
-    let subtitle = format!("{} · {task} · {texts} · mean and 95 % interval over texts", evaluation.model.name);
+    let subtitle = format!("{} · mean and 95 % interval over texts", pool::evaluation_subtitle(evaluation, task));
     let name = if index == 0 { ENTRY.name.into() } else { format!("{}-{task}", ENTRY.name) };
+    let title = pool::task_title(ENTRY.title, "How every policy scores:", task, less_is_better);
     let figure = Dots { groups, axis, decimals: 4, ..Dots::default() };
-    Some(figure.drawing(&name, &pool::title(ENTRY.title, task, less_is_better), subtitle))
+    Some(figure.drawing(&name, &title, subtitle))
 }

@@ -2,15 +2,16 @@
 
 use crate::format::evaluation::{ArmEntry, Evaluation, Headline, Role, SummaryEntry, at_sizes_of};
 use crate::math::{Interval, mean};
-use crate::report::axes::{Axis, extent, rounded};
+use crate::report::axes::{Axis, covering, extent};
 use crate::report::curves::{Curve, Curves};
 use crate::report::figure::Build;
+use crate::report::figure::policies::KL_RANGE;
 use crate::report::{Drawing, FigureEntry, ReportError};
 use crate::report::{pool, theme};
 
 pub(super) const ENTRY: FigureEntry = FigureEntry {
     name: "policy-budgets",
-    title: "What every policy costs, by budget",
+    title: "Divergence from the full cache, by budget",
     question: "How fast does a policy get worse as fewer slots are kept, and where do two of them part?",
     reading: "Means over texts, bands are 95 % bootstrap intervals; less divergence (KL) or a higher score is better. Profiles of \
               several budgets are one curve. Bands that overlap do not say that policies are equal: the verdict compares them \
@@ -78,9 +79,9 @@ fn of_task(evaluation: &Evaluation, task: &str, index: usize) -> Option<Result<D
     let values = all.iter().flat_map(|series| &series.points).flat_map(|point| ends(point.1)).flatten();
     let y = if *less_is_better {
         let (low, high) = extent(values.filter(|value| *value > 0.0))?;
-        Axis::powers(low, high, "KL of the next token, nats")
+        Axis::decades([low, high], KL_RANGE, "KL of the next token, nats (log scale)")
     } else {
-        Axis::linear(rounded(extent(values.chain([0.0])), (0.0, 1.0), 6), 6, "Score, mean over texts")
+        Axis::linear(covering((0.0, 1.0), extent(values), (0.0, 1e6)), 6, "Score, mean over texts")
     };
     let percent = |budget: f64| 100.0 * budget;
     let curve = |(i, series): (usize, &Series)| {
@@ -89,17 +90,19 @@ fn of_task(evaluation: &Evaluation, task: &str, index: usize) -> Option<Result<D
         Curve { band, ..Curve::new(&series.name, theme::look(i), points) }
     };
     let curves: Vec<Curve> = all.iter().enumerate().map(curve).collect();
-    let x = Axis::logarithmic(&budgets.iter().map(|budget| percent(*budget)).collect::<Vec<_>>(), "Slots kept, %");
-    let n_texts = evaluation.summary.iter().filter(|entry| entry.task == task && entry.dataset.is_none());
-    let texts = theme::count(n_texts.map(|entry| entry.n).max().unwrap_or(0), "text");
-    let mut subtitle = format!("{} · {task} · {texts}", evaluation.model.name);
+    let x = Axis::logarithmic(
+        &budgets.iter().map(|budget| percent(*budget)).collect::<Vec<_>>(),
+        "Slots kept, % (log scale)",
+    );
+    let mut subtitle = pool::evaluation_subtitle(evaluation, task);
     if n_policies > all.len() {
         subtitle += &format!(" · {} of {n_policies} policies", all.len());
     }
     let band_name = "95 % interval over texts".to_string();
+    let title = pool::task_title(ENTRY.title, "How every policy scores, by budget:", task, *less_is_better);
     let figure = Curves { panels: vec![(String::new(), curves)], x, y, band_name, ..Curves::default() };
     let name = if index == 0 { ENTRY.name.into() } else { format!("{}-{task}", ENTRY.name) };
-    Some(figure.drawing(&name, &pool::title(ENTRY.title, task, *less_is_better), subtitle))
+    Some(figure.drawing(&name, &title, subtitle))
 }
 
 /// What a curve is called: profiles, and what has their names in its own, are one where no two are of one budget.

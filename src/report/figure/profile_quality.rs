@@ -32,7 +32,11 @@ fn build(profile: &Profile) -> Result<Vec<Drawing>, ReportError> {
             TUNED => "the profile",
             rule => rule,
         };
-        let dot = |look, filled, value| Dot { look, filled, value: pool::known_interval(value) };
+        let dot = |look, filled, value| Dot {
+            look,
+            filled,
+            value: pool::known_interval(value).map(|value| value.times(100.0)),
+        };
         let mut dots = vec![dot(first, true, Some(quality.calibration))];
         dots.extend(with_held_out.then(|| dot(second, false, quality.held_out)));
         Row { label: label.into(), strong: quality.rule == CONTROL, dots }
@@ -46,15 +50,10 @@ fn build(profile: &Profile) -> Result<Vec<Drawing>, ReportError> {
     if control.is_some() {
         keys.push((Key::Dashes(theme::INK), "error of the control".into()));
     }
-    let highest = ends(&rows).map_or(1.0, |ends| ends.1);
-    let axis = Axis::from_zero(highest, 1e6, "Relative error of the attention output, ‖o − o′‖ / ‖o‖");
+    let (low, high) = ends(&rows).unwrap_or((1.0, 100.0));
+    let axis = Axis::decades([low, high], (1.0, 100.0), "Error of the attention output, ‖o − o′‖ / ‖o‖, % (log scale)");
     let upright = control.map(|control| control.estimate);
-    let figure = Dots { groups: vec![(String::new(), rows)], axis, decimals: 3, keys, upright };
-    let subtitle = format!(
-        "{} · {} calibration, {} held-out samples · bars: 95 % interval over samples",
-        profile.model.name,
-        profile.calibration.len(),
-        profile.held_out.len()
-    );
+    let figure = Dots { groups: vec![(String::new(), rows)], axis, decimals: 1, keys, upright };
+    let subtitle = format!("{} · bars: 95 % interval over samples", pool::profile_subtitle(profile));
     Ok(vec![figure.drawing(ENTRY.name, ENTRY.title, subtitle)?])
 }

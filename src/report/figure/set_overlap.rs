@@ -3,6 +3,7 @@
 use crate::report::figure::Build;
 use crate::report::heat::{Grid, Panels};
 use crate::report::pool;
+use crate::report::scale::Scale;
 use crate::report::{Drawing, FigureEntry, ReportError, ReportInput};
 
 pub(super) const ENTRY: FigureEntry = FigureEntry {
@@ -26,11 +27,14 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     };
     let (dice, chance) = (cells(&overlap.dice), cells(&overlap.chance));
     let above = dice.iter().zip(chance).map(|(dice, chance)| Some((*dice)? - chance?)).collect();
-    let grid = |title: &str, values, limits| Grid::new(title, (layers, layers), values, limits, 2);
-    let grids = vec![grid("Overlap", dice, (0.0, 1.0)), grid("Above chance", above, (-1.0, 1.0))];
+    let grid = |title: &str, values, scale| Grid::new(title, (layers, layers), values, scale, 2);
+    let grids = vec![
+        grid("Overlap", dice, (Scale::linear(0.0, 1.0), "Dice coefficient")),
+        grid("Above chance", above, (Scale::linear(0.0, 0.5), "Dice coefficient less that of chance")),
+    ];
     if grids[0].is_empty() {
         return Ok(Vec::new());
     }
-    let panels = Panels { grids, axes: ("Layer", "Layer"), bar: None, gaps: "no data" };
+    let panels = Panels { grids, axes: ("Layer", "Layer") };
     Ok(vec![panels.drawing(ENTRY.name, ENTRY.title, pool::subtitle(analysis))?])
 }

@@ -2,8 +2,8 @@
 
 use crate::format::analysis::{DatasetAnalysis, Placed, SetPlaces};
 use crate::format::dump::TokenClass;
-use crate::report::axes::{Axis, rounded};
-use crate::report::curves::{Curve, Curves, ends};
+use crate::report::axes::Axis;
+use crate::report::curves::{Curve, Curves, Marks, ends};
 use crate::report::figure::Build;
 use crate::report::{Drawing, FigureEntry, ReportError, ReportInput};
 use crate::report::{pool, theme};
@@ -14,7 +14,7 @@ pub(super) const ENTRY: FigureEntry = FigureEntry {
     question: "Which parts of a prompt and which kinds of token are merged?",
     reading: "Share of the unprotected tokens that are merged into a set of two or more, over all heads of a data set: by \
               tenth of the prompt, and, where the dump tells the tokens' classes, by kind of token in the second drawing. \
-              The last tokens are protected, so that the last tenths may have no data.",
+              The last tokens are protected, so that the last tenths may hold none that could merge.",
     needs: "merging sets in the analysis, for which keys and attention masses must have been captured",
     build: Build::Analysis(build),
 };
@@ -36,18 +36,34 @@ fn drawing(
     of: fn(&SetPlaces) -> &Vec<Placed>,
 ) -> Option<Result<Drawing, ReportError>> {
     let analysis = &input.analysis;
-    let curve = |(index, dataset): (usize, &DatasetAnalysis)| {
-        let places = dataset.places.as_ref().map(of).filter(|placed| placed.len() == x.ticks.len())?;
-        let share = |(at, placed): (usize, &Placed)| (at as f64, placed.share().map(|share| 100.0 * share));
-        let points = places.iter().enumerate().map(share).collect();
-        Some(Curve::new(&dataset.dataset, theme::look(index), points))
+    let with_places: Vec<(usize, &DatasetAnalysis, &Vec<Placed>)> = analysis
+        .datasets
+        .iter()
+        .enumerate()
+        .filter_map(|(i, dataset)| Some((i, dataset, dataset.places.as_ref().map(of)?)))
+        .filter(|(.., placed)| placed.len() == x.ticks.len())
+        .collect();
+    // The last tenths, where no data set has a token that may merge, are protected.
+    let is_free = |at: usize| with_places.iter().any(|(.., placed)| placed[at].free > 0);
+    let in_order = x.ticks.first().is_some_and(|tick| tick.1 == "1");
+    let n_free = (0..x.ticks.len()).rev().find(|at| is_free(*at)).map_or(0, |last| last + 1);
+    let shown = if in_order { n_free } else { x.ticks.len() };
+    let n = with_places.len();
+    let curve = |(nth, (index, dataset, placed)): (usize, &(usize, &DatasetAnalysis, &Vec<Placed>))| {
+        // Kinds have no order, so that no line joins them; marks stand side by side.
+        let aside = if in_order { 0.0 } else { 0.6 * ((nth as f64 + 0.5) / n as f64 - 0.5) };
+        let share = |at: usize| (at as f64 + aside, placed[at].share().map(|share| 100.0 * share));
+        let marks = if in_order { Marks::Spaced } else { Marks::Only(4.5) };
+        Curve { marks, ..Curve::new(&dataset.dataset, theme::look(*index), (0..shown).map(share).collect()) }
     };
-    let curves: Vec<Curve> = analysis.datasets.iter().enumerate().filter_map(curve).collect();
-    let ends = ends(&curves)?;
+    let curves: Vec<Curve> = with_places.iter().enumerate().map(curve).collect();
+    ends(&curves)?;
     let eps = pool::reference_eps(analysis)?;
+    let end = x.high;
     let figure = Curves {
+        shaded: (shown < x.ticks.len()).then_some((shown as f64 - 0.5, end, "protected")),
         x,
-        y: Axis::linear(rounded(Some(ends), (0.0, 100.0), 6), 6, "Unprotected tokens merged, %"),
+        y: Axis::linear((0.0, 100.0), 6, "Unprotected tokens merged, %"),
         panels: vec![(String::new(), curves)],
         ..Curves::default()
     };

@@ -1,7 +1,7 @@
 //! How large merging sets are.
 
 use crate::report::axes::Axis;
-use crate::report::curves::{Curve, Curves, ends};
+use crate::report::curves::{Curve, Curves};
 use crate::report::figure::Build;
 use crate::report::{Drawing, FigureEntry, ReportError, ReportInput};
 use crate::report::{pool, theme};
@@ -10,8 +10,8 @@ pub(super) const ENTRY: FigureEntry = FigureEntry {
     name: "set-sizes",
     title: "Sizes of merging sets",
     question: "Are tokens merged in pairs or in long runs?",
-    reading: "Share of all sets of a data set, over all heads, by the number of tokens in a set. Sets of one token are \
-              tokens that stay as they are.",
+    reading: "Share of all sets of a data set, over all heads, that have so many tokens or more. What is missing at 2 are \
+              tokens that stay as they are; a curve that falls slowly has long runs.",
     needs: "merging sets in the analysis, for which keys and attention masses must have been captured",
     build: Build::Analysis(build),
 };
@@ -27,21 +27,18 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
         }
         let total: f64 = sums.iter().sum();
         if total > 0.0 {
-            let points = sums.iter().enumerate().map(|(bin, n)| (bin as f64, Some(100.0 * n / total))).collect();
+            let or_more = |bin: usize| 100.0 * sums[bin..].iter().sum::<f64>() / total;
+            let points = bins.iter().enumerate().map(|(bin, first)| (*first as f64, Some(or_more(bin)))).collect();
             curves.push(Curve::new(&dataset.dataset, theme::look(index), points));
         }
     }
-    let (Some(eps), Some((_, highest)), true) = (pool::reference_eps(analysis), ends(&curves), bins.len() < 100) else {
+    let (Some(eps), false, true) = (pool::reference_eps(analysis), curves.is_empty(), bins.len() < 100) else {
         return Ok(Vec::new());
     };
-    let label = |(bin, first): (usize, &usize)| match bins.get(bin + 1) {
-        Some(next) if *next == first + 1 => first.to_string(),
-        Some(next) => format!("{first}–{}", next.saturating_sub(1)),
-        None => format!("≥ {first}"),
-    };
+    let sizes: Vec<f64> = bins.iter().map(|size| *size as f64).collect();
     let figure = Curves {
-        x: Axis::named(bins.iter().enumerate().map(label).collect(), "Tokens in a set"),
-        y: Axis::from_zero(highest, 100.0, "Share of the sets, %"),
+        x: Axis::logarithmic(&sizes, "Tokens in a set (log scale)"),
+        y: Axis::linear((0.0, 100.0), 6, "Sets with that many tokens or more, %"),
         panels: vec![(String::new(), curves)],
         ..Curves::default()
     };

@@ -1,7 +1,8 @@
 //! Mean cosine of neighbouring tokens, by layer and KV head, for each state.
 
 use crate::report::figure::Build;
-use crate::report::heat::{Grid, Panels, one_range};
+use crate::report::heat::{Grid, Panels};
+use crate::report::scale::Scale;
 use crate::report::{Drawing, FigureEntry, ReportError, ReportInput};
 use crate::report::{pool, theme};
 
@@ -20,13 +21,12 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     let (layers, heads) = pool::layers_and_heads(analysis);
     let grid = |state| {
         let values = pool::grid(&pool::neighbour_means(analysis, state), &layers, &heads);
-        Grid::new(theme::state_title(state), (&layers, &heads), values, (-1.0, 1.0), 2)
+        Grid::new(theme::state_title(state), (&layers, &heads), values, (Scale::COSINE, "Mean cosine"), 2)
     };
-    let mut grids: Vec<Grid> = pool::states(analysis).into_iter().map(grid).collect();
+    let grids: Vec<Grid> = pool::states(analysis).into_iter().map(grid).collect();
     if grids.is_empty() || layers.is_empty() || heads.is_empty() {
         return Ok(Vec::new());
     }
-    one_range(&mut grids, (-1.0, 1.0));
-    let panels = Panels { grids, axes: ("Layer", "KV head"), bar: Some("Mean cosine"), gaps: "no data" };
+    let panels = Panels { grids, axes: ("Layer", "KV head") };
     Ok(vec![panels.drawing(ENTRY.name, ENTRY.title, pool::subtitle(analysis))?])
 }

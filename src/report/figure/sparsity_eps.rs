@@ -1,7 +1,7 @@
 //! Share of slots kept against the threshold.
 
 use crate::format::analysis::DatasetAnalysis;
-use crate::report::axes::{Axis, extent};
+use crate::report::axes::{Axis, covering, extent};
 use crate::report::curves::{Band, Curve, Curves, ends, values};
 use crate::report::figure::Build;
 use crate::report::pool;
@@ -38,11 +38,12 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     let room = if last > first { 0.015 * (last - first) } else { 0.05 };
     let figure = Curves {
         x: Axis::linear((first - room, last + room), 10, "Threshold: neighbours above this cosine are merged"),
-        y: Axis::from_zero(highest, 200.0, "Slots kept, % of tokens"),
+        y: Axis::linear(covering((0.0, 100.0), Some((0.0, highest)), (0.0, 200.0)), 6, "Slots kept, % of tokens"),
         panels: vec![(String::new(), curves)],
         band,
         band_name: "middle 80 % of heads, all data sets".into(),
         threshold: pool::reference_eps(analysis),
+        shaded: None,
     };
     Ok(vec![figure.drawing(ENTRY.name, ENTRY.title, pool::subtitle(analysis))?])
 }

@@ -1,7 +1,7 @@
 //! Merging sets per token, by layer, at the reference threshold.
 
 use crate::format::analysis::DatasetAnalysis;
-use crate::report::axes::{Axis, extent, rounded};
+use crate::report::axes::{Axis, covering, extent};
 use crate::report::curves::{Band, Curve, Curves, ends};
 use crate::report::figure::Build;
 use crate::report::pool;
@@ -41,7 +41,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
         return Ok(Vec::new());
     }
     let (mut band, mut band_name) = (Band::new(), "lowest to highest head".to_string());
-    let y = Axis::linear(rounded(ends(&curves), (0.0, 2.0), 5), 6, "Sets per unprotected token");
+    let y = Axis::linear(covering((0.0, 1.0), ends(&curves), (0.0, 2.0)), 6, "Sets per unprotected token");
     if curves.iter().filter(|curve| !curve.points.is_empty()).count() > MAX_BANDS {
         let bands: Vec<Band> = curves.iter_mut().map(|curve| std::mem::take(&mut curve.band)).collect();
         let at = |i: usize| extent(bands.iter().filter_map(|b| b.get(i)?.1).flat_map(|(low, high)| [low, high]));
@@ -49,7 +49,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
         band_name += " of all";
     }
     let x = Axis::whole(*first, *last, 12, "Layer");
-    let figure = Curves { panels: vec![(String::new(), curves)], x, y, band, band_name, threshold: None };
+    let figure = Curves { panels: vec![(String::new(), curves)], x, y, band, band_name, ..Curves::default() };
     let title = format!("{}, at threshold {}", ENTRY.title, theme::threshold(eps));
     Ok(vec![figure.drawing(ENTRY.name, &title, pool::subtitle(analysis))?])
 }
