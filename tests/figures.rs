@@ -87,7 +87,13 @@ fn every_figure_is_drawn_as_png_and_svg() {
         assert!(written.files.iter().any(|f| f.path == path && !f.shows.is_empty()), "{}", figure.name);
         let (width, height, colors) = png(&path);
         assert!(width == 1920 && height > 300 && colors > 100, "{}: {width} x {height}, {colors} colours", figure.name);
+        let pdf = std::fs::read(path.with_extension("pdf")).unwrap();
+        assert!(pdf.starts_with(b"%PDF-1.7") && pdf.len() > 5000, "{}", figure.name);
+        let csv = std::fs::read_to_string(path.with_extension("csv")).unwrap();
+        let columns = csv.lines().next().unwrap().matches(',').count();
+        assert!(csv.lines().count() > 2 && columns >= 3, "{}: {csv:.200}", figure.name);
         let svg = svg(dir.path(), figure.name);
+        assert!(svg.contains("samples") && svg.contains("token"), "{}: no samples or tokens", figure.name);
         assert!(svg.starts_with("<svg xmlns=") && svg.trim_end().ends_with("</svg>"), "{}", figure.name);
         assert!(svg.contains("SmolLM2-135M") && svg.contains("<title>"), "{}", figure.name);
         for tag in ["svg", "text", "title", "desc"] {
@@ -122,12 +128,12 @@ fn svgs_hold_the_series_and_the_labels() {
         assert_eq!(datasets.lines().filter(|l| l.trim() == rho).count(), 2, "{rho}");
     }
     let quality = svg(dir.path(), "profile-quality");
-    for label in ["the profile, evicting (control)", "the profile", "0.126", "0.133", "held-out samples", "no data"] {
+    for label in ["the profile, evicting (control)", "the profile", "12.6", "13.3", "held-out samples", "no data"] {
         assert!(quality.contains(label), "{label}");
     }
-    let map = svg(dir.path(), "similarity-map-1-layer-4-head-1-k");
+    let map = svg(dir.path(), "similarity-map-news-17-layer-4-head-1-k");
     assert_eq!(map.matches("<image").count(), 1);
-    assert!(map.contains("301 tokens") && map.contains("news, sample 17") && map.contains("Token position"));
+    assert!(map.contains("301 tokens") && map.contains("news, 17") && map.contains("Token position"));
     assert_eq!(svg(dir.path(), "similarity-map").matches("<image").count(), 2);
 }
 
@@ -137,7 +143,7 @@ fn maps_keep_the_colours_of_their_cells() {
     let dir = tempfile::tempdir().unwrap();
     report(&input(5, 2, &["news", "code"], dir.path()), dir.path(), Some(&["similarity-map"])).unwrap();
     assert!(dir.path().join("report.html").is_file(), "where there is no page, one is written");
-    for name in ["similarity-map-1-layer-4-head-1-k", "similarity-map"] {
+    for name in ["similarity-map-news-17-layer-4-head-1-k", "similarity-map"] {
         let svg = svg(dir.path(), name);
         let (width, drawn) = pixels(&std::fs::read(dir.path().join(format!("figures/{name}.png"))).unwrap());
         for image in svg.split("<image ").skip(1) {
@@ -395,7 +401,8 @@ fn figures_can_be_chosen_by_name() {
     let written = report(&input, dir.path(), Some(&["locality", "datasets"])).unwrap();
     assert_eq!(std::fs::read(dir.path().join("report.html")).unwrap(), page, "the page has all figures");
     let names: Vec<_> = written.files.iter().map(|f| f.path.file_name().unwrap().to_str().unwrap()).collect();
-    assert_eq!(names, ["locality.png", "locality.svg", "datasets.png", "datasets.svg"]);
+    let expected = ["locality", "datasets"].map(|name| ["png", "svg", "pdf", "csv"].map(|end| format!("{name}.{end}")));
+    assert_eq!(names, expected.concat());
     let error = report(&input, dir.path(), Some(&["localty"])).unwrap_err();
     assert!(error.hint().is_some());
     let error = error.to_string();
@@ -418,6 +425,78 @@ fn large_runs_stay_small_enough_to_carry() {
     let html = html(&input, dir.path());
     assert!(html.len() < 8 << 20, "{} bytes", html.len());
     assert!(svg(dir.path(), "sparsity-layers").contains('…'));
+}
+
+/// What the files beside a picture say: its numbers, its size in print, its title.
+#[test]
+fn a_figure_brings_its_numbers_and_says_what_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = input(5, 2, &["news", "code"], dir.path());
+    report(&input, dir.path(), Some(&["similarity-heads", "sparsity-eps", "similarity-map"])).unwrap();
+    let read = |name: &str| std::fs::read_to_string(dir.path().join("figures").join(name)).unwrap();
+    let csv = read("similarity-heads.csv");
+    let mut lines = csv.lines();
+    assert_eq!(lines.next().unwrap(), "panel,measure,Layer,KV head,value");
+    assert_eq!(lines.clone().count(), 3 * 5 * 2);
+    // Equal numbers of pairs in one data set more than in the other: the mean weighs them.
+    let means: Vec<(f64, f64)> = input
+        .analysis
+        .datasets
+        .iter()
+        .map(|d| &d.similarity[0].heads[0].neighbours)
+        .map(|n| (n.mean.unwrap(), n.n as f64))
+        .collect();
+    let expected = means.iter().map(|(m, n)| m * n).sum::<f64>() / means.iter().map(|m| m.1).sum::<f64>();
+    let first: Vec<&str> = lines.next().unwrap().split(',').collect();
+    assert_eq!(first[..4], ["Keys after RoPE", "Mean cosine", "0", "0"]);
+    assert!((first[4].parse::<f64>().unwrap() - expected).abs() < 1e-9, "{first:?} {expected}");
+    assert!(read("sparsity-eps.csv").starts_with(
+        "panel,curve,Threshold: neighbours above this cosine are merged,\"Slots kept, % of tokens\",low,high\n,news,0.5"
+    ) || read("sparsity-eps.csv").contains(",news,"));
+    // 301 tokens in 76 cells of 4, on and below the diagonal.
+    let map = read("similarity-map-news-17-layer-4-head-1-k.csv");
+    let side = (map.lines().count() - 1) as f64;
+    assert!(((2.0 * side + 0.25).sqrt() - 0.5).fract().abs() < 1e-9, "{side} cells are no triangle");
+    let png = std::fs::File::open(dir.path().join("figures/similarity-heads.png")).unwrap();
+    let reader = png::Decoder::new(std::io::BufReader::new(png)).read_info().unwrap();
+    let info = reader.info();
+    assert_eq!(info.pixel_dims.unwrap().xppu, 7559, "192 dots an inch");
+    let title = info.utf8_text.iter().find(|text| text.keyword == "Title").unwrap();
+    assert!(title.get_text().unwrap().starts_with("Similarity of neighbouring tokens"));
+}
+
+/// The first colour of a scale is the same whatever the values are.
+#[test]
+fn scales_do_not_move_with_the_values() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut input = input(3, 2, &["news", "code"], dir.path());
+    let bar = |input: &ReportInput| -> Vec<String> {
+        report(input, dir.path(), Some(&["similarity-heads"])).unwrap();
+        let svg = svg(dir.path(), "similarity-heads");
+        svg.lines().map(|line| line.trim().to_string()).filter(|line| line.ends_with("0.0") || line == "1.0").collect()
+    };
+    assert_eq!(bar(&input), ["0.0", "1.0"]);
+    for dataset in &mut input.analysis.datasets {
+        for head in dataset.similarity.iter_mut().flat_map(|state| &mut state.heads) {
+            head.neighbours.mean = head.neighbours.mean.map(|mean| 0.3 * mean - 0.05);
+        }
+    }
+    assert_eq!(bar(&input), ["≤ 0.0", "1.0"]);
+}
+
+/// Scripts that the program's own font lacks are drawn with the system's fonts, or told by their codes.
+#[test]
+fn names_in_other_scripts_are_drawn_or_told_by_codes() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = ["中文数据集", "データセット", "עברית", "العربية"];
+    report(&input(3, 2, &names, dir.path()), dir.path(), Some(&["sparsity-layers", "datasets"])).unwrap();
+    let svg = svg(dir.path(), "sparsity-layers");
+    for name in names {
+        // In one run of text, so that its letters join and stand in their direction.
+        assert_eq!(svg.lines().filter(|line| line.trim() == name).count(), 1, "{name}");
+    }
+    let (_, _, colors) = png(&dir.path().join("figures/sparsity-layers.png"));
+    assert!(colors > 100);
 }
 
 /// Renders made-up runs of all kinds below `target/tmp/look/`.

@@ -72,6 +72,12 @@ pub fn plant(model: &Model, texts: &[Prompt], grid: &NeedleGrid, seed: u64) -> R
     Ok(planted)
 }
 
+/// The length and the depth that a planted prompt was asked with; `None` for prompts of other data sets.
+pub(super) fn asked_place(dataset: &str, id: &str) -> Option<(usize, u32)> {
+    let mut numbers = id.split('-').filter(|_| dataset == PLANTED);
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
 /// The byte behind the sentence that ends nearest to a depth; behind the nearest character where no sentence ends.
 fn sentence_end(text: &str, depth_percent: u32) -> usize {
     let wanted = text.len() * depth_percent.min(100) as usize / 100;
@@ -90,6 +96,8 @@ mod tests {
     #[test]
     fn needles_go_between_sentences() {
         let text = "One two. Three 4.5 five! Six";
+        assert_eq!(asked_place(PLANTED, "1200-0-3"), Some((1200, 0)));
+        assert_eq!((asked_place("passage", "1200-0-3"), asked_place(PLANTED, "x")), (None, None));
         assert_eq!([0, 25, 50, 80, 100].map(|depth| sentence_end(text, depth)), [0, 8, 8, 24, text.len()]);
         assert_eq!((sentence_end("", 50), sentence_end("é", 100)), (0, 2));
     }

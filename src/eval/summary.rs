@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::eval::metric::metric;
+use crate::eval::plant::asked_place;
 use crate::eval::task::{Job, Take, task};
 use crate::eval::verdict;
 use crate::format::evaluation::{
@@ -187,8 +188,9 @@ fn needle_maps(evaluation: &Evaluation, rows: &[Row]) -> Vec<NeedleMap> {
             if let Some((depth, candidate)) = scored(row)
                 && let Some(reference) = reference.get(&(row.dataset.as_str(), row.id.as_str()))
             {
-                let length = (row.n_prompt_tokens as f64 / 500.0).round() as usize * 500;
-                let means = cells.entry((length, depth)).or_default();
+                let about = (row.n_prompt_tokens as f64 / 500.0).round() as usize * 500;
+                let place = asked_place(&row.dataset, &row.id).unwrap_or((about, depth));
+                let means = cells.entry(place).or_default();
                 means.iter_mut().zip([*reference, candidate]).for_each(|(mean, score)| mean.add(score));
             }
         }

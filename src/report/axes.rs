@@ -54,6 +54,20 @@ fn plain(value: f64) -> String {
     format!("{}", (value * factor).round() / factor).replace('-', "−")
 }
 
+/// "10⁻⁵": powers of ten whose zeros are hard to count.
+fn power(value: f64) -> Option<String> {
+    let power = value.log10().round();
+    let is_power = (value.log10() - power).abs() < 1e-9 && !(-3.5..3.5).contains(&power);
+    let raised = |c: char| match c {
+        '-' => '⁻',
+        '1' => '¹',
+        '2' => '²',
+        '3' => '³',
+        c => char::from_u32(0x2070 + c.to_digit(10).unwrap_or(0)).unwrap_or(c),
+    };
+    is_power.then(|| format!("10{}", format!("{power}").chars().map(raised).collect::<String>()))
+}
+
 /// The usual ends, widened to whole steps, within `limits`, only where values lie beyond them.
 pub(super) fn covering(usual: (f64, f64), ends: Option<(f64, f64)>, limits: (f64, f64)) -> (f64, f64) {
     let Some((low, high)) = ends.filter(|(low, high)| *low < usual.0 || *high > usual.1) else { return usual };
@@ -125,7 +139,7 @@ impl Axis {
         let leads: &[f64] = if last - first > 2 { &[1.0] } else { &[1.0, 2.0, 5.0] };
         let all = (first..=last).flat_map(|power| leads.iter().map(move |lead| lead * 10f64.powi(power)));
         let within = all.filter(|v| (low * (1.0 - 1e-9)..=high * (1.0 + 1e-9)).contains(v));
-        let ticks = within.map(|v| (v, plain(v))).collect();
+        let ticks = within.map(|v| (v, power(v).unwrap_or_else(|| plain(v)))).collect();
         Self { low, high, log: true, ticks, title: title.into(), upright: false }
     }
 
@@ -276,6 +290,10 @@ mod tests {
         let (low, high, _) = axis(&[2e-4, 3.0]);
         assert!((low - 1e-4).abs() < 1e-12 && (high - 10.0).abs() < 1e-9);
         assert_eq!(Axis::powers_between(1.0, 100.0, "").ticks.len(), 7);
+        assert_eq!(
+            [1e-5, 1e-3, 5e-5, 1e6, 1e13].map(power),
+            [Some("10⁻⁵".into()), None, None, Some("10⁶".into()), Some("10¹³".into())]
+        );
         assert_eq!(covering((0.0, 1.0), Some((0.2, 0.9)), (-1.0, 1.0)), (0.0, 1.0));
         assert_eq!(covering((0.0, 1.0), Some((-0.13, 0.9)), (-1.0, 1.0)), (-0.2, 1.0));
     }

@@ -11,13 +11,15 @@ use crate::report::ReportError;
 use crate::report::canvas::{Area, Canvas, SCALE, length};
 use crate::report::raster::Raster;
 use crate::report::table::Table;
-use crate::report::text::{Type, escape, fit, wrap};
+use crate::report::text::{Type, escape, fit, text_width, wrap};
 use crate::report::theme;
 
 /// Tallest figure, in logical units: what bounds the memory of a rendering.
 const MAX_HEIGHT: f64 = 2400.0;
 /// Height of a line of the subtitle.
 const LINE: f64 = 18.0;
+/// Most lines of the subtitle.
+const MOST_LINES: usize = 5;
 /// What stands below a figure with letters that no font has.
 const CODES: &str = "PNG and PDF: U+… are the codes of letters that no font of the machine has that drew them.";
 /// Cells that touch must not let the page shine through between them, and cells of rasters stay what they are.
@@ -82,6 +84,21 @@ impl Words {
     }
 }
 
+/// The parts of a subtitle in lines: a part is broken only where it is longer than a line.
+fn lines(subtitle: &str, room: f64) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for part in subtitle.split(" · ") {
+        match lines.last_mut() {
+            Some(line) if text_width(&format!("{line} · {part}"), theme::LABEL, false) <= room => {
+                *line += &format!(" · {part}");
+            }
+            _ => lines.extend(wrap(part, theme::LABEL, false, room, 2)),
+        }
+    }
+    lines.truncate(MOST_LINES);
+    lines
+}
+
 impl Drawing {
     /// A drawing whose body, below title and subtitle, is `body_height` logical units tall; `table` has the numbers that it shows.
     pub(super) fn new(
@@ -91,7 +108,7 @@ impl Drawing {
         draw: impl FnOnce(&mut Canvas<'_>, Area),
     ) -> Result<Self, ReportError> {
         let room = theme::WIDTH - 2.0 * theme::MARGIN;
-        let lines = wrap(&subtitle, theme::LABEL, false, room, 3);
+        let lines = lines(&subtitle, room);
         let head = theme::HEAD + LINE * (lines.len() - 1) as f64;
         let mut height = (head + body_height).clamp(head, MAX_HEIGHT).ceil();
         let mut svg = String::new();

@@ -1,7 +1,8 @@
 //! Pixels: rasters of 256 colours, one of them set aside for "no data", and pictures from SVG.
 
+use std::io::Write;
+
 use colorous::VIRIDIS;
-use rayon::prelude::*;
 use resvg::tiny_skia::{Pixmap, Transform};
 use resvg::usvg::{Options, Tree};
 
@@ -68,7 +69,15 @@ impl Raster {
 
     /// The raster as an indexed PNG, one pixel a cell.
     pub fn png(&self) -> Result<Vec<u8>, ReportError> {
-        encode((self.width, self.height), &self.cells, Some(palette().concat()), &[])
+        let mut bytes = Vec::new();
+        let mut encoder = indexed(&mut bytes, (self.width, self.height));
+        encoder.set_filter(png::Filter::NoFilter);
+        let written = encoder.write_header().and_then(|mut writer| {
+            writer.write_image_data(&self.cells)?;
+            writer.finish()
+        });
+        written.map_err(|e| ReportError::Draw(format!("PNG of {} x {}: {e}", self.width, self.height)))?;
+        Ok(bytes)
     }
 }
 
@@ -77,53 +86,68 @@ impl Raster {
 /// - Shape: `values` by row, `[height, width]`
 /// - Unit: `range` are the values of the first and last colour; what lies beyond has the colour of the end
 /// - Errors: values that are no whole number of rows
-/// - Cost: O(values), on all threads up to the compression of the file
+/// - Cost: O(values); while some rows are compressed, the colours of the next ones are looked up on another thread
 pub fn heatmap_png(values: &[f32], width: usize, range: (f32, f32)) -> Result<Vec<u8>, ReportError> {
     if width == 0 || values.is_empty() || !values.len().is_multiple_of(width) {
         return Err(ReportError::Draw(format!("{} values are no rows of {width}", values.len())));
     }
+    let size = (width, values.len() / width);
     let (low, factor) = (range.0, f32::from(NO_DATA - 1) / (range.1 - range.0).max(f32::MIN_POSITIVE));
-    let mut cells = vec![0u8; values.len()];
-    cells.par_chunks_mut(1 << 16).zip(values.par_chunks(1 << 16)).for_each(|(cells, values)| {
-        for (cell, value) in cells.iter_mut().zip(values) {
+    let indices = |values: &[f32], cells: &mut Vec<u8>| {
+        let index = |value: &f32| {
             let step = ((value - low) * factor + 0.5).clamp(0.0, f32::from(NO_DATA - 1)) as u8;
-            *cell = if value.is_finite() { step } else { NO_DATA };
-        }
-    });
-    encode((width, values.len() / width), &cells, Some(palette().concat()), &[])
+            if value.is_finite() { step } else { NO_DATA }
+        };
+        cells.clear();
+        cells.extend(values.iter().map(index));
+    };
+    let fault = |e: &dyn std::fmt::Display| ReportError::Draw(format!("PNG of {} x {}: {e}", size.0, size.1));
+    let mut bytes = Vec::with_capacity(values.len());
+    let mut encoder = indexed(&mut bytes, size);
+    encoder.set_compression(png::Compression::Fastest);
+    // Neighbours differ little: what is written is mostly small differences.
+    encoder.set_filter(png::Filter::Sub);
+    let mut writer = encoder.write_header().map_err(|e| fault(&e))?;
+    let mut stream = writer.stream_writer_with_size(1 << 20).map_err(|e| fault(&e))?;
+    let (mut now, mut next) = (Vec::new(), Vec::new());
+    let mut parts = values.chunks(width * ((1 << 19) / width).max(1));
+    parts.by_ref().take(1).for_each(|part| indices(part, &mut now));
+    while !now.is_empty() {
+        next.clear();
+        let part = parts.next();
+        let (written, ()) =
+            rayon::join(|| stream.write_all(&now), || part.into_iter().for_each(|part| indices(part, &mut next)));
+        written.map_err(|e| fault(&e))?;
+        std::mem::swap(&mut now, &mut next);
+    }
+    stream.finish().map_err(|e| fault(&e))?;
+    writer.finish().map_err(|e| fault(&e))?;
+    Ok(bytes)
 }
 
-/// A PNG of RGB pixels, or of indices into a palette, with texts about it.
-fn encode(
-    (width, height): (usize, usize),
-    data: &[u8],
-    palette: Option<Vec<u8>>,
-    words: &[(&str, &str)],
-) -> Result<Vec<u8>, ReportError> {
-    let fault = |e: png::EncodingError| ReportError::Draw(format!("PNG of {width} x {height}: {e}"));
-    let mut bytes = Vec::with_capacity(data.len() / 2);
+/// An encoder of indices into the palette.
+fn indexed(bytes: &mut Vec<u8>, (width, height): (usize, usize)) -> png::Encoder<'static, &mut Vec<u8>> {
+    let mut encoder = png::Encoder::new(bytes, width as u32, height as u32);
+    encoder.set_color(png::ColorType::Indexed);
+    encoder.set_palette(palette().concat());
+    encoder
+}
+
+/// A PNG of the pixels of a picture, with texts about it.
+fn encode((width, height): (usize, usize), rgb: &[u8], words: &[(&str, &str)]) -> Result<Vec<u8>, png::EncodingError> {
+    let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);
-    encoder.set_compression(png::Compression::Fast);
-    // Colours of neighbours differ little: what is written is mostly small differences.
+    encoder.set_color(png::ColorType::Rgb);
     encoder.set_filter(png::Filter::Up);
-    match palette {
-        Some(palette) => {
-            encoder.set_color(png::ColorType::Indexed);
-            encoder.set_palette(palette);
-        }
-        None => {
-            encoder.set_color(png::ColorType::Rgb);
-            let per_metre = (f64::from(PIXELS) * UNITS_PER_INCH / 0.0254).round() as u32;
-            let unit = png::Unit::Meter;
-            encoder.set_pixel_dims(Some(png::PixelDimensions { xppu: per_metre, yppu: per_metre, unit }));
-        }
-    }
+    let per_metre = (f64::from(PIXELS) * UNITS_PER_INCH / 0.0254).round() as u32;
+    let unit = png::Unit::Meter;
+    encoder.set_pixel_dims(Some(png::PixelDimensions { xppu: per_metre, yppu: per_metre, unit }));
     for (keyword, text) in words {
-        encoder.add_itxt_chunk(keyword.to_string(), text.to_string()).map_err(fault)?;
+        encoder.add_itxt_chunk(keyword.to_string(), text.to_string())?;
     }
-    let mut writer = encoder.write_header().map_err(fault)?;
-    writer.write_image_data(data).map_err(fault)?;
-    writer.finish().map_err(fault)?;
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(rgb)?;
+    writer.finish()?;
     Ok(bytes)
 }
 
@@ -145,7 +169,8 @@ pub(super) fn png_and_pdf(svg: &str, title: &str, words: &str) -> Result<(Vec<u8
     resvg::render(&tree, Transform::from_scale(PIXELS, PIXELS), &mut pixels.as_mut());
     let rgb: Vec<u8> = pixels.pixels().iter().flat_map(|p| [p.red(), p.green(), p.blue()]).collect();
     let words = [("Title", title), ("Description", words), ("Software", TOOL)];
-    let png = encode((pixels.width() as usize, pixels.height() as usize), &rgb, None, &words)?;
+    let png = encode((pixels.width() as usize, pixels.height() as usize), &rgb, &words)
+        .map_err(|e| ReportError::Draw(format!("the SVG as PNG: {e}")))?;
     let page = svg2pdf::PageOptions { dpi: UNITS_PER_INCH as f32 };
     let pdf = svg2pdf::to_pdf(&tree, svg2pdf::ConversionOptions::default(), page);
     Ok((png, pdf.map_err(|e| ReportError::Draw(format!("the SVG as PDF: {e}")))?))

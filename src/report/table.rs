@@ -2,6 +2,9 @@
 
 use crate::report::text::clean;
 
+/// What the titles of axes say of their scale, which the numbers do not have.
+const LOG: &str = " (log scale)";
+
 /// What a drawing shows, as lines of cells.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Table {
@@ -11,7 +14,7 @@ pub(super) struct Table {
 
 impl Table {
     pub fn new<'a>(columns: impl IntoIterator<Item = &'a str>) -> Self {
-        Self { columns: columns.into_iter().map(String::from).collect(), rows: Vec::new() }
+        Self { columns: columns.into_iter().map(|name| name.trim_end_matches(LOG).into()).collect(), rows: Vec::new() }
     }
 
     pub fn push(&mut self, cells: impl IntoIterator<Item = String>) {
@@ -44,7 +47,7 @@ mod tests {
 
     #[test]
     fn cells_with_commas_and_quotes_are_quoted() {
-        let mut table = Table::new(["Slots kept, %", "name"]);
+        let mut table = Table::new(["Slots kept, % (log scale)", "name"]);
         table.push([cell(Some(-12.5)), "a \"b\"\nc".into()]);
         table.push([cell(None), cell(Some(f64::NAN))]);
         assert_eq!(table.csv(), "\"Slots kept, %\",name\n-12.5,\"a \"\"b\"\" c\"\n,\n");

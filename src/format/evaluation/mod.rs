@@ -177,9 +177,9 @@ pub struct NeedleMap {
 /// One cell of a needle map.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NeedleCell {
-    /// Tokens of the prompt, to the nearest 500.
+    /// Tokens of the prompt: as asked for where needles were planted, else to the nearest 500.
     pub length_tokens: usize,
-    /// Depth of the needle in percent, to the nearest 5.
+    /// Depth of the needle in percent: as asked for where needles were planted, else to the nearest 5.
     pub depth_percent: u32,
     /// Texts.
     pub n: usize,

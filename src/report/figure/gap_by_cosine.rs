@@ -2,7 +2,7 @@
 
 use crate::format::analysis::GapByCosine;
 use crate::report::figure::Build;
-use crate::report::heat::{Grid, Panels};
+use crate::report::heat::{Gap, Grid, Panels};
 use crate::report::pool;
 use crate::report::scale::Scale;
 use crate::report::{Drawing, FigureEntry, ReportError, ReportInput};
@@ -42,7 +42,9 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     if columns.iter().all(|bin| total(*bin) == 0) {
         return Ok(Vec::new());
     }
-    let rows: Vec<usize> = (0..=all.gap_edges.len()).rev().collect();
+    let has_pairs = |row: &usize| columns.iter().any(|bin| all.pairs[*bin][*row] > 0);
+    let used = || (0..=all.gap_edges.len()).filter(has_pairs);
+    let rows: Vec<usize> = (used().min().unwrap_or(0)..=used().max().unwrap_or(0)).rev().collect();
     let edge = |bin: usize| -1.0 + 2.0 * bin as f64 / n_bins as f64;
     let cosines: Vec<String> = columns.iter().map(|bin| format!("{:.2}", edge(*bin))).collect();
     let gap = |row: &usize| row.checked_sub(1).map_or("0".to_string(), |below| digits(all.gap_edges[below]));
@@ -52,14 +54,16 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
         let grid = Grid::new(title, (&rows, &columns), cells.collect(), scale, decimals);
         Grid { rows: gaps.clone(), columns: cosines.clone(), ..grid }
     };
-    let share = |bin: usize, n: u64| (total(bin) >= FEWEST).then(|| 100.0 * n as f64 / total(bin) as f64);
+    // Cells without a pair are left white in both panels.
+    let share = |bin: usize, n: u64| (total(bin) >= FEWEST && n > 0).then(|| 100.0 * n as f64 / total(bin) as f64);
     let number = |_: usize, n: u64| (n > 0).then(|| n as f64);
     let most = all.pairs.iter().flatten().copied().max().unwrap_or(1).max(10) as f64;
     let counts = Scale { low: 1.0, high: 10f64.powf(most.log10().ceil()), log: true };
-    let grids = vec![
+    let mut grids = vec![
         grid("Gaps at each cosine", (Scale::linear(0.0, 50.0), "% of the pairs of that cosine"), 0, &share),
         grid("All pairs", (counts, "Pairs (log scale)"), 0, &number),
     ];
+    grids.iter_mut().for_each(|grid| grid.gap = Gap::Blank("no pairs, or too few to tell their shares"));
     let panels = Panels { grids, axes: ("Logit gap, nats, from (log scale)", "Cosine, from") };
     Ok(vec![panels.drawing(ENTRY.name, ENTRY.title, pool::subtitle(analysis))?])
 }

@@ -13,7 +13,7 @@ pub(super) const ENTRY: FigureEntry = FigureEntry {
     title: "Error against size, for every head",
     question: "Which heads can be made small at little cost, and where on its curve does the profile put each?",
     reading: "A thin line is a head under the policy that it was given: the error of its output by the slots that it keeps, on \
-              the calibration samples. Dots are the sizes that were chosen. The thick line is the median head. A head that is \
+              the calibration samples. Dots are the sizes that were chosen; heads that are kept whole have no error and no dot. The thick line is the median head. A head that is \
               low at the left costs little; where curves are flat, slots would be wasted.",
     needs: "a profile with curves (kvscope tune)",
     build: Build::Profile(build),
@@ -27,7 +27,6 @@ fn build(profile: &Profile) -> Result<Vec<Drawing>, ReportError> {
     let step = with_curves.len().div_ceil(MOST_HEADS).max(1);
     let shown: Vec<&HeadProfile> = with_curves.iter().copied().step_by(step).collect();
     let percent = |error: f32| 100.0 * f64::from(error);
-    // Errors are squares of what a reader would call an error.
     let error = |head: &HeadProfile, at: usize| {
         let found = head.curve.get(at)?.errors.get(head.setting).copied().flatten()?;
         Some(percent(found)).filter(|error| *error > 0.0)
@@ -51,7 +50,7 @@ fn build(profile: &Profile) -> Result<Vec<Drawing>, ReportError> {
     curves.push(Curve { marks: Marks::None, thick: true, ..Curve::new("median head", theme::look(0), points) });
     let chosen = |head: &&HeadProfile| {
         let near = |at: &usize| (size(head, *at) - 100.0 * head.kept_fraction).abs();
-        let at = (0..head.curve.len()).min_by(|a, b| near(a).total_cmp(&near(b)))?;
+        let at = (0..head.curve.len()).min_by(|a, b| near(a).total_cmp(&near(b))).filter(|at| near(at) < 1.0)?;
         Some((100.0 * head.kept_fraction, Some(error(head, at)?)))
     };
     let chosen: Vec<_> = shown.iter().filter_map(chosen).collect();

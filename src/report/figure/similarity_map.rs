@@ -102,8 +102,8 @@ fn map(entry: &MapEntry, level: Level) -> Map {
         tokens: level.tokens,
         head: format!("layer {}, KV head {}, {}", entry.layer, entry.kv_head, state_label(entry.state)),
         sample: match entry.first_token {
-            0 => format!("{}, sample {}", entry.dataset, entry.id),
-            first => format!("{}, sample {} from token {first} on", entry.dataset, entry.id),
+            0 => format!("{}, {}", entry.dataset, entry.id),
+            first => format!("{}, {}, from token {first} on", entry.dataset, entry.id),
         },
     }
 }
@@ -166,11 +166,11 @@ fn overview(model: &str, maps: &[Map], (page, pages): (usize, usize)) -> Result<
             let title = Type::new(theme::TICK, theme::INK).bold();
             canvas.text(
                 (x, y - 25.0),
-                &fit(&theme::capitalised(&map.head), theme::TICK, true, side + gap - 8.0),
+                &fit(&theme::capitalised(&map.head), theme::TICK, true, side + gap - 12.0),
                 title,
             );
-            let sample = format!("{} · {}", map.sample, count(map.n_tokens, "token"));
-            let sample = fit(&sample, theme::TICK, false, side + 8.0);
+            let sample = format!("{} of {}", count(map.n_tokens, "token"), map.sample);
+            let sample = fit(&sample, theme::TICK, false, side + gap - 12.0);
             canvas.text((x, y - 9.0), &sample, Type::new(theme::TICK, theme::SOFT_INK));
             let small = Map { raster: map.raster.at_most(OVERVIEW_SIDE), ..map.clone() };
             draw(canvas, Area::new(x, y, x + side, y + side), &small, 4, i % columns == 0);

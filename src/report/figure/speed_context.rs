@@ -90,3 +90,55 @@ fn drawing(
     );
     Some(figure.drawing(&format!("{}{suffix}", ENTRY.name), title, subtitle))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::bench::SpeedSamples;
+
+    fn row(policy: &str, context_tokens: usize, decode: [f64; 4], cache_bytes: u64) -> serde_json::Value {
+        let samples =
+            SpeedSamples { prefill: vec![1.0], compress: vec![0.5], decode: decode.to_vec(), ..Default::default() };
+        serde_json::json!({
+            "policy": policy, "context_tokens": context_tokens, "kept_fraction": 0.5, "cache_bytes": cache_bytes,
+            "prefill_secs": 1.0, "compress_secs": 0.5, "decode_secs": decode[1], "decode_bytes_per_sec": null,
+            "speedup": null, "bandwidth_bound": null, "bound_fraction": null, "extra_prompt_secs": null,
+            "saved_secs_per_token": null, "break_even_new_tokens": null, "samples_secs": samples,
+        })
+    }
+
+    #[test]
+    fn a_run_of_two_caches_gives_time_memory_and_prompt() {
+        let model = serde_json::json!({
+            "name": "M", "architecture": "LlamaForCausalLM", "fingerprint": "f", "tokenizer_sha256": null,
+            "chat_template_sha256": null, "n_layers": 1, "n_q_heads": 1, "n_kv_heads": 1, "head_dim": 4, "rope_theta": 1e4,
+            "rope_frequencies": [], "max_positions": 9,
+        });
+        let rows: Vec<SpeedRow> = [
+            row("full", 512, [0.011, 0.010, 0.012, 0.013], 4_000_000),
+            row("full", 2048, [0.021, 0.020, 0.022, 0.023], 16_000_000),
+            row("h2o", 512, [0.009, 0.008, 0.010, 0.011], 2_000_000),
+        ]
+        .into_iter()
+        .map(|row| serde_json::from_value(row).unwrap())
+        .collect();
+        let bench = Bench {
+            schema: "kvscope.bench/1".into(),
+            model: serde_json::from_value(model).unwrap(),
+            options: serde_json::Value::Null,
+            weight_bytes: 100_000_000,
+            memory_read_bytes_per_sec: 1e10,
+            rows,
+            break_even: Vec::new(),
+        };
+        let drawings = build(&bench).unwrap();
+        let names: Vec<&str> = drawings.iter().map(|drawing| drawing.name.as_str()).collect();
+        assert_eq!(names, ["speed-context", "speed-context-memory", "speed-context-prompt"]);
+        let csv = drawings[0].csv();
+        let lines: Vec<&str> = csv.lines().collect();
+        assert_eq!(lines[0], "panel,curve,Tokens of the prompt,\"Decode step, ms\",low,high");
+        assert!(lines[1].starts_with(",full,512,10,10.75,12.25") && lines.len() == 4, "{csv}");
+        assert!(drawings[1].csv().contains(",h2o,512,2,,"), "{}", drawings[1].csv());
+        assert!(drawings[2].csv().contains(",full,2048,1.5,,"), "{}", drawings[2].csv());
+    }
+}
