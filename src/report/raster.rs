@@ -3,6 +3,11 @@
 use std::io::Write;
 
 use colorous::VIRIDIS;
+use krilla::Document;
+use krilla::geom::Size;
+use krilla::metadata::Metadata;
+use krilla::page::PageSettings;
+use krilla_svg::{SurfaceExt, SvgSettings};
 use resvg::tiny_skia::{Pixmap, Transform};
 use resvg::usvg::{Options, Tree};
 
@@ -171,9 +176,22 @@ pub(super) fn png_and_pdf(svg: &str, title: &str, words: &str) -> Result<(Vec<u8
     let words = [("Title", title), ("Description", words), ("Software", TOOL)];
     let png = encode((pixels.width() as usize, pixels.height() as usize), &rgb, &words)
         .map_err(|e| ReportError::Draw(format!("the SVG as PNG: {e}")))?;
-    let page = svg2pdf::PageOptions { dpi: UNITS_PER_INCH as f32 };
-    let pdf = svg2pdf::to_pdf(&tree, svg2pdf::ConversionOptions::default(), page);
-    Ok((png, pdf.map_err(|e| ReportError::Draw(format!("the SVG as PDF: {e}")))?))
+    let pdf = pdf(&tree, title).ok_or_else(|| ReportError::Draw("the SVG cannot be written as PDF".into()))?;
+    Ok((png, pdf))
+}
+
+/// One page of the drawing's size, in points.
+fn pdf(tree: &Tree, title: &str) -> Option<Vec<u8>> {
+    let points = |units: f32| units * 72.0 / UNITS_PER_INCH as f32;
+    let size = Size::from_wh(points(tree.size().width()), points(tree.size().height()))?;
+    let mut document = Document::new();
+    document.set_metadata(Metadata::new().title(title.into()).creator(TOOL.into()));
+    let mut page = document.start_page_with(PageSettings::new(size));
+    let mut surface = page.surface();
+    surface.draw_svg(tree, size, SvgSettings::default())?;
+    surface.finish();
+    page.finish();
+    document.finish().ok()
 }
 
 #[cfg(test)]

@@ -345,12 +345,16 @@ pub fn profile(n_layers: usize, n_heads: usize) -> Profile {
                 setting: (layer + kv_head) % 3,
                 eps: ((layer + kv_head) % 3 > 0).then_some((0.55 + 0.35 * noise(&[layer, kv_head, 3])) as f32),
                 kept_fraction: kept(0, layer, kv_head, n_layers, 0.7),
-                curve: vec![CurvePoint {
-                    eps: None,
-                    kept_fraction: 0.5,
-                    errors: vec![Some(0.1), None, Some(0.2)],
-                    utility_fraction: Some(0.5),
-                }],
+                curve: [0.1, 0.2, 0.5, 0.8]
+                    .map(|size: f64| CurvePoint {
+                        eps: None,
+                        kept_fraction: size,
+                        errors: [0.1, 0.15, 0.2]
+                            .map(|error| Some((error * (1.0 - size) * (0.5 + noise(&[layer, kv_head, 8]))) as f32))
+                            .to_vec(),
+                        utility_fraction: Some(size),
+                    })
+                    .to_vec(),
             })
             .collect(),
     }
