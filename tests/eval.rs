@@ -53,7 +53,7 @@ fn a_run_has_every_row_once_with_counters_and_a_verdict() {
     assert!(shown.lines().all(|line| line.chars().count() <= 100), "{shown}");
     done(kvscope(dir.path(), &["report", "run", "--out", "figures"]));
     let curves = std::fs::read_to_string(dir.path().join("figures/policy-budgets.svg")).unwrap();
-    for words in ["evict:bridge=true", "snapkv:window=8", "Slots kept, %", "divergence from the full cache"] {
+    for words in ["evict:bridge=true", "snapkv:window=8", "Slots kept, %", "Divergence from the full cache"] {
         assert!(curves.contains(words), "{words}");
     }
     let run = dir.path().join("run");
