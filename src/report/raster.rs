@@ -176,19 +176,23 @@ pub(super) fn png_and_pdf(svg: &str, title: &str, words: &str) -> Result<(Vec<u8
     let words = [("Title", title), ("Description", words), ("Software", TOOL)];
     let png = encode((pixels.width() as usize, pixels.height() as usize), &rgb, &words)
         .map_err(|e| ReportError::Draw(format!("the SVG as PNG: {e}")))?;
-    let pdf = pdf(&tree, title).ok_or_else(|| ReportError::Draw("the SVG cannot be written as PDF".into()))?;
+    // A font that cannot be embedded, such as one of coloured pictures, is drawn: its letters are then no text.
+    let pdf = [true, false]
+        .into_iter()
+        .find_map(|embed_text| pdf(&tree, title, embed_text))
+        .ok_or_else(|| ReportError::Draw("the SVG cannot be written as PDF".into()))?;
     Ok((png, pdf))
 }
 
-/// One page of the drawing's size, in points.
-fn pdf(tree: &Tree, title: &str) -> Option<Vec<u8>> {
+/// One page of the drawing's size, in points; `None` where that cannot be written.
+fn pdf(tree: &Tree, title: &str, embed_text: bool) -> Option<Vec<u8>> {
     let points = |units: f32| units * 72.0 / UNITS_PER_INCH as f32;
     let size = Size::from_wh(points(tree.size().width()), points(tree.size().height()))?;
     let mut document = Document::new();
     document.set_metadata(Metadata::new().title(title.into()).creator(TOOL.into()));
     let mut page = document.start_page_with(PageSettings::new(size));
     let mut surface = page.surface();
-    surface.draw_svg(tree, size, SvgSettings::default())?;
+    surface.draw_svg(tree, size, SvgSettings { embed_text, ..SvgSettings::default() })?;
     surface.finish();
     page.finish();
     document.finish().ok()
