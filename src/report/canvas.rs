@@ -42,6 +42,10 @@ impl Area {
     }
 }
 
+/// How plotters says that text hangs from its place. It shifts the first letter and what follows it, which in text from the right to
+/// the left is not the rest of the line: taken off, so that places are those of baselines.
+pub(super) const HANGING: &str = " dy=\"0.76em\"";
+
 /// What a drawing draws on.
 pub(super) struct Canvas<'a> {
     svg: SVGBackend<'a>,
@@ -127,13 +131,10 @@ impl<'a> Canvas<'a> {
 
     /// One line of text from its baseline. Characters that could break out of a line or of XML are replaced.
     pub fn text(&mut self, (x, baseline): (f64, f64), text: &str, font: Type) {
-        // Plotters divides the size by 1.24, and sets the anchor `Top` 0.76 em above the baseline.
+        // Plotters divides the size by 1.24.
         let desc = (FAMILY, font.em * SCALE * 1.24).into_font();
         let desc = desc.style(if font.bold { FontStyle::Bold } else { FontStyle::Normal });
-        let (turn, place) = match font.upward {
-            true => (FontTransform::Rotate270, (x - 0.76 * font.em, baseline)),
-            false => (FontTransform::None, (x, baseline - 0.76 * font.em)),
-        };
+        let turn = if font.upward { FontTransform::Rotate270 } else { FontTransform::None };
         let style = TextStyle {
             font: desc.transform(turn),
             color: font.color.to_backend_color(),
@@ -141,7 +142,7 @@ impl<'a> Canvas<'a> {
         };
         let text = clean(text);
         self.has_codes |= matches!(drawable(&text), Cow::Owned(_));
-        self.put(|svg| svg.draw_text(&text, &style, at(place)));
+        self.put(|svg| svg.draw_text(&text, &style, at((x, baseline))));
     }
 
     /// Fills `area` with a raster, cell by cell, beneath everything else.

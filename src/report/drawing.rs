@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::report::ReportError;
-use crate::report::canvas::{Area, Canvas, SCALE, length};
+use crate::report::canvas::{Area, Canvas, HANGING, SCALE, length};
 use crate::report::raster::Raster;
 use crate::report::table::Table;
 use crate::report::text::{Type, escape, fit, text_width, wrap};
@@ -125,7 +125,7 @@ impl Drawing {
             canvas.text((theme::MARGIN, height - 10.0), CODES, Type::new(theme::TICK, theme::SOFT_INK));
         }
         let rasters = canvas.finish()?;
-        let body = svg.split_once('>').map_or("", |(_, body)| body).trim_start().to_string();
+        let body = svg.split_once('>').map_or("", |(_, body)| body).trim_start().replace(HANGING, "");
         Ok(Self { name, title, subtitle, alt, map: None, height, body, rasters, table })
     }
 
