@@ -156,7 +156,8 @@ pub(crate) fn at_budget(profile: Profile, path: &Path, budget: f64) -> Result<Pr
         return Ok(profile);
     }
     let unit = BudgetUnit::ALL.into_iter().find(|unit| unit.name() == profile.budget_unit).unwrap_or_default();
-    let options = TuneOptions { budgets: vec![budget], unit, refit: profile.refit, ..TuneOptions::default() };
+    let (refit, beside) = (profile.refit, profile.beside.clone());
+    let options = TuneOptions { budgets: vec![budget], unit, refit, beside, ..TuneOptions::default() };
     let tuned = tune::resolve(&profile, hash_of(path)?, &options)
         .with_context(|| format!("cannot solve {} for a budget of {budget}", path.display()))?;
     tuned.first().and_then(Tuned::profile).cloned().ok_or_else(|| {
