@@ -36,6 +36,7 @@ pub use paired::{Paired, paired, sign_test, sign_test_needs};
 pub use product::product;
 pub(crate) use product::{Rhs, product_columns};
 pub use projections::{HeadProjection, Projections};
+pub(crate) use rank::{falling, falls};
 pub use rank::{ranks, spearman};
 pub(crate) use reach::reach;
 pub(crate) use rope::{LayerRopes, Rope};

@@ -1,5 +1,7 @@
 //! Ranks and rank correlation.
 
+use std::cmp::Ordering;
+
 /// Ranks from 1, equal values sharing the mean of their ranks. Order is that of `f64::total_cmp`.
 ///
 /// ```
@@ -40,9 +42,32 @@ pub fn spearman(x: &[f64], y: &[f64]) -> Option<f64> {
     (scale > 0.0).then(|| (product(&x, &y) / scale).clamp(-1.0, 1.0))
 }
 
+/// How two places of a list stand to each other when its values fall: the larger value first, the lower place first of equals, and
+/// what is no number at the end.
+pub(crate) fn falls(values: &[f32]) -> impl Fn(&u32, &u32) -> Ordering {
+    |a, b| {
+        let (x, y) = (values[*a as usize], values[*b as usize]);
+        x.is_nan().cmp(&y.is_nan()).then(y.total_cmp(&x)).then(a.cmp(b))
+    }
+}
+
+/// Places of values in that order.
+///
+/// - Cost: O(n log n)
+pub(crate) fn falling(values: &[f32]) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..values.len() as u32).collect();
+    order.sort_unstable_by(falls(values));
+    order
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_number_falls_to_the_end() {
+        assert_eq!(falling(&[0.5, f32::NAN, 0.75, 0.5, -1.0, -f32::NAN]), [2, 0, 3, 4, 1, 5]);
+    }
 
     #[test]
     fn ties_share_their_mean_rank() {

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::math::{falling, falls};
+
 /// Shares of the tokens seen that are protected.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Shares {
@@ -110,13 +112,13 @@ pub fn heavy_within(mass: &[f32], n_heavy: usize, n_slots: usize, bridge: bool) 
 /// assert_eq!(kvscope::merge::heaviest(&[0.5, 2.0, 0.5, 1.0], 3), [1, 3, 0]);
 /// ```
 pub fn heaviest(values: &[f32], n: usize) -> Vec<u32> {
-    let mut order: Vec<u32> = (0..values.len() as u32).collect();
-    let heavier = |a: &u32, b: &u32| values[*b as usize].total_cmp(&values[*a as usize]).then(a.cmp(b));
-    if n < order.len() {
-        order.select_nth_unstable_by(n, heavier);
-        order.truncate(n);
+    if n >= values.len() {
+        return falling(values);
     }
-    order.sort_unstable_by(heavier);
+    let mut order: Vec<u32> = (0..values.len() as u32).collect();
+    order.select_nth_unstable_by(n, falls(values));
+    order.truncate(n);
+    order.sort_unstable_by(falls(values));
     order
 }
 

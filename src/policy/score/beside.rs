@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::math::falling;
 use crate::policy::part::{build, joined};
 use crate::policy::score::{SCORES, Score};
 use crate::policy::{HeadView, Needs, Params, PolicyError};
@@ -69,10 +70,8 @@ impl Score for Beside {
 
 /// The place of each number among all, from 1 for the largest; of equals the earlier one is before.
 fn ranks(x: &[f32]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..x.len()).collect();
-    order.sort_by(|a, b| x[*b].total_cmp(&x[*a]));
     let mut ranks = vec![0; x.len()];
-    order.into_iter().enumerate().for_each(|(place, i)| ranks[i] = place + 1);
+    falling(x).into_iter().enumerate().for_each(|(place, i)| ranks[i as usize] = place + 1);
     ranks
 }
 
