@@ -60,6 +60,22 @@ impl ModelIdentity {
         self.windows.get(layer).copied().flatten()
     }
 
+    /// The heads of each kind of layer, those with the same sliding window, or none, by layer and KV head.
+    ///
+    /// Each kind keeps to a budget by itself. How many slots it has beside the others depends on how long a text is, so only then
+    /// the sizes keep to the budget at every length.
+    pub(crate) fn kinds(&self) -> Vec<Vec<usize>> {
+        let mut kinds: Vec<(Option<usize>, Vec<usize>)> = Vec::new();
+        for layer in 0..self.n_layers {
+            let (window, heads) = (self.window(layer), layer * self.n_kv_heads..(layer + 1) * self.n_kv_heads);
+            match kinds.iter_mut().find(|kind| kind.0 == window) {
+                Some(kind) => kind.1.extend(heads),
+                None => kinds.push((window, heads.collect())),
+            }
+        }
+        kinds.into_iter().map(|kind| kind.1).collect()
+    }
+
     /// Of each layer, how many of `n_tokens` the whole cache holds.
     pub fn reaches(&self, n_tokens: usize) -> Vec<usize> {
         (0..self.n_layers).map(|layer| reach(self.window(layer), n_tokens)).collect()

@@ -28,8 +28,8 @@ pub(super) struct Method {
     refit: Option<Refit>,
     /// As artifacts record them: the parts' names and all their parameters.
     params: Value,
-    /// See [`Policy::fixed_score`].
-    fixed_score: Option<String>,
+    /// Name and parameters of the score.
+    scored_by: String,
     /// The eviction of what this one folds, as it is typed.
     control: Option<String>,
 }
@@ -62,7 +62,7 @@ impl Method {
             let what = format!("beside= ranks within a head, and allocation={} compares heads by worth", names[1]);
             return Err(PolicyError::BadParameter { policy: entry.name, what });
         }
-        let fixed_score = (!score.depends_on_budget()).then(|| format!("{} {of_score}", names[0]));
+        let scored_by = format!("{} {of_score}", names[0]);
         let mut fields: Map<String, Value> =
             PARTS.into_iter().zip(&names).map(|(part, name)| (part.into(), name.as_str().into())).collect();
         let control =
@@ -71,7 +71,7 @@ impl Method {
             fields.extend(part.as_object().into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())));
         }
         let refit = refit.map(parse_refit).transpose()?;
-        Ok(Self { score, allocation, fold, refit, params: fields.into(), fixed_score, control })
+        Ok(Self { score, allocation, fold, refit, params: fields.into(), scored_by, control })
     }
 }
 
@@ -115,8 +115,12 @@ impl Policy for Method {
         self.allocation.sizes(heads)
     }
 
+    fn scored_by(&self) -> Option<&str> {
+        Some(&self.scored_by)
+    }
+
     fn fixed_score(&self) -> Option<&str> {
-        self.fixed_score.as_deref()
+        self.scored_by().filter(|_| !self.score.depends_on_budget())
     }
 
     fn worth(&self, view: &HeadView<'_>, budget_tokens: usize) -> Vec<f32> {

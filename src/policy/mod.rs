@@ -81,7 +81,12 @@ pub trait Policy: Debug + Send + Sync {
     /// Sizes of heads that share a budget.
     fn sizes(&self, heads: &[Claim]) -> Vec<usize>;
 
-    /// Name and parameters of the score where it says the same at every budget: who plans a head at many sizes need not ask
+    /// Name and parameters of the score, by which all heads are ranked; `None` where heads differ.
+    fn scored_by(&self) -> Option<&str> {
+        None
+    }
+
+    /// [`Policy::scored_by`] where it says the same at every budget: who plans a head at many sizes need not ask
     /// for the same worth again.
     fn fixed_score(&self) -> Option<&str> {
         None

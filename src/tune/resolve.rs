@@ -8,7 +8,7 @@ use crate::tune::curves::Curves;
 use crate::tune::options::check_options;
 use crate::tune::profiles::{mean_share, point, tried};
 use crate::tune::run::parse_settings;
-use crate::tune::solve::{kinds, solutions, target};
+use crate::tune::solve::{solutions, target};
 use crate::tune::words;
 use crate::tune::{SEARCHES, SearchEntry, TuneError, TuneOptions, Tuned};
 
@@ -27,7 +27,7 @@ pub fn resolve(profile: &Profile, source: InputHash, options: &TuneOptions) -> R
         return Err(TuneError::UnknownSearch(wanted.clone()));
     }
     let weights = options.unit.weights(&profile.model, &parse_settings(&profile.settings)?, options.refit);
-    let kinds = kinds(&profile.model);
+    let kinds = profile.model.kinds();
     let solve = |budget: &f64| {
         let target = target(*budget, profile.min_share);
         let solutions = solutions(&searches, &curves, None, target, (&weights, &kinds));

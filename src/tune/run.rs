@@ -13,7 +13,7 @@ use crate::tune::options::check_options;
 use crate::tune::profiles::Evidence;
 use crate::tune::ridges::refits;
 use crate::tune::search::SearchEntry;
-use crate::tune::solve::{Solution, kinds, solutions, target};
+use crate::tune::solve::{Solution, solutions, target};
 use crate::tune::split::{Place, places, split_places};
 use crate::tune::trial::{ByTrial, Trial, TrialKey};
 use crate::tune::{SEARCHES, TuneError, TuneOptions, Tuned};
@@ -75,7 +75,7 @@ pub fn tune(
     let n_refitting = if options.refits().is_empty() { 0 } else { calibration.len() };
     let n_steps = calibration.len() + n_refitting + samples.len();
 
-    let (sizes, kinds) = (sizes(&options.budgets), kinds(&model));
+    let (sizes, kinds) = (sizes(&options.budgets), model.kinds());
     let grid: Vec<Trial<'_>> = sizes
         .iter()
         .enumerate()

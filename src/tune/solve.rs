@@ -1,6 +1,5 @@
 //! Searches, solved on curves within a target.
 
-use crate::files::ModelIdentity;
 use crate::tune::SEARCHES;
 use crate::tune::curves::{Choice, Curves, UNITS};
 use crate::tune::search::{SearchEntry, Target};
@@ -19,22 +18,6 @@ pub(super) struct Solution {
 pub(super) fn target(budget: f64, min_share: f64) -> Target {
     let units = (budget * UNITS as f64).round() as usize;
     Target { units, min_units: ((units as f64 * min_share) as usize).max(1) }
-}
-
-/// The heads of each kind of layer: those with the same sliding window, or none.
-///
-/// Each kind keeps to the target by itself. How many slots it has beside the others depends on how long a text is, so only then
-/// the sizes keep to the budget at every length.
-pub(super) fn kinds(model: &ModelIdentity) -> Vec<Vec<usize>> {
-    let mut kinds: Vec<(Option<usize>, Vec<usize>)> = Vec::new();
-    for layer in 0..model.n_layers {
-        let (window, heads) = (model.window(layer), layer * model.n_kv_heads..(layer + 1) * model.n_kv_heads);
-        match kinds.iter_mut().find(|kind| kind.0 == window) {
-            Some(kind) => kind.1.extend(heads),
-            None => kinds.push((window, heads.collect())),
-        }
-    }
-    kinds.into_iter().map(|kind| kind.1).collect()
 }
 
 /// What every search makes of the curves, those that meet the target, for each kind of heads by itself.
@@ -90,12 +73,13 @@ fn within(entry: &SearchEntry, curves: &Curves, mut target: Target, weights: &We
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::ModelIdentity;
 
     #[test]
     fn each_kind_of_layer_keeps_to_the_target() {
         // Layers 0 and 2 have a window; two heads each. Heads 2 and 3 of layer 1 cost most, and yet get no slots of the others.
         let model = ModelIdentity { windows: vec![Some(8), None, Some(8)], ..ModelIdentity::toy(3, 2, 2, 4) };
-        let kinds = kinds(&model);
+        let kinds = model.kinds();
         assert_eq!(kinds, [vec![0, 1, 4, 5], vec![2, 3]]);
         let head = |factor: f64| vec![vec![Some(9.0 * factor)], vec![Some(4.0 * factor)], vec![Some(factor)]];
         let costs = [1.0, 2.0, 90.0, 100.0, 3.0, 4.0].map(head).to_vec();
