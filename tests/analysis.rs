@@ -203,7 +203,12 @@ fn a_data_set_may_come_in_parts_and_its_interval_is_over_samples() {
     assert_eq!(read_json::<Analysis>(&out.join("analysis.json")).unwrap(), analysis);
 
     let same = Dump::open(&dir.path().join("part-0")).unwrap();
-    let error = run(&[dumps.into_iter().next().unwrap(), same], &options, &out).unwrap_err();
+    let first = dumps.into_iter().next().unwrap();
+    let error = run(&[first, same], &options, &out).unwrap_err();
+    assert!(matches!(&error, AnalyzeError::Duplicate { id, .. } if id == "0"), "{error}");
+    // The same row is the same text, whatever was captured of it.
+    let again = part("again", "0", &five);
+    let error = run(&[Dump::open(&dir.path().join("part-0")).unwrap(), again], &options, &out).unwrap_err();
     assert!(matches!(&error, AnalyzeError::Duplicate { id, .. } if id == "0"), "{error}");
 }
 
@@ -305,10 +310,32 @@ fn the_explorer_holds_what_merges_everywhere_and_the_states_of_a_few_heads() {
     let keys = read.bytes(ExplorerTensor::State(0, [3, 1], State::K)).unwrap();
     let width = keys.len() / (515 * DIM);
     assert_eq!((width, keys.len()), (first.dtype.bytes(), 515 * DIM * width));
-    // Nothing is written where nothing is wanted.
-    let without = dir.path().join("without");
-    let analysis = run(&dump, &AnalyzeOptions { explore: 0, ..map_options() }, &without).unwrap();
-    assert!(analysis.explorer.is_none() && !without.join(explorer::FILE).exists());
+    // Of the window's queries the last tokens come first, and then what they attend to.
+    assert_eq!(first.orders, ["snapkv:window=32"]);
+    let order = &read.order(ExplorerTensor::Order(0, 0))[place * 515..][..515];
+    assert_eq!((order[0], order[31]), (483, 514));
+    // Nothing is there where nothing is wanted, not even what an earlier run left.
+    let analysis = run(&dump, &AnalyzeOptions { explore: 0, ..map_options() }, &out).unwrap();
+    assert!(analysis.explorer.is_none() && !out.join(explorer::FILE).exists());
+}
+
+#[test]
+fn what_is_too_long_to_explore_is_told_and_the_next_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let vectors = |_: State, _: usize, _: usize, token: usize| run_of(3, token % 9);
+    let sample = |id, n_tokens| Planted { dataset: "d", id, n_tokens, heavy: None, vectors: &vectors as Vectors<'_> };
+    let samples = [sample("long", explorer::MAX_TOKENS + 1), sample("0", 9), sample("1", 9)];
+    let dump = [plant(&dir.path().join("run"), "f", &[State::K, State::Mass], &samples)];
+    let analysis = run(&dump, &AnalyzeOptions::default(), &dir.path().join("out")).unwrap();
+    assert_eq!(
+        analysis.not_explored_in_words().unwrap(),
+        "Not explored: d/long has 32769 tokens, and samples of at most 32768 are explored."
+    );
+    let read = ExplorerFile::read(&dir.path().join("out"), analysis.explorer.as_ref().unwrap()).unwrap();
+    assert_eq!(read.explorer.samples.iter().map(|sample| sample.id.as_str()).collect::<Vec<_>>(), ["0"]);
+    // Token i has id i, so two of nine are the same text.
+    assert_eq!(analysis.same_texts, [["d/0".to_string(), "d/1".into()]]);
+    assert!(analysis.same_texts_in_words().unwrap().starts_with("1 text counts twice"));
 }
 
 #[test]

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use crate::fates::FatesError;
 use crate::files::FileError;
 use crate::format::FormatError;
 use crate::format::dump::{DumpError, State};
 use crate::hint::Hint;
+use crate::policy::PolicyError;
 
 /// Why dumps could not be analysed.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +16,12 @@ pub enum AnalyzeError {
     /// A dump cannot be read.
     #[error(transparent)]
     Dump(#[from] DumpError),
+    /// Of a head cannot be told what becomes of its tokens.
+    #[error(transparent)]
+    Fates(#[from] FatesError),
+    /// A score that is saved for the explorer is none.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// A file cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),
@@ -65,7 +73,7 @@ pub enum AnalyzeError {
         /// States it does hold.
         found: String,
     },
-    /// The same captured sample was given twice.
+    /// The same row was given twice.
     #[error("sample {id} of {dataset} in {} was already given in {}", path.display(), first.display())]
     Duplicate {
         /// Data set.
@@ -128,6 +136,8 @@ impl Hint for AnalyzeError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Dump(error) => error.hint(),
+            Self::Fates(error) => error.hint(),
+            Self::Policy(error) => error.hint(),
             Self::File(error) => error.hint(),
             Self::Format(error) => error.hint(),
             Self::NoSamples(_) => Some("run the capture again with --resume".into()),
@@ -136,7 +146,7 @@ impl Hint for AnalyzeError {
                 Some("capture both with the same --layers and --heads, or analyse them on their own".into())
             }
             Self::NoVectors { .. } => Some("capture again with k or v among --states".into()),
-            Self::Duplicate { .. } => Some("give each dump once".into()),
+            Self::Duplicate { .. } => Some("give each dump once, and of dumps that share rows one".into()),
             Self::HeadsDiffer { .. } => {
                 Some("compare runs over the same layers of models with as many layers and KV heads".into())
             }

@@ -7,33 +7,75 @@ use rayon::prelude::*;
 
 use crate::analyze::plan::{DatasetPlan, RunPlan, entry};
 use crate::analyze::{AnalyzeError, AnalyzeOptions};
-use crate::files::{Document, InputHash, ModelIdentity};
-use crate::format::analysis::DatasetAnalysis;
+use crate::fates;
+use crate::files::{Document, FileError, InputHash, ModelIdentity};
+use crate::format::analysis::{DatasetAnalysis, NotExplored};
 use crate::format::dump::{Dump, DumpError, Sample, State};
-use crate::format::explorer::{ExploredSample, Explorer, ExplorerTensor, ExplorerWriter, MAX_TOKENS, blocks};
+use crate::format::explorer::{ExploredSample, Explorer, ExplorerTensor, ExplorerWriter, FILE, MAX_TOKENS, blocks};
 use crate::math::{Mean, Rows, TILE, Tile, UnitRows};
 use crate::merge::links;
+use crate::policy;
+use crate::policy::{Policy, PolicyError};
 
 /// Links and masses of all heads of a sample take so much memory at most; of larger ones only the heads with states have them.
 const MAX_SERIES_BYTES: usize = 64 << 20;
 /// A block without two tokens whose cosine is defined.
 const NO_CELL: u8 = 255;
 
-/// The first samples of every data set that are not too long and that some layer's cache holds whole, by data set; none where no
-/// explorer is wanted.
-pub(crate) fn explored(
-    dumps: &[Dump],
-    plan: &RunPlan,
-    options: &AnalyzeOptions,
-    model: &ModelIdentity,
-) -> Vec<Vec<(usize, usize)>> {
-    let is_fit = |place: &(usize, usize)| {
-        let n_tokens = entry(dumps, *place).n_tokens;
-        (1..=MAX_TOKENS).contains(&n_tokens) && plan.heads().any(|(layer, _)| is_whole(model, layer, n_tokens))
-    };
-    let wanted = if options.explore > 0 { options.map_samples.max(1) } else { 0 };
-    let of = |dataset: &DatasetPlan| dataset.samples.iter().copied().filter(is_fit).take(wanted).collect();
-    plan.datasets.iter().map(of).collect()
+/// Which samples are explored.
+#[derive(Default)]
+pub(crate) struct Explored {
+    /// Dump and index within it, by data set.
+    places: Vec<Vec<(usize, usize)>>,
+    /// Those that would be if they could.
+    pub(crate) left_out: Vec<NotExplored>,
+}
+
+impl Explored {
+    /// The first samples of every data set that are not too long and that some layer's cache holds whole; none where no explorer is
+    /// wanted.
+    pub(crate) fn new(dumps: &[Dump], plan: &RunPlan, options: &AnalyzeOptions, model: &ModelIdentity) -> Self {
+        let wanted = if options.explore > 0 { options.map_samples.max(1) } else { 0 };
+        let mut found = Self::default();
+        for dataset in &plan.datasets {
+            let mut places = Vec::new();
+            for place in &dataset.samples {
+                if places.len() == wanted {
+                    break;
+                }
+                let entry = entry(dumps, *place);
+                let why = match entry.n_tokens {
+                    0 => "has no token".into(),
+                    n if n > MAX_TOKENS => format!("has {n} tokens, and samples of at most {MAX_TOKENS} are explored"),
+                    n if !plan.heads().any(|(layer, _)| is_whole(model, layer, n)) => {
+                        format!("has {n} tokens, more than the window of any layer")
+                    }
+                    _ => {
+                        places.push(*place);
+                        continue;
+                    }
+                };
+                let (dataset, id, n_tokens) = (dataset.dataset.clone(), entry.id.clone(), entry.n_tokens);
+                found.left_out.push(NotExplored { dataset, id, n_tokens, why });
+            }
+            found.places.push(places);
+        }
+        found
+    }
+
+    /// How many they are.
+    pub(crate) fn n_samples(&self) -> usize {
+        self.places.iter().map(Vec::len).sum()
+    }
+}
+
+/// Removes the explorer's file of an earlier run.
+pub(crate) fn remove(out_dir: &Path) -> Result<(), FileError> {
+    let path = out_dir.join(FILE);
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(FileError::io("remove", &path, e)),
+        _ => Ok(()),
+    }
 }
 
 /// Whether a layer's cache holds all of so many tokens: of one whose window has left some behind there is no map of all.
@@ -54,7 +96,7 @@ impl ExplorerPlan {
     /// - Errors: dumps that cannot be read
     pub(crate) fn new(
         dumps: &[Dump],
-        plan: &RunPlan,
+        (plan, explored): (&RunPlan, &Explored),
         datasets: &[DatasetAnalysis],
         options: &AnalyzeOptions,
         model: &ModelIdentity,
@@ -64,8 +106,8 @@ impl ExplorerPlan {
             samples: Vec::new(),
             explorer: Explorer { schema: Explorer::schema_id(), model: model.clone(), samples: Vec::new() },
         };
-        for (dataset, places) in plan.datasets.iter().zip(explored(dumps, plan, options, model)) {
-            for place in places {
+        for (dataset, places) in plan.datasets.iter().zip(&explored.places) {
+            for place in places.iter().copied() {
                 let sample = dumps[place.0].sample(place.1)?;
                 let n_tokens = sample.entry().n_tokens;
                 let of_whole = |head: &[usize; 2]| is_whole(model, head[0], n_tokens);
@@ -77,6 +119,8 @@ impl ExplorerPlan {
                     true => shown.clone(),
                     false => Vec::new(),
                 };
+                let orders =
+                    if heads.is_empty() { Vec::new() } else { orders(&dumps[place.0], &sample, dataset, plan)? };
                 found.explorer.samples.push(ExploredSample {
                     dataset: dataset.dataset.clone(),
                     id: sample.entry().id.clone(),
@@ -87,6 +131,7 @@ impl ExplorerPlan {
                     n_queries: if dataset.has_queries { n_queries(&sample, &shown)? } else { 0 },
                     states: dataset.states.clone(),
                     shown,
+                    orders,
                 });
                 found.samples.push(place);
             }
@@ -97,7 +142,7 @@ impl ExplorerPlan {
     /// Writes the file; `step` is called after every sample.
     ///
     /// - Memory: [`MAX_SERIES_BYTES`], and per thread one head's states
-    /// - Cost:   O(T·D) per head, and O(T²·D) per head with states of a sample that has blocks
+    /// - Cost:   O(T·D) per head and sampled query, and O(T²·D) per head with states of a sample that has blocks
     pub(crate) fn write(
         self,
         dumps: &[Dump],
@@ -116,6 +161,15 @@ impl ExplorerPlan {
                 // Those of all samples stand before the rest.
                 ExplorerTensor::Positions(_, layer) => {
                     writer.positions(tensor, &sample.query_positions(layer)?)?;
+                    continue;
+                }
+                // Those of all samples stand behind the rest.
+                ExplorerTensor::Order(_, which) => {
+                    let spec = &explored.orders[which];
+                    let (dump, policy) = (&dumps[self.samples[number].0], parse(spec)?);
+                    let order = |head: &[usize; 2]| fates::order(dump, sample, *head, (spec, policy.as_ref()));
+                    let orders = explored.heads.par_iter().map(order).collect::<Result<Vec<_>, _>>()?.concat();
+                    writer.order(tensor, &orders.into_iter().map(|token| token as u16).collect::<Vec<_>>())?;
                     continue;
                 }
                 ExplorerTensor::Links(_) => writer.numbers(tensor, &of_heads(sample, explored, neighbours)?)?,
@@ -144,6 +198,31 @@ impl ExplorerPlan {
         step();
         Ok(writer.finish()?)
     }
+}
+
+/// The policies whose scores rank tokens by what the dump holds, beside attention mass: what profiles and their rivals rank by.
+fn orders(
+    dump: &Dump,
+    sample: &Sample<'_>,
+    dataset: &DatasetPlan,
+    plan: &RunPlan,
+) -> Result<Vec<String>, AnalyzeError> {
+    let mut found = Vec::new();
+    if dataset.has_queries {
+        let n_tokens = sample.entry().n_tokens;
+        let mut has = plan.layers.iter().map(|layer| sample.has_queries_before(*layer, n_tokens));
+        if has.try_fold(true, |all, has| Ok::<_, DumpError>(all && has?))? {
+            found.push("restkv".into());
+        }
+    }
+    if dataset.has_sets {
+        found.push(format!("snapkv:window={}", dump.manifest().window_tokens));
+    }
+    Ok(found)
+}
+
+fn parse(spec: &str) -> Result<Box<dyn Policy>, PolicyError> {
+    Ok(policy::parse(spec)?.1)
 }
 
 /// Kept queries of a query head, where all layers have as many; else 0.

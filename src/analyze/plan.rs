@@ -60,7 +60,7 @@ impl RunPlan {
         let mut seen = HashMap::new();
         for (index, dump) in dumps.iter().enumerate() {
             plan.check_dump(first, dump)?;
-            plan.add_dump(index, dump, &mut seen)?;
+            plan.add_dump(index, dumps, &mut seen)?;
         }
         plan.check_maps(dumps, options)?;
         Ok(plan)
@@ -105,19 +105,23 @@ impl RunPlan {
     fn add_dump<'a>(
         &mut self,
         index: usize,
-        dump: &'a Dump,
-        seen: &mut HashMap<(&'a str, &'a str, &'a str), &'a Path>,
+        dumps: &'a [Dump],
+        seen: &mut HashMap<(&'a str, &'a str), (usize, &'a String)>,
     ) -> Result<(), AnalyzeError> {
+        let dump = &dumps[index];
         let manifest = dump.manifest();
         for (sample, entry) in manifest.samples.iter().enumerate() {
-            if let Some(first) = seen.insert((&entry.dataset, &entry.id, &entry.sha256), dump.dir()) {
+            // A dump may have two rows of one name; the same row of two dumps is one text, however it was captured.
+            let earlier = seen.get(&(entry.dataset.as_str(), entry.id.as_str()));
+            if let Some((first, _)) = earlier.filter(|(first, file)| *first != index || **file == entry.sha256) {
                 return Err(AnalyzeError::Duplicate {
                     dataset: entry.dataset.clone(),
                     id: entry.id.clone(),
-                    first: first.into(),
+                    first: dumps[*first].dir().into(),
                     path: dump.dir().into(),
                 });
             }
+            seen.insert((&entry.dataset, &entry.id), (index, &entry.sha256));
             let has = |state: State| manifest.states.contains(&state);
             let has_sets = has(State::K) && has(State::Mass);
             let has_queries = has_sets && has(State::V) && has(State::Q);

@@ -1,17 +1,20 @@
 //! The analysis itself: samples one after the other, the heads of a sample in parallel.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::Path;
 
 use crate::analyze::agreement::{agreement, agreement_verdict};
 use crate::analyze::dataset::DatasetRun;
-use crate::analyze::explorer::{ExplorerPlan, explored};
+use crate::analyze::explorer;
+use crate::analyze::explorer::{Explored, ExplorerPlan};
 use crate::analyze::maps::{MapFile, MapMaker};
 use crate::analyze::persistence::{PersistenceOptions, SampleRatios, persistence};
 use crate::analyze::plan::RunPlan;
 use crate::analyze::queries::{SampleErrors, query_aware};
 use crate::analyze::sparsity::{OverlapCounters, SIZE_BINS};
 use crate::analyze::{AnalyzeError, AnalyzeOptions};
-use crate::files::{Document, FolderLock, InputHash, Provenance, check_replaceable, write_json};
+use crate::files::{Document, FolderLock, InputHash, Provenance, check_replaceable, sha256_bytes, write_json};
 use crate::format::analysis::{Analysis, FILE, SetOverlap};
 use crate::format::dump::Dump;
 use crate::format::stats::{StatsTable, TABLE_FILE};
@@ -47,8 +50,8 @@ pub fn analyze(
     let mut table = StatsTable::create(&out_dir.join(TABLE_FILE), &model)?;
     let n_maps: usize =
         plan.datasets.iter().map(|d| d.samples.len().min(options.map_samples) * options.maps.len()).sum();
-    let n_explored: usize = explored(dumps, &plan, options, &model).iter().map(Vec::len).sum();
-    let total = plan.n_samples() + n_maps + n_explored;
+    let explored = Explored::new(dumps, &plan, options, &model);
+    let total = plan.n_samples() + n_maps + explored.n_samples();
     let mut done = 0;
     let mut step = || {
         done += 1;
@@ -57,6 +60,7 @@ pub fn analyze(
 
     let (mut datasets, mut kept_fraction, mut maps) = (Vec::new(), Vec::new(), Vec::new());
     let mut maker = MapMaker::default();
+    let (mut texts, mut same_texts) = (HashMap::<String, String>::new(), Vec::new());
     let mut ratios: Vec<SampleRatios> = Vec::new();
     let mut errors: Vec<SampleErrors> = Vec::new();
     let few_enough = plan.layers.len() <= MAX_OVERLAP_LAYERS;
@@ -65,6 +69,14 @@ pub fn analyze(
         let mut run = DatasetRun::new(&plan, dataset, options, reference_eps);
         for sample in &dataset.samples {
             let sample = dumps[sample.0].sample(sample.1)?;
+            let ids: Vec<u8> = sample.token_ids()?.into_iter().flat_map(u32::to_le_bytes).collect();
+            let name = format!("{}/{}", dataset.dataset, sample.entry().id);
+            match texts.entry(sha256_bytes(&ids)) {
+                Entry::Occupied(first) => same_texts.push([first.get().clone(), name]),
+                Entry::Vacant(place) => {
+                    place.insert(name);
+                }
+            }
             sample.verified(|| run.add(&sample, overlap.as_mut(), &mut table))?;
             step();
         }
@@ -85,7 +97,7 @@ pub fn analyze(
             }
         }
     }
-    let explorer = match ExplorerPlan::new(dumps, &plan, &datasets, options, &model)? {
+    let explorer = match ExplorerPlan::new(dumps, (&plan, &explored), &datasets, options, &model)? {
         Some(explorer) => Some(explorer.write(dumps, out_dir, &mut step)?),
         None => None,
     };
@@ -128,8 +140,13 @@ pub fn analyze(
         maps,
         table: Some(table),
         explorer,
+        not_explored: explored.left_out,
+        same_texts,
     };
     // Last, so that whoever finds it finds the files that it names.
     write_json(&path, &analysis)?;
+    if analysis.explorer.is_none() {
+        explorer::remove(out_dir)?;
+    }
     Ok(analysis)
 }

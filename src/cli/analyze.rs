@@ -112,6 +112,9 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     } else {
         emit(&format!("{}\n", dir.join("analysis.json").display()))?;
         emit(&analysis_text(&analysis, common))?;
+        for words in [analysis.same_texts_in_words(), analysis.not_explored_in_words()].into_iter().flatten() {
+            note(common, &words);
+        }
         note(common, &format!("next: kvscope tune {} --budget 0.5", args.dumps[0].display()));
         note(common, &format!("  or: kvscope report {}", dir.display()));
     }

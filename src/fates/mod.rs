@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::format::dump::{Dump, DumpError, Sample, State};
 use crate::hint::Hint;
 use crate::math::HeldRows;
-use crate::merge::{Counters, Given, HeadPlan, HeadStates, MergeError};
+use crate::merge::{Counters, Given, HeadPlan, HeadStates, MergeError, heaviest};
 use crate::policy::{HeadView, Policy, Scope};
 
 /// What becomes of a token.
@@ -149,24 +149,7 @@ pub fn of_head(
     plan: Plan<'_>,
 ) -> Result<HeadFates, FatesError> {
     let Plan { name, policy, budget_tokens } = plan;
-    let needs = policy.needs();
-    let lacking = |what| Err(FatesError::NotCaptured { policy: name.into(), what });
-    if needs.replay() {
-        return lacking("a repetition of the prompt");
-    }
-    if needs.learned.is_some() {
-        return lacking("the vectors that keys and values are made of");
-    }
-    if needs.projection {
-        return lacking("the model's output projections");
-    }
-    if needs.queries.is_some() && !sample.has_queries_before(layer, sample.entry().n_tokens)? {
-        return lacking("queries of the prompt, or the model's rotary frequencies");
-    }
-    let found = dump.manifest().window_tokens;
-    if let Some(wanted) = needs.mass_window.filter(|wanted| *wanted != found) {
-        return Err(FatesError::OtherWindow { policy: name.into(), wanted, found });
-    }
+    check(dump, sample, layer, name, policy)?;
     let n_kv_heads = dump.manifest().model.n_kv_heads;
     let place = layer * n_kv_heads + kv_head;
     let sharing: Vec<usize> = match policy.scope() {
@@ -200,6 +183,45 @@ pub fn of_head(
     let worth = policy.worth(&view, size.clamp(1, n_tokens));
     let plan = policy.plan_by(&view, &worth, size).map_err(unmeetable)?;
     Ok(fates(&plan, n_tokens, policy.protected(&view, &worth, size)).behind(passed))
+}
+
+/// The tokens that a head's whole cache holds, the one first that a policy's score says is worth most where all may stay.
+///
+/// - Errors: states that the dump lacks
+pub fn order(
+    dump: &Dump,
+    sample: &Sample<'_>,
+    [layer, kv_head]: [usize; 2],
+    (name, policy): (&str, &dyn Policy),
+) -> Result<Vec<u32>, FatesError> {
+    check(dump, sample, layer, name, policy)?;
+    let captured = Captured::read(dump, sample, layer * dump.manifest().model.n_kv_heads + kv_head, policy)?;
+    let view = captured.view();
+    let n_tokens = view.n_slots();
+    Ok(heaviest(&policy.worth(&view, n_tokens), n_tokens))
+}
+
+/// Refuses a policy that looks at what the dump does not hold of a sample's layer.
+fn check(dump: &Dump, sample: &Sample<'_>, layer: usize, name: &str, policy: &dyn Policy) -> Result<(), FatesError> {
+    let needs = policy.needs();
+    let lacking = |what| Err(FatesError::NotCaptured { policy: name.into(), what });
+    if needs.replay() {
+        return lacking("a repetition of the prompt");
+    }
+    if needs.learned.is_some() {
+        return lacking("the vectors that keys and values are made of");
+    }
+    if needs.projection {
+        return lacking("the model's output projections");
+    }
+    if needs.queries.is_some() && !sample.has_queries_before(layer, sample.entry().n_tokens)? {
+        return lacking("queries of the prompt, or the model's rotary frequencies");
+    }
+    let found = dump.manifest().window_tokens;
+    match needs.mass_window.filter(|wanted| *wanted != found) {
+        Some(wanted) => Err(FatesError::OtherWindow { policy: name.into(), wanted, found }),
+        None => Ok(()),
+    }
 }
 
 /// A head of a dump as a policy sees it, with no more than the policy needs.

@@ -19,7 +19,7 @@ use crate::math::Float;
 /// Name of the file within the analysis' folder.
 pub const FILE: &str = "explorer.safetensors";
 /// Longest sample that is explored.
-pub const MAX_TOKENS: usize = 1 << 14;
+pub const MAX_TOKENS: usize = 1 << 15;
 /// Most query heads of a layer.
 const MAX_Q_HEADS: usize = 1 << 16;
 /// The header's word under which [`Explorer`] stands.
@@ -67,6 +67,9 @@ pub struct ExploredSample {
     pub states: Vec<State>,
     /// Layer and KV head of which states are held, the most telling first.
     pub shown: Vec<[usize; 2]>,
+    /// Policies as typed, in whose scores' order the tokens of `heads` are held; none in files of earlier versions.
+    #[serde(default)]
+    pub orders: Vec<String>,
 }
 
 /// A tensor of the file; numbers are places in lists of [`Explorer`].
@@ -82,6 +85,8 @@ pub enum ExplorerTensor {
     State(usize, [usize; 2], State),
     /// The highest cosine of two different tokens in every square of blocks, `[side, side]`, U8: 0 for -1 to 254 for 1, 255 for none.
     Highest(usize, [usize; 2], State),
+    /// Tokens of every head, the one first that a score says is worth most, `[heads, T]`, U16. Of a sample and a policy.
+    Order(usize, usize),
 }
 
 impl ExplorerTensor {
@@ -92,7 +97,8 @@ impl ExplorerTensor {
             | Self::Links(sample)
             | Self::Mass(sample)
             | Self::State(sample, ..)
-            | Self::Highest(sample, ..) => sample,
+            | Self::Highest(sample, ..)
+            | Self::Order(sample, _) => sample,
         }
     }
 
@@ -107,6 +113,7 @@ impl ExplorerTensor {
             Self::Mass(sample) => format!("samples.{sample}.attn_mass"),
             Self::State(sample, head, state) => of_head(sample, head, state),
             Self::Highest(sample, head, state) => of_head(sample, head, state) + ".highest",
+            Self::Order(sample, policy) => format!("samples.{sample}.orders.{policy}"),
         }
     }
 }
@@ -118,7 +125,7 @@ pub fn blocks(n_tokens: usize) -> Option<(usize, usize)> {
 }
 
 impl Explorer {
-    /// The tensors in the order of the file, integers first.
+    /// The tensors in the order of the file: those of four bytes and more begin at multiples of four.
     pub fn tensors(&self) -> Vec<ExplorerTensor> {
         let mut tensors = Vec::new();
         for (number, sample) in self.samples.iter().enumerate().filter(|(_, sample)| sample.n_queries > 0) {
@@ -143,6 +150,9 @@ impl Explorer {
                 }
             }
         }
+        for (number, sample) in self.samples.iter().enumerate().filter(|(_, sample)| !sample.heads.is_empty()) {
+            tensors.extend((0..sample.orders.len()).map(|policy| ExplorerTensor::Order(number, policy)));
+        }
         tensors
     }
 
@@ -161,6 +171,7 @@ impl Explorer {
             ExplorerTensor::Highest(number, ..) => {
                 (Dtype::U8, vec![blocks(of(number).n_tokens).map_or(0, |(_, side)| side); 2])
             }
+            ExplorerTensor::Order(number, _) => (Dtype::U16, vec![of(number).heads.len(), of(number).n_tokens]),
         };
         TensorSpec { name: tensor.name(), element, shape }
     }
@@ -235,6 +246,11 @@ impl ExplorerWriter {
         self.0.write_raw(&tensor.name(), cells, |cell| [cell])
     }
 
+    /// Tokens of heads in order, one head behind the other.
+    pub fn order(&mut self, tensor: ExplorerTensor, tokens: &[u16]) -> Result<(), DumpError> {
+        self.0.write_raw(&tensor.name(), tokens, u16::to_le_bytes)
+    }
+
     /// Puts the file under its name; returns its name and digest.
     pub fn finish(self) -> Result<InputHash, DumpError> {
         Ok(InputHash { name: FILE.into(), sha256: self.0.finish()?.0 })
@@ -301,6 +317,24 @@ impl ExplorerFile {
         let bytes = self.bytes(tensor).unwrap_or_default();
         bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
     }
+
+    /// A tensor of U16.
+    pub fn order(&self, tensor: ExplorerTensor) -> Vec<u16> {
+        let bytes = self.bytes(tensor).unwrap_or_default();
+        bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b)).collect()
+    }
+
+    /// Whether an order names every token of each head once.
+    fn is_order(&self, tensor: ExplorerTensor) -> bool {
+        let n_tokens = self.explorer.samples[tensor.sample()].n_tokens;
+        let mut seen = vec![0; n_tokens];
+        self.order(tensor).chunks(n_tokens).enumerate().all(|(head, order)| {
+            // Each head leaves another mark.
+            order.iter().all(|token| {
+                seen.get_mut(usize::from(*token)).is_some_and(|seen| std::mem::replace(seen, head + 1) <= head)
+            })
+        })
+    }
 }
 
 /// What is wrong with the file that an analysis names; `None` when nothing is.
@@ -320,6 +354,9 @@ pub fn fault(dir: &Path, file: &InputHash) -> Option<String> {
         };
         if !is_whole {
             return Some(format!("the explorer: {} has a number that is not finite", spec.name));
+        }
+        if matches!(tensor, ExplorerTensor::Order(..)) && !read.is_order(tensor) {
+            return Some(format!("the explorer: {} does not name every token once", spec.name));
         }
     }
     None
@@ -351,6 +388,7 @@ mod tests {
             n_queries: 1,
             states: vec![State::K],
             shown: vec![[0, 1]],
+            orders: vec!["restkv".into()],
         };
         Explorer { schema: Explorer::schema_id(), model: ModelIdentity::toy(1, 4, 2, 2), samples: vec![sample] }
     }
@@ -363,6 +401,9 @@ mod tests {
                 ExplorerTensor::Positions(..) => writer.positions(tensor, &vec![0; n]).unwrap(),
                 ExplorerTensor::Highest(..) => writer.blocks(tensor, &vec![255; n]).unwrap(),
                 ExplorerTensor::Links(_) => writer.numbers(tensor, &vec![f32::NAN; n]).unwrap(),
+                ExplorerTensor::Order(..) => {
+                    writer.order(tensor, &(0..n as u16).map(|place| 2 - place % 3).collect::<Vec<_>>()).unwrap();
+                }
                 _ => writer.numbers(tensor, &(0..n).map(|x| x as f32).collect::<Vec<_>>()).unwrap(),
             }
         }
@@ -378,6 +419,7 @@ mod tests {
         assert_eq!(fault(dir.path(), &file), None);
         assert_eq!(read.numbers(ExplorerTensor::Mass(0)), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
         assert!(read.numbers(ExplorerTensor::Links(0)).iter().all(|x| x.is_nan()));
+        assert_eq!(read.order(ExplorerTensor::Order(0, 0)), [2, 1, 0, 2, 1, 0]);
         let key = read.bytes(ExplorerTensor::State(0, [0, 1], State::K)).unwrap();
         assert_eq!(f16::from_le_bytes([key[10], key[11]]), f16::from_f32(5.0));
         // Two query heads of one query each.
@@ -388,7 +430,7 @@ mod tests {
     #[test]
     fn blocks_are_powers_of_two() {
         assert_eq!((blocks(2048), blocks(2049), blocks(8192)), (None, Some((8, 264)), Some((16, 512))));
-        assert_eq!(blocks(MAX_TOKENS), Some((32, 512)));
+        assert_eq!(blocks(MAX_TOKENS), Some((64, 512)));
     }
 
     #[test]
@@ -405,8 +447,20 @@ mod tests {
         twice.samples[0].shown = vec![[0, 0]; 2];
         assert!(twice.fault().unwrap().contains("twice"));
         assert!(error(&|e| e.samples[0].token_texts = Some(vec![])).contains("0 texts for 3 tokens"));
-        assert!(error(&|e| e.samples[0].n_tokens = MAX_TOKENS + 1).contains("16385 tokens"));
+        assert!(error(&|e| e.samples[0].n_tokens = MAX_TOKENS + 1).contains("32769 tokens"));
         assert!(error(&|e| e.schema = "kvscope.explorer/9".into()).contains("version 9"));
+        let explorer = toy();
+        let mut writer = ExplorerWriter::create(dir.path(), &explorer).unwrap();
+        for tensor in explorer.tensors() {
+            let n: usize = explorer.spec(tensor).shape.iter().product();
+            match tensor {
+                ExplorerTensor::Positions(..) => writer.positions(tensor, &vec![0; n]).unwrap(),
+                ExplorerTensor::Order(..) => writer.order(tensor, &[0, 1, 2, 0, 2, 2]).unwrap(),
+                _ => writer.numbers(tensor, &vec![0.0; n]).unwrap(),
+            }
+        }
+        let file = writer.finish().unwrap();
+        assert!(fault(dir.path(), &file).unwrap().contains("every token once"));
         let mut file = write(dir.path(), &toy());
         file.sha256 = "0".repeat(64);
         assert!(fault(dir.path(), &file).unwrap().contains("where the analysis says"));

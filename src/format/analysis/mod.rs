@@ -20,6 +20,8 @@ use crate::merge::Shares;
 /// Where distributions are cut: their quantiles are at 5, 25, 50, 75 and 95 %.
 pub(crate) const QUANTILES: [f64; 5] = [0.05, 0.25, 0.5, 0.75, 0.95];
 
+/// Samples that are not explored and told of by name.
+const MOST_TOLD: usize = 5;
 /// Name of the document within the analysis' folder.
 pub const FILE: &str = "analysis.json";
 
@@ -300,6 +302,47 @@ pub struct Analysis {
     /// What the page's explorer shows; `None` where nothing was asked for, and in files of earlier versions.
     #[serde(default)]
     pub explorer: Option<InputHash>,
+    /// Samples that the explorer would show and does not; none in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_explored: Vec<NotExplored>,
+    /// Pairs of samples, as data set and row id, that are the same tokens; each counts. None in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub same_texts: Vec<[String; 2]>,
+}
+
+/// A sample that the page's explorer does not show.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotExplored {
+    /// Its data set.
+    pub dataset: String,
+    /// Its row id.
+    pub id: String,
+    /// Its tokens.
+    pub n_tokens: usize,
+    /// Why, in words that follow its name.
+    pub why: String,
+}
+
+impl Analysis {
+    /// That texts count twice, in a sentence; `None` where none does.
+    pub fn same_texts_in_words(&self) -> Option<String> {
+        let [first, again] = self.same_texts.first()?;
+        let n = self.same_texts.len();
+        let what = if n == 1 { "1 text counts".into() } else { format!("{n} texts count") };
+        Some(format!(
+            "{what} twice, and intervals and tests take both for independent ones: {again} has the tokens of {first}."
+        ))
+    }
+
+    /// Which samples the explorer would show and does not, and why, in a sentence; `None` where there is none.
+    pub fn not_explored_in_words(&self) -> Option<String> {
+        let left_out = &self.not_explored;
+        let name = |sample: &NotExplored| format!("{}/{} {}", sample.dataset, sample.id, sample.why);
+        let more = left_out.len().saturating_sub(MOST_TOLD);
+        let more = (more > 0).then(|| format!("{more} more are left out, too"));
+        let told: Vec<String> = left_out.iter().take(MOST_TOLD).map(name).chain(more).collect();
+        (!told.is_empty()).then(|| format!("Not explored: {}.", told.join("; ")))
+    }
 }
 
 impl Document for Analysis {
