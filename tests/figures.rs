@@ -254,8 +254,11 @@ fn the_explorer_fills_the_page_up_to_its_size() {
         html.split("data-part=\"").skip(1).map(|part| part.split('"').next().unwrap().to_string()).collect()
     };
     let of_series = |layer: usize| format!("0.series.{layer}");
-    let expected: Vec<String> =
-        ["document", "0.texts", "0.0.0.k"].map(String::from).into_iter().chain((0..5).map(of_series)).collect();
+    let expected: Vec<String> = ["document", "profile.0", "0.texts", "0.0.0.k"]
+        .map(String::from)
+        .into_iter()
+        .chain((0..5).map(of_series))
+        .collect();
     assert_eq!(parts(&whole), [expected.as_slice(), &["0.0.1.k".to_string()]].concat());
     assert!(!whole.contains("alert(7)") && whole.contains("id=\"x-map-0\""));
     assert!(!whole.contains("Left out, to keep the page small"), "{} bytes", whole.len());
@@ -268,13 +271,15 @@ fn the_explorer_fills_the_page_up_to_its_size() {
     input.page_bytes = whole.len() - 100_000;
     let smaller = html(&input, dir.path());
     assert!(smaller.len() <= input.page_bytes && parts(&smaller).len() == expected.len());
-    assert!(smaller.contains("Left out, to keep the page small: 1 of 2 maps. kvscope report --page-mb"));
+    assert!(
+        smaller.contains("Left out, to keep the page small: 1 of 2 maps. kvscope report --serve shows all of them")
+    );
     input.page_bytes = 0;
     let least = html(&input, dir.path());
-    assert_eq!(parts(&least), ["document", "0.texts"]);
+    assert_eq!(parts(&least), ["document", "profile.0", "0.texts"]);
     assert!(
-        least.contains("2 of 2 maps and 5 of 5 layers&#39; merging sets")
-            || least.contains("2 of 2 maps and 5 of 5 layers' merging sets")
+        least.contains("2 of 2 maps, 5 of 5 layers&#39; merging sets")
+            || least.contains("2 of 2 maps, 5 of 5 layers' merging sets")
     );
     std::fs::write(dir.path().join("explorer.safetensors"), b"not it").unwrap();
     let error = report(&input, dir.path(), None).unwrap_err();
@@ -475,7 +480,7 @@ fn a_figure_brings_its_numbers_and_says_what_it_is() {
 fn scales_do_not_move_with_the_values() {
     let dir = tempfile::tempdir().unwrap();
     let mut input = input(3, 2, &["news", "code"], dir.path());
-    let bar = |input: &ReportInput| -> Vec<String> {
+    let bar = |input: &Input| -> Vec<String> {
         report(input, dir.path(), Some(&["similarity-heads"])).unwrap();
         let svg = svg(dir.path(), "similarity-heads");
         svg.lines().map(|line| line.trim().to_string()).filter(|line| line.ends_with("0.0") || line == "1.0").collect()

@@ -24,6 +24,7 @@ mod options;
 mod output;
 mod pull;
 mod report;
+mod serve;
 mod session;
 mod show;
 mod table;

@@ -24,6 +24,7 @@ mod theme;
 pub use contents::{Evaluated, Named, Report, ReportInput};
 pub(crate) use drawing::Drawing;
 pub use figure::{Build, FIGURES, FigureEntry};
+pub use page::Served;
 pub use raster::heatmap_png;
 
 use std::collections::HashSet;
@@ -174,6 +175,17 @@ pub fn write(
     let shows = format!("{}, with {} figures", report.title(), if only.is_some() { "these" } else { "all" });
     let page = WrittenFile { path: html_path.into(), shows };
     Ok(Written { files: files.into_iter().chain([page]).collect(), skipped })
+}
+
+/// The page for a server: it asks for the explorer's numbers when they are looked at, so that it has all of them. No file is
+/// written.
+///
+/// - Errors: unreadable maps, an explorer's file that cannot be read or has changed
+pub fn serve(report: &Report, progress: &mut dyn FnMut(&str)) -> Result<Served, ReportError> {
+    check(report)?;
+    let (drawn, skipped) = draw_all(report, choose(None)?, false, progress)?;
+    progress("report");
+    Served::new(report, Figures::new(&drawn, &skipped)?)
 }
 
 /// Figures that were left out, each with what it needs.

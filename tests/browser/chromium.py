@@ -25,9 +25,9 @@ class Fault(Exception):
 
 
 class Page:
-    """One page. Network is off; what it asks for, logs and throws is kept in `requests`, `told` and `thrown`."""
+    """One page. Network is off unless asked for; what it asks for, logs and throws is kept in `requests`, `told` and `thrown`."""
 
-    def __init__(self, width=1400, height=1000, scale=1, dark=False):
+    def __init__(self, width=1400, height=1000, scale=1, dark=False, offline=True):
         self.folder = tempfile.mkdtemp(prefix="kvscope-chromium-")
         program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
         if program is None:
@@ -51,7 +51,7 @@ class Page:
         self.session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ["Page", "Runtime", "Network", "Log"]:
             self.send(f"{domain}.enable")
-        self.send("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
+        self.send("Network.emulateNetworkConditions", offline=offline, latency=0, downloadThroughput=0, uploadThroughput=0)
         self.size(width, height, scale)
         if dark:
             self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
@@ -86,9 +86,12 @@ class Page:
             self.told.append(params["entry"]["text"])
 
     def open(self, path, fragment=""):
+        self.go(pathlib.Path(path).resolve().as_uri() + fragment)
+
+    def go(self, url):
         # From elsewhere: another fragment of the same page would load nothing.
         self.send("Page.navigate", url="about:blank")
-        self.send("Page.navigate", url=pathlib.Path(path).resolve().as_uri() + fragment)
+        self.send("Page.navigate", url=url)
         self.wait("document.readyState === 'complete'")
 
     def run(self, expression):

@@ -7,6 +7,8 @@ import importlib.util
 import json
 import math
 import pathlib
+import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -151,20 +153,103 @@ def check_sets(page, html, folder, dump, analysis):
             kept = next(one for one in sparsity if one["kv_head"] == head)["kept_fraction"][at]
             assert abs(shown["counters"]["kept"] / SHORT - kept) < 1e-9
     holds("sets, slots and fates at five thresholds of two heads equal those of `analyze` and `show`")
-    for policy, spec in [("kvmerger", "kvmerger"), ("evict", "evict"), ("h2o", "h2o"), ("streaming", "streaming")]:
+    policies = page.run("[...document.getElementById('x-policy').options].map((e) => e.value)")[1:]
+    assert policies == ["kvmerger", "evict", "h2o", "streaming", "restkv", "snapkv:window=32"], policies
+    for policy in policies:
         choose(page, "x-policy", policy)
         for budget in ["0.8", "0.5", "0.37", "0.12"]:
             choose(page, "x-budget", budget)
-            shown = json.loads(kvscope(folder, "--json", "show", dump, "--sample", "1", "--layer", "0", "--head", "1", "--policy", spec, "--kept-fraction", budget))
+            shown = json.loads(kvscope(folder, "--json", "show", dump, "--sample", "1", "--layer", "0", "--head", "1", "--policy", policy, "--kept-fraction", budget))
             compare(page, shown)
+    # A window that does not fit the budget ranks otherwise: the page says who knows.
+    choose(page, "x-budget", "0.05")
+    command = text(page, "x-command")
+    assert not page.run("document.getElementById('x-elsewhere').hidden") and command.startswith("kvscope show dumps/made "), command
+    kvscope(folder, *shlex.split(command)[1:])
     choose(page, "x-policy", "kvmerger")
     page.run("document.getElementById('x-bridge').click()")
     for budget in ["0.5", "0.3"]:
         choose(page, "x-budget", budget)
         shown = json.loads(kvscope(folder, "--json", "show", dump, "--sample", "1", "--layer", "0", "--head", "1", "--policy", "kvmerger:bridge=true", "--kept-fraction", budget))
         compare(page, shown)
-    holds("four policies at four budgets, and chains across protected tokens, equal `show`")
+    holds("six policies at four budgets, and chains across protected tokens, equal `show`")
     picture(page, "sets.png")
+
+
+def check_profiles(page, folder):
+    """The budget slider gives every head the size and the policy that `tune --from` does, by every search; and tokens what `show` says."""
+    dump, policies = "dumps/small", ["restkv", "h2o:first=4,last=8", "kvmerger:bridge=true"]
+    write_dump(folder / dump, [SHORT], n_layers=6)
+    kvscope(folder, "analyze", dump, "--budgets", "none", "--out", "reports/small")
+    kvscope(folder, "tune", dump, *[word for spec in policies for word in ["--policy", spec]], "--refit", "none", "--hold-out", "0", "--late", "16",
+            "--budget", "0.5", "--out", "tuned")
+    [base] = (folder / "tuned").glob("*.profile.json")
+    n_sizes = n_fates = 0
+    for search in ["equal", "settings", "half", "hull", "lukv"]:
+        kvscope(folder, "tune", "--from", str(base), "--search", search, "--budget", "0.5", "--out", f"tuned/{search}")
+        [profile] = (folder / f"tuned/{search}").glob("*.profile.json")
+        if search == "hull":
+            profile.write_text(json.dumps({**json.loads(profile.read_text()), "beside": "window,share=0.25"}))
+        html = folder / "reports/small/report.html"
+        # One figure would leave a page that is there as it is.
+        html.unlink(missing_ok=True)
+        kvscope(folder, "report", "reports/small", str(profile), "--figure", "profile-thresholds")
+        page.open(html, "#x:a=0,0,0,k&policy=profile-0")
+        ready(page)
+        page.run("document.getElementById('x-sizes').open = true")
+        for budget in ["0.5", "0.8", "0.3", "0.123"]:
+            choose(page, "x-budget-number", budget)
+            assert text(page, "x-profile-command") == f"kvscope tune --from {shlex.quote(profile.name)} --budget {budget}"
+            told = json.loads(kvscope(folder, "--json", "tune", "--from", str(profile), "--budget", budget, "--out", "tuned/again"))
+            solved = json.loads((folder / told["profiles"][0]["profile"]).read_text())
+            expected = [[str(head["layer"]), str(head["kv_head"]), head["kept_fraction"], solved["settings"][head["setting"]]] for head in solved["heads"]]
+            rows = [line.split("\t") for line in text(page, "x-sizes-table").split("\n")[1:]]
+            assert [[a, b, float(c), d] for a, b, c, d in rows] == expected, (search, budget, rows, expected)
+            n_sizes += len(rows)
+            for layer, head, size, _ in rows[:: 5]:
+                choose(page, "x-layer", layer)
+                choose(page, "x-head", head)
+                assert f"Layer {layer}, head {head}: {float(size):.3f}" in text(page, "x-grid-readout"), text(page, "x-grid-readout")
+                shown = json.loads(kvscope(folder, "--json", "show", dump, "--layer", layer, "--head", head, "--profile", str(profile), "--kept-fraction", budget))
+                if page.run("document.getElementById('x-elsewhere').hidden"):
+                    compare(page, shown)
+                    n_fates += 1
+    assert n_fates > 20, n_fates
+    holds(f"{n_sizes} sizes and policies of heads equal those of `tune --from` by five searches, and fates in {n_fates} heads those of `show --profile`")
+    picture(page, "profile.png")
+
+
+def check_served(folder, name, found):
+    """`report --serve`: the same page, whose numbers come when they are looked at; nothing else is asked for."""
+    texts, numbers = found
+    server = subprocess.Popen([KVSCOPE, "report", name, "--serve"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        url = server.stdout.readline().strip()
+        assert url.startswith("http://127.0.0.1:"), url
+        page = Page(offline=False)
+        try:
+            page.go(url + "#x:a=0,0,1,k&at=4096,1000,8&pin=1003,4098")
+            ready(page)
+            told = page.run("[...document.querySelectorAll('#x-pair-facts div')].map((e) => [e.children[0].textContent, e.children[1].textContent])")
+            expected = cosine(numbers, "k", LONG, 1, 1003, 4098)
+            assert abs(number(dict(told)["Cosine, keys"]) - expected) < 6e-5, told
+            parts = [one.removeprefix(url + "part/") for one in page.requests if one.startswith(url + "part/")]
+            assert "0.0.1.k" in parts and not any(part.startswith("1.") or part.startswith("0.0.0.") for part in parts), parts
+            choose(page, "x-sample", 1)
+            page.wait("!document.getElementById('x-words').textContent.includes('8,192')")
+            shown = page.run("[...document.querySelectorAll('#x-prose [data-t]')].map((e) => e.textContent)")
+            assert len(shown) == SHORT and not text(page, "x-elsewhere").endswith("kvscope")
+            assert all(one.startswith((url, "about:")) for one in page.requests), page.requests
+            assert not page.told and not page.thrown, (page.told, page.thrown)
+            server.send_signal(signal.SIGINT)
+            assert server.wait(10) == 0
+            choose(page, "x-head", 0)
+            page.wait("document.getElementById('x-failed').textContent.includes('start it again')")
+        finally:
+            page.close()
+    finally:
+        server.kill()
+    holds(f"--serve gives {len(parts)} parts of a view when they are looked at, asks for nothing else, ends by Ctrl-C, and the page says so")
 
 
 def check_change(page, html, folder, dump, found):
@@ -335,7 +420,7 @@ def check_link(page, html):
 
 def check_axe(page, html, name):
     axe = pathlib.Path(importlib.util.find_spec("axe_playwright_python").origin).parent / "axe.min.js"
-    page.open(html, "#x:a=1,0,1,k&b=0,0,0,v&at=40,60,20&pin=61,44")
+    page.open(html, "#x:a=1,0,1,k&b=0,0,0,v&at=40,60,20&pin=61,44" if name != "a profile" else "#x:policy=profile-0")
     ready(page)
     page.run("document.querySelectorAll('details').forEach((e) => { e.open = true; })")
     page.run(axe.read_text() + "; undefined")
@@ -398,12 +483,15 @@ def main():
             check_keys(page, html)
             check_pointer(page, html)
             check_link(page, html)
+            check_profiles(page, folder)
+            check_axe(page, folder / "reports/small/report.html", "a profile")
             check_axe(page, html, "light")
             measure(page, html)
             check_quiet(page)
             holds("no request, nothing on the console, with the network off")
         finally:
             page.close()
+        check_served(folder, "reports/made", found[0])
         page = Page(dark=True, width=700)
         try:
             check_axe(page, html, "dark, narrow")

@@ -258,6 +258,8 @@ pub fn analysis(n_layers: usize, n_heads: usize, names: &[&str]) -> Analysis {
     Analysis {
         table: None,
         explorer: None,
+        not_explored: Vec::new(),
+        same_texts: Vec::new(),
         schema: Analysis::schema_id(),
         provenance: provenance("analyze"),
         model: smollm2(n_layers, n_heads),
@@ -533,6 +535,7 @@ pub fn add_explorer(analysis: &mut Analysis, dir: &Path, n_tokens: usize, texts:
         states: vec![State::K],
         shown: heads[..2].to_vec(),
         heads,
+        orders: Vec::new(),
     };
     let explorer = Explorer { schema: Explorer::schema_id(), model: model.clone(), samples: vec![sample] };
     let mut writer = ExplorerWriter::create(dir, &explorer).unwrap();

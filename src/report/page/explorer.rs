@@ -4,7 +4,11 @@
 //! better; then the part is deflated (zlib) and written in base64. Which tensors a part has, with type and length, stands in the
 //! explorer's JSON.
 
-use std::collections::BTreeMap;
+mod policies;
+
+pub(in crate::report) use policies::NamedProfile;
+
+use std::collections::{BTreeMap, HashMap};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -14,8 +18,11 @@ use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::files::ModelIdentity;
+use crate::format::analysis::Analysis;
 use crate::format::dump::State;
 use crate::format::explorer::{self, ExploredSample, ExplorerFile, ExplorerTensor, blocks};
+use crate::math::falling;
 use crate::report::pool::Measure;
 use crate::report::{ReportError, ReportInput, pool};
 
@@ -35,15 +42,22 @@ const UNDEFINED: u16 = u16::MAX;
 pub(in crate::report) struct Explorer {
     /// Name and base64 of every part, the document of the others first.
     parts: Vec<(String, String)>,
-    /// What is left out of the page, in a sentence.
+    /// What is left out of the page, in sentences.
     left_out: Option<String>,
+    /// Whether the page asks a server for all other parts.
+    pub(in crate::report) is_served: bool,
 }
+
+/// Name, type and number of numbers of every tensor of a part.
+type Layout = Vec<(&'static str, &'static str, usize)>;
+
+/// The parts that there are; `None` for those that say themselves how they are laid out.
+type Layouts = BTreeMap<String, Option<Layout>>;
 
 /// A part before it is packed.
 struct Part {
     name: String,
-    /// Name, type and number of numbers of every tensor.
-    tensors: Vec<(&'static str, &'static str, usize)>,
+    tensors: Layout,
     bytes: Vec<u8>,
 }
 
@@ -74,48 +88,110 @@ impl Part {
     }
 }
 
-/// The explorer of an analysis in at most `room` bytes; `None` when the analysis has none.
+/// The explorer of an analysis, with the profiles beside it, in at most `room` bytes; `None` when the analysis has none.
 ///
 /// - Errors: a file that cannot be read or has changed
-pub(in crate::report) fn explorer(input: &ReportInput, room: usize) -> Result<Option<Explorer>, ReportError> {
+pub(in crate::report) fn explorer(
+    input: &ReportInput,
+    profiles: &[NamedProfile<'_>],
+    room: usize,
+) -> Result<Option<Explorer>, ReportError> {
     let Some(file) = &input.analysis.explorer else { return Ok(None) };
     let file = ExplorerFile::read(&input.analysis_dir, file)?;
     let samples = &file.explorer.samples;
     let mut parts: Vec<(String, String)> = Vec::new();
-    let mut tensors = BTreeMap::new();
-    let mut document = Part::new("document".into());
-    document.add_text("document", &words(input, samples, &tensors));
-    let mut used = document.packed().len();
-    let order = order(samples);
+    let mut tensors = Layouts::new();
+    let mut used = document(input, samples, &tensors).1.len();
+    for (part, packed) in policies::parts(profiles).into_iter().map(packed) {
+        used += packed.len() + FRAME_BYTES;
+        tensors.insert(part.name.clone(), Some(part.tensors));
+        parts.push((part.name, packed));
+    }
+    let order = order(profiles, samples);
     for some in order.chunks(AT_ONCE) {
         // What cannot fit is not made: numbers hardly get shorter.
         let may_fit = |which: &Which| used + bytes_of(&file, *which) / 2 <= room;
         let made: Vec<Option<(Part, String)>> = some
             .par_iter()
-            .map(|which| {
-                (which.is_always_there() || may_fit(which)).then(|| {
-                    let part = part(&file, *which);
-                    let packed = part.packed();
-                    (part, packed)
-                })
-            })
+            .map(|which| (which.is_always_there() || may_fit(which)).then(|| packed(part(&file, *which))))
             .collect();
         for (which, (part, packed)) in some.iter().zip(made).filter_map(|(which, made)| Some((which, made?))) {
             // A part's element and its line in the document take little.
             let bytes = packed.len() + FRAME_BYTES;
             if which.is_always_there() || used + bytes <= room {
                 used += bytes;
-                tensors.insert(part.name.clone(), part.tensors);
+                tensors.insert(part.name.clone(), Some(part.tensors));
                 parts.push((part.name, packed));
             }
         }
     }
-    let mut document = Part::new("document".into());
-    document.add_text("document", &words(input, samples, &tensors));
-    parts.insert(0, (document.name.clone(), document.packed()));
+    parts.insert(0, document(input, samples, &tensors));
     let is_here = |which: &Which| tensors.contains_key(&which.name());
-    let left_out: Vec<String> = left_out(&order, is_here).into_iter().chain(left_behind(&file.explorer)).collect();
-    Ok(Some(Explorer { parts, left_out: (!left_out.is_empty()).then(|| left_out.join(" ")) }))
+    let left_out = left_out(&order, is_here).into_iter().chain(not_shown(input, &file));
+    Ok(Some(Explorer { parts, left_out: joined(left_out), is_served: false }))
+}
+
+/// The explorer's parts, each made when it is asked for.
+#[derive(Debug)]
+pub(in crate::report) struct Parts {
+    file: ExplorerFile,
+    by_name: HashMap<String, Which>,
+}
+
+impl Parts {
+    /// A part: a line of JSON that tells name, type and number of numbers of its tensors, and their bytes; `None` where there is none
+    /// of that name.
+    pub(in crate::report) fn get(&self, name: &str) -> Option<Vec<u8>> {
+        let part = part(&self.file, *self.by_name.get(name)?);
+        let mut bytes = json!(part.tensors).to_string().into_bytes();
+        bytes.push(b'\n');
+        bytes.extend(part.bytes);
+        Some(bytes)
+    }
+}
+
+/// The explorer of an analysis without its numbers, and the parts that have them; `None` when the analysis has none.
+///
+/// - Errors: a file that cannot be read or has changed
+pub(in crate::report) fn served(
+    input: &ReportInput,
+    profiles: &[NamedProfile<'_>],
+) -> Result<Option<(Explorer, Parts)>, ReportError> {
+    let Some(file) = &input.analysis.explorer else { return Ok(None) };
+    let file = ExplorerFile::read(&input.analysis_dir, file)?;
+    let by_name: HashMap<String, Which> =
+        order(profiles, &file.explorer.samples).into_iter().map(|which| (which.name(), which)).collect();
+    let mut tensors: Layouts = by_name.keys().map(|name| (name.clone(), None)).collect();
+    let mut parts = Vec::new();
+    for (part, packed) in policies::parts(profiles).into_iter().map(packed) {
+        tensors.insert(part.name.clone(), Some(part.tensors));
+        parts.push((part.name, packed));
+    }
+    parts.insert(0, document(input, &file.explorer.samples, &tensors));
+    let left_out = joined(not_shown(input, &file).into_iter());
+    Ok(Some((Explorer { parts, left_out, is_served: true }, Parts { file, by_name })))
+}
+
+/// The part that describes the others.
+fn document(input: &ReportInput, samples: &[ExploredSample], tensors: &Layouts) -> (String, String) {
+    let mut document = Part::new("document".into());
+    document.add_text("document", &words(input, samples, tensors));
+    (document.name.clone(), document.packed())
+}
+
+fn joined(sentences: impl Iterator<Item = String>) -> Option<String> {
+    Some(sentences.collect::<Vec<_>>().join(" ")).filter(|all| !all.is_empty())
+}
+
+/// What no page of this analysis shows, in sentences.
+fn not_shown(input: &ReportInput, file: &ExplorerFile) -> Vec<String> {
+    left_behind(&file.explorer).into_iter().chain(input.analysis.not_explored_in_words()).collect()
+}
+
+/// A part with what it is when it is packed.
+fn packed(part: Part) -> (Part, String) {
+    let packed = part.packed();
+    (part, packed)
 }
 
 /// What of all parts is not on the page, in a sentence.
@@ -127,11 +203,12 @@ fn left_out(order: &[Which], is_here: impl Fn(&Which) -> bool) -> Option<String>
     };
     let maps = missing(|which| matches!(which, Which::States(..)), "maps");
     let sets = missing(|which| matches!(which, Which::Series(..)), "layers' merging sets");
-    let what: Vec<String> = maps.into_iter().chain(sets).collect();
+    let orders = missing(|which| matches!(which, Which::Order(..)), "layers' rankings by other scores than mass");
+    let what: Vec<String> = maps.into_iter().chain(sets).chain(orders).collect();
     (!what.is_empty()).then(|| {
         format!(
-            "Left out, to keep the page small: {}. kvscope report --page-mb takes a larger size.",
-            what.join(" and ")
+            "Left out, to keep the page small: {}. kvscope report --serve shows all of them, and --page-mb takes a larger page.",
+            what.join(", ")
         )
     })
 }
@@ -145,10 +222,11 @@ fn left_behind(explorer: &explorer::Explorer) -> Option<String> {
 }
 
 /// What a part is of: a sample by its number, and a layer or head of it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Which {
     Texts(usize),
     Series(usize, usize),
+    Order(usize, usize, usize),
     States(usize, [usize; 2], State),
 }
 
@@ -162,14 +240,16 @@ impl Which {
         match self {
             Self::Texts(sample) => format!("{sample}.texts"),
             Self::Series(sample, layer) => format!("{sample}.series.{layer}"),
+            Self::Order(sample, layer, which) => format!("{sample}.order.{which}.{layer}"),
             Self::States(sample, [layer, head], state) => format!("{sample}.{layer}.{head}.{}", state.name()),
         }
     }
 }
 
 /// All parts, those that tell most first: texts; of each sample a map and what merges in its layer; the same head's other states; what
-/// merges in all other layers; then the other heads.
-fn order(samples: &[ExploredSample]) -> Vec<Which> {
+/// merges in all other layers; by what a profile here ranks tokens; the other heads; by what else tokens are ranked.
+fn order(profiles: &[NamedProfile<'_>], samples: &[ExploredSample]) -> Vec<Which> {
+    let ranking = policies::ranking(profiles);
     let all = || samples.iter().enumerate();
     let mut order: Vec<Which> = all().map(|(number, _)| Which::Texts(number)).collect();
     for (number, sample) in all() {
@@ -188,14 +268,25 @@ fn order(samples: &[ExploredSample]) -> Vec<Which> {
                 .flat_map(|head| states.clone().map(move |state| Which::States(number, *head, *state))),
         );
     }
+    let (mut used, mut unused) = (Vec::new(), Vec::new());
     for (number, sample) in all() {
         let first = sample.shown.first().or(sample.heads.first()).map(|head| head[0]);
         let mut layers: Vec<usize> =
             sample.heads.iter().map(|head| head[0]).filter(|layer| Some(*layer) != first).collect();
         layers.sort_unstable();
         layers.dedup();
-        order.extend(layers.into_iter().map(|layer| Which::Series(number, layer)));
+        order.extend(layers.iter().map(|layer| Which::Series(number, *layer)));
+        let of_heads = first.filter(|layer| sample.heads.iter().any(|head| head[0] == *layer));
+        for (which, spec) in sample.orders.iter().enumerate() {
+            let all = of_heads.iter().chain(&layers).map(|layer| Which::Order(number, *layer, which));
+            if policies::key(spec).is_some_and(|key| ranking.contains(&key)) {
+                used.extend(all)
+            } else {
+                unused.extend(all)
+            }
+        }
     }
+    order.extend(used);
     let most = samples.iter().map(|sample| sample.shown.len()).max().unwrap_or(0);
     for rank in 1..most {
         for (number, sample) in all() {
@@ -206,6 +297,7 @@ fn order(samples: &[ExploredSample]) -> Vec<Which> {
             );
         }
     }
+    order.extend(unused);
     order
 }
 
@@ -221,6 +313,9 @@ fn bytes_of(file: &ExplorerFile, which: Which) -> usize {
         Which::Texts(_) => 0,
         Which::Series(number, layer) => {
             places(&samples[number], layer).len() * samples[number].n_tokens * 4 * size_of::<u16>()
+        }
+        Which::Order(number, layer, _) => {
+            places(&samples[number], layer).len() * samples[number].n_tokens * size_of::<u16>()
         }
         Which::States(number, _, state) => {
             let sample = &samples[number];
@@ -242,11 +337,11 @@ fn part(file: &ExplorerFile, which: Which) -> Part {
             let [mut link_order, mut link_codes, mut mass_order, mut mass_codes] = [const { Vec::new() }; 4];
             for head in places(&samples[number], layer) {
                 let of_head = &links[head * (n_tokens - 1)..][..n_tokens - 1];
-                let order = falling(of_head);
+                let order = tokens(falling(of_head));
                 link_codes.extend(steps_down(order.iter().map(|at| threshold_code(of_head[usize::from(*at)]))));
                 link_order.extend(order);
                 let of_head = &mass[head * n_tokens..][..n_tokens];
-                let order = falling(of_head);
+                let order = tokens(falling(of_head));
                 let rounded = |at: &u16| bf16::from_f32(of_head[usize::from(*at)]).to_bits();
                 mass_codes.extend(steps_down(order.iter().map(rounded)));
                 mass_order.extend(order);
@@ -255,6 +350,14 @@ fn part(file: &ExplorerFile, which: Which) -> Part {
             part.add_u16("link_codes", &link_codes);
             part.add_u16("mass_order", &mass_order);
             part.add_u16("mass_codes", &mass_codes);
+        }
+        Which::Order(number, layer, which) => {
+            let (sample, mut order) = (&samples[number], Vec::new());
+            let of_all = file.order(ExplorerTensor::Order(number, which));
+            for head in places(sample, layer) {
+                order.extend(&of_all[head * sample.n_tokens..][..sample.n_tokens]);
+            }
+            part.add_u16("order", &order);
         }
         Which::States(number, head, state) => {
             let sample = &samples[number];
@@ -278,7 +381,7 @@ fn part(file: &ExplorerFile, which: Which) -> Part {
                 part.add("mass", "f32", 4, mass.unwrap_or_default());
             }
             let positions = file.bytes(ExplorerTensor::Positions(number, head[0])).unwrap_or_default();
-            // Below 2^14, the longest sample.
+            // Below 2^15, the longest sample.
             let position = |bytes: &[u8; 8]| i64::from_le_bytes(*bytes) as u16;
             part.add_u16("q_positions", &positions.as_chunks::<8>().0.iter().map(position).collect::<Vec<_>>());
         }
@@ -290,15 +393,9 @@ fn part(file: &ExplorerFile, which: Which) -> Part {
 const HIGHEST: [(&str, State); 3] =
     [("k.highest", State::K), ("k_pre_rope.highest", State::KPreRope), ("v.highest", State::V)];
 
-/// Places of values from the largest to the smallest, the lower place first of equals; those that are no number at the end.
-fn falling(values: &[f32]) -> Vec<u16> {
-    let mut order: Vec<u16> = (0..values.len() as u16).collect();
-    let value = |at: &u16| values[usize::from(*at)];
-    order.sort_by(|a, b| {
-        let (x, y) = (value(a), value(b));
-        x.is_nan().cmp(&y.is_nan()).then(y.total_cmp(&x)).then(a.cmp(b))
-    });
-    order
+/// Tokens of a sample in two bytes each.
+fn tokens(order: Vec<u32>) -> Vec<u16> {
+    order.into_iter().map(|token| token as u16).collect()
 }
 
 /// How many of the slider's thresholds -1, -0.999, … 1 a cosine is above, so that the page merges exactly what the analysis does.
@@ -327,12 +424,9 @@ fn steps_down(values: impl Iterator<Item = u16>) -> Vec<u16> {
 }
 
 /// What the page knows without unpacking a sample.
-fn words(
-    input: &ReportInput,
-    samples: &[ExploredSample],
-    tensors: &BTreeMap<String, Vec<(&'static str, &'static str, usize)>>,
-) -> Value {
+fn words(input: &ReportInput, samples: &[ExploredSample], tensors: &Layouts) -> Value {
     let analysis = &input.analysis;
+    let policies = policies::offered(samples);
     let samples = samples.iter().enumerate().map(|(number, sample)| {
         let blocks = blocks(sample.n_tokens).map(|(block, side)| json!({ "block": block, "side": side }));
         let is_here = |which: Which| tensors.contains_key(&which.name());
@@ -342,6 +436,7 @@ fn words(
             "dataset": sample.dataset, "id": sample.id, "n_tokens": sample.n_tokens,
             "heads": sample.heads.iter().filter(has_sets).collect::<Vec<_>>(),
             "shown": sample.shown.iter().filter(has_map).collect::<Vec<_>>(), "states": sample.states, "highest": blocks,
+            "orders": sample.orders.iter().map(|spec| policies::key(spec)).collect::<Vec<_>>(), "reaches": reaches(&analysis.model, sample.n_tokens),
         })
     });
     let (layers, heads) = pool::layers_and_heads(analysis);
@@ -354,12 +449,24 @@ fn words(
     grids.push(("kept".into(), per_head(pool::pooled_at_eps(analysis, Measure::Kept, at))));
     let model = &analysis.model;
     json!({
+        "policies": policies, "dumps": dump_names(analysis),
         "model": { "n_layers": model.n_layers, "n_kv_heads": model.n_kv_heads, "head_dim": model.head_dim },
         "layers": layers, "heads": heads, "grids": grids,
         "reference_eps": pool::reference_eps(analysis).map(|eps| eps.to_string()),
         "shares": analysis.shares, "bridge": analysis.bridge, "steps": STEPS,
         "samples": samples.collect::<Vec<_>>(), "parts": tensors,
     })
+}
+
+/// Of each layer, how many of a sample's tokens the whole cache holds; `None` where all layers hold all of them.
+fn reaches(model: &ModelIdentity, n_tokens: usize) -> Option<Vec<usize>> {
+    Some(model.reaches(n_tokens)).filter(|reaches| reaches.iter().any(|reach| *reach < n_tokens))
+}
+
+/// The dumps that were analysed, as far as the analysis tells.
+fn dump_names(analysis: &Analysis) -> Vec<&str> {
+    let dumps = analysis.provenance.options["dumps"].as_array();
+    dumps.into_iter().flatten().filter_map(|dump| dump["name"].as_str()).collect()
 }
 
 #[cfg(test)]
@@ -384,7 +491,7 @@ mod tests {
     #[test]
     fn orders_fall_and_steps_add_up() {
         let values = [0.5, f32::NAN, 0.75, 0.5, -1.0];
-        let order = falling(&values);
+        let order = tokens(falling(&values));
         assert_eq!(order, [2, 0, 3, 4, 1]);
         let codes: Vec<u16> = order.iter().map(|at| threshold_code(values[usize::from(*at)])).collect();
         let mut sum = 0u16;

@@ -18,9 +18,10 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::files::TOOL_VERSION;
+use crate::format::analysis::Analysis;
 use crate::report::raster::palette;
 use crate::report::text::escape;
-use crate::report::{Build, Drawing, Drawn, RASTER_SIDE, Report, ReportError, ReportInput};
+use crate::report::{Build, Drawing, Drawn, RASTER_SIDE, Report, ReportError};
 use section::SECTIONS;
 
 const TEMPLATE: &str = include_str!("page.html");
@@ -201,8 +202,9 @@ fn figure(Drawn { entry, of, drawings }: &Drawn, side: usize) -> Result<Figure, 
 pub(super) fn of_report(report: &Report, figures: Figures) -> Result<String, ReportError> {
     let mut page = without_explorer(report, figures)?;
     if let Some(input) = &report.analysis {
-        let blocks = explorer_blocks(&page, input, report.page_bytes)?;
-        page.sections.insert(1, Section { id: "explorer", title: "Explorer", blocks });
+        let used = render(&page)?.len() + EXPLORER.len() + script::EXPLORER_BYTES;
+        let explorer = explorer::explorer(input, &profiles(report), report.page_bytes.saturating_sub(used))?;
+        page.sections.insert(1, explorer_section(explorer, &input.analysis));
     }
     render(&page)
 }
@@ -220,16 +222,52 @@ fn without_explorer(report: &Report, mut figures: Figures) -> Result<Page, Repor
     Ok(Page { title: report.title(), sections, figures: listed })
 }
 
-fn explorer_blocks(page: &Page, input: &ReportInput, page_bytes: usize) -> Result<Vec<Block>, ReportError> {
-    let used = render(page)?.len() + EXPLORER.len() + script::EXPLORER_BYTES;
-    Ok(match explorer::explorer(input, page_bytes.saturating_sub(used))? {
-        Some(explorer) => vec![Block::Explorer(explorer)],
-        None => {
-            let note = "This analysis holds no token's states: it was made with --explore 0, or by an earlier version. \
-                        Run kvscope analyze again to look at tokens here.";
-            vec![Block::text("note", note)]
+/// The profiles that the explorer knows.
+fn profiles(report: &Report) -> Vec<explorer::NamedProfile<'_>> {
+    report.profiles.iter().map(|profile| (profile.name.as_str(), &profile.content)).collect()
+}
+
+/// The section of the explorer, or what is said in its place.
+fn explorer_section(explorer: Option<explorer::Explorer>, analysis: &Analysis) -> Section {
+    let nothing = || {
+        analysis.not_explored_in_words().unwrap_or_else(|| {
+            "This analysis holds no token's states: it was made with --explore 0, or by an earlier version. Run kvscope analyze \
+             again to look at tokens here."
+                .into()
+        })
+    };
+    let block = explorer.map_or_else(|| Block::Text("note", nothing()), Block::Explorer);
+    Section { id: "explorer", title: "Explorer", blocks: vec![block] }
+}
+
+/// A page whose numbers are asked for when they are looked at, and who answers.
+#[derive(Debug)]
+pub struct Served {
+    page: String,
+    parts: Option<explorer::Parts>,
+}
+
+impl Served {
+    /// - Errors: as [`of_report`]
+    pub(super) fn new(report: &Report, figures: Figures) -> Result<Self, ReportError> {
+        let mut page = without_explorer(report, figures)?;
+        let mut served = None;
+        if let Some(input) = &report.analysis {
+            let (explorer, parts) = explorer::served(input, &profiles(report))?.unzip();
+            page.sections.insert(1, explorer_section(explorer, &input.analysis));
+            served = parts;
         }
-    })
+        Ok(Self { page: render(&page)?, parts: served })
+    }
+
+    /// Media type and bytes of what stands at an address below the page's: nothing for the page, `part/NAME` for a part of the
+    /// explorer; `None` where nothing does.
+    pub fn get(&self, address: &str) -> Option<(&'static str, Vec<u8>)> {
+        if address.is_empty() {
+            return Some(("text/html; charset=utf-8", self.page.clone().into_bytes()));
+        }
+        Some(("application/octet-stream", self.parts.as_ref()?.get(address.strip_prefix("part/")?)?))
+    }
 }
 
 /// The page as HTML.
@@ -245,13 +283,18 @@ fn render(page: &Page) -> Result<String, ReportError> {
     });
     environment.add_filter("breakable", |text: &str| Value::from_safe_string(breakable(text)));
     environment.add_template("page.html", TEMPLATE).map_err(fault)?;
+    environment.add_template("explorer.html", EXPLORER).map_err(fault)?;
     // The colour map as six hexadecimal digits a colour, for reading values off maps, and the only script that may run.
     let palette: String = palette().iter().flatten().map(|c| format!("{c:02x}")).collect();
-    let is_explorer = |block: &Block| matches!(block, Block::Explorer(_));
-    let script = script::of_page(page.sections.iter().flat_map(|section| &section.blocks).any(is_explorer));
+    let explorer = page.sections.iter().flat_map(|section| &section.blocks).find_map(|block| match block {
+        Block::Explorer(explorer) => Some(explorer),
+        _ => None,
+    });
+    let script = script::of_page(explorer.is_some());
+    let is_served = explorer.is_some_and(|explorer| explorer.is_served);
     let script_hash = STANDARD.encode(Sha256::digest(&script));
     let context = context! {
-        page => Serde(page), palette, script_hash, style => STYLE, tints => table::tints(), script, tool => TOOL_VERSION, explorer => EXPLORER,
+        page => Serde(page), palette, script_hash, style => STYLE, tints => table::tints(), script, tool => TOOL_VERSION, is_served,
     };
     environment.get_template("page.html").and_then(|template| template.render(context)).map_err(fault)
 }

@@ -8,16 +8,20 @@ const PAGE: [&str; 4] = [
     include_str!("script/rasters.js"),
 ];
 /// The explorer's modules, each behind those that it imports from.
-const EXPLORER: [&str; 11] = [
+const EXPLORER: [&str; 15] = [
     include_str!("explorer/words.js"),
     include_str!("explorer/payload.js"),
     include_str!("explorer/fates.js"),
+    include_str!("explorer/solve.js"),
     include_str!("explorer/vectors.js"),
     include_str!("explorer/look.js"),
     include_str!("explorer/map.js"),
     include_str!("explorer/heads.js"),
     include_str!("explorer/prose.js"),
     include_str!("explorer/pair.js"),
+    include_str!("explorer/told.js"),
+    include_str!("explorer/load.js"),
+    include_str!("explorer/controls.js"),
     include_str!("explorer/address.js"),
     include_str!("explorer/main.js"),
 ];

@@ -1,6 +1,6 @@
 // The address of a view, which leads back to it.
 
-import { POLICIES, STEPS } from "./fates.js";
+import { STEPS } from "./fates.js";
 import { STATES } from "./words.js";
 
 /** An address of a view begins so. */
@@ -12,14 +12,14 @@ export function addressOf(state, view, pin) {
   const at = [view.x, view.y, view.span].map((x) => Number(x.toFixed(2))).join(",");
   const words = {
     a: place(state.panes[0]), b: state.two ? place(state.panes[1]) : "", at: view.span < view.n ? at : "", pin: pin ? `${pin.row},${pin.column}` : "",
-    kind: state.kind, scale: state.scale, policy: state.policy, eps: state.step / STEPS, budget: state.budget,
+    kind: state.kind, scale: state.scale, policy: encodeURIComponent(state.policy), eps: state.step / STEPS, budget: state.budget,
     recent: state.recent, heavy: state.heavy, bridge: state.bridge ? 1 : "", text: state.start || "",
   };
   return MARK + Object.entries(words).filter(([, value]) => value !== "").map(([name, value]) => `${name}=${value}`).join("&");
 }
 
-/** Takes over into a state what an address holds and the page has; gives the part of the map that was seen, and the pinned pair. */
-export function takeAddress(address, data, state) {
+/** Takes over into a state what an address holds and the page has; gives the part of the map that was seen, and the pinned pair. `rules`: the policies that can be chosen. */
+export function takeAddress(address, data, state, rules) {
   const words = new URLSearchParams(address.slice(MARK.length));
   const numbers = (name) => (words.get(name) || "").split(",").map(Number);
   const place = (name, pane) => {
@@ -36,7 +36,7 @@ export function takeAddress(address, data, state) {
   };
   if (["mean", "highest"].includes(words.get("kind"))) state.kind = words.get("kind");
   if (["-1", "0"].includes(words.get("scale"))) state.scale = Number(words.get("scale"));
-  if (Object.hasOwn(POLICIES, words.get("policy") ?? "")) state.policy = words.get("policy");
+  if (rules.includes(words.get("policy"))) state.policy = words.get("policy");
   state.step = Math.round((within("eps", -1, 1) ?? state.step / STEPS) * STEPS);
   state.budget = within("budget", 0.02, 1) ?? state.budget;
   state.recent = within("recent", 0, 1) ?? state.recent;

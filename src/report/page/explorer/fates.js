@@ -9,22 +9,13 @@ export const [KEPT, RECENT, HEAVY, MERGED, EVICTED] = [0, 1, 2, 3, 4];
 const UNDEFINED = 0xffff;
 /** Steps of a threshold in a unit of cosine. */
 export const STEPS = 1000;
-/** First tokens that streaming keeps. */
-const SINKS = 4;
-
-/** The policies: whether a cosine decides, or a budget. */
-export const POLICIES = {
-  "kvmerger-eps": { title: "kvmerger, above a cosine", by: "eps" },
-  "kvmerger": { title: "kvmerger, to a budget", by: "budget" },
-  "evict": { title: "evict, to a budget", by: "budget" },
-  "h2o": { title: "h2o, to a budget", by: "budget" },
-  "streaming": { title: "streaming, to a budget", by: "budget" },
-};
+/** The name of the rule by which all neighbours above a cosine merge. */
+export const BY_COSINE = "kvmerger-eps";
 
 /** A head's neighbours and masses, in order. */
 export class Series {
-  /** Of the head at a place of a sample's part. */
-  constructor(part, place, nTokens) {
+  /** Of the head at a place of a sample's part. `others`: the orders of other scores by name, each of all heads of the layer. */
+  constructor(part, place, nTokens, others = new Map()) {
     const n = nTokens, pairs = n - 1;
     this.nTokens = n;
     /** Pairs of neighbours, most alike first, and how many thresholds each is above. */
@@ -32,9 +23,35 @@ export class Series {
     this.linkCode = spread(this.linkOrder, summed(part.link_codes.subarray(place * pairs, (place + 1) * pairs)));
     /** Tokens, heaviest first, and their places in that order. */
     this.massOrder = part.mass_order.subarray(place * n, (place + 1) * n);
-    this.massRank = new Uint16Array(n);
-    this.massOrder.forEach((token, rank) => { this.massRank[token] = rank; });
+    this.orders = new Map([...others].map(([name, of]) => [name, of.subarray(place * n, (place + 1) * n)]));
     this.mass = fromBf16(spread(this.massOrder, summed(part.mass_codes.subarray(place * n, (place + 1) * n))));
+  }
+
+  /**
+   * Tokens from the one that a policy's score says is worth most at a budget; null where this page cannot tell. `policy`: parameters,
+   * `key` of its score, and `beside`, where a second score takes a share of the slots.
+   */
+  ranked({ params, key, beside }, budget) {
+    const { nTokens: n } = this;
+    if (beside) {
+      const [own, other] = [this.ranked({ params, key }, budget), beside.params && this.ranked(beside, budget)];
+      if (!own || !other) return null;
+      const worth = new Float32Array(n), places = new Uint16Array(n);
+      own.forEach((token, place) => { places[token] = place; });
+      other.forEach((token, place) => {
+        worth[token] = -Math.min((places[token] + 1) / (1 - beside.share), (place + 1) / beside.share);
+      });
+      return Uint16Array.from({ length: n }, (_, t) => t).sort((a, b) => worth[b] - worth[a] || a - b);
+    }
+    if (params.beside) return null;
+    if (params.score === "mass") return this.massOrder;
+    if (params.score === "recency") {
+      const sinks = Math.min(params.sinks, budget - 1);
+      return Uint16Array.from({ length: n }, (_, rank) => (rank < sinks ? rank : n - 1 - (rank - sinks)));
+    }
+    // Of a window that does not fit a budget only its last queries stay in any case.
+    if (params.score === "window" && budget < params.window) return null;
+    return this.orders.get(key) || null;
   }
 
   /** Whether the neighbours t and t + 1 are more alike than a threshold in steps. */
@@ -74,14 +91,14 @@ function counts(shares, n) {
   return [recent, Math.min(Math.round(n * shares.heavy), n - recent)];
 }
 
-/** The last tokens, and of the others the heaviest. */
-function protect(series, nRecent, nHeavy) {
-  const n = series.nTokens, first = Math.max(n - nRecent, 0);
-  const isProtected = new Uint8Array(n).fill(1, first);
-  let left = nHeavy;
+/** The last tokens, and of the others those that are worth most, of which those below `first` are worth more than all. */
+function protect(order, nRecent, nHeavy, first = 0) {
+  const n = order.length, newest = Math.max(n - nRecent, 0);
+  const isProtected = new Uint8Array(n).fill(1, newest).fill(1, 0, Math.min(first, nHeavy, newest));
+  let left = nHeavy - Math.min(first, nHeavy, newest);
   for (let rank = 0; rank < n && left > 0; rank++) {
-    const token = series.massOrder[rank];
-    if (token >= first) continue;
+    const token = order[rank];
+    if (isProtected[token]) continue;
     isProtected[token] = 1;
     left--;
   }
@@ -89,11 +106,11 @@ function protect(series, nRecent, nHeavy) {
 }
 
 /** The most heavy tokens of the first `older` that leave a budget within reach. */
-function heavyWithin(series, older, nHeavy, nSlots, bridge) {
+function heavyWithin(order, older, nHeavy, nSlots, bridge) {
   const taken = new Uint8Array(older);
   const isFree = (i) => i >= 0 && i < older && !taken[i];
   let chains = older > 0 ? 1 : 0, most = 0, rank = 0;
-  for (const token of series.massOrder) {
+  for (const token of order) {
     if (rank >= nHeavy) break;
     if (token >= older) continue;
     taken[token] = 1;
@@ -105,60 +122,79 @@ function heavyWithin(series, older, nHeavy, nSlots, bridge) {
   return most;
 }
 
-/** Slots of a head when all heads have the same share: `Compression::budget_tokens`. */
-export function budgetTokens(share, head, model, n) {
-  const each = (share * model.n_layers) / model.n_layers;
-  const slots = Math.round(each * (head + 1) * n) - Math.round(each * head * n);
-  return Math.min(Math.max(slots, 1), Math.max(n, 1));
+/** Slots of a head: `Compression::budget_tokens`. `shareOf(head)`: of each head; `reaches`: what a head of each layer has in whole. */
+export function budgetTokens(shareOf, head, { n_kv_heads: nHeads }, reaches) {
+  let before = 0;
+  for (let other = 0; other < head; other++) before += shareOf(other) * reaches[Math.floor(other / nHeads)];
+  const of = reaches[Math.floor(head / nHeads)];
+  const slots = Math.round(before + shareOf(head) * of) - Math.round(before);
+  return Math.min(Math.max(slots, 1), Math.max(of, 1));
 }
+
+/** Slots of a head when all heads have the same share. */
+export function equalBudget(share, head, { n_kv_heads: nHeads }, reaches) {
+  const upTo = (end) => {
+    const layer = Math.floor(end / nHeads);
+    let sum = 0;
+    for (let l = 0; l < layer; l++) sum += share * reaches[l];
+    return nHeads * sum + (layer < reaches.length ? (end % nHeads) * (share * reaches[layer]) : 0);
+  };
+  const slots = Math.round(upTo(head + 1)) - Math.round(upTo(head));
+  return Math.min(Math.max(slots, 1), Math.max(reaches[Math.floor(head / nHeads)], 1));
+}
+
+/** What this page cannot tell. */
+const elsewhere = (error) => ({ error, elsewhere: true });
 
 /**
  * What becomes of every token.
  *
- * `rule`: policy, step (threshold in steps), budget (share), recent and heavy (shares, where a cosine decides), bridge.
- * `head`: number of the head in the model. `similarity(i, j)`: cosine of two keys, needed with `bridge`; else null.
+ * `policy`: parameters and `key` of its score. `budget`: slots that the head may keep. `similarity(i, j)`: cosine of two keys, needed
+ * where chains cross protected tokens; else null. Where a threshold decides, `params.eps` is in steps.
  * Gives fates, sets (lists of tokens), slots (the place of each token's slot, or -1) and counts; or an error in words.
  */
-export function fatesOf(series, rule, head, model, similarity) {
-  const n = series.nTokens;
-  const budget = budgetTokens(rule.budget, head, model, n);
-  const byBudget = POLICIES[rule.policy].by === "budget";
-  if (byBudget && budget >= n) return finish(series, new Uint8Array(n).fill(1), [], "single", null);
-  if (rule.policy === "h2o") {
-    const recent = Math.trunc(budget * 0.5);
-    return finish(series, protect(series, recent, budget - recent), [], "single", null);
+export function fatesOf(series, policy, budget, similarity) {
+  const n = series.nTokens, { params } = policy;
+  if (!params) return elsewhere(`This page does not know the policy ${policy.spec}.`);
+  const byCosine = params.eps !== null && params.eps !== undefined;
+  if (!["drop", "sets", "pivots"].includes(params.fold) || (params.tau ?? null) !== null) {
+    return elsewhere(`What ${policy.spec} does is not computed on this page.`);
   }
-  if (rule.policy === "streaming") {
-    const sinks = Math.min(SINKS, budget - 1);
-    const stays = new Uint8Array(n).fill(1, 0, sinks).fill(1, n - (budget - sinks));
-    return finish(series, stays, [], "single", null);
+  if (!byCosine && budget >= n) return finish(series.massOrder, new Uint8Array(n).fill(1), [], "single", null);
+  const order = series.ranked(policy, budget);
+  if (!order) return elsewhere(`The scores by which ${policy.spec} ranks this head's tokens at ${budget} slots are not on this page.`);
+  if (params.fold === "drop") {
+    const recent = Math.max(Math.trunc(budget * params.recent), Math.min(params.last, Math.ceil(budget / 2)));
+    const first = Math.min(params.first, Math.floor((budget - recent) / 2));
+    return finish(order, protect(order, recent, budget - recent, first), [], "single", null);
   }
-  if (rule.bridge && !similarity) return { error: "Chains across protected tokens need this head's keys, which this page does not hold." };
-  let [recent, heavy] = counts(byBudget ? sharesOfPaper(budget / n) : rule, n);
-  if (byBudget) {
-    recent = Math.min(Math.max(recent, 1), Math.max(budget - 1, 0));
-    heavy = heavyWithin(series, n - recent, heavy, Math.max(budget - recent, 0), rule.bridge);
+  if (params.bridge && !similarity) return elsewhere("Chains across protected tokens need this head's keys, which this page does not hold.");
+  const shares = sharesOfPaper(byCosine ? 0.5 : budget / n);
+  let [recent, heavy] = counts({ recent: params.recent ?? shares.recent, heavy: params.heavy ?? shares.heavy }, n);
+  if (!byCosine) {
+    if ((params.recent ?? null) === null) recent = Math.min(Math.max(recent, 1), Math.max(budget - 1, 0));
+    if ((params.heavy ?? null) === null) heavy = heavyWithin(order, n - recent, heavy, Math.max(budget - recent, 0), params.bridge);
   }
-  const isProtected = protect(series, recent, heavy);
+  const isProtected = protect(order, recent, heavy);
   const tokens = [];
   for (let t = 0; t < n; t++) if (!isProtected[t]) tokens.push(t);
   const joined = new Uint8Array(tokens.length);
   let lowest = null;
-  if (!byBudget && !rule.bridge) {
+  if (byCosine && !params.bridge) {
     for (let r = 0; r + 1 < tokens.length; r++) {
       const t = tokens[r];
-      if (tokens[r + 1] !== t + 1 || !series.isAbove(t, rule.step)) continue;
+      if (tokens[r + 1] !== t + 1 || !series.isAbove(t, params.eps)) continue;
       joined[r] = 1;
       if (lowest === null || series.linkCode[t] < series.linkCode[lowest]) lowest = t;
     }
   } else {
-    const links = ordered(series, tokens, rule.bridge, similarity);
+    const links = ordered(series, tokens, params.bridge, similarity);
     const nSets = budget - recent - heavy;
-    if (byBudget && nSets < 0) {
+    if (!byCosine && nSets < 0) {
       return { error: `${recent + heavy} tokens are protected but only ${budget} may be kept.` };
     }
-    const eps = Math.fround(rule.step / STEPS);
-    const toJoin = byBudget ? Math.max(tokens.length - nSets, 0) : links.filter((link) => link.cosine > eps).length;
+    const eps = Math.fround(params.eps / STEPS);
+    const toJoin = byCosine ? links.filter((link) => link.cosine > eps).length : Math.max(tokens.length - nSets, 0);
     if (links.length < toJoin) {
       const reachable = recent + heavy + tokens.length - links.length;
       return { error: `At least ${reachable} slots remain when every neighbour is joined, and only ${budget} are allowed.` };
@@ -173,7 +209,7 @@ export function fatesOf(series, rule, head, model, similarity) {
     sets.push(tokens.slice(start, r + 1));
     start = r + 1;
   }
-  return finish(series, isProtected, sets, rule.policy === "evict" ? "evict" : "merge", lowest);
+  return finish(order, isProtected, sets, params.fold === "pivots" || params.kernel === "pivot" ? "evict" : "merge", lowest);
 }
 
 /** Links of unprotected neighbours, most alike first, the earlier first of equals. */
@@ -196,8 +232,9 @@ function ordered(series, tokens, bridge, similarity) {
 }
 
 /** Fates, slots and counts of tokens that stay as they are, and of sets. */
-function finish(series, stays, sets, how, lowest) {
-  const n = series.nTokens;
+function finish(order, stays, sets, how, lowest) {
+  const n = order.length, rankOf = new Uint16Array(n);
+  order.forEach((token, rank) => { rankOf[token] = rank; });
   const fates = new Uint8Array(n).fill(EVICTED);
   const pivots = [];
   let firstRecent = n;
@@ -210,7 +247,7 @@ function finish(series, stays, sets, how, lowest) {
   let largest = 0, nSets = 0, inSets = 0;
   for (const set of sets) {
     let pivot = set[0];
-    for (const token of set) if (series.massRank[token] < series.massRank[pivot]) pivot = token;
+    for (const token of set) if (rankOf[token] < rankOf[pivot]) pivot = token;
     pivots.push([pivot, set]);
     const isSet = how === "merge" && set.length > 1;
     if (isSet) {

@@ -32,7 +32,7 @@ export class HeadGrid {
     new ResizeObserver(() => this.draw()).observe(canvas);
   }
 
-  /** `data`: layers, heads, values (by layer, then head), dots (Set of "layer.head"), colors, look, title, low. */
+  /** `data`: layers, heads, values (by layer, then head), dots (Set of "layer.head"), colors, look, and `more(layer, head)`, what is told of a head beside. */
   set(data, chosen) {
     this.data = data;
     this.chosen = chosen;
@@ -67,7 +67,7 @@ export class HeadGrid {
     const [layer, head] = at ? [at.layer, at.head] : this.chosen[0];
     const value = this.value(layer, head);
     const has = this.data.dots.has(`${layer}.${head}`) ? "" : "; no map here";
-    this.readout.textContent = `Layer ${layer}, head ${head}: ${value === null || value === undefined ? "no data" : number(value, 3)}${has}`;
+    this.readout.textContent = `Layer ${layer}, head ${head}: ${value === null || value === undefined ? "no data" : number(value, 3)}${this.data.more?.(layer, head) ?? ""}${has}`;
   }
 
   draw() {

@@ -47,3 +47,23 @@ export function styleColors(element) {
 
 /** A packed colour for CSS. */
 export const css = (packed) => `rgb(${packed & 255} ${(packed >> 8) & 255} ${(packed >> 16) & 255})`;
+
+/** The meaning of colours: a bar from low to high on a canvas, with words at its ends and its middle. */
+export function drawScale(canvas, colors, low, ends, look) {
+  const context = canvas.getContext("2d"), ratio = window.devicePixelRatio || 1;
+  const [width, height] = [canvas.clientWidth, canvas.clientHeight];
+  canvas.width = width * ratio;
+  canvas.height = height * ratio;
+  context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  for (let x = 0; x < width; x++) {
+    context.fillStyle = css(colors[Math.round((low + (x / width) * (1 - low) + 1) * 127)]);
+    context.fillRect(x, 0, 1, 12);
+  }
+  context.fillStyle = look.soft;
+  context.font = "11.5px system-ui, sans-serif";
+  context.textBaseline = "bottom";
+  ends.forEach((text, k) => {
+    context.textAlign = ["left", "center", "right"][k];
+    context.fillText(text, (k * width) / 2, height);
+  });
+}

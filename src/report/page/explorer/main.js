@@ -1,18 +1,18 @@
 // The explorer: what is chosen, what is shown of it, and the address that leads back to it.
 
 import { MARK, addressOf, takeAddress } from "./address.js";
-import { EVICTED, FATES, MERGED, POLICIES, STEPS, Series, fatesOf } from "./fates.js";
+import { Controls, SIZES } from "./controls.js";
+import { BY_COSINE, STEPS } from "./fates.js";
 import { HeadGrid } from "./heads.js";
-import { changeColors, cosineColors, css, styleColors } from "./look.js";
+import { Loader } from "./load.js";
+import { changeColors, cosineColors, drawScale, styleColors } from "./look.js";
 import { MapCanvas, View } from "./map.js";
-import { cellWords, facts, fateWords, fillContext, tokenName } from "./pair.js";
+import { cellWords, facts, fateWords, fillPair, tokenName } from "./pair.js";
 import { Payload } from "./payload.js";
 import { PAGE, Prose } from "./prose.js";
-import { ChangeMap, CosineMap, MOST_CHANGE, Vectors, merged } from "./vectors.js";
-import { STATES, counted, label, number, percent, rough, thousands, visible } from "./words.js";
-
-/** Tokens that are most like a pinned one. */
-const NEAREST = 8;
+import { fillLegend, headWords, profileWords, showCommand, sizesTable, tuneCommand, viewWords } from "./told.js";
+import { MOST_CHANGE } from "./vectors.js";
+import { STATES, label, number, rough, thousands, visible } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -26,16 +26,17 @@ class Explorer {
     this.state = null;
     this.pin = null;
     this.panes = [];
-    this.heads = new Map();
   }
 
   async start() {
     const data = (this.data = await this.payload.document());
     if (data.samples.length === 0) return;
+    this.loader = new Loader(this.payload, data);
+    await this.loader.start();
     $("x").hidden = false;
     this.state = this.initial();
     this.readAddress();
-    this.fillLists();
+    this.controls = new Controls(data, this.loader.solvers, this.state, () => this.show(), (pane, what) => this.choose(pane, what));
     this.look = styleColors(document.body);
     this.panes = [0, 1].map((i) => this.pane(i));
     this.grid = new HeadGrid($("x-grid"), $("x-grid-readout"), (layer, head) => this.choose(0, { layer, head }));
@@ -44,7 +45,7 @@ class Explorer {
     await this.show();
   }
 
-  /** The most similar head of the first sample, keys, the analysis' threshold. */
+  /** The most similar head of the first sample, keys, the analysis' threshold, the budget of the first profile. */
   initial() {
     const { data } = this, sample = data.samples.find((one) => one.shown.length > 0) || data.samples[0];
     const number = data.samples.indexOf(sample);
@@ -52,7 +53,7 @@ class Explorer {
     const state = sample.states[0] || "k";
     return {
       panes: [0, 1].map(() => ({ sample: number, layer, head, state })), two: false, kind: "mean", scale: -1,
-      policy: "kvmerger-eps", step: Math.round(Number(data.reference_eps ?? 0.75) * STEPS), budget: 0.5,
+      policy: BY_COSINE, step: Math.round(Number(data.reference_eps ?? 0.75) * STEPS), budget: this.loader.solvers[0]?.profile.target ?? 0.5,
       recent: data.shares.recent, heavy: data.shares.heavy, bridge: data.bridge, start: 0,
     };
   }
@@ -65,85 +66,15 @@ class Explorer {
     return { map, loaded: null };
   }
 
-  // What is chosen.
-
-  fillLists() {
-    const { data, state } = this;
-    const options = (select, list) => {
-      select.textContent = "";
-      for (const [value, text] of list) select.add(new Option(text, value));
-    };
-    const samples = (select) => {
-      select.textContent = "";
-      for (const name of new Set(data.samples.map((sample) => sample.dataset))) {
-        const group = document.createElement("optgroup");
-        group.label = visible(name);
-        data.samples.forEach((sample, i) => {
-          if (sample.dataset !== name) return;
-          group.append(new Option(`${visible(name)} / ${label(sample.id, 16)} (${counted(sample.n_tokens, "token")})`, i));
-        });
-        select.append(group);
-      }
-    };
-    for (const end of ["", "-2"]) {
-      samples($(`x-sample${end}`));
-      options($(`x-layer${end}`), data.layers.map((layer) => [layer, layer]));
-      options($(`x-head${end}`), data.heads.map((head) => [head, head]));
-      options($(`x-state${end}`), Object.entries(STATES));
-    }
-    options($("x-policy"), Object.entries(POLICIES).map(([name, policy]) => [name, policy.title]));
-    const grids = { k: "cosine of neighbours, keys", k_pre_rope: "cosine of neighbours, keys before RoPE", v: "cosine of neighbours, values", kept: `share kept at ${data.reference_eps ?? "the threshold"}` };
-    options($("x-grid-of"), data.grids.map(([name]) => [name, grids[name] || name]));
-    this.state = state;
-  }
-
-  /** The controls as the state has them. */
-  fillControls() {
-    const { state } = this;
-    ["", "-2"].forEach((end, i) => {
-      for (const what of ["sample", "layer", "head", "state"]) $(`x-${what}${end}`).value = state.panes[i][what];
-    });
-    $("x-kind").value = state.kind;
-    $("x-scale").value = state.scale;
-    $("x-two").checked = state.two;
-    $("x-second").hidden = !state.two;
-    $("x-policy").value = state.policy;
-    $("x-eps").value = $("x-eps-number").value = state.step / STEPS;
-    $("x-budget").value = $("x-budget-number").value = state.budget;
-    $("x-recent").value = state.recent;
-    $("x-heavy").value = state.heavy;
-    $("x-bridge").checked = state.bridge;
-    const { by } = POLICIES[state.policy];
-    for (const element of document.querySelectorAll(".x-eps")) element.hidden = by !== "eps";
-    for (const element of document.querySelectorAll(".x-budget")) element.hidden = by === "eps";
-    for (const element of document.querySelectorAll(".x-sets")) element.hidden = ["h2o", "streaming"].includes(state.policy);
+  /** The panes that are seen. */
+  shown() {
+    return this.state.two ? this.panes : [this.panes[0]];
   }
 
   listen() {
     const on = (id, event, act) => $(id).addEventListener(event, act);
-    ["", "-2"].forEach((end, i) => {
-      for (const what of ["sample", "layer", "head"]) {
-        on(`x-${what}${end}`, "change", (event) => this.choose(i, { [what]: Number(event.target.value) }));
-      }
-      on(`x-state${end}`, "change", (event) => this.choose(i, { state: event.target.value }));
-    });
-    const set = (id, event, name, read) => on(id, event, (e) => {
-      const value = read(e.target);
-      if (Number.isNaN(value)) return;
-      this.state[name] = value;
-      this.show();
-    });
-    set("x-kind", "change", "kind", (e) => e.value);
-    set("x-scale", "change", "scale", (e) => Number(e.value));
-    set("x-two", "change", "two", (e) => e.checked);
-    set("x-policy", "change", "policy", (e) => e.value);
-    const within = (e, low, high) => (e.value === "" ? NaN : Math.min(Math.max(Number(e.value), low), high));
-    for (const [id, event] of [["x-eps", "input"], ["x-eps-number", "change"]]) set(id, event, "step", (e) => Math.round(within(e, -1, 1) * STEPS));
-    for (const [id, event] of [["x-budget", "input"], ["x-budget-number", "change"]]) set(id, event, "budget", (e) => within(e, 0.02, 1));
-    set("x-recent", "change", "recent", (e) => within(e, 0, 1));
-    set("x-heavy", "change", "heavy", (e) => within(e, 0, 1));
-    set("x-bridge", "change", "bridge", (e) => e.checked);
     on("x-grid-of", "change", () => this.showGrid());
+    on("x-sizes", "toggle", () => this.showSizes());
     const { view } = this;
     const center = () => (view.cursor ? [view.cursor.column + 0.5, view.cursor.row + 0.5] : []);
     on("x-in", "click", () => view.zoom(2, ...center()));
@@ -183,10 +114,17 @@ class Explorer {
   /** Everything anew. */
   async show() {
     const load = ++this.loads;
-    this.fillControls();
+    this.controls.fill();
     const shown = this.state.two ? [0, 1] : [0];
-    const loaded = await Promise.all(shown.map((i) => this.load(this.state.panes[i])));
+    let loaded;
+    try {
+      loaded = await Promise.all(shown.map((i) => this.loader.load(this.state.panes[i], this.state)));
+    } catch (error) {
+      tellFailure(error);
+      return;
+    }
     if (load !== this.loads) return;
+    $("x-failed").hidden = true;
     const n = Math.max(...loaded.map((one) => one.sample.n_tokens));
     if (n !== this.view.n) {
       const wanted = this.wanted;
@@ -197,6 +135,7 @@ class Explorer {
     }
     this.wanted = null;
     shown.forEach((i) => this.showPane(i, loaded[i]));
+    this.showProfile();
     this.showGrid();
     this.showView();
     this.showProse();
@@ -205,137 +144,59 @@ class Explorer {
     this.writeAddress();
   }
 
-  /** What a pane is of: its sample's texts, its head's series, states, fates and map. */
-  async load({ sample: number, layer, head, state }) {
-    const sample = this.data.samples[number];
-    const key = `${number}.${layer}.${head}`;
-    const names = [`${number}.texts`, `${number}.series.${layer}`, ...sample.states.map((of) => `${key}.${of}`)];
-    const [texts, series, ...parts] = await Promise.all(names.map((name) => this.payload.part(name)));
-    const states = Object.assign({}, ...parts);
-    if (!this.heads.has(key)) {
-      if (this.heads.size > 12) this.heads.delete(this.heads.keys().next().value);
-      const place = sample.heads.filter(([l]) => l === layer).findIndex(([, h]) => h === head);
-      this.heads.set(key, {
-        series: series && place >= 0 ? new Series(series, place, sample.n_tokens) : null, vectors: {}, maps: {},
-      });
-    }
-    const kept = this.heads.get(key), d = this.data.model.head_dim;
-    const vectors = (name) => {
-      if (states[name]) kept.vectors[name] ||= new Vectors(states[name], d);
-      return kept.vectors[name] || null;
-    };
-    const found = this.fates(kept, sample, layer, head, vectors("k"));
-    const map = this.map(kept, sample, state, states, vectors, found);
-    return { sample, layer, head, state, texts: texts?.texts, series: kept.series, states, vectors, found, map };
-  }
-
-  fates(kept, sample, layer, head, keys) {
-    if (!kept.series) return { error: this.noSeries(sample) };
-    const { policy, step, budget, recent, heavy, bridge } = this.state;
-    const key = JSON.stringify([policy, step, budget, recent, heavy, bridge]);
-    if (kept.key !== key) {
-      const number = layer * this.data.model.n_kv_heads + head;
-      kept.found = fatesOf(kept.series, { policy, step, budget, recent, heavy, bridge }, number, this.data.model, keys && ((i, j) => keys.cosine(i, j)));
-      kept.key = key;
-      delete kept.maps.change;
-    }
-    return kept.found;
-  }
-
-  noSeries(sample) {
-    return sample.heads.length > 0 ? "This page does not hold the merging sets of this head."
-      : "Nothing is known of merging sets here: keys or attention mass were not captured, or they are left out of this page.";
-  }
-
-  map(kept, sample, state, states, vectors, found) {
-    if (state === "change") {
-      const keys = vectors("k");
-      if (!keys || found.error) return null;
-      if (!kept.maps.change) {
-        const { before, after } = merged(keys, found);
-        kept.maps.change = new ChangeMap(before, after);
-      }
-      return kept.maps.change;
-    }
-    const of = vectors(state);
-    if (!of) return null;
-    const cells = states[`${state}.highest`];
-    kept.maps[state] ||= new CosineMap(of, cells ? { cells, ...sample.highest } : null);
-    return kept.maps[state];
-  }
-
   showPane(i, loaded) {
-    const { state } = this, { map } = this.panes[i];
+    const { state } = this, { map } = this.panes[i], isChange = loaded.state === "change";
     this.panes[i].loaded = loaded;
     const name = `${visible(loaded.sample.dataset)} / ${label(loaded.sample.id, 16)}`;
     map.canvas.setAttribute("aria-label", `All pairs of tokens of ${name}: layer ${loaded.layer}, KV head ${loaded.head}, ${STATES[loaded.state]}`);
-    const colors = loaded.state === "change" ? changeColors(this.hex) : cosineColors(this.hex, state.scale);
+    const colors = isChange ? changeColors(this.hex) : cosineColors(this.hex, state.scale), low = isChange ? -1 : state.scale;
     const content = loaded.map && {
       map: loaded.map, kind: state.kind, colors, texts: loaded.texts, found: loaded.found, nTokens: loaded.sample.n_tokens,
     };
-    this.showScale(i, colors, loaded.state === "change");
+    const ends = isChange ? [`−${MOST_CHANGE} less alike`, "0", `more alike ${MOST_CHANGE}`] : [number(low, 0), `cosine ${number((low + 1) / 2, 1)}`, "1"];
+    drawScale($(`x-scale-bar-${i}`), colors, low, ends, this.look);
     map.pin = this.pin;
-    map.setContent(content, this.missing(loaded));
-  }
-
-  missing({ sample, state, layer, head }) {
-    const here = sample.shown.map(([l, h]) => `${l}:${h}`);
-    if (sample.shown.some(([l, h]) => l === layer && h === head)) {
-      return `The ${STATES[state]} of this head are not on this page.`;
-    }
-    const which = here.length > 0 ? `This text has maps of the heads ${here.join(", ")} (layer:head).` : "This text has no map on this page.";
-    return `No map of layer ${layer}, KV head ${head}. ${which} Its merging sets are shown below. kvscope analyze --maps ${layer}:${head} adds it.`;
+    map.setContent(content, this.loader.missing(loaded));
   }
 
   showGrid() {
     const { data, state } = this, of = $("x-grid-of").value;
-    const [, values] = data.grids.find(([name]) => name === of) || [null, []];
+    const solver = this.loader.solver(state.policy), solved = this.solved();
+    const choice = (layer, head) => solved?.[layer * data.model.n_kv_heads + head];
+    const values = of === SIZES ? data.layers.flatMap((layer) => data.heads.map((head) => choice(layer, head)?.share ?? null)) : data.grids.find(([name]) => name === of)?.[1] || [];
     const dots = new Set(data.samples[state.panes[0].sample].shown.map(([layer, head]) => `${layer}.${head}`));
     const chosen = (state.two ? state.panes : [state.panes[0]]).map(({ layer, head }) => [layer, head]);
-    this.grid.set({ layers: data.layers, heads: data.heads, values, dots, colors: cosineColors(this.hex, state.scale), look: this.look }, chosen);
-  }
-
-  /** The meaning of a map's colours. */
-  showScale(i, colors, isChange) {
-    const canvas = $(`x-scale-bar-${i}`), context = canvas.getContext("2d"), ratio = window.devicePixelRatio || 1;
-    const [width, height] = [canvas.clientWidth, canvas.clientHeight];
-    canvas.width = width * ratio;
-    canvas.height = height * ratio;
-    context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    const low = isChange ? -1 : this.state.scale;
-    for (let x = 0; x < width; x++) {
-      context.fillStyle = css(colors[Math.round((low + (x / width) * (1 - low) + 1) * 127)]);
-      context.fillRect(x, 0, 1, 12);
-    }
-    context.fillStyle = this.look.soft;
-    context.font = "11.5px system-ui, sans-serif";
-    context.textBaseline = "bottom";
-    const ends = isChange ? [`−${MOST_CHANGE} less alike`, "0", `more alike ${MOST_CHANGE}`] : [number(low, 0), `cosine ${number((low + 1) / 2, 1)}`, "1"];
-    ends.forEach((text, k) => {
-      context.textAlign = ["left", "center", "right"][k];
-      context.fillText(text, (k * width) / 2, height);
-    });
+    const colors = cosineColors(this.hex, of === SIZES ? 0 : state.scale);
+    const more = of === SIZES && solved ? (layer, head) => `, ${solver.profile.settings[choice(layer, head).setting].spec}` : null;
+    this.grid.set({ layers: data.layers, heads: data.heads, values, dots, colors, look: this.look, more }, chosen);
   }
 
   /** Numbers of the part that is seen. */
   showView() {
-    const { view } = this;
-    const words = (this.state.two ? this.panes : [this.panes[0]]).map(({ loaded }, i) => {
-      const n = loaded.sample.n_tokens;
-      const [rows, columns] = [view.y, view.x].map((from) => [Math.floor(from), Math.min(Math.ceil(from + view.span), n)]);
-      if (rows[0] >= rows[1] || columns[0] >= columns[1]) return "";
-      const range = ([from, to]) => `${thousands(from)} to ${thousands(to - 1)}`;
-      const head = `layer ${loaded.layer}, KV head ${loaded.head}, ${STATES[loaded.state]}`;
-      let told = `${this.state.two ? `Map ${i + 1}` : "In view"} (${head}): tokens ${range(rows)} by ${range(columns)}`;
-      if (loaded.map) told += `; mean ${loaded.state === "change" ? "change" : "cosine"} ${number(loaded.map.meanOf(rows, columns), 3)}`;
-      if (!loaded.found.error) {
-        const fates = loaded.found.fates.subarray(...rows);
-        const share = (fate) => percent(fates.reduce((sum, other) => sum + Number(other === fate), 0) / fates.length);
-        told += `; of the rows' tokens ${share(MERGED)} merged, ${share(EVICTED)} dropped`;
-      }
-      return `${told}.`;
-    });
+    const words = this.shown().map(({ loaded }, i) => viewWords(this.view, loaded, this.state.two ? `Map ${i + 1}` : "In view"));
     $("x-view").textContent = words.join(" ");
+  }
+
+  // The profile.
+
+  /** Setting and size of every head; null where no profile is chosen, or it does not reach the budget. */
+  solved() {
+    return this.loader.solver(this.state.policy)?.at(this.state.budget) ?? null;
+  }
+
+  showProfile() {
+    const solver = this.loader.solver(this.state.policy);
+    if (!solver) return;
+    const { budget } = this.state;
+    $("x-profile-words").textContent = profileWords(solver, this.solved(), budget);
+    $("x-profile-command").textContent = tuneCommand(solver, budget);
+    $("x-profile-own").hidden = solver.profile.in_slots;
+    this.showSizes();
+  }
+
+  showSizes() {
+    const solver = this.loader.solver(this.state.policy), solved = this.solved();
+    $("x-sizes-table").textContent = $("x-sizes").open && solved ? sizesTable(solver, solved, this.data.model.n_kv_heads) : "";
   }
 
   // The text.
@@ -356,42 +217,15 @@ class Explorer {
   }
 
   showProse() {
-    const { texts, found, sample } = this.panes[0].loaded;
+    const { loaded } = this.panes[0], { texts, found, sample } = loaded;
     this.prose.start = Math.min(this.state.start, Math.max(sample.n_tokens - PAGE, 0));
     this.prose.set(texts, found, this.look);
     this.showWhere();
-    $("x-words").textContent = found.error || this.inWords(this.panes[0].loaded);
+    $("x-words").textContent = found.error || headWords(loaded);
     if (!texts) $("x-words").textContent += " The dump of this sample does not hold the text of its tokens: capture it again.";
-    this.showLegend(found);
-  }
-
-  /** The head in one line, as `kvscope show` has it. */
-  inWords({ found, vectors, series, layer, head }) {
-    const { counters, nSets, largest, inSets, lowest } = found;
-    let words = `Layer ${layer}, KV head ${head}: ${thousands(counters.seen)} tokens in ${thousands(counters.kept)} slots (${percent(counters.kept / counters.seen)})`;
-    if (nSets > 0) words += `; ${counted(nSets, "set")} of 2 to ${largest} tokens ${nSets === 1 ? "holds" : "hold"} ${thousands(inSets)}`;
-    if (lowest !== null) {
-      // Of a head without a map its thousandths are known: those that it reaches.
-      const keys = vectors("k");
-      words += `, lowest cosine joined ${number(this.state.bridge || !keys ? (series.linkCode[lowest] - 1 - STEPS) / STEPS : keys.cosine(lowest, lowest + 1), 3)}`;
-    }
-    if (counters.evicted > 0) words += `; ${thousands(counters.evicted)} dropped`;
-    return `${words}.`;
-  }
-
-  showLegend(found) {
-    const legend = $("x-legend");
-    legend.textContent = "";
-    if (found.error) return;
-    const meanings = ["kept", "protected: recent", "protected: heavy", "merged into one slot", "dropped"];
-    meanings.forEach((meaning, fate) => {
-      const n = found.fates.reduce((sum, other) => sum + Number(other === fate), 0);
-      if (n === 0) return;
-      const span = document.createElement("span");
-      span.className = fate === MERGED ? "x-t x-set-0 x-first x-last" : `x-t x-${FATES[fate]}`;
-      span.textContent = meaning;
-      legend.append(span, ` ${thousands(n)}  `);
-    });
+    $("x-elsewhere").hidden = !found.elsewhere;
+    $("x-command").textContent = found.elsewhere ? showCommand(this.data, this.state, this.loader.solver(this.state.policy), loaded) : "";
+    fillLegend($("x-legend"), found);
   }
 
   onToken(token, isChosen) {
@@ -451,45 +285,18 @@ class Explorer {
   }
 
   showPin() {
-    const { pin } = this, { loaded } = this.panes[0];
+    const { pin } = this;
     this.panes.forEach((pane) => {
       pane.map.pin = pin;
       pane.map.redraw();
     });
-    const isIn = pin && Math.max(pin.row, pin.column) < loaded.sample.n_tokens;
+    const isIn = pin && Math.max(pin.row, pin.column) < this.panes[0].loaded.sample.n_tokens;
     $("x-pair").hidden = !isIn;
     if (!isIn) return;
-    const list = $("x-pair-facts");
-    list.textContent = "";
-    const shown = this.state.two ? this.panes : [this.panes[0]];
-    shown.forEach(({ loaded: of }, i) => {
-      if (Math.max(pin.row, pin.column) >= of.sample.n_tokens) return;
-      for (const [name, value] of facts(of, pin)) {
-        const [group, term, description] = ["div", "dt", "dd"].map((tag) => document.createElement(tag));
-        term.textContent = shown.length > 1 ? `${name} (map ${i + 1})` : name;
-        description.textContent = value;
-        group.append(term, description);
-        list.append(group);
-      }
+    fillPair(pin, this.shown(), (token) => {
+      this.view.show(pin.row, token);
+      this.setPin({ row: pin.row, column: token });
     });
-    for (const [which, token] of [["row", pin.row], ["column", pin.column]]) {
-      $(`x-${which}-title`).textContent = `${which === "row" ? "Row" : "Column"}: token ${token}`;
-      fillContext($(`x-${which}-text`), loaded.texts, token);
-    }
-    const of = loaded.vectors(loaded.state === "change" ? "k" : loaded.state);
-    $("x-nearest").textContent = "";
-    $("x-nearest-title").textContent = of ? `Most like token ${pin.row} in this head, by ${STATES[loaded.state === "change" ? "k" : loaded.state]}` : "";
-    for (const [cosine, token] of of ? of.nearest(pin.row, NEAREST) : []) {
-      const [item, button] = ["li", "button"].map((tag) => document.createElement(tag));
-      button.type = "button";
-      button.textContent = `${number(cosine, 3)}  ${tokenName(loaded, token)}`;
-      button.addEventListener("click", () => {
-        this.view.show(pin.row, token);
-        this.setPin({ row: pin.row, column: token });
-      });
-      item.append(button);
-      $("x-nearest").append(item);
-    }
   }
 
   // The address.
@@ -509,7 +316,7 @@ class Explorer {
   /** Takes over what the address holds; whether it holds a view. */
   readAddress() {
     if (!location.hash.startsWith(MARK) || location.hash === this.written) return false;
-    const { at, pin } = takeAddress(location.hash, this.data, this.state);
+    const { at, pin } = takeAddress(location.hash, this.data, this.state, Controls.rules(this.data, this.loader.solvers));
     this.wanted = at;
     this.pin = pin;
     return true;
@@ -528,13 +335,17 @@ class Explorer {
   }
 }
 
+function tellFailure(error) {
+  $("x-failed").textContent = `The explorer cannot be shown: ${error.message}`;
+  $("x-failed").hidden = false;
+}
+
 const root = document.getElementById("explorer");
 if (root) {
   const explorer = new Explorer(document);
   // After the first paint.
   requestAnimationFrame(() => setTimeout(() => explorer.start().catch((error) => {
-    $("x-failed").textContent = `The explorer cannot be shown: ${error.message}`;
-    $("x-failed").hidden = false;
+    tellFailure(error);
     throw error;
   })));
 }

@@ -6,6 +6,8 @@ import { STATES, counted, label, number, rough, visible } from "./words.js";
 
 /** Tokens about one whose text is shown. */
 const CONTEXT = 30;
+/** Tokens that are most like a pinned one. */
+const NEAREST = 8;
 
 /** What becomes of a token. */
 export function fateWords(found, token) {
@@ -56,11 +58,43 @@ export function cellWords({ map, state }, level, { row, column }) {
 }
 
 /** The text about a token, which is marked. */
-export function fillContext(element, texts, token) {
+function fillContext(element, texts, token) {
   element.textContent = "";
   if (!texts) return;
   const part = (from, to) => texts.slice(Math.max(from, 0), to).map(visible).join("");
   const mark = document.createElement("mark");
   mark.textContent = visible(texts[token]) || "∅";
   element.append(part(token - CONTEXT, token), mark, part(token + 1, token + 1 + CONTEXT));
+}
+
+/** What is known of a pinned pair: facts of every map that is shown, its texts, and the tokens most like it. `onChoose(token)`. */
+export function fillPair(pin, shown, onChoose) {
+  const byId = (id) => document.getElementById(id), [{ loaded }] = shown;
+  const list = byId("x-pair-facts");
+  list.textContent = "";
+  shown.forEach(({ loaded: of }, i) => {
+    if (Math.max(pin.row, pin.column) >= of.sample.n_tokens) return;
+    for (const [name, value] of facts(of, pin)) {
+      const [group, term, description] = ["div", "dt", "dd"].map((tag) => document.createElement(tag));
+      term.textContent = shown.length > 1 ? `${name} (map ${i + 1})` : name;
+      description.textContent = value;
+      group.append(term, description);
+      list.append(group);
+    }
+  });
+  for (const [which, token] of [["row", pin.row], ["column", pin.column]]) {
+    byId(`x-${which}-title`).textContent = `${which === "row" ? "Row" : "Column"}: token ${token}`;
+    fillContext(byId(`x-${which}-text`), loaded.texts, token);
+  }
+  const by = loaded.state === "change" ? "k" : loaded.state, of = loaded.vectors(by);
+  byId("x-nearest").textContent = "";
+  byId("x-nearest-title").textContent = of ? `Most like token ${pin.row} in this head, by ${STATES[by]}` : "";
+  for (const [cosine, token] of of ? of.nearest(pin.row, NEAREST) : []) {
+    const [item, button] = ["li", "button"].map((tag) => document.createElement(tag));
+    button.type = "button";
+    button.textContent = `${number(cosine, 3)}  ${tokenName(loaded, token)}`;
+    button.addEventListener("click", () => onChoose(token));
+    item.append(button);
+    byId("x-nearest").append(item);
+  }
 }

@@ -1,4 +1,4 @@
-// The parts of the page that hold numbers: unpacked when they are first needed.
+// The parts of the page that hold numbers: unpacked when they are first needed, or asked for where a server gave the page.
 
 const WIDTHS = { json: 1, u8: 1, u16: 2, f16: 2, bf16: 2, f32: 4 };
 /** Unpacked parts that are kept. */
@@ -13,7 +13,7 @@ export class Payload {
   }
 
   has(name) {
-    return this.elements.has(name);
+    return Object.hasOwn(this.tensors, name);
   }
 
   /** The document that describes the other parts. */
@@ -26,26 +26,41 @@ export class Payload {
 
   /** A part's tensors by name; null where the page does not hold it. */
   part(name) {
-    if (!this.has(name) || !this.tensors[name]) return Promise.resolve(null);
+    if (!this.has(name)) return Promise.resolve(null);
     if (!this.parts.has(name)) {
-      this.parts.set(name, this.unpacked(name));
+      const part = this.elements.has(name) ? this.unpacked(name) : this.fetched(name);
+      this.parts.set(name, part);
+      // What failed is asked for again.
+      part.catch(() => this.parts.delete(name));
       if (this.parts.size > MOST_PARTS) this.parts.delete(this.parts.keys().next().value);
     }
     return this.parts.get(name);
   }
 
   async unpacked(name) {
-    const bytes = await inflated(this.elements.get(name).textContent);
-    const tensors = {};
-    let at = 0;
-    for (const [tensor, kind, length] of this.tensors[name]) {
-      const end = at + length * WIDTHS[kind];
-      tensors[tensor] = read(bytes.subarray(at, end), kind, length);
-      at = end;
-    }
-    if (at !== bytes.length) throw new Error(`part ${name} has ${bytes.length} bytes and not ${at}`);
-    return tensors;
+    return tensorsOf(name, this.tensors[name], await inflated(this.elements.get(name).textContent));
   }
+
+  /** From the server that gave the page: the layout in a line of JSON, then the bytes. */
+  async fetched(name) {
+    const answer = await fetch(`part/${name}`).catch(() => null);
+    if (!answer?.ok) throw new Error("kvscope report --serve does not answer any more; start it again, and open its new address.");
+    const bytes = new Uint8Array(await answer.arrayBuffer()), end = bytes.indexOf(10);
+    return tensorsOf(name, JSON.parse(new TextDecoder().decode(bytes.subarray(0, end))), bytes.subarray(end + 1));
+  }
+}
+
+/** Tensors by name from their layout and bytes. */
+function tensorsOf(name, layout, bytes) {
+  const tensors = {};
+  let at = 0;
+  for (const [tensor, kind, length] of layout) {
+    const end = at + length * WIDTHS[kind];
+    tensors[tensor] = read(bytes.subarray(at, end), kind, length);
+    at = end;
+  }
+  if (at !== bytes.length) throw new Error(`part ${name} has ${bytes.length} bytes and not ${at}`);
+  return tensors;
 }
 
 async function inflated(base64) {

@@ -53,3 +53,9 @@ export function counted(n, what) {
 }
 
 export const percent = (share) => (Number.isFinite(share) ? `${(100 * share).toFixed(1)} %` : "–");
+
+/** A word of a command line as a shell takes it, with what acts on a screen made visible. */
+export function quoted(word) {
+  const text = visible(String(word));
+  return /^[\w./:=,@%+-]+$/.test(text) ? text : `'${text.replace(/'/g, "'\\''")}'`;
+}
