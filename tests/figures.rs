@@ -431,7 +431,7 @@ fn large_runs_stay_small_enough_to_carry() {
         add_map(&mut input.analysis, dir.path(), 900, (i, i), State::K);
     }
     let html = html(&input, dir.path());
-    assert!(html.len() < 8 << 20, "{} bytes", html.len());
+    assert!(html.len() < 10_000_000, "{} bytes", html.len());
     // Names are not cut until they are the same.
     let layers = svg(dir.path(), "sparsity-layers");
     assert!(names.iter().all(|name| layers.contains(name.as_str())));

@@ -15,7 +15,7 @@ use kvscope::format::comparison::Comparison;
 use kvscope::format::evaluation::Evaluation;
 use kvscope::format::generation::Generated;
 use kvscope::format::kind::{KINDS, Kind};
-use kvscope::format::profile::Profile;
+use kvscope::format::profile::{CurvePoint, Profile};
 use kvscope::hint::Hint;
 use kvscope::report::{Report, write};
 use serde_json::{Value, json};
@@ -146,6 +146,9 @@ fn folder(dir: &Path) -> PathBuf {
         profile.target_kept_fraction = budget;
         profile.heads.iter_mut().for_each(|head| head.kept_fraction = budget);
         profile.settings[1] = HOSTILE.into();
+        let errors = vec![Some(0.1), None, Some(0.2)];
+        let point = CurvePoint { kept_fraction: 0.5, eps: None, errors, utility_fraction: Some(0.5) };
+        profile.heads[0].curve = vec![point];
         write_json(&run.join(name), &profile).unwrap();
     }
     let (evaluation, rows) = evaluation();

@@ -147,7 +147,8 @@ fn analysis_of(samples: &[Planted]) -> Analysis {
             let ratios = &samples[index].ratios[layer * KV_HEADS..][..KV_HEADS];
             ratios.iter().flat_map(|ratio| keys(shape[1], *ratio)).collect()
         }
-        _ => vec![0.1; shape.iter().product()],
+        // Attention of a window cannot sum to more than its queries.
+        _ => vec![0.001; shape.iter().product()],
     });
     let options = AnalyzeOptions { shares: Shares { recent: 0.0, heavy: 0.0 }, ..AnalyzeOptions::default() };
     analyze(&[dump], &options, &dir.path().join("out"), &mut |_, _| {}).unwrap()

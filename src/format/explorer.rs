@@ -404,7 +404,7 @@ mod tests {
                 ExplorerTensor::Order(..) => {
                     writer.order(tensor, &(0..n as u16).map(|place| 2 - place % 3).collect::<Vec<_>>()).unwrap();
                 }
-                _ => writer.numbers(tensor, &(0..n).map(|x| x as f32).collect::<Vec<_>>()).unwrap(),
+                _ => writer.numbers(tensor, &(0..n).map(|x| (x % 1000) as f32).collect::<Vec<_>>()).unwrap(),
             }
         }
         writer.finish().unwrap()
