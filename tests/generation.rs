@@ -367,7 +367,7 @@ fn prompts_that_cannot_be_run_are_refused() {
             error
         };
         let error = refused(&[1; 129]);
-        assert!(matches!(&error, RuntimeError::Model(ModelError::TooLong { n_tokens: 129, max_positions: 128 })));
+        assert!(matches!(&error, RuntimeError::Model(ModelError::TooLong { n_tokens: 129, max_positions: 128, .. })));
         assert_eq!(error.to_string(), "129 tokens exceed the model's context of 128");
         let error = refused(&[]);
         assert!(matches!(&error, RuntimeError::Model(ModelError::Empty)), "{error}");

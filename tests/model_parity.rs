@@ -118,12 +118,16 @@ const MODELS: &[(&str, &str)] = &[
     ("llama-mha", "llama-mha/reference.safetensors"),
     ("llama-sharded", "llama-sharded/reference.safetensors"),
     ("llama-steps-and-digits.gguf", "llama-steps-and-digits.reference.safetensors"),
+    ("llama-yarn", "llama-yarn/reference.safetensors"),
+    ("llama-yarn-f32.gguf", "llama-yarn/reference.safetensors"),
     ("ministral-windows", "ministral-windows/reference.safetensors"),
     ("mistral-window", "mistral-window/reference.safetensors"),
     ("qwen2", "qwen2/reference.safetensors"),
     ("qwen2-windows", "qwen2-windows/reference.safetensors"),
+    ("qwen2-yarn", "qwen2-yarn/reference.safetensors"),
     ("qwen3", "qwen3/reference.safetensors"),
     ("qwen3-windows", "qwen3-windows/reference.safetensors"),
+    ("qwen3-yarn", "qwen3-yarn/reference.safetensors"),
 ];
 
 /// A model of the table with its numbers.

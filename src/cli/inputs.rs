@@ -13,7 +13,7 @@ use crate::eval::EvalError;
 use crate::files::{InputHash, plain_name};
 use crate::format::run::{Part, RunError, Target};
 use crate::model::tokenizer::PromptTokens;
-use crate::model::{Model, ModelError};
+use crate::model::Model;
 use crate::prompts;
 use crate::prompts::{Prompt, ReadOptions, Source};
 
@@ -194,7 +194,7 @@ pub(crate) fn encode(
         let PromptTokens { tokens, n_tokens_full } =
             tokenizer.prompt(&prompt.text, chat_template, max_tokens.unwrap_or(usize::MAX))?;
         if tokens.len() > max_positions {
-            return Err(ModelError::TooLong { n_tokens: n_tokens_full, max_positions })
+            return Err(model.config().too_long(n_tokens_full, max_positions))
                 .with_context(|| format!("sample {} of {}", prompt.id, prompt.dataset));
         }
         inputs.push(SampleInput { dataset: prompt.dataset.clone(), id: prompt.id.clone(), tokens, n_tokens_full });

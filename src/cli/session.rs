@@ -17,17 +17,14 @@ use crate::format::generation::{Compared, Divergence, FullCache, Generated, Stop
 use crate::math::Float;
 use crate::merge::Counters;
 use crate::model::tokenizer::SkipSpecial;
-use crate::model::{Model, ModelError};
+use crate::model::Model;
 use crate::runtime::{Compression, GenerateOptions, Generation, RaggedCache, StopStrings, compare, generate};
 use crate::say::percent;
 
 /// Tokens of a prompt, in the model's chat format or as it is.
 pub(crate) fn encode_prompt(model: &Model, text: &str, chat: bool) -> Result<Vec<u32>> {
     let prompt = model.tokenizer()?.prompt(text, chat, usize::MAX)?.tokens;
-    let max_positions = model.config().max_positions;
-    if prompt.len() >= max_positions {
-        return Err(ModelError::TooLong { n_tokens: prompt.len() + 1, max_positions }.into());
-    }
+    model.config().check_length(prompt.len() + 1)?;
     Ok(prompt)
 }
 

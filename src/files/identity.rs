@@ -89,7 +89,8 @@ impl ModelIdentity {
     /// The rotary embedding of a layer.
     pub(crate) fn rope(&self, layer: usize) -> Rope {
         let is_local = self.window(layer).is_some() && !self.local_rope_frequencies.is_empty();
-        Rope::new(if is_local { self.local_rope_frequencies.clone() } else { self.rope_frequencies.clone() })
+        let frequencies = if is_local { &self.local_rope_frequencies } else { &self.rope_frequencies };
+        Rope::new(frequencies.clone(), self.head_dim)
     }
 
     /// How many layers have which window, in words; `None` where none has one.

@@ -198,7 +198,7 @@ impl Model {
             head_dim: c.head_dim,
             rope_theta: c.rope_theta,
             rope_frequencies: c.rope().frequencies().to_vec(),
-            local_rope_frequencies: self.ropes.kinds().get(1).map_or_else(Vec::new, |rope| rope.frequencies().to_vec()),
+            local_rope_frequencies: c.local_rope().map_or_else(Vec::new, |rope| rope.frequencies().to_vec()),
             windows: if c.windows.iter().all(Option::is_none) { Vec::new() } else { c.windows.clone() },
             max_positions: c.max_positions,
         }))
@@ -331,10 +331,7 @@ impl Model {
         if tokens.is_empty() {
             return Err(ModelError::Empty);
         }
-        if first_position + tokens.len() > c.max_positions {
-            let n_tokens = first_position + tokens.len();
-            return Err(ModelError::TooLong { n_tokens, max_positions: c.max_positions });
-        }
+        c.check_length(first_position + tokens.len())?;
         match tokens.iter().copied().find(|id| *id as usize >= c.vocab_size) {
             Some(id) => Err(ModelError::BadToken { id, vocab_size: c.vocab_size }),
             None => Ok(()),

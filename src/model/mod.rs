@@ -26,7 +26,7 @@ pub use config::{ARCHITECTURES, Activation, Architecture, Bias, Config, Style, W
 pub use decoder::Model;
 pub use device::{Compute, Matmul};
 pub use pass::{Decoding, Pass};
-pub use rope::RopeScaling;
+pub use rope::{RopeScaling, Yarn};
 pub use slots::{AttnMass, HeadSlots, SlotVectors};
 pub use storage::StorageType;
 pub use store::{ChunkStates, ForwardError, KvStore, LogitRows, StoreNeeds};
@@ -139,12 +139,14 @@ pub enum ModelError {
         expected: Vec<usize>,
     },
     /// More tokens than the model has positions.
-    #[error("{n_tokens} tokens exceed the model's context of {max_positions}")]
+    #[error("{n_tokens} tokens exceed the model's context of {max_positions}{why}")]
     TooLong {
         /// Position after the last token.
         n_tokens: usize,
         /// The model's limit.
         max_positions: usize,
+        /// What ends there; empty where the model states the limit.
+        why: &'static str,
     },
     /// A token id outside the vocabulary.
     #[error("token id {id} is outside the vocabulary of {vocab_size}")]

@@ -23,18 +23,95 @@ pub enum RopeScaling {
         /// Context length of the first training.
         original_max_positions: f64,
     },
+    /// YaRN: low frequencies divided, high ones kept, a ramp between; rotated queries and keys are lengthened.
+    Yarn(Yarn),
+    /// As trained, up to the context that the model states. Beyond, frequencies follow the length of the text and keys that are
+    /// stored would have to turn again, so there is no beyond.
+    Dynamic {
+        /// How much the base grows there.
+        factor: f64,
+    },
     /// One divisor per frequency, as GGUF stores Llama 3's.
     Factors(Vec<f32>),
 }
 
+/// Settings of YaRN.
+///
+/// Source: Peng et al. 2023 (arXiv 2309.00071)
+#[derive(Clone, Debug, PartialEq)]
+pub struct Yarn {
+    /// Divisor of low frequencies.
+    pub factor: f64,
+    /// Context length of the first training.
+    pub original_max_positions: f64,
+    /// Turns within that length from which on a frequency is kept.
+    pub beta_fast: f64,
+    /// Turns within that length up to which a frequency is divided.
+    pub beta_slow: f64,
+    /// Whether the ramp begins and ends at whole dimensions.
+    pub truncate: bool,
+    /// By what rotated queries and keys are multiplied.
+    pub attention_factor: f64,
+}
+
+impl Yarn {
+    pub(super) const BETA_FAST: f64 = 32.0;
+    pub(super) const BETA_SLOW: f64 = 1.0;
+
+    /// What attention is multiplied by where texts become `factor` times longer; `slope` is 1 where nothing is stated.
+    pub(super) fn lengthening(factor: f64, slope: f64) -> f64 {
+        if factor <= 1.0 { 1.0 } else { 0.1 * slope * factor.ln() + 1.0 }
+    }
+
+    /// Share of each plain frequency that is divided: 0 keeps it, 1 divides it whole.
+    fn divided(&self, rotary_dim: usize, theta: f64) -> Vec<f64> {
+        let last = rotary_dim as f64 - 1.0;
+        // The pair of dimensions that makes so many turns within the first training's context.
+        let pair = |turns: f64| {
+            let wavelengths = self.original_max_positions / (turns * std::f64::consts::TAU);
+            rotary_dim as f64 * wavelengths.ln() / (2.0 * theta.ln())
+        };
+        let (mut low, mut high) = (pair(self.beta_fast), pair(self.beta_slow));
+        if self.truncate {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        (low, high) = (low.max(0.0), high.min(last));
+        let width = if low == high { 0.001 } else { high - low };
+        (0..rotary_dim / 2).map(|i| ((i as f64 - low) / width).clamp(0.0, 1.0)).collect()
+    }
+}
+
+impl RopeScaling {
+    /// By what rotated queries and keys are multiplied.
+    fn lengthening(&self) -> f64 {
+        match self {
+            Self::Yarn(yarn) => yarn.attention_factor,
+            _ => 1.0,
+        }
+    }
+
+    /// Longest context of a model that states one of `max_positions`: YaRN's files state theirs by the factor, or by both.
+    pub(super) fn max_positions(&self, max_positions: usize) -> usize {
+        match self {
+            Self::Yarn(yarn) => max_positions.max((yarn.original_max_positions * yarn.factor) as usize),
+            _ => max_positions,
+        }
+    }
+}
+
 /// Frequencies theta^(-2i/D), scaled as transformers' `ROPE_INIT_FUNCTIONS` do.
 pub(super) fn rope(head_dim: usize, theta: f64, scaling: &RopeScaling) -> Rope {
+    let divided = match scaling {
+        RopeScaling::Yarn(yarn) => yarn.divided(head_dim, theta),
+        _ => Vec::new(),
+    };
     let frequency = |i: usize| {
         let plain = theta.powf(-2.0 * i as f64 / head_dim as f64);
         let scaled = match scaling {
-            RopeScaling::None => plain,
+            RopeScaling::None | RopeScaling::Dynamic { .. } => plain,
             RopeScaling::Linear { factor } => plain / factor,
             RopeScaling::Factors(factors) => plain / f64::from(factors[i]),
+            RopeScaling::Yarn(yarn) => (1.0 - divided[i]) * plain + divided[i] * plain / yarn.factor,
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
                 let turns = original_max_positions * plain / std::f64::consts::TAU;
                 let smooth = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
@@ -43,5 +120,6 @@ pub(super) fn rope(head_dim: usize, theta: f64, scaling: &RopeScaling) -> Rope {
         };
         scaled as f32
     };
-    Rope::new((0..head_dim / 2).map(frequency).collect())
+    let rope = Rope::new((0..head_dim / 2).map(frequency).collect(), head_dim);
+    rope.lengthening(scaling.lengthening() as f32)
 }

@@ -62,13 +62,11 @@ pub fn prefill(
     chunk_tokens: usize,
 ) -> Result<Vec<f32>, RuntimeError> {
     // Known before any chunk runs, so that a long prompt does not cost a context's worth of work first.
-    let (n_tokens, max_positions) = (cache.n_seen() + prompt.len(), pass.model().config().max_positions);
+    let n_tokens = cache.n_seen() + prompt.len();
     if prompt.is_empty() {
         return Err(ModelError::Empty.into());
     }
-    if n_tokens > max_positions {
-        return Err(ModelError::TooLong { n_tokens, max_positions }.into());
-    }
+    pass.model().config().check_length(n_tokens)?;
     cache.check_has_queries()?;
     cache.check_scorers(pass.model())?;
     if cache.wants_projections() {

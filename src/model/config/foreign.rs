@@ -101,7 +101,9 @@ const OF_GGUF: &[(&str, Neutral)] = &[
     ("residual_scale", One),
     ("rope.dimension_sections", Off),
     ("rope.scaling.alpha", Off),
-    ("rope.scaling.attn_factor", One),
+    ("rope.scaling.yarn_attn_factor", One),
+    ("rope.scaling.yarn_ext_factor", One),
+    ("rope.scaling.yarn_log_multiplier", Off),
     ("use_parallel_residual", Off),
 ];
 

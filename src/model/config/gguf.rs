@@ -5,7 +5,7 @@ use crate::model::ModelError;
 use crate::model::config::foreign::{OTHER_MODEL, refuse_in_gguf};
 use crate::model::config::{ARCHITECTURES, Bias, Config, MAX_LAYERS, Windows, gemma};
 use crate::model::gguf::Gguf;
-use crate::model::rope::RopeScaling;
+use crate::model::rope::{RopeScaling, Yarn};
 
 /// Divisors of the rotary frequencies, one for each.
 pub(in crate::model) const ROPE_FREQS: &str = "rope_freqs.weight";
@@ -14,7 +14,7 @@ pub(in crate::model) const ROPE_FREQS: &str = "rope_freqs.weight";
 const LAYERS_OF_LARGEST_GEMMA: usize = 62;
 
 /// Keys of the settings that are checked under their names of `config.json`.
-const KEYS: [(&str, &str); 11] = [
+const KEYS: [(&str, &str); 15] = [
     ("hidden_size", "embedding_length"),
     ("intermediate_size", "feed_forward_length"),
     ("num_hidden_layers", "block_count"),
@@ -26,6 +26,10 @@ const KEYS: [(&str, &str); 11] = [
     ("rope_theta", "rope.freq_base"),
     ("rope_local_base_freq", "rope.freq_base_swa"),
     ("rope_scaling.factor", "rope.scaling.factor"),
+    ("rope_scaling.original_max_position_embeddings", "rope.scaling.original_context_length"),
+    ("rope_scaling.beta_fast", "rope.scaling.yarn_beta_fast"),
+    ("rope_scaling.beta_slow", "rope.scaling.yarn_beta_slow"),
+    ("rope_scaling.attention_factor", "rope.scaling.attn_factor"),
 ];
 
 /// An error about a setting under the key that this file has for it.
@@ -82,24 +86,45 @@ pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
         true => Some(gguf.tensor(ROPE_FREQS)?.flatten_all()?.to_vec1::<f32>()?),
         false => None,
     };
-    let factor = match gguf.str_of(&key("rope.scaling.type"))? {
-        Some("none") => None,
+    let max_positions = count("context_length")?;
+    let kind = gguf.str_of(&key("rope.scaling.type"))?;
+    let rope_scaling = match (kind, factors, factor) {
+        (Some("yarn"), Some(_), _) => {
+            let what = format!("is yarn, and the file has {ROPE_FREQS}, which is not supported beside it");
+            return Err(ModelError::foreign(&key("rope.scaling.type"), what, OTHER_MODEL));
+        }
+        (Some("yarn"), None, factor) if architecture.style.rope_thetas.is_none() => {
+            let factor = factor.ok_or_else(|| missing("rope.scaling.factor"))?;
+            RopeScaling::Yarn(Yarn {
+                factor,
+                original_max_positions: optional("rope.scaling.original_context_length")?.unwrap_or(max_positions)
+                    as f64,
+                beta_fast: real("rope.scaling.yarn_beta_fast")?.unwrap_or(Yarn::BETA_FAST),
+                beta_slow: real("rope.scaling.yarn_beta_slow")?.unwrap_or(Yarn::BETA_SLOW),
+                truncate: true,
+                attention_factor: Yarn::lengthening(factor, 1.0) * real("rope.scaling.attn_factor")?.unwrap_or(1.0),
+            })
+        }
         // Without a type, a factor is linear.
-        None => factor,
-        Some("linear") if factor.is_none() && factors.is_none() => return Err(missing("rope.scaling.factor")),
-        Some("linear") => factor,
-        Some(other) => {
-            let what = format!("is {}; none, linear and the llama3 factors are supported", brief(other));
+        (None | Some("none" | "linear"), Some(factors), factor) => {
+            let factor = factor.filter(|_| kind != Some("none")).unwrap_or(1.0);
+            RopeScaling::Factors(factors.iter().map(|x| x * factor as f32).collect())
+        }
+        (Some("linear"), None, None) => return Err(missing("rope.scaling.factor")),
+        (None | Some("linear"), None, Some(factor)) => RopeScaling::Linear { factor },
+        (None | Some("none"), None, _) => RopeScaling::None,
+        (Some(other), _, _) => {
+            let what = format!("is {}; none, linear, yarn and the llama3 factors are supported", brief(other));
             return Err(ModelError::foreign(&key("rope.scaling.type"), what, OTHER_MODEL));
         }
     };
-    let rope_scaling = match (factors, factor) {
-        (Some(factors), factor) => {
-            RopeScaling::Factors(factors.iter().map(|x| x * factor.unwrap_or(1.0) as f32).collect())
-        }
-        (None, Some(factor)) => RopeScaling::Linear { factor },
-        (None, None) => RopeScaling::None,
-    };
+    // Without yarn, llama.cpp would lengthen alike.
+    if !matches!(rope_scaling, RopeScaling::Yarn(_))
+        && let Some(attn_factor) = real("rope.scaling.attn_factor")?.filter(|factor| *factor != 1.0)
+    {
+        let what = format!("is {attn_factor}, which is not supported without yarn");
+        return Err(ModelError::foreign(&key("rope.scaling.attn_factor"), what, OTHER_MODEL));
+    }
     let window = optional("attention.sliding_window")?.filter(|x| *x > 0);
     let n_windows = n_layers.min(MAX_LAYERS);
     let windows = match (architecture.windows, window) {
@@ -134,7 +159,7 @@ pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
         rope_scaling,
         local_rope,
         query_scalar: query_scalar as f64,
-        max_positions: count("context_length")?,
+        max_positions,
         windows,
         tied_output: !has_tensor("output.weight"),
         qkv_bias: Bias::IfStored,

@@ -241,6 +241,7 @@ pub struct Config {
 /// Limits against absurd sizes in a stranger's file; far above any real model.
 const MAX_LAYERS: usize = 4096;
 const MAX_WIDTH: usize = 1 << 22;
+const MAX_POSITIONS: usize = 1 << 31;
 
 impl Config {
     /// Query heads that share one KV head.
@@ -266,7 +267,7 @@ impl Config {
     }
 
     /// Refuses numbers that cannot belong to a model, before anything is allocated for them.
-    fn checked(self) -> Result<Self, ModelError> {
+    fn checked(mut self) -> Result<Self, ModelError> {
         let sizes = [
             ("hidden_size", self.hidden_size, MAX_WIDTH),
             ("intermediate_size", self.ffn_size, MAX_WIDTH),
@@ -275,7 +276,7 @@ impl Config {
             ("num_key_value_heads", self.n_kv_heads, MAX_WIDTH),
             ("head_dim", self.head_dim, MAX_WIDTH),
             ("vocab_size", self.vocab_size, 1 << 28),
-            ("max_position_embeddings", self.max_positions, 1 << 31),
+            ("max_position_embeddings", self.max_positions, MAX_POSITIONS),
         ];
         for (key, value, limit) in sizes {
             if value == 0 || value > limit {
@@ -301,19 +302,42 @@ impl Config {
         if let Some((theta, scaling)) = &self.local_rope {
             self.check_rope("rope_local_base_freq", *theta, scaling)?;
         }
+        self.max_positions = self.rope_scaling.max_positions(self.max_positions);
         Ok(self)
     }
 
     /// The rotary embeddings of the layers.
     pub(crate) fn ropes(&self) -> LayerRopes {
-        let of = |(theta, scaling): &(f64, RopeScaling)| rope(self.head_dim, *theta, scaling);
-        let local = self.local_rope.as_ref().map(of);
-        LayerRopes::new(self.rope(), local, self.windows.iter().map(Option::is_some).collect())
+        let local = self.local_rope();
+        let is_local = |window: &Option<usize>| window.is_some() && local.is_some();
+        let of_layer = self.windows.iter().map(|window| usize::from(is_local(window))).collect();
+        LayerRopes::new(std::iter::once(self.rope()).chain(local).collect(), of_layer)
     }
 
     /// The rotary embedding of layers that see all.
     pub(crate) fn rope(&self) -> Rope {
         rope(self.head_dim, self.rope_theta, &self.rope_scaling)
+    }
+
+    /// That of layers with a window, where these have one of their own.
+    pub(crate) fn local_rope(&self) -> Option<Rope> {
+        self.local_rope.as_ref().map(|(theta, scaling)| rope(self.head_dim, *theta, scaling))
+    }
+
+    /// Refuses texts that are longer than the model's context.
+    ///
+    /// - Errors: [`ModelError::TooLong`]
+    pub(crate) fn check_length(&self, n_tokens: usize) -> Result<(), ModelError> {
+        if n_tokens <= self.max_positions { Ok(()) } else { Err(self.too_long(n_tokens, self.max_positions)) }
+    }
+
+    /// The error for texts that are longer than `max_positions`, the model's context or what is left of it.
+    pub(crate) fn too_long(&self, n_tokens: usize, max_positions: usize) -> ModelError {
+        let why = match self.rope_scaling {
+            RopeScaling::Dynamic { .. } => ", beyond which dynamic RoPE turns all keys anew, as a cache cannot",
+            _ => "",
+        };
+        ModelError::TooLong { n_tokens, max_positions, why }
     }
 
     /// By what queries are multiplied so that their products with keys over √D are the logits of attention.
@@ -342,6 +366,26 @@ impl Config {
                     return Err(ModelError::config("rope_scaling.high_freq_factor", what));
                 }
             }
+            RopeScaling::Yarn(yarn) => {
+                positive("rope_scaling.factor", yarn.factor)?;
+                positive("rope_scaling.original_max_position_embeddings", yarn.original_max_positions)?;
+                positive("rope_scaling.beta_slow", yarn.beta_slow)?;
+                positive("rope_scaling.attention_factor", yarn.attention_factor)?;
+                if !(yarn.beta_fast.is_finite() && yarn.beta_fast >= yarn.beta_slow) {
+                    let what = format!("is {}, which is below beta_slow, {}", yarn.beta_fast, yarn.beta_slow);
+                    return Err(ModelError::config("rope_scaling.beta_fast", what));
+                }
+                if scaling.max_positions(self.max_positions) > MAX_POSITIONS {
+                    let what = format!("is {}, which makes a context longer than any model has", yarn.factor);
+                    return Err(ModelError::config("rope_scaling.factor", what));
+                }
+            }
+            RopeScaling::Dynamic { factor } => {
+                if !(factor.is_finite() && *factor >= 1.0) {
+                    let what = format!("is {factor}; a number of at least 1 is needed");
+                    return Err(ModelError::config("rope_scaling.factor", what));
+                }
+            }
             RopeScaling::Factors(factors) => {
                 let needed = self.head_dim / 2;
                 if factors.len() != needed {
@@ -351,7 +395,7 @@ impl Config {
                 factors.iter().try_for_each(|factor| positive(ROPE_FREQS, f64::from(*factor)))?;
             }
         }
-        if !rope(self.head_dim, theta, scaling).is_finite_up_to(self.max_positions) {
+        if !rope(self.head_dim, theta, scaling).is_finite_up_to(scaling.max_positions(self.max_positions)) {
             let what = format!("is {theta}, with which the largest angle is no number");
             return Err(ModelError::config(key, what));
         }
@@ -369,6 +413,7 @@ fn positive(key: &str, value: f64) -> Result<(), ModelError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::rope::Yarn;
 
     fn json() -> Value {
         serde_json::json!({
@@ -420,6 +465,79 @@ mod tests {
         assert_eq!(original(serde_json::json!({"rope_scaling": llama3})), 512.0);
         let outer = serde_json::json!({"rope_scaling": llama3, "original_max_position_embeddings": 64});
         assert_eq!(original(outer), 64.0);
+    }
+
+    #[test]
+    fn yarn_has_the_defaults_of_transformers() {
+        let scaled = |rope: Value, max_positions: usize| {
+            let mut rope = rope;
+            rope["rope_type"] = "yarn".into();
+            of("Qwen3ForCausalLM", serde_json::json!({"rope_scaling": rope, "max_position_embeddings": max_positions}))
+        };
+        let yarn = |rope: Value, max_positions: usize| match scaled(rope, max_positions).unwrap().rope_scaling {
+            RopeScaling::Yarn(yarn) => yarn,
+            other => panic!("{other:?}"),
+        };
+        let ln4 = 4f64.ln();
+        let plain = yarn(serde_json::json!({"factor": 4}), 512);
+        let by_default = Yarn {
+            factor: 4.0,
+            original_max_positions: 512.0,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            truncate: true,
+            attention_factor: 0.1 * ln4 + 1.0,
+        };
+        assert_eq!(plain, by_default);
+        let stated = serde_json::json!({
+            "factor": null, "original_max_position_embeddings": 128, "beta_fast": 16, "beta_slow": 2, "truncate": false,
+            "mscale": 0.5, "mscale_all_dim": 0.25,
+        });
+        let stated = yarn(stated, 512);
+        assert_eq!((stated.factor, stated.original_max_positions), (4.0, 128.0));
+        assert_eq!((stated.beta_fast, stated.beta_slow, stated.truncate), (16.0, 2.0, false));
+        assert!((stated.attention_factor - (0.05 * ln4 + 1.0) / (0.025 * ln4 + 1.0)).abs() < 1e-12);
+        let shrunk = yarn(serde_json::json!({"factor": 0.5, "mscale": 0, "mscale_all_dim": 1}), 512);
+        assert_eq!(shrunk.attention_factor, 1.0);
+        assert_eq!(yarn(serde_json::json!({"factor": 4, "attention_factor": 1.5}), 512).attention_factor, 1.5);
+        // The context is as long as the factor makes it, or as it is stated.
+        let context = |original: usize, max_positions: usize| {
+            let rope = serde_json::json!({"factor": 4, "original_max_position_embeddings": original});
+            scaled(rope, max_positions).unwrap().max_positions
+        };
+        assert_eq!((context(128, 128), context(128, 160), context(128, 600)), (512, 512, 600));
+        for (rope, words) in [
+            (serde_json::json!({}), "rope_scaling.factor is missing"),
+            (serde_json::json!({"factor": 0}), "rope_scaling.factor"),
+            (serde_json::json!({"factor": 1e12}), "longer than any model has"),
+            (serde_json::json!({"factor": 4, "beta_fast": 0.5}), "below beta_slow"),
+            (serde_json::json!({"factor": 4, "beta_slow": 0}), "rope_scaling.beta_slow"),
+            (serde_json::json!({"factor": 4, "attention_factor": -1.0}), "rope_scaling.attention_factor"),
+            (serde_json::json!({"factor": 4, "truncate": "no"}), "rope_scaling.truncate"),
+            (serde_json::json!({"factor": 4, "rope_theta": 1.0}), "largest angle"),
+        ] {
+            let shown = rope.to_string();
+            let message = scaled(rope, 512).unwrap_err().to_string();
+            assert!(message.contains(words), "{shown}: {message}");
+        }
+        let gemma = serde_json::json!({"rope_scaling": {"rope_type": "yarn", "factor": 4}, "sliding_window": 9});
+        let message = of("Gemma3ForCausalLM", gemma).unwrap_err().to_string();
+        assert!(message.contains("default, linear and llama3 are supported"), "{message}");
+    }
+
+    #[test]
+    fn dynamic_rope_is_the_plain_one_as_far_as_it_goes() {
+        let dynamic = serde_json::json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}});
+        let config = of("LlamaForCausalLM", dynamic).unwrap();
+        assert_eq!(config.rope(), of("LlamaForCausalLM", serde_json::json!({})).unwrap().rope());
+        config.check_length(512).unwrap();
+        let message = config.check_length(513).unwrap_err().to_string();
+        assert!(
+            message.starts_with("513 tokens exceed the model's context of 512, beyond which dynamic RoPE"),
+            "{message}"
+        );
+        let shrinking = serde_json::json!({"rope_scaling": {"type": "dynamic", "factor": 0.5}});
+        assert!(of("LlamaForCausalLM", shrinking).unwrap_err().to_string().contains("at least 1"));
     }
 
     #[test]
@@ -587,7 +705,9 @@ mod tests {
         assert!(with("num_key_value_heads", 3.into()).contains("does not divide"));
         assert!(with("num_hidden_layers", 0.into()).contains("num_hidden_layers"));
         assert!(with("num_hidden_layers", 1_000_000.into()).contains("no model has"));
-        assert!(with("rope_scaling", serde_json::json!({"rope_type": "yarn", "factor": 4.0})).contains("yarn"));
+        assert!(
+            with("rope_scaling", serde_json::json!({"rope_type": "su", "factor": 4.0})).contains("yarn and dynamic")
+        );
         let mut missing = json();
         missing.as_object_mut().unwrap().remove("vocab_size");
         assert!(Config::from_hf(&missing).unwrap_err().to_string().contains("vocab_size"));

@@ -78,6 +78,7 @@ fn gradients_are_central_differences() {
         "qwen2",
         "qwen3",
         "mistral-window",
+        "llama-yarn",
         "gemma3",
         "gemma3-layer-types",
     ] {

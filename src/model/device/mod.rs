@@ -198,9 +198,9 @@ impl DeviceDecoder {
         if config.architecture.style.scales_embedding {
             x = (x * f64::from(config.embedding_factor()))?;
         }
-        let table = |values| Tensor::from_vec(values, (tokens.len(), 1, config.head_dim / 2), device);
         let mut turns = Vec::new();
         for rope in ropes.kinds() {
+            let table = |values| Tensor::from_vec(values, (tokens.len(), 1, rope.frequencies().len()), device);
             let (sin, cos) = rope.tables(first_position, tokens.len());
             turns.push(Turn { sin: table(sin)?, cos: table(cos)? });
         }
@@ -327,7 +327,7 @@ struct Chunk {
     n_tokens: usize,
 }
 
-/// Sines and cosines of a chunk's positions, `[n_tokens, 1, D / 2]`.
+/// Sines and cosines of a chunk's positions, `[n_tokens, 1, R / 2]`.
 struct Turn {
     sin: Tensor,
     cos: Tensor,
@@ -341,12 +341,18 @@ impl Turn {
 
     /// Rotates `[n_tokens, heads, D]`, as [`Rope::rotate`](crate::math::Rope::rotate).
     fn rotate(&self, x: &Tensor) -> Result<Tensor, candle_core::Error> {
-        let half = x.dim(2)? / 2;
+        let (head_dim, half) = (x.dim(2)?, self.sin.dim(2)?);
+        if half == 0 {
+            return Ok(x.clone());
+        }
         let (low, high) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
         let (sin, cos) = (&self.sin, &self.cos);
         let new_low = (low.broadcast_mul(cos)? - high.broadcast_mul(sin)?)?;
         let new_high = (high.broadcast_mul(cos)? + low.broadcast_mul(sin)?)?;
-        Tensor::cat(&[new_low, new_high], 2)
+        match head_dim - 2 * half {
+            0 => Tensor::cat(&[new_low, new_high], 2),
+            rest => Tensor::cat(&[new_low, new_high, x.narrow(2, 2 * half, rest)?], 2),
+        }
     }
 }
 
