@@ -128,6 +128,9 @@ const MODELS: &[(&str, &str)] = &[
     ("qwen3", "qwen3/reference.safetensors"),
     ("qwen3-windows", "qwen3-windows/reference.safetensors"),
     ("qwen3-yarn", "qwen3-yarn/reference.safetensors"),
+    ("smollm3", "smollm3/reference.safetensors"),
+    ("smollm3-f32.gguf", "smollm3/reference.safetensors"),
+    ("smollm3-windows", "smollm3-windows/reference.safetensors"),
 ];
 
 /// A model of the table with its numbers.

@@ -12,8 +12,8 @@ use crate::cli::output::{note, size};
 use crate::eval::EvalError;
 use crate::files::{InputHash, plain_name};
 use crate::format::run::{Part, RunError, Target};
-use crate::model::tokenizer::PromptTokens;
 use crate::model::Model;
+use crate::model::tokenizer::PromptTokens;
 use crate::prompts;
 use crate::prompts::{Prompt, ReadOptions, Source};
 

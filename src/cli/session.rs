@@ -16,8 +16,8 @@ use crate::files::{Document, resident_bytes};
 use crate::format::generation::{Compared, Divergence, FullCache, Generated, StopReason};
 use crate::math::Float;
 use crate::merge::Counters;
-use crate::model::tokenizer::SkipSpecial;
 use crate::model::Model;
+use crate::model::tokenizer::SkipSpecial;
 use crate::runtime::{Compression, GenerateOptions, Generation, RaggedCache, StopStrings, compare, generate};
 use crate::say::percent;
 

@@ -41,6 +41,9 @@ pub struct ModelIdentity {
     /// Those of layers with a sliding window, where they have their own; else empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub local_rope_frequencies: Vec<f32>,
+    /// Layers without a rotary embedding, rising; empty where all have one, and in files that were written before it was recorded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers_without_rope: Vec<usize>,
     /// Of each layer, how many latest tokens its queries see, themselves included; `None` for all. Empty where all see all, and in
     /// files that were written before it was recorded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -88,6 +91,9 @@ impl ModelIdentity {
 
     /// The rotary embedding of a layer.
     pub(crate) fn rope(&self, layer: usize) -> Rope {
+        if self.layers_without_rope.contains(&layer) {
+            return Rope::none(self.head_dim);
+        }
         let is_local = self.window(layer).is_some() && !self.local_rope_frequencies.is_empty();
         let frequencies = if is_local { &self.local_rope_frequencies } else { &self.rope_frequencies };
         Rope::new(frequencies.clone(), self.head_dim)
@@ -104,15 +110,20 @@ impl ModelIdentity {
         (!layers.is_empty()).then(|| words.collect::<Vec<_>>().join(", "))
     }
 
-    /// What cannot be of its windows, in words.
-    pub(crate) fn window_fault(&self) -> Option<String> {
+    /// What cannot be of its layers, in words.
+    pub(crate) fn layer_fault(&self) -> Option<String> {
         let (n_layers, n_windows, n_local) = (self.n_layers, self.windows.len(), self.local_rope_frequencies.len());
+        let (n_global, without) = (self.rope_frequencies.len(), &self.layers_without_rope);
         if n_windows > 0 && n_windows != n_layers {
             Some(format!("windows of {n_windows} layers in a model of {n_layers}"))
         } else if self.windows.contains(&Some(0)) {
             Some("a layer has a window of 0 tokens".into())
         } else if n_local > 0 && 2 * n_local != self.head_dim {
             Some(format!("{n_local} local_rope_frequencies for a head dimension of {}", self.head_dim))
+        } else if 2 * n_global > self.head_dim {
+            Some(format!("{n_global} rope_frequencies for a head dimension of {}", self.head_dim))
+        } else if !without.is_sorted_by(|a, b| a < b) || without.last().is_some_and(|layer| *layer >= n_layers) {
+            Some(format!("layers_without_rope do not rise within the model's {n_layers}"))
         } else {
             None
         }
@@ -134,6 +145,7 @@ impl ModelIdentity {
             rope_theta: 1e4,
             rope_frequencies: Vec::new(),
             local_rope_frequencies: Vec::new(),
+            layers_without_rope: Vec::new(),
             windows: Vec::new(),
             max_positions: 128,
         }
@@ -181,14 +193,36 @@ mod tests {
         assert_eq!((model.reaches(3), model.reaches(9)), (vec![3, 3], vec![5, 9]));
         assert_eq!((model.within_reach(0, 9), model.within_reach(1, 9), model.within_reach(0, 3)), (4..9, 0..9, 0..3));
         assert_eq!(ModelIdentity::toy(2, 1, 1, 4).reaches(9), [9, 9]);
-        assert_eq!(model.window_fault(), None);
-        for (windows, local, words) in [
-            (vec![None], vec![], "1 layers in a model of 2"),
-            (vec![Some(5), Some(0)], vec![], "0 tokens"),
-            (vec![], vec![1.0], "head dimension of 4"),
-        ] {
-            let faulty = ModelIdentity { windows, local_rope_frequencies: local, ..model.clone() };
-            assert!(faulty.window_fault().unwrap().contains(words));
-        }
+        assert_eq!(model.layer_fault(), None);
+        let faulty = |change: &dyn Fn(&mut ModelIdentity)| {
+            let mut model = model.clone();
+            change(&mut model);
+            model.layer_fault().unwrap()
+        };
+        assert!(faulty(&|model| model.windows = vec![None]).contains("1 layers in a model of 2"));
+        assert!(faulty(&|model| model.windows = vec![Some(5), Some(0)]).contains("0 tokens"));
+        assert!(faulty(&|model| model.local_rope_frequencies = vec![1.0]).contains("head dimension of 4"));
+        assert!(faulty(&|model| model.rope_frequencies = vec![1.0; 3]).contains("head dimension of 4"));
+        assert!(faulty(&|model| model.layers_without_rope = vec![2]).contains("within the model's 2"));
+        assert!(faulty(&|model| model.layers_without_rope = vec![1, 0]).contains("do not rise"));
+    }
+
+    #[test]
+    fn every_layer_turns_by_its_own_rope() {
+        let model = ModelIdentity {
+            rope_frequencies: vec![1.0],
+            local_rope_frequencies: vec![0.5, 0.25],
+            layers_without_rope: vec![1],
+            windows: vec![None, None, Some(3)],
+            ..ModelIdentity::toy(3, 1, 1, 4)
+        };
+        let turned = |layer: usize| {
+            let mut x = [1.0, 0.0, 0.0, 5.0];
+            model.rope(layer).turn(&mut x, 1.0);
+            x
+        };
+        assert_eq!(turned(0), [1f32.cos(), 1f32.sin(), 0.0, 5.0]);
+        assert_eq!(turned(1), [1.0, 0.0, 0.0, 5.0]);
+        assert_eq!(turned(2), [0.5f32.cos(), -5.0 * 0.25f32.sin(), 0.5f32.sin(), 5.0 * 0.25f32.cos()]);
     }
 }

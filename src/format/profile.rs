@@ -271,7 +271,7 @@ impl Profile {
                 self.model.n_kv_heads
             ));
         }
-        if let Some(what) = self.model.window_fault() {
+        if let Some(what) = self.model.layer_fault() {
             return fault(what);
         }
         for (i, head) in self.heads.iter().enumerate() {

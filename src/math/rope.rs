@@ -20,6 +20,11 @@ impl Rope {
         Self { frequencies, head_dim, lengthening: 1.0 }
     }
 
+    /// Under which nothing turns.
+    pub fn none(head_dim: usize) -> Self {
+        Self::new(Vec::new(), head_dim)
+    }
+
     /// The same, whose [`Rope::rotate`] multiplies what it turns by a factor, too.
     pub fn lengthening(self, factor: f32) -> Self {
         Self { lengthening: factor, ..self }
@@ -174,7 +179,7 @@ mod tests {
         let (sin, cos) = 1f32.sin_cos();
         near(&gradients, &[3.0 * cos, -3.0 * sin, 1.0, 0.0, 0.0]);
         let mut still = [1.0, 2.0];
-        Rope::new(Vec::new(), 2).rotate(&mut still, 1, 9);
+        Rope::none(2).rotate(&mut still, 1, 9);
         assert_eq!(still, [1.0, 2.0]);
     }
 

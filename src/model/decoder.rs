@@ -199,6 +199,7 @@ impl Model {
             rope_theta: c.rope_theta,
             rope_frequencies: c.rope().frequencies().to_vec(),
             local_rope_frequencies: c.local_rope().map_or_else(Vec::new, |rope| rope.frequencies().to_vec()),
+            layers_without_rope: c.unrotated.clone(),
             windows: if c.windows.iter().all(Option::is_none) { Vec::new() } else { c.windows.clone() },
             max_positions: c.max_positions,
         }))

@@ -17,6 +17,7 @@ pub fn shape(n_layers: usize, n_q_heads: usize, n_kv_heads: usize, head_dim: usi
         rope_theta: 1e4,
         rope_scaling: RopeScaling::None,
         local_rope: None,
+        unrotated: Vec::new(),
         query_scalar: head_dim as f64,
         max_positions: 1 << 20,
         windows: vec![None; n_layers],

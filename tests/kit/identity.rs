@@ -17,6 +17,7 @@ pub fn identity(n_layers: usize, n_q_heads: usize, n_kv_heads: usize, head_dim: 
         rope_theta: 1e4,
         rope_frequencies: Vec::new(),
         local_rope_frequencies: Vec::new(),
+        layers_without_rope: Vec::new(),
         windows: Vec::new(),
         max_positions: 8192,
     }

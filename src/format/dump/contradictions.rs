@@ -20,7 +20,7 @@ pub fn manifest_faults(manifest: &Manifest) -> Vec<String> {
         // What follows loops over them.
         return faults;
     }
-    faults.extend(model.window_fault());
+    faults.extend(model.layer_fault());
     if !manifest.layers.is_sorted_by(|a, b| a < b) {
         faults.push("the layers do not rise".into());
     }

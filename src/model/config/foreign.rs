@@ -6,8 +6,8 @@
 use serde_json::Value;
 
 use crate::model::ModelError;
-use crate::model::config::Architecture;
 use crate::model::config::settings::{Settings, shown};
+use crate::model::config::{Architecture, Style};
 use crate::model::gguf;
 use crate::model::gguf::Gguf;
 
@@ -22,11 +22,9 @@ enum Neutral {
     On,
     /// The architecture's activation, or none.
     Activation,
-    /// None, false, 0, or nothing in it, where the architecture does not heed the setting.
-    UnlessHeeded,
 }
 
-use Neutral::{Activation, Off, On, One, UnlessHeeded};
+use Neutral::{Activation, Off, On, One};
 
 /// Settings of `config.json`, and of the RoPE settings in it.
 const OF_CONFIG_JSON: &[(&str, Neutral)] = &[
@@ -55,6 +53,8 @@ const OF_CONFIG_JSON: &[(&str, Neutral)] = &[
     ("mlp_hidden_act", Activation),
     ("moe_num_experts", Off),
     ("n_routed_experts", Off),
+    ("no_rope_layer_interval", Off),
+    ("no_rope_layers", Off),
     ("num_experts", Off),
     ("num_local_experts", Off),
     ("num_nextn_predict_layers", Off),
@@ -65,7 +65,7 @@ const OF_CONFIG_JSON: &[(&str, Neutral)] = &[
     ("qk_layernorm", Off),
     ("qk_norm", Off),
     ("quantization_config", Off),
-    ("query_pre_attn_scalar", UnlessHeeded),
+    ("query_pre_attn_scalar", Off),
     ("residual_multiplier", One),
     ("rope_interleave", Off),
     ("rope_interleaved", Off),
@@ -90,7 +90,7 @@ const OF_GGUF: &[(&str, Neutral)] = &[
     ("attention.clamp_kqv", Off),
     ("attention.max_alibi_bias", Off),
     ("attention.scale", Off),
-    ("attention.sliding_window_pattern", UnlessHeeded),
+    ("attention.sliding_window_pattern", Off),
     ("attention.temperature_scale", Off),
     ("attn_logit_softcapping", Off),
     ("embedding_scale", One),
@@ -106,6 +106,15 @@ const OF_GGUF: &[(&str, Neutral)] = &[
     ("rope.scaling.yarn_log_multiplier", Off),
     ("use_parallel_residual", Off),
 ];
+
+/// Whether an architecture of that style reads the setting: of `config.json`, or of a GGUF file's metadata.
+fn is_heeded(key: &str, style: Style) -> bool {
+    match key {
+        "query_pre_attn_scalar" | "attention.sliding_window_pattern" => style.query_scalar.is_some(),
+        "no_rope_layers" | "no_rope_layer_interval" => style.unrotated_period.is_some(),
+        _ => false,
+    }
+}
 
 impl Neutral {
     /// In JSON.
@@ -124,8 +133,6 @@ impl Neutral {
             One => value.is_null() || value.as_f64() == Some(1.0),
             On => value.is_null() || value.as_bool() == Some(true),
             Activation => value.is_null() || value.as_str().is_some_and(is_own),
-            // Both such settings came with Gemma.
-            UnlessHeeded => is_off || architecture.style.query_scalar.is_some(),
         }
     }
 
@@ -168,7 +175,7 @@ fn meaning(key: &str, value: &Value) -> (String, &'static str) {
 pub(super) fn refuse_in_json(settings: Settings<'_>, architecture: Architecture) -> Result<(), ModelError> {
     for (key, neutral) in OF_CONFIG_JSON {
         match settings.raw(key) {
-            Some(value) if !neutral.is(value, architecture) => {
+            Some(value) if !is_heeded(key, architecture.style) && !neutral.is(value, architecture) => {
                 let (what, hint) = meaning(key, value);
                 return Err(settings.foreign(key, what, hint));
             }
@@ -183,7 +190,7 @@ pub(super) fn refuse_in_gguf(gguf: &Gguf, architecture: Architecture) -> Result<
     for (suffix, neutral) in OF_GGUF {
         let key = format!("{}.{suffix}", architecture.gguf_name);
         match gguf.metadata().get(&key) {
-            Some(value) if !neutral.is_in_gguf(value, architecture) => {
+            Some(value) if !is_heeded(suffix, architecture.style) && !neutral.is_in_gguf(value, architecture) => {
                 let json = match value {
                     gguf::Value::U64(n) => (*n).into(),
                     gguf::Value::I64(n) => (*n).into(),

@@ -3,7 +3,7 @@
 use crate::checkpoint::brief;
 use crate::model::ModelError;
 use crate::model::config::foreign::{OTHER_MODEL, refuse_in_gguf};
-use crate::model::config::{ARCHITECTURES, Bias, Config, MAX_LAYERS, Windows, gemma};
+use crate::model::config::{ARCHITECTURES, Bias, Config, LLAMA_STYLE, MAX_LAYERS, Windows, gemma, smollm};
 use crate::model::gguf::Gguf;
 use crate::model::rope::{RopeScaling, Yarn};
 
@@ -132,6 +132,10 @@ pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
             let period = optional("attention.sliding_window_pattern")?.unwrap_or(default);
             gemma::all_but_every(period, window, n_windows)
         }
+        (_, Some(window)) if architecture.style != LLAMA_STYLE => {
+            let what = format!("is {window}, and llama.cpp knows no {name} with a window");
+            return Err(ModelError::foreign(&key("attention.sliding_window"), what, OTHER_MODEL));
+        }
         _ => vec![window; n_windows],
     };
     let [global_theta, local_theta] = architecture.style.rope_thetas.map_or([None; 2], |thetas| thetas.map(Some));
@@ -158,6 +162,8 @@ pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
         rope_theta: real("rope.freq_base")?.or(global_theta).unwrap_or(10_000.0),
         rope_scaling,
         local_rope,
+        // No key says which; llama.cpp takes the same for all.
+        unrotated: architecture.style.unrotated_period.map_or_else(Vec::new, |period| smollm::every(period, n_windows)),
         query_scalar: query_scalar as f64,
         max_positions,
         windows,

@@ -5,10 +5,10 @@ use serde_json::Value;
 use crate::checkpoint::brief;
 use crate::model::ModelError;
 use crate::model::config::foreign::{OTHER_MODEL, refuse_in_json};
-use crate::model::config::gemma;
 use crate::model::config::rotary::{RopeSettings, rope_of};
 use crate::model::config::settings::{Settings, shown};
 use crate::model::config::{ARCHITECTURES, Architecture, Bias, Config, MAX_LAYERS, Windows};
+use crate::model::config::{gemma, smollm};
 use crate::model::rope::RopeScaling;
 
 /// Sliding window of every architecture that has one, where none is stated.
@@ -16,7 +16,6 @@ const DEFAULT_WINDOW: usize = 4096;
 /// First windowed layer of Qwen2 and Qwen3 where none is stated.
 const DEFAULT_FIRST_WINDOWED: usize = 28;
 const DEFAULT_EPS: f64 = 1e-6;
-const DEFAULT_THETA: f64 = 10_000.0;
 
 /// Reads `config.json`. Sizes must be stated; all else has the default of the architecture's class.
 pub(super) fn read(json: &Value) -> Result<Config, ModelError> {
@@ -54,6 +53,12 @@ pub(super) fn read(json: &Value) -> Result<Config, ModelError> {
         None => architecture.style.tied_by_default,
         Some(_) => settings.flag("tie_word_embeddings")?,
     };
+    // As many as are checked later: nothing is allocated for a stranger's number.
+    let n_listed = n_layers.min(MAX_LAYERS);
+    let unrotated = match architecture.style.unrotated_period {
+        None => Vec::new(),
+        Some(period) => smollm::unrotated(settings, period, n_listed)?,
+    };
     Ok(Config {
         architecture,
         hidden_size,
@@ -69,8 +74,8 @@ pub(super) fn read(json: &Value) -> Result<Config, ModelError> {
         local_rope,
         query_scalar,
         max_positions,
-        // As many as are checked later: nothing is allocated for a stranger's number.
-        windows: windows(settings, architecture, n_layers.min(MAX_LAYERS))?,
+        windows: windows(settings, architecture, n_listed, &unrotated)?,
+        unrotated,
         tied_output,
         qkv_bias: attention_bias.0,
         o_bias: attention_bias.1,
@@ -110,18 +115,21 @@ fn windows(
     settings: Settings<'_>,
     architecture: Architecture,
     n_layers: usize,
+    unrotated: &[usize],
 ) -> Result<Vec<Option<usize>>, ModelError> {
     let stated = match settings.raw("sliding_window") {
         Some(_) if architecture.windows != Windows::Never => settings.optional_count("sliding_window")?,
-        _ => Some(DEFAULT_WINDOW),
+        _ => Some(DEFAULT_WINDOW).filter(|_| architecture.windows != Windows::Unrotated),
     };
+    let is_on = matches!(architecture.windows, Windows::Switched | Windows::Unrotated)
+        && settings.flag("use_sliding_window")?;
     let (window, first) = match architecture.windows {
         Windows::Never => return Ok(vec![None; n_layers]),
         Windows::Always => (stated, 0),
         Windows::Switched => {
-            let is_on = settings.flag("use_sliding_window")?;
             (stated.filter(|_| is_on), settings.optional_count("max_window_layers")?.unwrap_or(DEFAULT_FIRST_WINDOWED))
         }
+        Windows::Unrotated => (stated.filter(|_| is_on), 0),
         Windows::ButEvery(_) if stated.is_none() => return Err(settings.error("sliding_window", "is null")),
         Windows::ButEvery(_) => (stated, 0),
     };
@@ -132,7 +140,11 @@ fn windows(
         if let (Windows::ButEvery(default), Some(window)) = (architecture.windows, window) {
             return Ok(gemma::all_but_every(gemma::period(settings, default)?, window, n_layers));
         }
-        return Ok((0..n_layers).map(|layer| window.filter(|_| layer >= first)).collect());
+        let slides = |layer: &usize| match architecture.windows {
+            Windows::Unrotated => unrotated.contains(layer),
+            _ => *layer >= first,
+        };
+        return Ok((0..n_layers).map(|layer| window.filter(|_| slides(&layer))).collect());
     };
     if kinds.len() != n_layers {
         return Err(settings.error("layer_types", format!("has {} entries for {n_layers} layers", kinds.len())));
@@ -158,7 +170,7 @@ fn rope(
     architecture: Architecture,
     max_positions: usize,
 ) -> Result<(f64, RopeScaling), ModelError> {
-    let theta = settings.real_or("rope_theta", DEFAULT_THETA)?;
+    let theta = settings.real_or("rope_theta", architecture.style.default_theta)?;
     let (newer, older) =
         (settings.object("rope_parameters", "rope_parameters.")?, settings.object("rope_scaling", "rope_scaling.")?);
     let Some(rope) = older.or(newer) else { return Ok((theta, RopeScaling::None)) };

@@ -6,6 +6,7 @@ mod gguf;
 mod hf;
 mod rotary;
 mod settings;
+mod smollm;
 mod told;
 
 pub(in crate::model) use gguf::ROPE_FREQS;
@@ -45,7 +46,7 @@ pub struct Architecture {
 }
 
 /// How the layers of an architecture differ from Llama's.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 pub struct Style {
     /// What the gate of the feed-forward layer passes.
     pub activation: Activation,
@@ -55,6 +56,10 @@ pub struct Style {
     pub norms_less_one: bool,
     /// Whether embeddings are multiplied by the root of the hidden size.
     pub scales_embedding: bool,
+    /// Every so-manieth layer has no rotary embedding, unless `no_rope_layers` says which; `None` where all have one.
+    pub unrotated_period: Option<usize>,
+    /// Base of the rotary embedding where it is absent.
+    pub default_theta: f64,
     /// Whether the embedding is the output matrix where `tie_word_embeddings` is absent.
     pub tied_by_default: bool,
     /// `query_pre_attn_scalar` where it is absent: logits are products over its root. `None` for the head dimension, whatever is
@@ -106,6 +111,8 @@ pub enum Windows {
     Switched,
     /// All but every so-manieth, of which `sliding_window_pattern` may state another number, or those that `layer_types` names.
     ButEvery(usize),
+    /// With `use_sliding_window`, those without a rotary embedding, or those that `layer_types` names.
+    Unrotated,
 }
 
 const LLAMA_STYLE: Style = Style {
@@ -113,6 +120,8 @@ const LLAMA_STYLE: Style = Style {
     post_norms: false,
     norms_less_one: false,
     scales_embedding: false,
+    unrotated_period: None,
+    default_theta: 1e4,
     tied_by_default: false,
     query_scalar: None,
     rope_thetas: None,
@@ -188,7 +197,17 @@ pub const ARCHITECTURES: &[Architecture] = &[
             tied_by_default: true,
             query_scalar: Some(256.0),
             rope_thetas: Some([1e6, 1e4]),
+            ..LLAMA_STYLE
         },
+        ..LLAMA
+    },
+    Architecture {
+        hf_name: "SmolLM3ForCausalLM",
+        model_types: &["smollm3"],
+        gguf_name: "smollm3",
+        windows: Windows::Unrotated,
+        default_kv_heads: Some(4),
+        style: Style { unrotated_period: Some(4), default_theta: 2e6, tied_by_default: true, ..LLAMA_STYLE },
         ..LLAMA
     },
 ];
@@ -220,6 +239,8 @@ pub struct Config {
     pub rope_scaling: RopeScaling,
     /// Base and stretching of the rotary embedding in layers with a window, where these have one of their own.
     pub local_rope: Option<(f64, RopeScaling)>,
+    /// Layers without a rotary embedding, rising.
+    pub unrotated: Vec<usize>,
     /// Attention logits are products of queries and keys over the root of this.
     pub query_scalar: f64,
     /// Longest context stated, in tokens.
@@ -308,10 +329,19 @@ impl Config {
 
     /// The rotary embeddings of the layers.
     pub(crate) fn ropes(&self) -> LayerRopes {
-        let local = self.local_rope();
-        let is_local = |window: &Option<usize>| window.is_some() && local.is_some();
-        let of_layer = self.windows.iter().map(|window| usize::from(is_local(window))).collect();
-        LayerRopes::new(std::iter::once(self.rope()).chain(local).collect(), of_layer)
+        let mut kinds = vec![self.rope()];
+        kinds.extend(self.local_rope());
+        let n_turning = kinds.len();
+        if !self.unrotated.is_empty() {
+            kinds.push(Rope::none(self.head_dim));
+        }
+        let kind = |(layer, window): (usize, &Option<usize>)| match self.unrotated.contains(&layer) {
+            true => n_turning,
+            // The second is that of layers with a window.
+            false => usize::from(window.is_some()).min(n_turning - 1),
+        };
+        let of_layer = self.windows.iter().enumerate().map(kind).collect();
+        LayerRopes::new(kinds, of_layer)
     }
 
     /// The rotary embedding of layers that see all.
@@ -627,6 +657,35 @@ mod tests {
             let message = gemma(changes).unwrap_err().to_string();
             assert!(message.contains(words), "{message}");
         }
+    }
+
+    #[test]
+    fn layers_without_rope_are_listed_or_every_fourth() {
+        let smollm = |changes: Value| of("SmolLM3ForCausalLM", changes);
+        let plain = smollm(serde_json::json!({"rope_scaling": null})).unwrap();
+        assert_eq!((plain.unrotated, plain.windows, plain.rope_theta), (vec![3], vec![None; 5], 2e6));
+        let every_second = smollm(serde_json::json!({"no_rope_layer_interval": 2})).unwrap();
+        assert_eq!(every_second.unrotated, [1, 3]);
+        let listed = serde_json::json!({
+            "no_rope_layers": [0, 1, 1, 0, 1, 0], "use_sliding_window": true, "sliding_window": 9,
+        });
+        let listed = smollm(listed).unwrap();
+        assert_eq!(listed.unrotated, [0, 3]);
+        assert_eq!(listed.windows, [Some(9), None, None, Some(9), None]);
+        let turns: Vec<usize> = (0..5).map(|layer| listed.ropes().of(layer).frequencies().len()).collect();
+        assert_eq!(turns, [0, 4, 4, 0, 4]);
+        for (changes, words) in [
+            (serde_json::json!({"no_rope_layers": [1]}), "1 entries for 5 layers"),
+            (serde_json::json!({"no_rope_layers": [1, 1, 2, 0, 1]}), "holds 2"),
+            (serde_json::json!({"no_rope_layers": 4}), "no_rope_layers"),
+            (serde_json::json!({"no_rope_layer_interval": 0}), "every 0th"),
+            (serde_json::json!({"layer_types": vec!["sliding_attention"; 5]}), "no sliding_window is in force"),
+        ] {
+            let message = smollm(changes).unwrap_err().to_string();
+            assert!(message.contains(words), "{message}");
+        }
+        let elsewhere = of("LlamaForCausalLM", serde_json::json!({"no_rope_layers": [1, 1, 1, 0, 1]}));
+        assert!(elsewhere.unwrap_err().to_string().contains("no_rope_layers"));
     }
 
     #[test]

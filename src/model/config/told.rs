@@ -4,7 +4,7 @@
 
 use std::fmt::{Debug, Formatter, Result};
 
-use crate::model::config::{Architecture, Config, LLAMA_STYLE};
+use crate::model::config::{Architecture, Config, LLAMA_STYLE, Style};
 
 impl Debug for Architecture {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
@@ -22,10 +22,29 @@ impl Debug for Architecture {
     }
 }
 
+impl Debug for Style {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        let Self { activation, post_norms, norms_less_one, scales_embedding, tied_by_default, .. } = self;
+        let Self { query_scalar, rope_thetas, unrotated_period, default_theta, .. } = self;
+        let mut told = f.debug_struct("Style");
+        told.field("activation", activation).field("post_norms", post_norms).field("norms_less_one", norms_less_one);
+        told.field("scales_embedding", scales_embedding).field("tied_by_default", tied_by_default);
+        told.field("query_scalar", query_scalar).field("rope_thetas", rope_thetas);
+        if *unrotated_period != LLAMA_STYLE.unrotated_period {
+            told.field("unrotated_period", unrotated_period);
+        }
+        if *default_theta != LLAMA_STYLE.default_theta {
+            told.field("default_theta", default_theta);
+        }
+        told.finish()
+    }
+}
+
 impl Debug for Config {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         let Self { architecture, hidden_size, ffn_size, n_layers, n_q_heads, n_kv_heads, head_dim, .. } = self;
         let Self { vocab_size, rms_norm_eps, rope_theta, rope_scaling, local_rope, query_scalar, .. } = self;
+        let Self { unrotated, .. } = self;
         let Self { max_positions, windows, tied_output, qkv_bias, o_bias, mlp_bias, output_bias, .. } = self;
         let mut told = f.debug_struct("Config");
         told.field("architecture", architecture).field("hidden_size", hidden_size).field("ffn_size", ffn_size);
@@ -40,6 +59,9 @@ impl Debug for Config {
         }
         if *query_scalar != *head_dim as f64 {
             told.field("query_scalar", query_scalar);
+        }
+        if !unrotated.is_empty() {
+            told.field("unrotated", unrotated);
         }
         told.finish()
     }
@@ -74,5 +96,11 @@ mod tests {
             gemma.contains("post_norms: true") && gemma.contains("local_rope: (10000.0, None), query_scalar: 256.0"),
             "{gemma}"
         );
+        // Of a style that a recorded fingerprint has, all is told that was told then.
+        let style = "Style { activation: GeluTanh, post_norms: true, norms_less_one: true, scales_embedding: true, \
+                     tied_by_default: true, query_scalar: Some(256.0), rope_thetas: Some([1000000.0, 10000.0]) }";
+        assert!(gemma.contains(style), "{gemma}");
+        let smollm = told("SmolLM3ForCausalLM");
+        assert!(smollm.contains("unrotated_period: Some(4), default_theta: 2000000.0 }"), "{smollm}");
     }
 }

@@ -79,6 +79,7 @@ fn gradients_are_central_differences() {
         "qwen3",
         "mistral-window",
         "llama-yarn",
+        "smollm3-windows",
         "gemma3",
         "gemma3-layer-types",
     ] {

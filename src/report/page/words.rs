@@ -32,6 +32,10 @@ pub(super) fn model(model: &ModelIdentity) -> Facts {
         ("RoPE base", format!("{}", model.rope_theta)),
         ("Longest context", format!("{} tokens", thousands(model.max_positions as u64))),
     ];
+    if !model.layers_without_rope.is_empty() {
+        let layers: Vec<String> = model.layers_without_rope.iter().map(usize::to_string).collect();
+        facts.push(("Layers without RoPE", layers.join(", ")));
+    }
     facts.extend(model.windows_in_words().map(|windows| ("Queries see", windows)));
     facts
 }
