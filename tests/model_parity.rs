@@ -101,6 +101,8 @@ const MODELS: &[(&str, &str)] = &[
     ("gemma3", "gemma3/reference.safetensors"),
     ("gemma3-f32.gguf", "gemma3/reference.safetensors"),
     ("gemma3-layer-types", "gemma3-layer-types/reference.safetensors"),
+    ("granite", "granite/reference.safetensors"),
+    ("granite-f32.gguf", "granite/reference.safetensors"),
     ("llama-bf16", "llama-bf16/reference.safetensors"),
     ("llama-biases", "llama-biases/reference.safetensors"),
     // Either part stands for the whole model.

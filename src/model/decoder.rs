@@ -136,7 +136,8 @@ impl Model {
         };
         let output_bias = weights.bias(OUTPUT_BIAS, vocab_size, &config, config.output_bias)?;
         let tied_output = own_output.is_none();
-        let output = Linear::new(own_output.unwrap_or_else(|| embedding.clone()), output_bias);
+        let output = Linear::new(own_output.unwrap_or_else(|| embedding.clone()), output_bias)
+            .times((1.0 / config.multipliers.logits_divisor) as f32);
         let norm = weights.norm("model.norm.weight", hidden_size, &config)?;
         let layers = (0..n_layers).map(|index| Layer::load(&weights, &config, kernel, index));
         let decoder = match compute {
@@ -218,7 +219,7 @@ impl Model {
         for (layer, grams) in grams.chunks_exact_mut(n_q_heads * head_dim * head_dim).enumerate() {
             let unpack = |first: usize, out: &mut [f32]| match &self.decoder {
                 Decoder::Kernels(kernels) => {
-                    kernels.layers[layer].o.weight().widen_rows_in_parallel(first, out);
+                    kernels.layers[layer].o.widen_rows(first, out);
                     Ok(())
                 }
                 Decoder::Device(decoder) => decoder.output_projection(layer, first, out),
@@ -344,8 +345,9 @@ impl Model {
         for (id, row) in tokens.iter().zip(x.chunks_exact_mut(self.config.hidden_size)) {
             kernels.embedding.widen_rows(*id as usize, row);
         }
-        if self.config.architecture.style.scales_embedding {
-            scale(&mut x, self.config.embedding_factor());
+        match self.config.embedding_factor() {
+            1.0 => {}
+            factor => scale(&mut x, factor),
         }
         x
     }

@@ -52,25 +52,28 @@ impl Layer {
             let bias = weights.bias(&name(part, "bias"), n_out, config, bias)?;
             Ok::<_, ModelError>(Linear::new(Arc::new(weight), bias))
         };
+        // Here once, so that all who read queries may take logits for products over √D: in the queries' norm, or in their map.
+        let query_factor = config.query_factor();
+        let (of_norm, of_map) = if config.architecture.qk_norm { (query_factor, 1.0) } else { (1.0, query_factor) };
+        let residual = config.multipliers.residual as f32;
         let head_norm = |part: &str| config.architecture.qk_norm.then(|| norm(part, head_dim)).transpose();
         let mut q_norm = head_norm("self_attn.q_norm")?;
-        // Here once, so that all who read queries may take logits for products over √D.
         if let Some(q_norm) = &mut q_norm {
-            scale(q_norm, config.query_factor());
+            scale(q_norm, of_norm);
         }
         Ok(Self {
             attn_norm: norm("input_layernorm", hidden_size)?,
-            q: linear("self_attn.q_proj", q_width, hidden_size, qkv_bias)?,
+            q: linear("self_attn.q_proj", q_width, hidden_size, qkv_bias)?.times(of_map),
             k: linear("self_attn.k_proj", kv_width, hidden_size, qkv_bias)?,
             v: linear("self_attn.v_proj", kv_width, hidden_size, qkv_bias)?,
             q_norm,
             k_norm: head_norm("self_attn.k_norm")?,
-            o: linear("self_attn.o_proj", hidden_size, q_width, o_bias)?,
+            o: linear("self_attn.o_proj", hidden_size, q_width, o_bias)?.times(residual),
             attn_post_norm: post_norm(attn_post_norm)?,
             ffn_norm: norm(ffn_norm, hidden_size)?,
             gate: linear("mlp.gate_proj", ffn_size, hidden_size, mlp_bias)?,
             up: linear("mlp.up_proj", ffn_size, hidden_size, mlp_bias)?,
-            down: linear("mlp.down_proj", hidden_size, ffn_size, mlp_bias)?,
+            down: linear("mlp.down_proj", hidden_size, ffn_size, mlp_bias)?.times(residual),
             ffn_post_norm: post_norm(ffn_post_norm)?,
         })
     }

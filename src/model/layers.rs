@@ -4,27 +4,46 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::math::{GELU_CUBIC, GELU_SLOPE, axpy, dot, gelu_product, scale_each, silu_product};
+use crate::math::{GELU_CUBIC, GELU_SLOPE, axpy, dot, gelu_product, scale, scale_each, silu_product};
 use crate::model::config::Activation;
 use crate::model::matrix::{Matrix, Scratch, add_transposed, multiply};
 
-/// y = W x + b.
+/// y = f (W x + b).
 #[derive(Debug)]
 pub(crate) struct Linear {
     /// `[out, in]`.
     weight: Arc<Matrix>,
     /// `[out]`.
     bias: Option<Vec<f32>>,
+    factor: f32,
 }
 
 impl Linear {
     pub(crate) fn new(weight: Arc<Matrix>, bias: Option<Vec<f32>>) -> Self {
-        Self { weight, bias }
+        Self { weight, bias, factor: 1.0 }
+    }
+
+    /// The same, times a factor more.
+    pub(crate) fn times(self, factor: f32) -> Self {
+        Self { factor: self.factor * factor, ..self }
+    }
+
+    /// By what the sum is multiplied.
+    pub(crate) fn factor(&self) -> f32 {
+        self.factor
     }
 
     /// Bytes in memory.
     pub(crate) fn bytes(&self) -> u64 {
         self.weight.bytes() + 4 * self.bias.as_ref().map_or(0, Vec::len) as u64
+    }
+
+    /// Rows of f W from `first` on, `[rows, in]`, as many as `out` holds.
+    pub(crate) fn widen_rows(&self, first: usize, out: &mut [f32]) {
+        self.weight.widen_rows_in_parallel(first, out);
+        if self.factor != 1.0 {
+            scale(out, self.factor);
+        }
     }
 
     /// The weight `[out, in]`.
@@ -54,15 +73,23 @@ impl Linear {
             if let Some(bias) = &map.bias {
                 y.chunks_exact_mut(bias.len()).for_each(|row| row.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
             }
+            if map.factor != 1.0 {
+                scale(y, map.factor);
+            }
         }
         y
     }
 
-    /// Of gradients by the outputs, adds those by the inputs: `x += y W`.
+    /// Of gradients by the outputs, adds those by the inputs: `x += f y W`.
     ///
     /// - Shape: y `[T, out]`, x `[T, in]`
     pub(crate) fn add_backward(&self, y: &[f32], x: &mut [f32], scratch: &mut Scratch) {
-        add_transposed(&self.weight, y, x, scratch);
+        if self.factor == 1.0 {
+            return add_transposed(&self.weight, y, x, scratch);
+        }
+        let mut y = y.to_vec();
+        scale(&mut y, self.factor);
+        add_transposed(&self.weight, &y, x, scratch);
     }
 }
 

@@ -22,7 +22,7 @@ mod storage;
 mod store;
 mod weights;
 
-pub use config::{ARCHITECTURES, Activation, Architecture, Bias, Config, Style, Windows};
+pub use config::{ARCHITECTURES, Activation, Architecture, Bias, Config, Multipliers, Style, Windows};
 pub use decoder::Model;
 pub use device::{Compute, Matmul};
 pub use pass::{Decoding, Pass};

@@ -1,6 +1,6 @@
 //! Configurations that no weights belong to.
 
-use kvscope::model::{ARCHITECTURES, Bias, Config, RopeScaling};
+use kvscope::model::{ARCHITECTURES, Bias, Config, Multipliers, RopeScaling};
 
 /// A configuration for stores that are fed by hand.
 pub fn shape(n_layers: usize, n_q_heads: usize, n_kv_heads: usize, head_dim: usize) -> Config {
@@ -17,6 +17,7 @@ pub fn shape(n_layers: usize, n_q_heads: usize, n_kv_heads: usize, head_dim: usi
         rope_theta: 1e4,
         rope_scaling: RopeScaling::None,
         local_rope: None,
+        multipliers: Multipliers::NONE,
         unrotated: Vec::new(),
         query_scalar: head_dim as f64,
         max_positions: 1 << 20,

@@ -101,15 +101,22 @@ const OF_GGUF: &[(&str, Neutral)] = &[
     ("residual_scale", One),
     ("rope.dimension_sections", Off),
     ("rope.scaling.alpha", Off),
+    ("rope.scaling.finetuned", On),
     ("rope.scaling.yarn_attn_factor", One),
     ("rope.scaling.yarn_ext_factor", One),
     ("rope.scaling.yarn_log_multiplier", Off),
     ("use_parallel_residual", Off),
 ];
 
-/// Whether an architecture of that style reads the setting: of `config.json`, or of a GGUF file's metadata.
+/// Whether an architecture of that style reads the setting, or is the same whatever it says.
 fn is_heeded(key: &str, style: Style) -> bool {
     match key {
+        "attention_multiplier" | "embedding_multiplier" | "logits_scaling" | "residual_multiplier" => {
+            style.has_multipliers
+        }
+        "attention.scale" | "embedding_scale" | "logit_scale" | "residual_scale" => style.has_multipliers,
+        // In files of Granite it switches RoPE, in others it is a remark.
+        "rope.scaling.finetuned" => !style.has_multipliers,
         "query_pre_attn_scalar" | "attention.sliding_window_pattern" => style.query_scalar.is_some(),
         "no_rope_layers" | "no_rope_layer_interval" => style.unrotated_period.is_some(),
         _ => false,

@@ -3,7 +3,9 @@
 use crate::checkpoint::brief;
 use crate::model::ModelError;
 use crate::model::config::foreign::{OTHER_MODEL, refuse_in_gguf};
-use crate::model::config::{ARCHITECTURES, Bias, Config, LLAMA_STYLE, MAX_LAYERS, Windows, gemma, smollm};
+use crate::model::config::{
+    ARCHITECTURES, Bias, Config, LLAMA_STYLE, MAX_LAYERS, Multipliers, Windows, gemma, granite, smollm,
+};
 use crate::model::gguf::Gguf;
 use crate::model::rope::{RopeScaling, Yarn};
 
@@ -148,6 +150,10 @@ pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
         Some(_) if n_layers == LAYERS_OF_LARGEST_GEMMA => usual_head_dim,
         _ => head_dim,
     };
+    let (multipliers, own_scalar) = match architecture.style.has_multipliers {
+        true => granite::multipliers_of_gguf(gguf, name)?,
+        false => (Multipliers::NONE, None),
+    };
     Ok(Config {
         architecture,
         hidden_size,
@@ -164,7 +170,8 @@ pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
         local_rope,
         // No key says which; llama.cpp takes the same for all.
         unrotated: architecture.style.unrotated_period.map_or_else(Vec::new, |period| smollm::every(period, n_windows)),
-        query_scalar: query_scalar as f64,
+        multipliers,
+        query_scalar: own_scalar.unwrap_or(query_scalar as f64),
         max_positions,
         windows,
         tied_output: !has_tensor("output.weight"),

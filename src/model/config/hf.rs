@@ -8,7 +8,7 @@ use crate::model::config::foreign::{OTHER_MODEL, refuse_in_json};
 use crate::model::config::rotary::{RopeSettings, rope_of};
 use crate::model::config::settings::{Settings, shown};
 use crate::model::config::{ARCHITECTURES, Architecture, Bias, Config, MAX_LAYERS, Windows};
-use crate::model::config::{gemma, smollm};
+use crate::model::config::{Multipliers, gemma, granite, smollm};
 use crate::model::rope::RopeScaling;
 
 /// Sliding window of every architecture that has one, where none is stated.
@@ -45,9 +45,10 @@ pub(super) fn read(json: &Value) -> Result<Config, ModelError> {
         }
     };
     let head_dim = head_dim.unwrap_or(hidden_size / n_q_heads.max(1));
-    let query_scalar = match architecture.style.query_scalar {
-        None => head_dim as f64,
-        Some(default) => settings.real_or("query_pre_attn_scalar", default)?,
+    let (multipliers, query_scalar) = match architecture.style.query_scalar {
+        Some(default) => (Multipliers::NONE, settings.real_or("query_pre_attn_scalar", default)?),
+        None if architecture.style.has_multipliers => granite::multipliers(settings)?,
+        None => (Multipliers::NONE, head_dim as f64),
     };
     let tied_output = match settings.value("tie_word_embeddings") {
         None => architecture.style.tied_by_default,
@@ -75,6 +76,7 @@ pub(super) fn read(json: &Value) -> Result<Config, ModelError> {
         query_scalar,
         max_positions,
         windows: windows(settings, architecture, n_listed, &unrotated)?,
+        multipliers,
         unrotated,
         tied_output,
         qkv_bias: attention_bias.0,

@@ -3,6 +3,7 @@
 mod foreign;
 mod gemma;
 mod gguf;
+mod granite;
 mod hf;
 mod rotary;
 mod settings;
@@ -10,6 +11,7 @@ mod smollm;
 mod told;
 
 pub(in crate::model) use gguf::ROPE_FREQS;
+pub use granite::Multipliers;
 
 use serde_json::Value;
 
@@ -56,6 +58,8 @@ pub struct Style {
     pub norms_less_one: bool,
     /// Whether embeddings are multiplied by the root of the hidden size.
     pub scales_embedding: bool,
+    /// Whether it has multipliers of its own ([`Multipliers`]), and one of attention.
+    pub has_multipliers: bool,
     /// Every so-manieth layer has no rotary embedding, unless `no_rope_layers` says which; `None` where all have one.
     pub unrotated_period: Option<usize>,
     /// Base of the rotary embedding where it is absent.
@@ -120,6 +124,7 @@ const LLAMA_STYLE: Style = Style {
     post_norms: false,
     norms_less_one: false,
     scales_embedding: false,
+    has_multipliers: false,
     unrotated_period: None,
     default_theta: 1e4,
     tied_by_default: false,
@@ -202,6 +207,13 @@ pub const ARCHITECTURES: &[Architecture] = &[
         ..LLAMA
     },
     Architecture {
+        hf_name: "GraniteForCausalLM",
+        model_types: &["granite"],
+        gguf_name: "granite",
+        style: Style { has_multipliers: true, ..LLAMA_STYLE },
+        ..LLAMA
+    },
+    Architecture {
         hf_name: "SmolLM3ForCausalLM",
         model_types: &["smollm3"],
         gguf_name: "smollm3",
@@ -239,6 +251,8 @@ pub struct Config {
     pub rope_scaling: RopeScaling,
     /// Base and stretching of the rotary embedding in layers with a window, where these have one of their own.
     pub local_rope: Option<(f64, RopeScaling)>,
+    /// Multipliers that are 1 in most models.
+    pub multipliers: Multipliers,
     /// Layers without a rotary embedding, rising.
     pub unrotated: Vec<usize>,
     /// Attention logits are products of queries and keys over the root of this.
@@ -377,7 +391,10 @@ impl Config {
 
     /// By what embeddings are multiplied.
     pub(in crate::model) fn embedding_factor(&self) -> f32 {
-        if self.architecture.style.scales_embedding { (self.hidden_size as f64).sqrt() as f32 } else { 1.0 }
+        match self.architecture.style.scales_embedding {
+            true => (self.hidden_size as f64).sqrt() as f32,
+            false => self.multipliers.embedding as f32,
+        }
     }
 
     /// Refuses a rotary embedding whose angles are no numbers.
@@ -656,6 +673,28 @@ mod tests {
         ] {
             let message = gemma(changes).unwrap_err().to_string();
             assert!(message.contains(words), "{message}");
+        }
+    }
+
+    #[test]
+    fn granite_multiplies() {
+        let granite = |changes: Value| of("GraniteForCausalLM", changes);
+        let plain = granite(serde_json::json!({})).unwrap();
+        assert_eq!((plain.multipliers, plain.query_scalar), (Multipliers::NONE, 1.0));
+        let stated = serde_json::json!({
+            "embedding_multiplier": 12, "residual_multiplier": 0.25, "attention_multiplier": 0.125, "logits_scaling": 8.0,
+        });
+        let config = granite(stated.clone()).unwrap();
+        assert_eq!(config.multipliers, Multipliers { embedding: 12.0, residual: 0.25, logits_divisor: 8.0 });
+        // D is 8: products of 8 numbers times 1/8 are those times a factor over the root of 8.
+        assert!((config.query_factor() - 8f32.sqrt() / 8.0).abs() < 1e-6);
+        for key in ["embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"] {
+            for value in [serde_json::json!(0), serde_json::json!(-2.0), serde_json::json!("1")] {
+                let message = granite(serde_json::json!({key: value})).unwrap_err().to_string();
+                assert!(message.contains(key), "{message}");
+            }
+            let elsewhere = of("LlamaForCausalLM", serde_json::json!({key: stated[key]}));
+            assert!(elsewhere.unwrap_err().to_string().contains(key));
         }
     }
 

@@ -4,7 +4,7 @@
 
 use std::fmt::{Debug, Formatter, Result};
 
-use crate::model::config::{Architecture, Config, LLAMA_STYLE, Style};
+use crate::model::config::{Architecture, Config, LLAMA_STYLE, Multipliers, Style};
 
 impl Debug for Architecture {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
@@ -25,11 +25,14 @@ impl Debug for Architecture {
 impl Debug for Style {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         let Self { activation, post_norms, norms_less_one, scales_embedding, tied_by_default, .. } = self;
-        let Self { query_scalar, rope_thetas, unrotated_period, default_theta, .. } = self;
+        let Self { query_scalar, rope_thetas, unrotated_period, default_theta, has_multipliers, .. } = self;
         let mut told = f.debug_struct("Style");
         told.field("activation", activation).field("post_norms", post_norms).field("norms_less_one", norms_less_one);
         told.field("scales_embedding", scales_embedding).field("tied_by_default", tied_by_default);
         told.field("query_scalar", query_scalar).field("rope_thetas", rope_thetas);
+        if *has_multipliers {
+            told.field("has_multipliers", has_multipliers);
+        }
         if *unrotated_period != LLAMA_STYLE.unrotated_period {
             told.field("unrotated_period", unrotated_period);
         }
@@ -44,7 +47,7 @@ impl Debug for Config {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         let Self { architecture, hidden_size, ffn_size, n_layers, n_q_heads, n_kv_heads, head_dim, .. } = self;
         let Self { vocab_size, rms_norm_eps, rope_theta, rope_scaling, local_rope, query_scalar, .. } = self;
-        let Self { unrotated, .. } = self;
+        let Self { unrotated, multipliers, .. } = self;
         let Self { max_positions, windows, tied_output, qkv_bias, o_bias, mlp_bias, output_bias, .. } = self;
         let mut told = f.debug_struct("Config");
         told.field("architecture", architecture).field("hidden_size", hidden_size).field("ffn_size", ffn_size);
@@ -59,6 +62,9 @@ impl Debug for Config {
         }
         if *query_scalar != *head_dim as f64 {
             told.field("query_scalar", query_scalar);
+        }
+        if *multipliers != Multipliers::NONE {
+            told.field("multipliers", multipliers);
         }
         if !unrotated.is_empty() {
             told.field("unrotated", unrotated);

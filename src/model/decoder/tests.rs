@@ -80,6 +80,7 @@ fn gradients_are_central_differences() {
         "mistral-window",
         "llama-yarn",
         "smollm3-windows",
+        "granite",
         "gemma3",
         "gemma3-layer-types",
     ] {

@@ -23,13 +23,14 @@ use crate::model::layers::Linear;
 use crate::model::matrix::Matrix;
 use crate::model::store::{ChunkStates, ForwardError, KvStore, LogitRows};
 
-/// y = W x + b on the device: the product in the weights' type, the rest in f32.
+/// y = f (W x + b) on the device: the product in the weights' type, the rest in f32.
 #[derive(Debug)]
 struct DeviceLinear {
     /// `[out, in]`.
     weight: Tensor,
     /// `[out]` in f32.
     bias: Option<Tensor>,
+    factor: f64,
 }
 
 impl DeviceLinear {
@@ -41,16 +42,17 @@ impl DeviceLinear {
     fn with_weight(weight: Option<Tensor>, linear: &Linear, place: &Place) -> Result<Self, candle_core::Error> {
         let weight = weight.map_or_else(|| place.weight(linear.weight()), Ok)?;
         let bias = linear.bias().map(|bias| place.vector(bias)).transpose()?;
-        Ok(Self { weight, bias })
+        Ok(Self { weight, bias, factor: f64::from(linear.factor()) })
     }
 
     /// `x` `[T, in]` → `[T, out]`, both in f32.
     fn forward(&self, x: &Tensor) -> Result<Tensor, candle_core::Error> {
         let y = x.to_dtype(self.weight.dtype())?.matmul(&self.weight.t()?)?.to_dtype(DType::F32)?;
-        match &self.bias {
-            Some(bias) => y.broadcast_add(bias),
-            None => Ok(y),
-        }
+        let y = match &self.bias {
+            Some(bias) => y.broadcast_add(bias)?,
+            None => y,
+        };
+        if self.factor == 1.0 { Ok(y) } else { y * self.factor }
     }
 }
 
@@ -176,9 +178,9 @@ impl DeviceDecoder {
 
     /// Rows of a layer's output projection from `first` on, `[rows, n_q_heads · D]`, as many as `out` holds.
     pub(super) fn output_projection(&self, layer: usize, first: usize, out: &mut [f32]) -> Result<(), ModelError> {
-        let weight = &self.layers[layer].o.weight;
+        let DeviceLinear { weight, factor, .. } = &self.layers[layer].o;
         let rows = weight.narrow(0, first, out.len() / weight.dim(1)?)?;
-        out.copy_from_slice(&host(&rows.to_dtype(DType::F32)?)?);
+        out.copy_from_slice(&host(&(rows.to_dtype(DType::F32)? * *factor)?)?);
         Ok(())
     }
 
@@ -195,8 +197,9 @@ impl DeviceDecoder {
         let device = &self.place.device;
         let ids = Tensor::from_slice(tokens, tokens.len(), device)?;
         let mut x = self.embedding.index_select(&ids, 0)?.to_dtype(DType::F32)?;
-        if config.architecture.style.scales_embedding {
-            x = (x * f64::from(config.embedding_factor()))?;
+        match config.embedding_factor() {
+            1.0 => {}
+            factor => x = (x * f64::from(factor))?,
         }
         let mut turns = Vec::new();
         for rope in ropes.kinds() {
