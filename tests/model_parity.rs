@@ -124,6 +124,8 @@ const MODELS: &[(&str, &str)] = &[
     ("llama-yarn-f32.gguf", "llama-yarn/reference.safetensors"),
     ("ministral-windows", "ministral-windows/reference.safetensors"),
     ("mistral-window", "mistral-window/reference.safetensors"),
+    ("olmo2", "olmo2/reference.safetensors"),
+    ("olmo2-f32.gguf", "olmo2/reference.safetensors"),
     ("qwen2", "qwen2/reference.safetensors"),
     ("qwen2-windows", "qwen2-windows/reference.safetensors"),
     ("qwen2-yarn", "qwen2-yarn/reference.safetensors"),

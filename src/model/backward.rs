@@ -6,7 +6,7 @@ use crate::math::{Rope, Rows};
 use crate::model::attention::{Geometry, StateGradients, attend, attend_backward};
 use crate::model::config::Config;
 use crate::model::layer::Layer;
-use crate::model::layers::{Linear, add_rms_norm_backward, gate_backward, gate_with, normed};
+use crate::model::layers::{Linear, add_normed_backward, add_rms_norm_backward, gate_backward, gate_with, normed};
 use crate::model::matrix::Scratch;
 use crate::model::slots::HeadSlots;
 use crate::model::store::{ChunkStates, StoreNeeds};
@@ -38,7 +38,7 @@ impl PassedChunk<'_> {
     /// Queries, keys and values.
     pub fn project(&self, scratch: &mut Scratch) -> Projected {
         let (c, layer) = (self.config, self.layer);
-        let h = normed(self.input, &layer.attn_norm, c.rms_norm_eps);
+        let h = normed(self.input, layer.attn_norm.as_ref(), c.rms_norm_eps);
         let [mut q, mut k, v] = Linear::forward_all([&layer.q, &layer.k, &layer.v], &h, scratch);
         let plain = layer.q_norm.is_some().then(|| [q.clone(), k.clone()]);
         layer.norm_heads(&mut q, &mut k, c.rms_norm_eps);
@@ -74,7 +74,7 @@ impl PassedChunk<'_> {
         let activation = c.architecture.style.activation;
         let (mut x, given) = (self.input.to_vec(), self.given_by_attention(projected, heads, scratch));
         Layer::add_block(&mut x, given, layer.attn_post_norm.as_ref(), c.rms_norm_eps);
-        let h = normed(&x, &layer.ffn_norm, c.rms_norm_eps);
+        let h = normed(&x, layer.ffn_norm.as_ref(), c.rms_norm_eps);
         let [mut gate, mut up] = Linear::forward_all([&layer.gate, &layer.up], &h, scratch);
         let given = layer.ffn_post_norm.as_ref().map(|norm| {
             let mut inner = gate.clone();
@@ -87,7 +87,7 @@ impl PassedChunk<'_> {
         let mut by_h = vec![0f32; x.len()];
         layer.gate.add_backward(&gate, &mut by_h, scratch);
         layer.up.add_backward(&up, &mut by_h, scratch);
-        add_rms_norm_backward(&x, &layer.ffn_norm, c.rms_norm_eps, &by_h, gradients);
+        add_normed_backward(&x, layer.ffn_norm.as_ref(), c.rms_norm_eps, &by_h, gradients);
     }
 
     /// Turns gradients by what attention adds to the residual stream into those by the layer's input.
@@ -118,7 +118,7 @@ impl PassedChunk<'_> {
         for (map, by_output) in [(&layer.q, &q), (&layer.k, &k), (&layer.v, &v)] {
             map.add_backward(by_output, &mut by_h, scratch);
         }
-        add_rms_norm_backward(self.input, &layer.attn_norm, c.rms_norm_eps, &by_h, gradients);
+        add_normed_backward(self.input, layer.attn_norm.as_ref(), c.rms_norm_eps, &by_h, gradients);
     }
 
     /// What attention gives, `[T, hidden]`, before its norm where it has one.

@@ -403,7 +403,7 @@ impl Model {
             LogitRows::Last => &x[x.len() - c.hidden_size..],
             LogitRows::All => &x,
         };
-        let logits = kernels.output.forward(&normed(x, &kernels.norm, c.rms_norm_eps), &mut scratch);
+        let logits = kernels.output.forward(&normed(x, Some(&kernels.norm), c.rms_norm_eps), &mut scratch);
         kernels.check(&logits, None, "logits")?;
         Ok(logits)
     }
@@ -420,7 +420,7 @@ impl Model {
         let layer = &kernels.layers[index];
         self.attention_block(kernels, index, x, first_position, store, scratch)?;
         let (eps, activation) = (self.config.rms_norm_eps, self.config.architecture.style.activation);
-        let h = normed(x, &layer.ffn_norm, eps);
+        let h = normed(x, layer.ffn_norm.as_ref(), eps);
         let [mut inner, up] = Linear::forward_all([&layer.gate, &layer.up], &h, scratch);
         gate_with(&mut inner, &up, activation);
         Layer::add_block(x, layer.down.forward(&inner, scratch), layer.ffn_post_norm.as_ref(), eps);
@@ -438,7 +438,7 @@ impl Model {
     ) -> Result<(), ForwardError<S::Error>> {
         let (c, layer) = (&self.config, &kernels.layers[index]);
         let needs = store.needs();
-        let h = normed(x, &layer.attn_norm, c.rms_norm_eps);
+        let h = normed(x, layer.attn_norm.as_ref(), c.rms_norm_eps);
         let [mut q, mut k, v] = Linear::forward_all([&layer.q, &layer.k, &layer.v], &h, scratch);
         layer.norm_heads(&mut q, &mut k, c.rms_norm_eps);
         let k_pre_rope = if needs.k_pre_rope { k.clone() } else { Vec::new() };

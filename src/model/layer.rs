@@ -12,7 +12,8 @@ use crate::model::weights::Weights;
 /// One layer's weights on the host.
 #[derive(Debug)]
 pub(crate) struct Layer {
-    pub(crate) attn_norm: Vec<f32>,
+    /// Of what attention is given, where there is one.
+    pub(crate) attn_norm: Option<Vec<f32>>,
     pub(crate) q: Linear,
     pub(crate) k: Linear,
     pub(crate) v: Linear,
@@ -21,7 +22,8 @@ pub(crate) struct Layer {
     pub(crate) o: Linear,
     /// Of what attention adds to the residual stream, where there is one.
     pub(crate) attn_post_norm: Option<Vec<f32>>,
-    pub(crate) ffn_norm: Vec<f32>,
+    /// Of what the feed-forward layer is given, where there is one.
+    pub(crate) ffn_norm: Option<Vec<f32>>,
     pub(crate) gate: Linear,
     pub(crate) up: Linear,
     pub(crate) down: Linear,
@@ -41,12 +43,9 @@ impl Layer {
         let name = |part: &str, kind: &str| format!("model.layers.{index}.{part}.{kind}");
         let style = config.architecture.style;
         let norm = |part: &str, n: usize| weights.norm(&name(part, "weight"), n, config);
-        // With four norms, the one behind attention has the name that Llama gives to the one before the feed-forward layer.
-        let (attn_post_norm, ffn_norm, ffn_post_norm) = match style.post_norms {
-            false => (None, "post_attention_layernorm", None),
-            true => (Some("post_attention_layernorm"), "pre_feedforward_layernorm", Some("post_feedforward_layernorm")),
-        };
-        let post_norm = |part: Option<&str>| part.map(|part| norm(part, hidden_size)).transpose();
+        // With norms behind, the one behind attention has the name that Llama gives to the one before the feed-forward layer.
+        let before_ffn = if style.post_norms { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
+        let norm_if = |is_there: bool, part: &str| is_there.then(|| norm(part, hidden_size)).transpose();
         let linear = |part: &str, n_out: usize, n_in: usize, bias: Bias| {
             let weight = weights.matrix(&name(part, "weight"), [n_out, n_in], config, kernel)?;
             let bias = weights.bias(&name(part, "bias"), n_out, config, bias)?;
@@ -56,29 +55,32 @@ impl Layer {
         let query_factor = config.query_factor();
         let (of_norm, of_map) = if config.architecture.qk_norm { (query_factor, 1.0) } else { (1.0, query_factor) };
         let residual = config.multipliers.residual as f32;
-        let head_norm = |part: &str| config.architecture.qk_norm.then(|| norm(part, head_dim)).transpose();
-        let mut q_norm = head_norm("self_attn.q_norm")?;
+        let head_norm = |part: &str, width: usize| {
+            let width = if style.joint_qk_norm { width } else { head_dim };
+            config.architecture.qk_norm.then(|| norm(part, width)).transpose()
+        };
+        let mut q_norm = head_norm("self_attn.q_norm", q_width)?;
         if let Some(q_norm) = &mut q_norm {
             scale(q_norm, of_norm);
         }
         Ok(Self {
-            attn_norm: norm("input_layernorm", hidden_size)?,
+            attn_norm: norm_if(style.pre_norms, "input_layernorm")?,
             q: linear("self_attn.q_proj", q_width, hidden_size, qkv_bias)?.times(of_map),
             k: linear("self_attn.k_proj", kv_width, hidden_size, qkv_bias)?,
             v: linear("self_attn.v_proj", kv_width, hidden_size, qkv_bias)?,
             q_norm,
-            k_norm: head_norm("self_attn.k_norm")?,
+            k_norm: head_norm("self_attn.k_norm", kv_width)?,
             o: linear("self_attn.o_proj", hidden_size, q_width, o_bias)?.times(residual),
-            attn_post_norm: post_norm(attn_post_norm)?,
-            ffn_norm: norm(ffn_norm, hidden_size)?,
+            attn_post_norm: norm_if(style.post_norms, "post_attention_layernorm")?,
+            ffn_norm: norm_if(style.pre_norms, before_ffn)?,
             gate: linear("mlp.gate_proj", ffn_size, hidden_size, mlp_bias)?,
             up: linear("mlp.up_proj", ffn_size, hidden_size, mlp_bias)?,
             down: linear("mlp.down_proj", hidden_size, ffn_size, mlp_bias)?.times(residual),
-            ffn_post_norm: post_norm(ffn_post_norm)?,
+            ffn_post_norm: norm_if(style.post_norms, "post_feedforward_layernorm")?,
         })
     }
 
-    /// Norms queries and keys, each head by itself, where the layer has norms for them.
+    /// Norms queries and keys, where the layer has norms for them: each head by itself, or all of a token together.
     pub(crate) fn norm_heads(&self, q: &mut [f32], k: &mut [f32], eps: f64) {
         if let (Some(q_norm), Some(k_norm)) = (&self.q_norm, &self.k_norm) {
             rms_norm(q, q_norm, eps);
@@ -109,8 +111,8 @@ impl Layer {
 
     /// Bytes in memory.
     pub(crate) fn bytes(&self) -> u64 {
-        let optional = [&self.q_norm, &self.k_norm, &self.attn_post_norm, &self.ffn_post_norm];
-        let norms = optional.into_iter().flatten().chain([&self.attn_norm, &self.ffn_norm]);
+        let Self { attn_norm, q_norm, k_norm, attn_post_norm, ffn_norm, ffn_post_norm, .. } = self;
+        let norms = [attn_norm, q_norm, k_norm, attn_post_norm, ffn_norm, ffn_post_norm].into_iter().flatten();
         self.maps().iter().map(|(_, map)| map.bytes()).sum::<u64>()
             + norms.map(|norm| 4 * norm.len() as u64).sum::<u64>()
     }

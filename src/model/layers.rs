@@ -1,5 +1,6 @@
 //! The decoder's building blocks on the CPU: linear maps, RMS norm, gated activation.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -105,11 +106,20 @@ pub(crate) fn rms_norm(x: &mut [f32], weight: &[f32], eps: f64) {
     });
 }
 
-/// A copy that [`rms_norm`] has passed.
-pub(crate) fn normed(x: &[f32], weight: &[f32], eps: f64) -> Vec<f32> {
+/// A copy that [`rms_norm`] has passed, or `x` itself where there is no norm.
+pub(crate) fn normed<'a>(x: &'a [f32], weight: Option<&Vec<f32>>, eps: f64) -> Cow<'a, [f32]> {
+    let Some(weight) = weight else { return x.into() };
     let mut h = x.to_vec();
     rms_norm(&mut h, weight, eps);
-    h
+    h.into()
+}
+
+/// Of gradients `y` by what [`normed`] makes of `x`, adds those by `x`.
+pub(crate) fn add_normed_backward(x: &[f32], weight: Option<&Vec<f32>>, eps: f64, y: &[f32], into: &mut [f32]) {
+    match weight {
+        Some(weight) => add_rms_norm_backward(x, weight, eps, y, into),
+        None => add(into, y),
+    }
 }
 
 /// Of gradients `y` by what [`rms_norm`] makes of `x`, adds those by `x`: with r = 1 / √(mean(x²) + eps), those are

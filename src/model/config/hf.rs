@@ -15,7 +15,6 @@ use crate::model::rope::RopeScaling;
 const DEFAULT_WINDOW: usize = 4096;
 /// First windowed layer of Qwen2 and Qwen3 where none is stated.
 const DEFAULT_FIRST_WINDOWED: usize = 28;
-const DEFAULT_EPS: f64 = 1e-6;
 
 /// Reads `config.json`. Sizes must be stated; all else has the default of the architecture's class.
 pub(super) fn read(json: &Value) -> Result<Config, ModelError> {
@@ -69,7 +68,7 @@ pub(super) fn read(json: &Value) -> Result<Config, ModelError> {
         n_kv_heads,
         head_dim,
         vocab_size: settings.count("vocab_size")?,
-        rms_norm_eps: settings.real_or("rms_norm_eps", DEFAULT_EPS)?,
+        rms_norm_eps: settings.real_or("rms_norm_eps", architecture.style.default_eps)?,
         rope_theta,
         rope_scaling,
         local_rope,

@@ -33,7 +33,7 @@ pub struct Architecture {
     pub attention_bias: Option<(Bias, Bias)>,
     /// Whether `mlp_bias` is heeded.
     pub has_mlp_bias: bool,
-    /// Whether queries and keys pass an RMS norm per head before RoPE.
+    /// Whether queries and keys pass an RMS norm before RoPE.
     pub qk_norm: bool,
     /// Which layers of a folder's model have a sliding window.
     pub windows: Windows,
@@ -52,8 +52,12 @@ pub struct Architecture {
 pub struct Style {
     /// What the gate of the feed-forward layer passes.
     pub activation: Activation,
+    /// Whether what attention and the feed-forward layer are given passes a norm first.
+    pub pre_norms: bool,
     /// Whether what attention and the feed-forward layer give passes a norm before it is added to the residual stream.
     pub post_norms: bool,
+    /// Whether norms of queries and keys are of all heads together, and not of each by itself.
+    pub joint_qk_norm: bool,
     /// Whether folders store the weights of norms less 1.
     pub norms_less_one: bool,
     /// Whether embeddings are multiplied by the root of the hidden size.
@@ -64,6 +68,8 @@ pub struct Style {
     pub unrotated_period: Option<usize>,
     /// Base of the rotary embedding where it is absent.
     pub default_theta: f64,
+    /// `rms_norm_eps` where it is absent.
+    pub default_eps: f64,
     /// Whether the embedding is the output matrix where `tie_word_embeddings` is absent.
     pub tied_by_default: bool,
     /// `query_pre_attn_scalar` where it is absent: logits are products over its root. `None` for the head dimension, whatever is
@@ -121,12 +127,15 @@ pub enum Windows {
 
 const LLAMA_STYLE: Style = Style {
     activation: Activation::Silu,
+    pre_norms: true,
     post_norms: false,
+    joint_qk_norm: false,
     norms_less_one: false,
     scales_embedding: false,
     has_multipliers: false,
     unrotated_period: None,
     default_theta: 1e4,
+    default_eps: 1e-6,
     tied_by_default: false,
     query_scalar: None,
     rope_thetas: None,
@@ -211,6 +220,16 @@ pub const ARCHITECTURES: &[Architecture] = &[
         model_types: &["granite"],
         gguf_name: "granite",
         style: Style { has_multipliers: true, ..LLAMA_STYLE },
+        ..LLAMA
+    },
+    Architecture {
+        hf_name: "Olmo2ForCausalLM",
+        model_types: &["olmo2"],
+        gguf_name: "olmo2",
+        has_mlp_bias: false,
+        qk_norm: true,
+        gguf_interleaved: false,
+        style: Style { pre_norms: false, post_norms: true, joint_qk_norm: true, default_eps: 1e-5, ..LLAMA_STYLE },
         ..LLAMA
     },
     Architecture {
@@ -742,6 +761,14 @@ mod tests {
         assert_eq!(heads("MistralForCausalLM", None), (8, 2));
         assert_eq!(heads("MistralForCausalLM", Some(Value::Null)), (32, 2));
         assert_eq!(heads("Qwen3ForCausalLM", None), (32, 128));
+        assert_eq!(heads("Olmo2ForCausalLM", None), (32, 2));
+        let eps = |architecture: &str| {
+            let mut json = json();
+            json["architectures"] = serde_json::json!([architecture]);
+            json.as_object_mut().unwrap().remove("rms_norm_eps");
+            Config::from_hf(&json).unwrap().rms_norm_eps
+        };
+        assert_eq!((eps("LlamaForCausalLM"), eps("Olmo2ForCausalLM")), (1e-6, 1e-5));
         let biases = |architecture: &str| {
             let config = of(architecture, serde_json::json!({"attention_bias": true, "mlp_bias": true})).unwrap();
             (config.qkv_bias, config.o_bias, config.mlp_bias)

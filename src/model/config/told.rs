@@ -26,10 +26,20 @@ impl Debug for Style {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         let Self { activation, post_norms, norms_less_one, scales_embedding, tied_by_default, .. } = self;
         let Self { query_scalar, rope_thetas, unrotated_period, default_theta, has_multipliers, .. } = self;
+        let Self { pre_norms, joint_qk_norm, default_eps, .. } = self;
         let mut told = f.debug_struct("Style");
         told.field("activation", activation).field("post_norms", post_norms).field("norms_less_one", norms_less_one);
         told.field("scales_embedding", scales_embedding).field("tied_by_default", tied_by_default);
         told.field("query_scalar", query_scalar).field("rope_thetas", rope_thetas);
+        if !pre_norms {
+            told.field("pre_norms", pre_norms);
+        }
+        if *joint_qk_norm {
+            told.field("joint_qk_norm", joint_qk_norm);
+        }
+        if *default_eps != LLAMA_STYLE.default_eps {
+            told.field("default_eps", default_eps);
+        }
         if *has_multipliers {
             told.field("has_multipliers", has_multipliers);
         }

@@ -81,6 +81,7 @@ fn gradients_are_central_differences() {
         "llama-yarn",
         "smollm3-windows",
         "granite",
+        "olmo2",
         "gemma3",
         "gemma3-layer-types",
     ] {

@@ -80,7 +80,7 @@ impl Place {
 
 #[derive(Debug)]
 struct DeviceLayer {
-    attn_norm: Tensor,
+    attn_norm: Option<Tensor>,
     q: DeviceLinear,
     k: DeviceLinear,
     v: DeviceLinear,
@@ -88,7 +88,7 @@ struct DeviceLayer {
     k_norm: Option<Tensor>,
     o: DeviceLinear,
     attn_post_norm: Option<Tensor>,
-    ffn_norm: Tensor,
+    ffn_norm: Option<Tensor>,
     gate: DeviceLinear,
     up: DeviceLinear,
     down: DeviceLinear,
@@ -154,7 +154,7 @@ impl DeviceDecoder {
         let linear = |linear: &Linear| DeviceLinear::new(linear, place);
         let optional = |values: &Option<Vec<f32>>| values.as_ref().map(|values| place.vector(values)).transpose();
         self.layers.push(DeviceLayer {
-            attn_norm: place.vector(&layer.attn_norm)?,
+            attn_norm: optional(&layer.attn_norm)?,
             q: linear(&layer.q)?,
             k: linear(&layer.k)?,
             v: linear(&layer.v)?,
@@ -162,7 +162,7 @@ impl DeviceDecoder {
             k_norm: optional(&layer.k_norm)?,
             o: linear(&layer.o)?,
             attn_post_norm: optional(&layer.attn_post_norm)?,
-            ffn_norm: place.vector(&layer.ffn_norm)?,
+            ffn_norm: optional(&layer.ffn_norm)?,
             gate: linear(&layer.gate)?,
             up: linear(&layer.up)?,
             down: linear(&layer.down)?,
@@ -220,7 +220,7 @@ impl DeviceDecoder {
         for (index, layer) in self.layers.iter().enumerate() {
             for chunk in &mut chunks {
                 let x = self.attention_block((config, ropes.kind_of(index)), index, layer, chunk, store, mirror)?;
-                let h = rms_norm(&x, &layer.ffn_norm, config.rms_norm_eps)?;
+                let h = normed(&x, layer.ffn_norm.as_ref(), config.rms_norm_eps)?;
                 let gate = layer.gate.forward(&h)?;
                 let gate = match config.architecture.style.activation {
                     Activation::Silu => gate.silu()?,
@@ -281,13 +281,17 @@ impl DeviceDecoder {
         let Chunk { x, turns, first_position, n_tokens } = chunk;
         let turn = &turns[rope];
         let needs = store.needs();
-        let h = rms_norm(x, &layer.attn_norm, rms_norm_eps)?;
+        let h = normed(x, layer.attn_norm.as_ref(), rms_norm_eps)?;
         let heads = |linear: &DeviceLinear, n_heads: usize| linear.forward(&h)?.reshape((*n_tokens, n_heads, head_dim));
         let (mut q, mut k, v) =
             (heads(&layer.q, n_q_heads)?, heads(&layer.k, n_kv_heads)?, heads(&layer.v, n_kv_heads)?);
         if let (Some(q_norm), Some(k_norm)) = (&layer.q_norm, &layer.k_norm) {
-            q = rms_norm(&q, q_norm, rms_norm_eps)?;
-            k = rms_norm(&k, k_norm, rms_norm_eps)?;
+            // Each head by itself, or all of a token together.
+            let norm = |x: &Tensor, norm: &Tensor| {
+                let rows = x.reshape((*n_tokens, (), norm.elem_count()))?;
+                rms_norm(&rows, norm, rms_norm_eps)?.reshape(x.shape())
+            };
+            (q, k) = (norm(&q, q_norm)?, norm(&k, k_norm)?);
         }
         let k_pre_rope = if needs.k_pre_rope { host(&k)? } else { Vec::new() };
         let inputs = if needs.inputs { host(&h)? } else { Vec::new() };
@@ -365,10 +369,14 @@ fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor, candle_core
     x.broadcast_div(&root)?.broadcast_mul(weight)
 }
 
+/// As [`rms_norm`], where there is a norm.
+fn normed(x: &Tensor, weight: Option<&Tensor>, eps: f64) -> Result<Tensor, candle_core::Error> {
+    weight.map_or_else(|| Ok(x.clone()), |weight| rms_norm(x, weight, eps))
+}
+
 /// The residual stream with what a block gives, behind the block's own norm where there is one.
 fn add_block(x: &Tensor, given: Tensor, norm: Option<&Tensor>, eps: f64) -> Result<Tensor, candle_core::Error> {
-    let given = norm.map_or(Ok(given.clone()), |norm| rms_norm(&given, norm, eps))?;
-    x + given
+    x + normed(&given, norm, eps)?
 }
 
 /// Values in row-major order, on the host.
