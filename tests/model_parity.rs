@@ -123,6 +123,8 @@ const MODELS: &[(&str, &str)] = &[
     ("llama-yarn", "llama-yarn/reference.safetensors"),
     ("llama-yarn-f32.gguf", "llama-yarn/reference.safetensors"),
     ("ministral-windows", "ministral-windows/reference.safetensors"),
+    ("mistral-small", "mistral-small/reference.safetensors"),
+    ("mistral-small-f32.gguf", "mistral-small/reference.safetensors"),
     ("mistral-window", "mistral-window/reference.safetensors"),
     ("olmo2", "olmo2/reference.safetensors"),
     ("olmo2-f32.gguf", "olmo2/reference.safetensors"),
