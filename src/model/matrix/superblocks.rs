@@ -124,7 +124,7 @@ pub(super) fn tq1_0(block: &[u8; 54], out: &mut [f32; LEN]) {
         for (i, byte) in bytes.iter().enumerate() {
             let mut fraction = *byte;
             for digit in 0..n_digits {
-                let value = (u16::from(fraction) * 3 >> 8) as i32;
+                let value = ((u16::from(fraction) * 3) >> 8) as i32;
                 out[first + digit * bytes.len() + i] = (value - 1) as f32 * scale;
                 fraction = fraction.wrapping_mul(3);
             }
