@@ -475,10 +475,12 @@ fn open_folder(dir: &Path) -> Result<(Config, Weights, Option<Tokenizer>), Model
     let weights = match files {
         ModelFiles::Gguf(parts) => return open_gguf(&dir.join(parts.first().map_or("", String::as_str))),
         // Settings first: what is wrong with them says more than what is missing among the weights.
-        ModelFiles::Safetensors(file) => read_config(dir).map(|config| (config, Weights::of_safetensors(dir, &file))),
-        ModelFiles::Sharded => read_config(dir).map(|config| (config, Weights::of_shards(dir))),
+        ModelFiles::Safetensors(file) => {
+            read_config(dir).map(|config| (Weights::of_safetensors(dir, &file, &config), config))
+        }
+        ModelFiles::Sharded => read_config(dir).map(|config| (Weights::of_shards(dir, &config), config)),
     };
-    let (config, weights) = weights?;
+    let (weights, config) = weights?;
     let has_tokenizer = ["tokenizer.json", "tokenizer.model"].iter().any(|name| dir.join(name).exists());
     let tokenizer = if has_tokenizer { Some(Tokenizer::from_hf_folder(dir)?) } else { None };
     Ok((config, weights?, tokenizer))

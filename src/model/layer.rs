@@ -31,6 +31,20 @@ pub(crate) struct Layer {
     pub(crate) ffn_post_norm: Option<Vec<f32>>,
 }
 
+/// The matrix that holds another's rows, the first of them, and how many it has in all.
+fn fused(part: &str, [q_width, kv_width, ffn_size]: [usize; 3]) -> Option<(&'static str, usize, usize)> {
+    let (qkv, gate_up) = (("self_attn.qkv_proj", q_width + 2 * kv_width), ("mlp.gate_up_proj", 2 * ffn_size));
+    let ((whole, n_rows), first) = match part {
+        "self_attn.q_proj" => (qkv, 0),
+        "self_attn.k_proj" => (qkv, q_width),
+        "self_attn.v_proj" => (qkv, q_width + kv_width),
+        "mlp.gate_proj" => (gate_up, 0),
+        "mlp.up_proj" => (gate_up, ffn_size),
+        _ => return None,
+    };
+    Some((whole, first, n_rows))
+}
+
 impl Layer {
     pub(crate) fn load(
         weights: &Weights,
@@ -47,7 +61,12 @@ impl Layer {
         let before_ffn = if style.post_norms { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
         let norm_if = |is_there: bool, part: &str| is_there.then(|| norm(part, hidden_size)).transpose();
         let linear = |part: &str, n_out: usize, n_in: usize, bias: Bias| {
-            let weight = weights.matrix(&name(part, "weight"), [n_out, n_in], config, kernel)?;
+            let weight = match fused(part, [q_width, kv_width, ffn_size]).filter(|_| style.is_phi) {
+                None => weights.matrix(&name(part, "weight"), [n_out, n_in], config, kernel)?,
+                Some((whole, first, n_rows)) => {
+                    weights.rows(&name(whole, "weight"), first..first + n_out, [n_rows, n_in], config, kernel)?
+                }
+            };
             let bias = weights.bias(&name(part, "bias"), n_out, config, bias)?;
             Ok::<_, ModelError>(Linear::new(Arc::new(weight), bias))
         };

@@ -31,6 +31,16 @@ pub enum RopeScaling {
         /// How much the base grows there.
         factor: f64,
     },
+    /// LongRoPE: one divisor per frequency, and rotated queries and keys are lengthened. Longer texts than those of the first
+    /// training have other divisors, from their first token on; keys that are stored cannot change theirs, so there is no beyond.
+    LongRope {
+        /// The divisors of texts up to the first training's length.
+        short: Vec<f32>,
+        /// Context length of the first training.
+        original_max_positions: usize,
+        /// By what rotated queries and keys are multiplied.
+        attention_factor: f64,
+    },
     /// One divisor per frequency, as GGUF stores Llama 3's.
     Factors(Vec<f32>),
 }
@@ -86,31 +96,36 @@ impl RopeScaling {
     fn lengthening(&self) -> f64 {
         match self {
             Self::Yarn(yarn) => yarn.attention_factor,
+            Self::LongRope { attention_factor, .. } => *attention_factor,
             _ => 1.0,
         }
     }
 
-    /// Longest context of a model that states one of `max_positions`: YaRN's files state theirs by the factor, or by both.
+    /// Longest context of a model that states one of `max_positions`: YaRN's files state theirs by the factor, or by both, and
+    /// LongRoPE ends where its divisors change.
     pub(super) fn max_positions(&self, max_positions: usize) -> usize {
         match self {
             Self::Yarn(yarn) => max_positions.max((yarn.original_max_positions * yarn.factor) as usize),
+            Self::LongRope { original_max_positions, .. } => max_positions.min(*original_max_positions),
             _ => max_positions,
         }
     }
 }
 
-/// Frequencies theta^(-2i/D), scaled as transformers' `ROPE_INIT_FUNCTIONS` do.
-pub(super) fn rope(head_dim: usize, theta: f64, scaling: &RopeScaling) -> Rope {
+/// Frequencies theta^(-2i/R), scaled as transformers' `ROPE_INIT_FUNCTIONS` do, for the first R of D numbers.
+pub(super) fn rope([rotary_dim, head_dim]: [usize; 2], theta: f64, scaling: &RopeScaling) -> Rope {
     let divided = match scaling {
-        RopeScaling::Yarn(yarn) => yarn.divided(head_dim, theta),
+        RopeScaling::Yarn(yarn) => yarn.divided(rotary_dim, theta),
         _ => Vec::new(),
     };
     let frequency = |i: usize| {
-        let plain = theta.powf(-2.0 * i as f64 / head_dim as f64);
+        let plain = theta.powf(-2.0 * i as f64 / rotary_dim as f64);
         let scaled = match scaling {
             RopeScaling::None | RopeScaling::Dynamic { .. } => plain,
             RopeScaling::Linear { factor } => plain / factor,
-            RopeScaling::Factors(factors) => plain / f64::from(factors[i]),
+            RopeScaling::Factors(factors) | RopeScaling::LongRope { short: factors, .. } => {
+                plain / f64::from(factors[i])
+            }
             RopeScaling::Yarn(yarn) => (1.0 - divided[i]) * plain + divided[i] * plain / yarn.factor,
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
                 let turns = original_max_positions * plain / std::f64::consts::TAU;
@@ -120,6 +135,6 @@ pub(super) fn rope(head_dim: usize, theta: f64, scaling: &RopeScaling) -> Rope {
         };
         scaled as f32
     };
-    let rope = Rope::new((0..head_dim / 2).map(frequency).collect(), head_dim);
+    let rope = Rope::new((0..rotary_dim / 2).map(frequency).collect(), head_dim);
     rope.lengthening(scaling.lengthening() as f32)
 }

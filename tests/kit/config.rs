@@ -12,6 +12,7 @@ pub fn shape(n_layers: usize, n_q_heads: usize, n_kv_heads: usize, head_dim: usi
         n_q_heads,
         n_kv_heads,
         head_dim,
+        rotary_dim: head_dim,
         vocab_size: 2,
         rms_norm_eps: 1e-5,
         rope_theta: 1e4,

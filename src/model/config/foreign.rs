@@ -115,6 +115,7 @@ fn is_heeded(key: &str, style: Style) -> bool {
             style.has_multipliers
         }
         "attention.scale" | "embedding_scale" | "logit_scale" | "residual_scale" => style.has_multipliers,
+        "partial_rotary_factor" => style.is_phi,
         // In files of Granite it switches RoPE, in others it is a remark.
         "rope.scaling.finetuned" => !style.has_multipliers,
         "query_pre_attn_scalar" | "attention.sliding_window_pattern" => style.query_scalar.is_some(),

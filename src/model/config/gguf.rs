@@ -4,7 +4,8 @@ use crate::checkpoint::brief;
 use crate::model::ModelError;
 use crate::model::config::foreign::{OTHER_MODEL, refuse_in_gguf};
 use crate::model::config::{
-    ARCHITECTURES, Bias, Config, LLAMA_STYLE, MAX_LAYERS, Multipliers, Windows, gemma, granite, smollm,
+    ARCHITECTURES, Bias, Config, LLAMA_STYLE, MAX_LAYERS, Multipliers, ROPE_FACTORS, Style, Windows, gemma, granite,
+    smollm,
 };
 use crate::model::gguf::Gguf;
 use crate::model::rope::{RopeScaling, Yarn};
@@ -16,7 +17,7 @@ pub(in crate::model) const ROPE_FREQS: &str = "rope_freqs.weight";
 const LAYERS_OF_LARGEST_GEMMA: usize = 62;
 
 /// Keys of the settings that are checked under their names of `config.json`.
-const KEYS: [(&str, &str); 15] = [
+const KEYS: [(&str, &str); 18] = [
     ("hidden_size", "embedding_length"),
     ("intermediate_size", "feed_forward_length"),
     ("num_hidden_layers", "block_count"),
@@ -29,6 +30,9 @@ const KEYS: [(&str, &str); 15] = [
     ("rope_local_base_freq", "rope.freq_base_swa"),
     ("rope_scaling.factor", "rope.scaling.factor"),
     ("rope_scaling.original_max_position_embeddings", "rope.scaling.original_context_length"),
+    ("partial_rotary_factor", "rope.dimension_count"),
+    ("rope_scaling.short_factor", "rope_factors_short.weight"),
+    ("original_max_position_embeddings", "rope.scaling.original_context_length"),
     ("rope_scaling.beta_fast", "rope.scaling.yarn_beta_fast"),
     ("rope_scaling.beta_slow", "rope.scaling.yarn_beta_slow"),
     ("rope_scaling.attention_factor", "rope.scaling.attn_factor"),
@@ -72,9 +76,11 @@ pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
     let embedding = gguf.tensor_info("token_embd.weight")?;
     let usual_head_dim = hidden_size / n_q_heads.max(1);
     let head_dim = optional("attention.key_length")?.unwrap_or(usual_head_dim);
-    for (suffix, default) in [("attention.value_length", usual_head_dim), ("rope.dimension_count", head_dim)] {
-        let found = optional(suffix)?.unwrap_or(default);
-        if found != head_dim {
+    let rotary_dim = optional("rope.dimension_count")?.unwrap_or(head_dim);
+    let value_dim = optional("attention.value_length")?.unwrap_or(usual_head_dim);
+    for (suffix, found) in [("attention.value_length", value_dim), ("rope.dimension_count", rotary_dim)] {
+        let may_differ = suffix == "rope.dimension_count" && architecture.style.is_phi;
+        if found != head_dim && !may_differ {
             let what = format!("is {found} where keys have {head_dim} numbers; kvscope needs them equal");
             return Err(ModelError::config(&key(suffix), what));
         }
@@ -91,6 +97,17 @@ pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
     let max_positions = count("context_length")?;
     let kind = gguf.str_of(&key("rope.scaling.type"))?;
     let rope_scaling = match (kind, factors, factor) {
+        // Files before the type had a name have the tensors alone.
+        (None | Some("longrope"), None, _) if architecture.style.is_phi && has_tensor(ROPE_FACTORS[0]) => {
+            RopeScaling::LongRope {
+                short: gguf.tensor(ROPE_FACTORS[0])?.flatten_all()?.to_vec1::<f32>()?,
+                original_max_positions: optional("rope.scaling.original_context_length")?.unwrap_or(max_positions),
+                attention_factor: real("rope.scaling.attn_factor")?.unwrap_or(1.0),
+            }
+        }
+        (Some("longrope"), _, _) if architecture.style.is_phi => {
+            return Err(ModelError::MissingTensor(ROPE_FACTORS[0].into()));
+        }
         (Some("yarn"), Some(_), _) => {
             let what = format!("is yarn, and the file has {ROPE_FREQS}, which is not supported beside it");
             return Err(ModelError::foreign(&key("rope.scaling.type"), what, OTHER_MODEL));
@@ -116,12 +133,17 @@ pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
         (None | Some("linear"), None, Some(factor)) => RopeScaling::Linear { factor },
         (None | Some("none"), None, _) => RopeScaling::None,
         (Some(other), _, _) => {
-            let what = format!("is {}; none, linear, yarn and the llama3 factors are supported", brief(other));
+            let supported = match architecture.style {
+                Style { is_phi: true, .. } => "none, linear, yarn and longrope",
+                Style { rope_thetas: Some(_), .. } => "none and linear",
+                _ => "none, linear, yarn and the llama3 factors",
+            };
+            let what = format!("is {}; {supported} are supported", brief(other));
             return Err(ModelError::foreign(&key("rope.scaling.type"), what, OTHER_MODEL));
         }
     };
     // Without yarn, llama.cpp would lengthen alike.
-    if !matches!(rope_scaling, RopeScaling::Yarn(_))
+    if !matches!(rope_scaling, RopeScaling::Yarn(_) | RopeScaling::LongRope { .. })
         && let Some(attn_factor) = real("rope.scaling.attn_factor")?.filter(|factor| *factor != 1.0)
     {
         let what = format!("is {attn_factor}, which is not supported without yarn");
@@ -134,7 +156,7 @@ pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
             let period = optional("attention.sliding_window_pattern")?.unwrap_or(default);
             gemma::all_but_every(period, window, n_windows)
         }
-        (_, Some(window)) if architecture.style != LLAMA_STYLE => {
+        (_, Some(window)) if architecture.style != LLAMA_STYLE && !architecture.style.is_phi => {
             let what = format!("is {window}, and llama.cpp knows no {name} with a window");
             return Err(ModelError::foreign(&key("attention.sliding_window"), what, OTHER_MODEL));
         }
@@ -162,6 +184,7 @@ pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
         n_q_heads,
         n_kv_heads: optional("attention.head_count_kv")?.unwrap_or(n_q_heads),
         head_dim,
+        rotary_dim,
         vocab_size: embedding.shape.first().copied().unwrap_or(0),
         rms_norm_eps: real("attention.layer_norm_rms_epsilon")?
             .ok_or_else(|| missing("attention.layer_norm_rms_epsilon"))?,

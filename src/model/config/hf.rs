@@ -8,7 +8,7 @@ use crate::model::config::foreign::{OTHER_MODEL, refuse_in_json};
 use crate::model::config::rotary::{RopeSettings, rope_of};
 use crate::model::config::settings::{Settings, shown};
 use crate::model::config::{ARCHITECTURES, Architecture, Bias, Config, MAX_LAYERS, Windows};
-use crate::model::config::{Multipliers, gemma, granite, smollm};
+use crate::model::config::{Multipliers, gemma, granite, phi, smollm};
 use crate::model::rope::RopeScaling;
 
 /// Sliding window of every architecture that has one, where none is stated.
@@ -36,7 +36,13 @@ pub(super) fn read(json: &Value) -> Result<Config, ModelError> {
         None => (Bias::None, Bias::None),
     };
     let has_mlp_bias = architecture.has_mlp_bias && settings.flag("mlp_bias")?;
+    let mut partial = 1.0;
     let ((rope_theta, rope_scaling), local_rope) = match architecture.style.rope_thetas {
+        None if architecture.style.is_phi => {
+            let rope = phi::rope(settings, architecture, max_positions)?;
+            partial = rope.partial;
+            ((rope.theta, rope.scaling), None)
+        }
         None => (rope(settings, architecture, max_positions)?, None),
         Some(thetas) => {
             let [full, sliding] = gemma::ropes(settings, architecture, thetas, max_positions)?;
@@ -67,6 +73,8 @@ pub(super) fn read(json: &Value) -> Result<Config, ModelError> {
         n_q_heads,
         n_kv_heads,
         head_dim,
+        // A negative share, or none, is refused with the sizes.
+        rotary_dim: (head_dim as f64 * partial) as usize,
         vocab_size: settings.count("vocab_size")?,
         rms_norm_eps: settings.real_or("rms_norm_eps", architecture.style.default_eps)?,
         rope_theta,
@@ -120,7 +128,7 @@ fn windows(
 ) -> Result<Vec<Option<usize>>, ModelError> {
     let stated = match settings.raw("sliding_window") {
         Some(_) if architecture.windows != Windows::Never => settings.optional_count("sliding_window")?,
-        _ => Some(DEFAULT_WINDOW).filter(|_| architecture.windows != Windows::Unrotated),
+        _ => Some(DEFAULT_WINDOW).filter(|_| architecture.windows != Windows::Unrotated && !architecture.style.is_phi),
     };
     let is_on = matches!(architecture.windows, Windows::Switched | Windows::Unrotated)
         && settings.flag("use_sliding_window")?;

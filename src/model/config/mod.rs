@@ -8,6 +8,7 @@ mod gemma;
 mod gguf;
 mod granite;
 mod hf;
+mod phi;
 mod rotary;
 mod settings;
 mod smollm;
@@ -15,6 +16,7 @@ mod told;
 
 pub(in crate::model) use gguf::ROPE_FREQS;
 pub use granite::Multipliers;
+pub(in crate::model) use phi::ROPE_FACTORS;
 
 use serde_json::Value;
 
@@ -61,6 +63,8 @@ pub struct Style {
     pub post_norms: bool,
     /// Whether norms of queries and keys are of all heads together, and not of each by itself.
     pub joint_qk_norm: bool,
+    /// Whether q, k and v are stored as one matrix, and gate and up as another, and a part of each head turns by LongRoPE.
+    pub is_phi: bool,
     /// Whether folders store the weights of norms less 1.
     pub norms_less_one: bool,
     /// Whether embeddings are multiplied by the root of the hidden size.
@@ -133,6 +137,7 @@ const LLAMA_STYLE: Style = Style {
     pre_norms: true,
     post_norms: false,
     joint_qk_norm: false,
+    is_phi: false,
     norms_less_one: false,
     scales_embedding: false,
     has_multipliers: false,
@@ -236,6 +241,17 @@ pub const ARCHITECTURES: &[Architecture] = &[
         ..LLAMA
     },
     Architecture {
+        hf_name: "Phi3ForCausalLM",
+        model_types: &["phi3"],
+        gguf_name: "phi3",
+        attention_bias: Some((Bias::None, Bias::None)),
+        has_mlp_bias: false,
+        windows: Windows::Always,
+        gguf_interleaved: false,
+        style: Style { is_phi: true, default_eps: 1e-5, ..LLAMA_STYLE },
+        ..LLAMA
+    },
+    Architecture {
         hf_name: "SmolLM3ForCausalLM",
         model_types: &["smollm3"],
         gguf_name: "smollm3",
@@ -263,6 +279,8 @@ pub struct Config {
     pub n_kv_heads: usize,
     /// Numbers in one head's key.
     pub head_dim: usize,
+    /// The first of them, which the rotary embedding turns.
+    pub rotary_dim: usize,
     /// Tokens in the vocabulary.
     pub vocab_size: usize,
     /// Added to the mean square in RMS norms.
@@ -347,6 +365,10 @@ impl Config {
         if !self.head_dim.is_multiple_of(2) {
             return Err(ModelError::config("head_dim", format!("is {}; rotation needs an even number", self.head_dim)));
         }
+        if self.rotary_dim == 0 || self.rotary_dim > self.head_dim || !self.rotary_dim.is_multiple_of(2) {
+            let what = format!("makes {} of a head's {} numbers turn", self.rotary_dim, self.head_dim);
+            return Err(ModelError::config("partial_rotary_factor", what));
+        }
         if self.windows.contains(&Some(0)) {
             return Err(ModelError::config("sliding_window", "is 0: a query must see itself"));
         }
@@ -382,12 +404,12 @@ impl Config {
 
     /// The rotary embedding of layers that see all.
     pub(crate) fn rope(&self) -> Rope {
-        rope(self.head_dim, self.rope_theta, &self.rope_scaling)
+        rope([self.rotary_dim, self.head_dim], self.rope_theta, &self.rope_scaling)
     }
 
     /// That of layers with a window, where these have one of their own.
     pub(crate) fn local_rope(&self) -> Option<Rope> {
-        self.local_rope.as_ref().map(|(theta, scaling)| rope(self.head_dim, *theta, scaling))
+        self.local_rope.as_ref().map(|(theta, scaling)| rope([self.rotary_dim, self.head_dim], *theta, scaling))
     }
 
     /// Refuses texts that are longer than the model's context.
@@ -400,6 +422,7 @@ impl Config {
     /// The error for texts that are longer than `max_positions`, the model's context or what is left of it.
     pub(crate) fn too_long(&self, n_tokens: usize, max_positions: usize) -> ModelError {
         let why = match self.rope_scaling {
+            RopeScaling::LongRope { .. } => ", beyond which LongRoPE has other frequencies from the first token on",
             RopeScaling::Dynamic { .. } => ", beyond which dynamic RoPE turns all keys anew, as a cache cannot",
             _ => "",
         };
@@ -417,6 +440,16 @@ impl Config {
             true => (self.hidden_size as f64).sqrt() as f32,
             false => self.multipliers.embedding as f32,
         }
+    }
+
+    /// Refuses divisors of another number than there are frequencies, or that are no divisors.
+    fn check_divisors(&self, key: &str, divisors: &[f32]) -> Result<(), ModelError> {
+        let needed = self.rotary_dim / 2;
+        if divisors.len() != needed {
+            let what = format!("has {} factors where {needed} are needed", divisors.len());
+            return Err(ModelError::config(key, what));
+        }
+        divisors.iter().try_for_each(|divisor| positive(key, f64::from(*divisor)))
     }
 
     /// Refuses a rotary embedding whose angles are no numbers.
@@ -455,16 +488,19 @@ impl Config {
                     return Err(ModelError::config("rope_scaling.factor", what));
                 }
             }
-            RopeScaling::Factors(factors) => {
-                let needed = self.head_dim / 2;
-                if factors.len() != needed {
-                    let what = format!("has {} factors where {needed} are needed", factors.len());
-                    return Err(ModelError::config(ROPE_FREQS, what));
+            RopeScaling::LongRope { short, original_max_positions, attention_factor } => {
+                self.check_divisors("rope_scaling.short_factor", short)?;
+                positive("rope_scaling.attention_factor", *attention_factor)?;
+                if *original_max_positions < 2 {
+                    let what = format!("is {original_max_positions}, which no model has");
+                    return Err(ModelError::config("original_max_position_embeddings", what));
                 }
-                factors.iter().try_for_each(|factor| positive(ROPE_FREQS, f64::from(*factor)))?;
             }
+            RopeScaling::Factors(factors) => self.check_divisors(ROPE_FREQS, factors)?,
         }
-        if !rope(self.head_dim, theta, scaling).is_finite_up_to(scaling.max_positions(self.max_positions)) {
+        if !rope([self.rotary_dim, self.head_dim], theta, scaling)
+            .is_finite_up_to(scaling.max_positions(self.max_positions))
+        {
             let what = format!("is {theta}, with which the largest angle is no number");
             return Err(ModelError::config(key, what));
         }
@@ -472,6 +508,7 @@ impl Config {
     }
 }
 
+/// Refuses a number that is not above 0.
 fn positive(key: &str, value: f64) -> Result<(), ModelError> {
     match value.is_finite() && value > 0.0 {
         true => Ok(()),

@@ -239,6 +239,44 @@ fn granite_multiplies() {
 }
 
 #[test]
+fn phi_turns_a_part_of_each_head_by_longrope() {
+    let phi = |changes: Value| of("Phi3ForCausalLM", changes);
+    let plain = phi(serde_json::json!({"hidden_size": 64})).unwrap();
+    assert_eq!((plain.rotary_dim, plain.windows.clone(), plain.max_positions), (8, vec![None; 5], 512));
+    let long = |kind: &str, more: Value| {
+        let mut rope = serde_json::json!({"type": kind, "short_factor": [1, 1.5, 2], "long_factor": [3, 3, 3]});
+        rope.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        phi(serde_json::json!({
+            "rope_scaling": rope, "original_max_position_embeddings": 128, "partial_rotary_factor": 0.75, "sliding_window": 64,
+        }))
+    };
+    let config = long("longrope", serde_json::json!({})).unwrap();
+    let attention_factor = (1.0 + 4f64.ln() / 128f64.ln()).sqrt();
+    let scaling = RopeScaling::LongRope { short: vec![1.0, 1.5, 2.0], original_max_positions: 128, attention_factor };
+    assert_eq!((config.rotary_dim, config.max_positions, &config.rope_scaling), (6, 128, &scaling));
+    assert_eq!(config.windows, vec![Some(64); 5]);
+    assert_eq!(
+        config.rope().frequencies(),
+        [1.0, (1e4f64.powf(-1.0 / 3.0) / 1.5) as f32, (1e4f64.powf(-2.0 / 3.0) / 2.0) as f32]
+    );
+    assert_eq!(long("su", serde_json::json!({})).unwrap(), config);
+    let message = config.check_length(129).unwrap_err().to_string();
+    assert!(message.contains("beyond which LongRoPE has other frequencies"), "{message}");
+    for (more, words) in [
+        (serde_json::json!({"short_factor": [1, 1]}), "2 factors where 3 are needed"),
+        (serde_json::json!({"short_factor": [1, 0, 1]}), "holds 0"),
+        (serde_json::json!({"short_factor": null}), "short_factor is missing"),
+        (serde_json::json!({"partial_rotary_factor": 1.5}), "makes 12 of a head's 8"),
+        (serde_json::json!({"partial_rotary_factor": 0.4}), "makes 3 of a head's 8"),
+        (serde_json::json!({"attention_factor": 0}), "attention_factor"),
+        (serde_json::json!({"rope_type": "llama3"}), "default and longrope"),
+    ] {
+        let message = long("longrope", more).unwrap_err().to_string();
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+#[test]
 fn layers_without_rope_are_listed_or_every_fourth() {
     let smollm = |changes: Value| of("SmolLM3ForCausalLM", changes);
     let plain = smollm(serde_json::json!({"rope_scaling": null})).unwrap();
@@ -355,4 +393,137 @@ fn what_cannot_be_run_is_named() {
     let mut missing = json();
     missing.as_object_mut().unwrap().remove("vocab_size");
     assert!(Config::from_hf(&missing).unwrap_err().to_string().contains("vocab_size"));
+}
+
+/// A value of a GGUF file's metadata: its kind and its bytes.
+#[derive(Clone)]
+struct Held(u32, Vec<u8>);
+
+fn whole(n: u32) -> Held {
+    Held(4, n.to_le_bytes().to_vec())
+}
+
+fn real(x: f32) -> Held {
+    Held(6, x.to_le_bytes().to_vec())
+}
+
+fn flag(is_on: bool) -> Held {
+    Held(7, vec![is_on.into()])
+}
+
+fn text(s: &str) -> Held {
+    Held(8, [&(s.len() as u64).to_le_bytes()[..], s.as_bytes()].concat())
+}
+
+/// The settings of a GGUF file with an embedding, vectors of ones by their names and lengths, and more metadata.
+fn from_gguf(name: &str, more: &[(&str, Held)], vectors: &[(&str, u64)]) -> Result<Config, ModelError> {
+    let sizes = [
+        ("context_length", whole(512)),
+        ("embedding_length", whole(64)),
+        ("block_count", whole(5)),
+        ("feed_forward_length", whole(172)),
+        ("attention.head_count", whole(8)),
+        ("attention.head_count_kv", whole(4)),
+        ("attention.layer_norm_rms_epsilon", real(1e-5)),
+    ];
+    let of_model = sizes.iter().chain(more).map(|(suffix, held)| (format!("{name}.{suffix}"), held.clone()));
+    let keys: Vec<(String, Held)> =
+        std::iter::once(("general.architecture".to_string(), text(name))).chain(of_model).collect();
+    let mut bytes = b"GGUF\x03\0\0\0".to_vec();
+    bytes.extend((1 + vectors.len() as u64).to_le_bytes());
+    bytes.extend((keys.len() as u64).to_le_bytes());
+    for (key, Held(kind, value)) in keys {
+        bytes.extend(text(&key).1);
+        bytes.extend(kind.to_le_bytes());
+        bytes.extend(value);
+    }
+    let mut data = Vec::new();
+    for (tensor, dims) in
+        std::iter::once(("token_embd.weight", vec![64, 2])).chain(vectors.iter().map(|(name, n)| (*name, vec![*n])))
+    {
+        bytes.extend(text(tensor).1);
+        bytes.extend((dims.len() as u32).to_le_bytes());
+        dims.iter().for_each(|dim: &u64| bytes.extend(dim.to_le_bytes()));
+        bytes.extend(0u32.to_le_bytes());
+        bytes.extend((data.len() as u64).to_le_bytes());
+        data.extend(vec![1f32.to_le_bytes(); dims.iter().product::<u64>() as usize].concat());
+        data.resize(data.len().next_multiple_of(32), 0);
+    }
+    bytes.resize(bytes.len().next_multiple_of(32), 0);
+    bytes.extend(data);
+    Config::from_gguf(&Gguf::from_bytes(std::path::Path::new("model.gguf"), bytes)?)
+}
+
+#[test]
+fn gguf_files_state_what_folders_do() {
+    let yarn = [
+        ("rope.scaling.type", text("yarn")),
+        ("rope.scaling.factor", real(4.0)),
+        ("rope.scaling.original_context_length", whole(256)),
+        ("rope.scaling.attn_factor", real(1.5)),
+        ("rope.scaling.yarn_beta_fast", real(16.0)),
+    ];
+    let config = from_gguf("llama", &yarn, &[]).unwrap();
+    let RopeScaling::Yarn(yarn) = config.rope_scaling else { panic!("{:?}", config.rope_scaling) };
+    assert_eq!((yarn.factor, yarn.original_max_positions, yarn.beta_fast, yarn.beta_slow), (4.0, 256.0, 16.0, 1.0));
+    assert!(yarn.truncate && (yarn.attention_factor - 1.5 * (0.1 * 4f64.ln() + 1.0)).abs() < 1e-12);
+    assert_eq!(config.max_positions, 1024);
+
+    let granite = [
+        ("embedding_scale", real(12.0)),
+        ("residual_scale", real(0.25)),
+        ("logit_scale", real(8.0)),
+        ("attention.scale", real(0.125)),
+        ("rope.scaling.finetuned", flag(true)),
+    ];
+    let config = from_gguf("granite", &granite, &[]).unwrap();
+    let multipliers = Multipliers { embedding: 12.0, residual: 0.25, logits_divisor: 8.0 };
+    assert_eq!((config.multipliers, config.query_scalar), (multipliers, 64.0));
+    let config = from_gguf("granite", &[("attention.scale", real(0.0))], &[]).unwrap();
+    assert_eq!((config.multipliers, config.query_scalar), (Multipliers::NONE, 8.0));
+
+    let smollm = from_gguf("smollm3", &[], &[]).unwrap();
+    assert_eq!((smollm.unrotated, smollm.windows), (vec![3], vec![None; 5]));
+    from_gguf("llama", &[("rope.scaling.finetuned", flag(false))], &[]).unwrap();
+
+    let phi = [
+        ("rope.dimension_count", whole(6)),
+        ("rope.scaling.original_context_length", whole(128)),
+        ("rope.scaling.attn_factor", real(1.25)),
+        ("attention.sliding_window", whole(0)),
+    ];
+    let factors = [(ROPE_FACTORS[0], 3), (ROPE_FACTORS[1], 3)];
+    let config = from_gguf("phi3", &phi, &factors).unwrap();
+    let scaling = RopeScaling::LongRope { short: vec![1.0; 3], original_max_positions: 128, attention_factor: 1.25 };
+    assert_eq!((config.rotary_dim, config.max_positions, config.rope_scaling), (6, 128, scaling));
+    assert_eq!(config.windows, vec![None; 5]);
+}
+
+#[test]
+fn gguf_files_with_other_settings_are_refused_by_their_keys() {
+    let yarn = || ("rope.scaling.type", text("yarn"));
+    let longrope = || ("rope.scaling.type", text("longrope"));
+    let factor = |x: f32| ("rope.scaling.factor", real(x));
+    let refused = |name: &str, more: &[(&str, Held)], vectors: &[(&str, u64)], words: &str| {
+        let message = from_gguf(name, more, vectors).unwrap_err().to_string();
+        assert!(message.contains(words), "{name}: {message}");
+    };
+    refused("llama", &[yarn()], &[], "llama.rope.scaling.factor is missing");
+    refused("llama", &[yarn(), factor(4.0)], &[(ROPE_FREQS, 4)], "not supported beside it");
+    refused("llama", &[yarn(), factor(-1.0)], &[], "llama.rope.scaling.factor is -1");
+    let fast = ("rope.scaling.yarn_beta_fast", real(0.5));
+    refused("llama", &[yarn(), factor(4.0), fast], &[], "llama.rope.scaling.yarn_beta_fast");
+    refused("llama", &[("rope.scaling.attn_factor", real(1.5))], &[], "not supported without yarn");
+    refused("llama", &[("rope.scaling.yarn_log_multiplier", real(0.5))], &[], "yarn_log_multiplier");
+    refused("llama", &[longrope()], &[], "none, linear, yarn and the llama3 factors");
+    refused("llama", &[("residual_scale", real(0.5))], &[], "llama.residual_scale");
+    refused("gemma3", &[yarn(), factor(4.0)], &[], "none and linear");
+    refused("granite", &[("rope.scaling.finetuned", flag(false))], &[], "granite.rope.scaling.finetuned");
+    refused("granite", &[("residual_scale", real(-1.0))], &[], "granite.residual_scale is -1");
+    for name in ["granite", "olmo2", "smollm3"] {
+        refused(name, &[("attention.sliding_window", whole(9))], &[], "with a window");
+    }
+    refused("phi3", &[longrope()], &[], "no tensor rope_factors_short.weight");
+    refused("phi3", &[("rope.dimension_count", whole(6))], &[(ROPE_FACTORS[0], 4)], "4 factors where 3 are needed");
+    refused("llama", &[("rope.dimension_count", whole(6))], &[], "rope.dimension_count is 6");
 }

@@ -26,7 +26,7 @@ impl Debug for Style {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         let Self { activation, post_norms, norms_less_one, scales_embedding, tied_by_default, .. } = self;
         let Self { query_scalar, rope_thetas, unrotated_period, default_theta, has_multipliers, .. } = self;
-        let Self { pre_norms, joint_qk_norm, default_eps, .. } = self;
+        let Self { is_phi, pre_norms, joint_qk_norm, default_eps, .. } = self;
         let mut told = f.debug_struct("Style");
         told.field("activation", activation).field("post_norms", post_norms).field("norms_less_one", norms_less_one);
         told.field("scales_embedding", scales_embedding).field("tied_by_default", tied_by_default);
@@ -39,6 +39,9 @@ impl Debug for Style {
         }
         if *default_eps != LLAMA_STYLE.default_eps {
             told.field("default_eps", default_eps);
+        }
+        if *is_phi {
+            told.field("is_phi", is_phi);
         }
         if *has_multipliers {
             told.field("has_multipliers", has_multipliers);
@@ -57,7 +60,7 @@ impl Debug for Config {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         let Self { architecture, hidden_size, ffn_size, n_layers, n_q_heads, n_kv_heads, head_dim, .. } = self;
         let Self { vocab_size, rms_norm_eps, rope_theta, rope_scaling, local_rope, query_scalar, .. } = self;
-        let Self { unrotated, multipliers, .. } = self;
+        let Self { rotary_dim, unrotated, multipliers, .. } = self;
         let Self { max_positions, windows, tied_output, qkv_bias, o_bias, mlp_bias, output_bias, .. } = self;
         let mut told = f.debug_struct("Config");
         told.field("architecture", architecture).field("hidden_size", hidden_size).field("ffn_size", ffn_size);
@@ -72,6 +75,9 @@ impl Debug for Config {
         }
         if *query_scalar != *head_dim as f64 {
             told.field("query_scalar", query_scalar);
+        }
+        if rotary_dim != head_dim {
+            told.field("rotary_dim", rotary_dim);
         }
         if *multipliers != Multipliers::NONE {
             told.field("multipliers", multipliers);

@@ -82,6 +82,7 @@ fn gradients_are_central_differences() {
         "smollm3-windows",
         "granite",
         "olmo2",
+        "phi3-longrope",
         "gemma3",
         "gemma3-layer-types",
     ] {

@@ -25,7 +25,6 @@ use crate::model::StorageType;
 use crate::model::config::{Bias, Config};
 use crate::model::gguf::Gguf;
 use crate::model::matrix::{Kernel, Matrix};
-use crate::model::rope::RopeScaling;
 use crate::model::weights::fingerprint::Entry;
 use crate::model::weights::names::{Naming, foreign, is_without_effect};
 
@@ -66,16 +65,16 @@ impl Weights {
             tensors.insert(name.clone(), stored);
         }
         let post_norms = config.architecture.style.post_norms;
-        Self::new(Naming::Gguf { post_norms }, gguf.into_parts(), tensors)
+        Self::new(Naming::Gguf { post_norms }, gguf.into_parts(), tensors, config)
     }
 
     /// The tensors of one safetensors file of a folder.
-    pub(crate) fn of_safetensors(dir: &Path, file: &str) -> Result<Self, ModelError> {
-        Self::of_files(dir, &BTreeSet::from([file.to_string()]))
+    pub(crate) fn of_safetensors(dir: &Path, file: &str, config: &Config) -> Result<Self, ModelError> {
+        Self::of_files(dir, &BTreeSet::from([file.to_string()]), config)
     }
 
     /// The tensors of the shards that the index of a folder names.
-    pub(crate) fn of_shards(dir: &Path) -> Result<Self, ModelError> {
+    pub(crate) fn of_shards(dir: &Path, config: &Config) -> Result<Self, ModelError> {
         let unreadable = |what: String| ModelError::Unreadable { path: dir.into(), what };
         let path = dir.join(INDEX);
         let text = read_limited(&path, "index", MAX_INDEX_BYTES)?;
@@ -90,12 +89,12 @@ impl Weights {
                 missing.len(),
                 names.len()
             ))),
-            None => Self::of_files(dir, &names),
+            None => Self::of_files(dir, &names, config),
         }
     }
 
     /// Maps safetensors files. Of a tensor that several hold, the last one's is taken, as transformers does.
-    fn of_files(dir: &Path, names: &BTreeSet<String>) -> Result<Self, ModelError> {
+    fn of_files(dir: &Path, names: &BTreeSet<String>, config: &Config) -> Result<Self, ModelError> {
         let (mut files, mut tensors) = (Vec::new(), BTreeMap::new());
         for (file, name) in names.iter().enumerate() {
             let path = dir.join(name);
@@ -122,11 +121,16 @@ impl Weights {
             }
             files.push(backing);
         }
-        Self::new(Naming::of_safetensors(tensors.keys())?, files, tensors)
+        Self::new(Naming::of_safetensors(tensors.keys())?, files, tensors, config)
     }
 
-    fn new(naming: Naming, files: Vec<Backing>, tensors: BTreeMap<String, Stored>) -> Result<Self, ModelError> {
-        match tensors.keys().find_map(|name| foreign(name)) {
+    fn new(
+        naming: Naming,
+        files: Vec<Backing>,
+        tensors: BTreeMap<String, Stored>,
+        config: &Config,
+    ) -> Result<Self, ModelError> {
+        match tensors.keys().find_map(|name| foreign(name, config.architecture.style.is_phi)) {
             Some(error) => Err(error),
             None => Ok(Self { naming, files, tensors, read: Mutex::default() }),
         }
@@ -164,6 +168,22 @@ impl Weights {
     ) -> Result<Matrix, ModelError> {
         let (dtype, bytes) = self.bytes(name, &shape, config)?;
         Matrix::new(dtype, bytes, shape, kernel)
+            .ok_or_else(|| ModelError::UnsupportedType { name: name.into(), dtype: format!("{dtype:?}") })
+    }
+
+    /// Some rows of the matrix of that Hugging Face name, as [`Weights::matrix`]; `shape` is that of the whole.
+    pub(crate) fn rows(
+        &self,
+        name: &str,
+        rows: Range<usize>,
+        shape: [usize; 2],
+        config: &Config,
+        kernel: Option<Kernel>,
+    ) -> Result<Matrix, ModelError> {
+        let (dtype, bytes) = self.bytes(name, &shape, config)?;
+        let row_bytes = bytes.len() / shape[0];
+        let bytes = bytes[rows.start * row_bytes..rows.end * row_bytes].to_vec();
+        Matrix::new(dtype, bytes, [rows.len(), shape[1]], kernel)
             .ok_or_else(|| ModelError::UnsupportedType { name: name.into(), dtype: format!("{dtype:?}") })
     }
 
@@ -239,8 +259,7 @@ impl Weights {
     /// - Errors: [`ModelError::UnreadTensors`]
     pub(crate) fn finish(self, config: &Config) -> Result<Fingerprint, ModelError> {
         let read = self.read.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let reads_rope_freqs = matches!(config.rope_scaling, RopeScaling::Factors(_));
-        let is_left = |name: &&String| !read.contains(*name) && !is_without_effect(name, reads_rope_freqs);
+        let is_left = |name: &&String| !read.contains(*name) && !is_without_effect(name, &config.rope_scaling);
         let mut left = self.tensors.keys().filter(is_left);
         let first: Vec<String> = left.by_ref().take(SHOWN_TENSORS).map(|name| brief(name)).collect();
         if !first.is_empty() {

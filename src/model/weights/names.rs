@@ -2,7 +2,8 @@
 
 use crate::checkpoint::brief;
 use crate::model::ModelError;
-use crate::model::config::ROPE_FREQS;
+use crate::model::config::{ROPE_FACTORS, ROPE_FREQS};
+use crate::model::rope::RopeScaling;
 
 /// How a checkpoint calls its tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,11 +62,13 @@ fn gguf_name(name: &str, post_norms: bool) -> String {
         ("self_attn.q_proj", "attn_q"),
         ("self_attn.k_proj", "attn_k"),
         ("self_attn.v_proj", "attn_v"),
+        ("self_attn.qkv_proj", "attn_qkv"),
         ("self_attn.o_proj", "attn_output"),
         ("self_attn.q_norm", "attn_q_norm"),
         ("self_attn.k_norm", "attn_k_norm"),
         ("mlp.gate_proj", "ffn_gate"),
         ("mlp.up_proj", "ffn_up"),
+        ("mlp.gate_up_proj", "ffn_up"),
         ("mlp.down_proj", "ffn_down"),
         ("pre_feedforward_layernorm", "ffn_norm"),
         ("post_feedforward_layernorm", "post_ffw_norm"),
@@ -82,10 +85,14 @@ fn gguf_name(name: &str, post_norms: bool) -> String {
 
 /// Whether a tensor has no part in any result: buffers that older programs saved and that are computed anew, and the rotary
 /// divisors, which the configuration has read.
-pub(super) fn is_without_effect(name: &str, reads_rope_freqs: bool) -> bool {
+pub(super) fn is_without_effect(name: &str, scaling: &RopeScaling) -> bool {
     const BUFFERS: &[&str] = &["rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached", "position_ids"];
     BUFFERS.iter().any(|buffer| name == *buffer || name.ends_with(&format!(".{buffer}")))
-        || (reads_rope_freqs && name == ROPE_FREQS)
+        || match scaling {
+            RopeScaling::Factors(_) => name == ROPE_FREQS,
+            RopeScaling::LongRope { .. } => ROPE_FACTORS.contains(&name),
+            _ => false,
+        }
 }
 
 /// A kind of checkpoint that is not read.
@@ -126,16 +133,20 @@ const KINDS: &[Kind] = &[
         what: "belongs to a mixture of experts",
         hint: "take a dense model",
     },
-    Kind {
-        marks: &["qkv_proj", "gate_up_proj", "attn_qkv", "query_key_value", "W_pack"],
-        what: "holds several matrices in one",
-        hint: "convert the checkpoint to the layout of its architecture's class in transformers",
-    },
+    FUSED,
 ];
 
-/// The error for a tensor that shows what kind of checkpoint this is.
-pub(super) fn foreign(name: &str) -> Option<ModelError> {
-    let kind = KINDS.iter().find(|kind| kind.marks.iter().any(|mark| name.contains(mark)))?;
+const FUSED: Kind = Kind {
+    marks: &["qkv_proj", "gate_up_proj", "attn_qkv", "query_key_value", "W_pack"],
+    what: "holds several matrices in one",
+    hint: "convert the checkpoint to the layout of its architecture's class in transformers",
+};
+
+/// The error for a tensor that shows what kind of checkpoint this is; `is_fused` where the architecture has several matrices
+/// in one.
+pub(super) fn foreign(name: &str, is_fused: bool) -> Option<ModelError> {
+    let is_own = |mark: &str| is_fused && FUSED.marks.contains(&mark);
+    let kind = KINDS.iter().find(|kind| kind.marks.iter().any(|mark| name.contains(mark) && !is_own(mark)))?;
     Some(ModelError::Foreign { part: format!("tensor {}", brief(name)), what: kind.what.into(), hint: kind.hint })
 }
 
@@ -174,19 +185,26 @@ mod tests {
 
     #[test]
     fn buffers_have_no_effect() {
-        assert!(is_without_effect("model.layers.0.self_attn.rotary_emb.inv_freq", false));
-        assert!(is_without_effect("rotary_emb.inv_freq", false) && !is_without_effect("my_rotary_emb.inv_freq", false));
-        assert!(is_without_effect(ROPE_FREQS, true) && !is_without_effect(ROPE_FREQS, false));
-        assert!(!is_without_effect("model.layers.0.self_attn.q_proj.bias", true));
+        let without = |name: &str| is_without_effect(name, &RopeScaling::None);
+        assert!(without("model.layers.0.self_attn.rotary_emb.inv_freq"));
+        assert!(without("rotary_emb.inv_freq") && !without("my_rotary_emb.inv_freq"));
+        let factors = RopeScaling::Factors(Vec::new());
+        assert!(is_without_effect(ROPE_FREQS, &factors) && !without(ROPE_FREQS));
+        assert!(!is_without_effect("model.layers.0.self_attn.q_proj.bias", &factors));
+        let long = RopeScaling::LongRope { short: Vec::new(), original_max_positions: 2, attention_factor: 1.0 };
+        assert!(ROPE_FACTORS.iter().all(|name| is_without_effect(name, &long) && !is_without_effect(name, &factors)));
     }
 
     #[test]
     fn foreign_checkpoints_are_told_by_their_tensors() {
-        let says = |name: &str| foreign(name).unwrap().to_string();
+        let says = |name: &str| foreign(name, false).unwrap().to_string();
         assert!(says("model.layers.0.self_attn.q_proj.qweight").contains("quantised"));
         assert!(says("model.layers.0.mlp.down_proj.weight.quant_state.bitsandbytes__nf4").contains("quantised"));
         assert!(says("blk.0.ffn_gate_exps.weight").contains("experts"));
         assert!(says("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight").contains("LoRA"));
-        assert!(foreign("model.layers.0.self_attn.q_proj.bias").is_none());
+        assert!(foreign("model.layers.0.self_attn.q_proj.bias", false).is_none());
+        let fused = "model.layers.0.self_attn.qkv_proj.weight";
+        assert!(says(fused).contains("several matrices") && foreign(fused, true).is_none());
+        assert!(foreign("model.layers.0.self_attn.qkv_proj.qweight", true).is_some());
     }
 }
