@@ -330,6 +330,7 @@ fn prompt(id: &str, text: String) -> Prompt {
         dataset: "d".into(),
         id: id.into(),
         text,
+        earlier: Vec::new(),
         context_bytes: None,
         answers: Vec::new(),
         all_classes: None,

@@ -614,6 +614,15 @@ fn every_command_gives_prompts_in_the_models_chat_template() {
     let too_small = ["capture", "--model", "chat", "--prompts", "prompts.jsonl", "--max-tokens", "2"];
     ends(&kvscope(dir, &too_small), 2, &["chat template has", "without a text", "--raw"]);
 
+    // A chat of several messages.
+    let messages = ["the ring", "the stone", "the reeds"].map(|text| json!({ "role": "user", "content": text }));
+    std::fs::write(dir.join("chats.jsonl"), json!({ "messages": messages }).to_string()).unwrap();
+    let chats = ["capture", "--model", "chat", "--prompts", "chats.jsonl", "--out", "dumps/chats"];
+    ends(&kvscope(dir, &chats), 0, &framed);
+    let found = Dump::open(&dir.join("dumps/chats")).unwrap().sample(0).unwrap().token_ids().unwrap();
+    assert_eq!(found, spelled("(the ring)(the stone)(the reeds)("));
+    ends(&kvscope(dir, &[&chats[..], &["--raw"]].concat()), 2, &["a chat of 3 messages", "leave out --raw"]);
+
     let text = texts(12)[0]["context"].as_str().unwrap().to_string();
     let generate = ["generate", "--model", "chat", "--prompt", &text, "--max-new-tokens", "2", "--json"];
     let generated = kvscope(dir, &generate);
@@ -627,7 +636,7 @@ fn every_command_gives_prompts_in_the_models_chat_template() {
     ends(&kvscope(dir, &[&eval[..], &sizes, &["--out", "eval"]].concat()), 0, &framed);
     assert_eq!(json("eval/eval.json")["provenance"]["options"]["chat_template"], true);
     // A document goes on within the user's message.
-    let document = model.tokenizer().unwrap().open_prompt(&text, true).unwrap();
+    let document = model.tokenizer().unwrap().open_prompt(&[], &text, true).unwrap();
     assert_eq!(document, tokens[..tokens.len() - between.len()]);
 
     // A profile is chosen on prompts like those that were captured.

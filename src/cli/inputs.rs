@@ -192,7 +192,7 @@ pub(crate) fn encode(
     let mut inputs = Vec::with_capacity(prompts.len());
     for prompt in prompts {
         let PromptTokens { tokens, n_tokens_full } =
-            tokenizer.prompt(&prompt.text, chat_template, max_tokens.unwrap_or(usize::MAX))?;
+            tokenizer.prompt(&prompt.earlier, &prompt.text, chat_template, max_tokens.unwrap_or(usize::MAX))?;
         if tokens.len() > max_positions {
             return Err(model.config().too_long(n_tokens_full, max_positions))
                 .with_context(|| format!("sample {} of {}", prompt.id, prompt.dataset));

@@ -23,7 +23,7 @@ use crate::say::percent;
 
 /// Tokens of a prompt, in the model's chat format or as it is.
 pub(crate) fn encode_prompt(model: &Model, text: &str, chat: bool) -> Result<Vec<u32>> {
-    let prompt = model.tokenizer()?.prompt(text, chat, usize::MAX)?.tokens;
+    let prompt = model.tokenizer()?.prompt(&[], text, chat, usize::MAX)?.tokens;
     model.config().check_length(prompt.len() + 1)?;
     Ok(prompt)
 }

@@ -183,7 +183,7 @@ fn check_scored(items: &[Item]) -> Result<(), EvalError> {
 }
 
 fn continued(model: &Model, prompt: &Prompt, settings: &Settings) -> Result<Option<(Vec<u32>, Work)>, EvalError> {
-    let mut tokens = model.tokenizer()?.open_prompt(&prompt.text, settings.chat_template)?;
+    let mut tokens = model.tokenizer()?.open_prompt(&prompt.earlier, &prompt.text, settings.chat_template)?;
     // Every token that is fed predicts a known one, so one more than is fed is needed.
     let n_tokens = settings.context_tokens.saturating_add(settings.continuation_tokens);
     let max_positions = model.config().max_positions;
@@ -213,7 +213,7 @@ fn asked(
     }
     let limit = if job.cut_middle { most } else { usize::MAX };
     let chat = job.chat && settings.chat_template;
-    let asked = tokenizer.prompt(&prompt.text, chat, limit)?;
+    let asked = tokenizer.prompt(&prompt.earlier, &prompt.text, chat, limit)?;
     if asked.tokens.len() > most {
         return Ok(None);
     }
@@ -244,8 +244,8 @@ fn asked(
 fn behind_context(tokenizer: &Tokenizer, prompt: &Prompt, chat: bool) -> Result<usize, EvalError> {
     let no_question = || EvalError::NoQuestion { dataset: prompt.dataset.clone(), id: prompt.id.clone() };
     let end = prompt.context_bytes.ok_or_else(no_question)?;
-    let whole = tokenizer.prompt(&prompt.text, chat, usize::MAX)?.tokens;
-    let context = tokenizer.open_prompt(&prompt.text[..end], chat)?;
+    let whole = tokenizer.prompt(&prompt.earlier, &prompt.text, chat, usize::MAX)?.tokens;
+    let context = tokenizer.open_prompt(&prompt.earlier, &prompt.text[..end], chat)?;
     let n_shared = whole.iter().zip(&context).take_while(|(a, b)| a == b).count();
     Ok(whole.len() - n_shared)
 }

@@ -60,6 +60,7 @@ pub fn plant(model: &Model, texts: &[Prompt], grid: &NeedleGrid, seed: u64) -> R
                     id: format!("{length}-{depth}-{repetition}"),
                     context_bytes: Some(before.len() + needle.len() + after.len()),
                     text: format!("{before}{needle}{after}{question}"),
+                    earlier: Vec::new(),
                     answers: vec![number],
                     all_classes: None,
                     language: Some("en".into()),

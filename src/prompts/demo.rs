@@ -31,6 +31,7 @@ pub fn demo() -> Vec<Prompt> {
         dataset: dataset.into(),
         id: format!("{}-{number}", dataset.trim_start_matches("demo_")),
         text: text.trim_end().into(),
+        earlier: Vec::new(),
         context_bytes: None,
         answers: Vec::new(),
         all_classes: None,

@@ -67,7 +67,7 @@ pub enum PromptError {
         what: String,
     },
     /// A record without anything to read.
-    #[error("{source_name}, {at}: neither `context` nor `input`, nor `text`, `prompt` or `content`, holds any text (fields: {})", fields.join(", "))]
+    #[error("{source_name}, {at}: neither `context` nor `input`, nor `text`, `prompt`, `content` or `messages`, holds any text (fields: {})", fields.join(", "))]
     NoText {
         /// Where.
         source_name: String,

@@ -50,8 +50,10 @@ pub struct Prompt {
     pub dataset: String,
     /// The record's `_id`, else made from file and line. Unique within the dataset: a repeated id gets `-2`, `-3`, ...
     pub id: String,
-    /// The whole prompt, with the template applied.
+    /// The whole prompt, with the template applied; of a chat, its last message.
     pub text: String,
+    /// Of a chat, who speaks and what is said in each message before the text.
+    pub earlier: Vec<(String, String)>,
     /// Bytes of the text up to the end of its context, where a question stands behind that and nowhere before.
     pub context_bytes: Option<usize>,
     /// Reference answers; empty if there are none.

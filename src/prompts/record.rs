@@ -24,6 +24,8 @@ pub(crate) struct RawRecord {
 
 /// What other data sets call the text of a record without context and input, in the order of trying.
 const TEXT_FIELDS: [&str; 3] = ["text", "prompt", "content"];
+/// A chat, which comes before those.
+const MESSAGES: &str = "messages";
 
 /// Fields of a record, each of its own type.
 #[derive(Debug, Default, PartialEq)]
@@ -32,6 +34,8 @@ pub(crate) struct Record {
     pub(crate) input: String,
     /// The whole text, where it stands in one other field.
     pub(crate) plain: Option<String>,
+    /// Of a chat, whose last message is the text, the messages before that.
+    pub(crate) earlier: Vec<(String, String)>,
     /// LongBench has a list; a single text, as some conversions write, is taken as a list of one.
     pub(crate) answers: Vec<String>,
     pub(crate) all_classes: Option<Vec<String>>,
@@ -45,8 +49,16 @@ pub(crate) struct Record {
 impl Record {
     /// The fields of a record; the error names the field. `field` has the text, where it is named.
     pub(crate) fn new(mut raw: RawRecord, field: Option<&str>) -> Result<Self, String> {
-        let mut plain = None;
-        if let Some(field) = field {
+        let (mut plain, mut earlier, mut said) = (None, Vec::new(), None);
+        if field.is_none_or(|field| field == MESSAGES)
+            && let Some(messages) = raw.others.remove(MESSAGES)
+        {
+            if raw.context.is_some() || raw.input.is_some() {
+                return Err(format!("`{MESSAGES}` stands beside `context` or `input`: one of them is the prompt"));
+            }
+            let chat = chat(messages)?;
+            (plain, earlier, said) = (Some(chat.text), chat.earlier, chat.answer);
+        } else if let Some(field) = field {
             let named = match field {
                 "context" => raw.context.take(),
                 "input" => raw.input.take(),
@@ -59,11 +71,13 @@ impl Record {
             plain = found.map_or(Ok(None), |(name, value)| text(name, Some(value)))?;
         }
         let answers = texts("answers", raw.answers)?;
+        let answers = answers.or(texts("outputs", raw.outputs)?).or(said.map(|said| vec![said]));
         Ok(Self {
             plain,
+            earlier,
             context: text("context", raw.context)?.unwrap_or_default(),
             input: text("input", raw.input)?.unwrap_or_default(),
-            answers: answers.or(texts("outputs", raw.outputs)?).unwrap_or_default(),
+            answers: answers.unwrap_or_default(),
             all_classes: list("all_classes", raw.all_classes)?,
             language: text("language", raw.language)?,
             length: length(raw.length)?,
@@ -76,6 +90,53 @@ impl Record {
     pub(crate) fn has_text(&self) -> bool {
         let texts = [Some(&self.context), Some(&self.input), self.plain.as_ref()];
         texts.into_iter().flatten().any(|text| !text.trim().is_empty())
+    }
+}
+
+/// A chat up to where the assistant is to speak.
+struct Chat {
+    earlier: Vec<(String, String)>,
+    /// What the user says at last.
+    text: String,
+    /// What the assistant says behind that, where it is there.
+    answer: Option<String>,
+}
+
+/// Messages with their roles, in the form of the chat interfaces: `content` is a text, or a list of parts that are texts.
+fn chat(value: Value) -> Result<Chat, String> {
+    let Value::Array(items) = value else { return wrong(MESSAGES, &value, "a list of messages") };
+    let message = |(i, item): (usize, Value)| {
+        let at = format!("{MESSAGES}[{i}]");
+        let Value::Object(mut fields) = item else { return wrong(&at, &item, "an object with role and content") };
+        let [role, content] = ["role", "content"].map(|name| fields.remove(name));
+        if let Some(name) = ["tool_calls", "function_call"].into_iter().find(|name| fields.contains_key(*name)) {
+            return Err(format!("`{at}` has `{name}`: only texts are read"));
+        }
+        let role = text(&format!("{at}.role"), role)?.ok_or_else(|| format!("`{at}` has no `role`"))?;
+        Ok((role, said(&format!("{at}.content"), content)?))
+    };
+    let mut earlier = items.into_iter().enumerate().map(message).collect::<Result<Vec<_>, _>>()?;
+    let answer = earlier.pop_if(|(role, _)| role == "assistant").map(|(_, text)| text);
+    match earlier.pop() {
+        Some((role, text)) if role == "user" => Ok(Chat { earlier, text, answer }),
+        Some((role, _)) => Err(format!("`{MESSAGES}` ends with {role:.20?}, where the user's message is due")),
+        None => Err(format!("`{MESSAGES}` has no message of the user")),
+    }
+}
+
+/// The text of a message.
+fn said(at: &str, content: Option<Value>) -> Result<String, String> {
+    match content {
+        None => Err(format!("there is no `{at}`")),
+        Some(Value::String(text)) => Ok(text),
+        Some(Value::Array(parts)) => {
+            let part = |part: Value| match (part["type"].as_str(), part["text"].as_str()) {
+                (Some("text"), Some(text)) => Ok(text.to_string()),
+                _ => Err(format!("`{at}` has a part that is no text")),
+            };
+            parts.into_iter().map(part).collect()
+        }
+        Some(other) => wrong(at, &other, "a string or a list of texts"),
     }
 }
 
@@ -220,6 +281,37 @@ mod tests {
             let error = parse(line).unwrap_err();
             assert!(error.contains(words), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn a_chat_ends_with_what_the_user_says() {
+        let of = |messages: &str| {
+            Record::new(serde_json::from_str(&format!(r#"{{"messages": {messages}}}"#)).unwrap(), None)
+        };
+        let whole = of(
+            r#"[{"role": "system", "content": "Be short."}, {"role": "user", "content": "One?"},
+                {"role": "assistant", "content": "One."}, {"role": "user", "content": [{"type": "text", "text": "Two?"}]},
+                {"role": "assistant", "content": "Two."}]"#,
+        )
+        .unwrap();
+        assert_eq!((whole.plain.as_deref(), whole.answers.as_slice()), (Some("Two?"), &["Two.".to_string()][..]));
+        let earlier: Vec<(&str, &str)> = whole.earlier.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+        assert_eq!(earlier, [("system", "Be short."), ("user", "One?"), ("assistant", "One.")]);
+        for (messages, words) in [
+            ("3", "`messages` is a number"),
+            ("[]", "no message of the user"),
+            (r#"["a"]"#, "`messages[0]` is a string"),
+            (r#"[{"content": "a"}]"#, "`messages[0]` has no `role`"),
+            (r#"[{"role": "user"}]"#, "no `messages[0].content`"),
+            (r#"[{"role": "system", "content": "a"}]"#, "ends with \"system\""),
+            (r#"[{"role": "user", "content": [{"type": "image_url"}]}]"#, "a part that is no text"),
+            (r#"[{"role": "assistant", "content": "", "tool_calls": []}]"#, "tool_calls"),
+        ] {
+            let found = of(messages).unwrap_err();
+            assert!(found.contains(words), "{messages}: {found}");
+        }
+        let both = serde_json::from_str(r#"{"messages": [], "input": "a"}"#).unwrap();
+        assert!(Record::new(both, None).unwrap_err().contains("one of them"));
     }
 
     #[test]

@@ -32,7 +32,8 @@ pub fn read_text(source: &Source) -> Result<String, PromptError> {
 /// - A `.jsonl` file has one record a line in LongBench's schema: `input`, `context`, `answers`, `length`, `dataset`,
 ///   `language`, `all_classes`, `_id`. Only one of `context` and `input` must hold text. Empty lines are passed over.
 ///   RULER's `outputs` are `answers`. A record with neither has its text in `text`, `prompt` or `content`, or in the field that
-///   the options name; no template is put around that.
+///   the options name; no template is put around that. Or it is a chat, `messages` with `role` and `content`, that ends with what
+///   the user says; what an assistant says behind that is an answer.
 /// - A `.json` file has one such record, or a list of them.
 /// - A `.txt` file is one prompt, taken as it is. Its dataset is its own name, or its folder's where a folder is read.
 /// - A file with another ending, and standard input, is JSON lines if it begins with `{`, a list of records if with `[{`,
@@ -151,6 +152,7 @@ impl Reader<'_> {
             dataset: origin.dataset.clone(),
             id: id.into(),
             text: text.into(),
+            earlier: Vec::new(),
             context_bytes: None,
             answers: Vec::new(),
             all_classes: None,
@@ -271,6 +273,7 @@ impl Reader<'_> {
             source_name: origin.name.clone(),
             dataset,
             text,
+            earlier: record.earlier,
             context_bytes,
         });
         Ok(())

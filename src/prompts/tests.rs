@@ -62,6 +62,7 @@ fn the_fields_of_a_record_are_kept() {
         dataset: "toyqa_e".into(),
         id: "bb".into(),
         text: "Read this.\n九点，小明敲了钟。\nQ: 谁敲了钟？\nA:".into(),
+        earlier: Vec::new(),
         context_bytes: Some("Read this.\n九点，小明敲了钟。".len()),
         answers: vec!["小明".into()],
         all_classes: None,

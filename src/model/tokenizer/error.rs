@@ -69,6 +69,12 @@ pub enum TokenizerError {
     /// The model has no chat template.
     #[error("{0} has no chat template")]
     NoTemplate(String),
+    /// A chat that is to be given as it is.
+    #[error("the prompt is a chat of {n_messages} messages, which only the model's chat template can join")]
+    MessagesWithoutTemplate {
+        /// Messages of the chat.
+        n_messages: usize,
+    },
     /// The chat template does not hold the text that it was given.
     #[error("the chat template changes the text of the prompt, so that the text cannot be continued")]
     TemplateChanges,
@@ -127,6 +133,7 @@ impl Hint for TokenizerError {
                 Some("this is a base model: give a plain prompt, or use its instruct version".into())
             }
             Self::TemplateChanges => Some("use --raw".into()),
+            Self::MessagesWithoutTemplate { .. } => Some("leave out --raw, or use a model that has a chat template".into()),
             Self::TemplateTooLong { .. } => Some("allow more tokens, or use --raw".into()),
             Self::Template { .. } | Self::TemplateStopped { .. } | Self::TemplateRefused { .. } => {
                 Some("use --raw, and give the prompt in the model's own chat form".into())

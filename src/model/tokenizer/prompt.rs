@@ -26,33 +26,53 @@ impl Tokenizer {
     }
 
     /// A prompt of at most `most` tokens, as a user's message in the chat format or as it is. A longer one loses its middle; in
-    /// the chat format the text does, and the frame stays.
+    /// the chat format the text does, and the frame stays, with the role and the text of every earlier message.
     ///
-    /// - Errors: no template, one that refuses the text, or one that is longer than `most` by itself
-    pub fn prompt(&self, text: &str, chat: bool, most: usize) -> Result<PromptTokens, TokenizerError> {
-        let whole = if chat { self.framed(text)? } else { self.encode(text, AddSpecial::Yes)? };
+    /// - Errors: no template, one that refuses the text, or one that is longer than `most` by itself; earlier messages without the
+    ///   chat format
+    pub fn prompt(
+        &self,
+        earlier: &[(String, String)],
+        text: &str,
+        chat: bool,
+        most: usize,
+    ) -> Result<PromptTokens, TokenizerError> {
+        let whole = if chat { self.framed(earlier, text)? } else { self.plain(earlier, text)? };
         let n_tokens_full = whole.len();
         let tokens = match n_tokens_full <= most {
             true => whole,
-            false if chat => self.framed_within(text, n_tokens_full, most)?,
+            false if chat => self.framed_within(earlier, text, n_tokens_full, most)?,
             false => middle_truncate(&whole, most),
         };
         Ok(PromptTokens { tokens, n_tokens_full })
     }
 
-    fn framed(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        self.encode(&self.apply_chat(&[Message::new("user", text)], true)?, AddSpecial::No)
+    fn plain(&self, earlier: &[(String, String)], text: &str) -> Result<Vec<u32>, TokenizerError> {
+        match earlier.len() {
+            0 => self.encode(text, AddSpecial::Yes),
+            n => Err(TokenizerError::MessagesWithoutTemplate { n_messages: n + 1 }),
+        }
+    }
+
+    fn framed(&self, earlier: &[(String, String)], text: &str) -> Result<Vec<u32>, TokenizerError> {
+        self.encode(&self.apply_chat(&messages(earlier, text), true)?, AddSpecial::No)
     }
 
     /// A text in its frame, which have `n_tokens_full` tokens, with so much of the text that both have `most`.
-    fn framed_within(&self, text: &str, n_tokens_full: usize, most: usize) -> Result<Vec<u32>, TokenizerError> {
+    fn framed_within(
+        &self,
+        earlier: &[(String, String)],
+        text: &str,
+        n_tokens_full: usize,
+        most: usize,
+    ) -> Result<Vec<u32>, TokenizerError> {
         let text = self.encode(text, AddSpecial::No)?;
         let mut room = most.saturating_sub(n_tokens_full.saturating_sub(text.len()));
         loop {
             let kept = middle_truncate(&text, room);
             let (head, tail) = kept.split_at(kept.len() / 2);
             let part = |ids: &[u32]| self.decode(ids, SkipSpecial::Yes);
-            let cut = self.framed(&(part(head)? + &part(tail)?))?;
+            let cut = self.framed(earlier, &(part(head)? + &part(tail)?))?;
             // Where the parts meet, a text may have more tokens than they had.
             let excess = cut.len().saturating_sub(most);
             if excess == 0 {
@@ -67,15 +87,26 @@ impl Tokenizer {
 
     /// A text that goes on: as [`Tokenizer::prompt`], without what the chat format puts behind a message.
     ///
-    /// - Errors: no template, or one that refuses or changes the text
-    pub fn open_prompt(&self, text: &str, chat: bool) -> Result<Vec<u32>, TokenizerError> {
+    /// - Errors: no template, or one that refuses or changes the text; earlier messages without the chat format
+    pub fn open_prompt(
+        &self,
+        earlier: &[(String, String)],
+        text: &str,
+        chat: bool,
+    ) -> Result<Vec<u32>, TokenizerError> {
         if !chat {
-            return self.encode(text, AddSpecial::Yes);
+            return self.plain(earlier, text);
         }
-        let framed = self.apply_chat(&[Message::new("user", text)], false)?;
+        let framed = self.apply_chat(&messages(earlier, text), false)?;
         // Templates strip messages.
         let text = text.trim();
         let end = framed.rfind(text).ok_or(TokenizerError::TemplateChanges)? + text.len();
         self.encode(&framed[..end], AddSpecial::No)
     }
+}
+
+/// The messages of a chat, the user's text last.
+fn messages(earlier: &[(String, String)], text: &str) -> Vec<Message> {
+    let earlier = earlier.iter().map(|(role, content)| Message::new(role, content));
+    earlier.chain([Message::new("user", text)]).collect()
 }
