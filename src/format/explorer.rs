@@ -402,7 +402,7 @@ mod tests {
                 ExplorerTensor::Highest(..) => writer.blocks(tensor, &vec![255; n]).unwrap(),
                 ExplorerTensor::Links(_) => writer.numbers(tensor, &vec![f32::NAN; n]).unwrap(),
                 ExplorerTensor::Order(..) => {
-                    writer.order(tensor, &(0..n as u16).map(|place| 2 - place % 3).collect::<Vec<_>>()).unwrap();
+                    writer.order(tensor, &(0..n).map(|place| (2 - place % 3) as u16).collect::<Vec<_>>()).unwrap();
                 }
                 _ => writer.numbers(tensor, &(0..n).map(|x| (x % 1000) as f32).collect::<Vec<_>>()).unwrap(),
             }
