@@ -318,14 +318,14 @@ fn files_are_taken_one_by_one_and_what_is_no_report_is_refused() {
     assert!(error(&[run.join("notes.json")]).contains("notes.json is nothing that a report shows"));
     assert!(error(&[run.clone(), run.join("eval.json")]).contains("two evaluations"));
     std::fs::write(run.join("a.profile.json"), "{").unwrap();
-    assert!(error(&[run.clone()]).contains("a.profile.json"));
+    assert!(error(std::slice::from_ref(&run)).contains("a.profile.json"));
 }
 
 #[test]
 fn figures_of_an_earlier_run_are_replaced_and_other_files_stay() {
     let dir = tempfile::tempdir().unwrap();
     let run = folder(dir.path());
-    page(&[run.clone()], dir.path());
+    page(std::slice::from_ref(&run), dir.path());
     let figures = dir.path().join("figures");
     let foreign = ["policies-mine.svg", "policies-mine.png", "notes.svg"];
     foreign.iter().for_each(|name| std::fs::write(figures.join(name), "<svg>").unwrap());

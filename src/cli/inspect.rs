@@ -357,7 +357,7 @@ fn of_safetensors(path: &Path) -> Result<Value> {
     let words = header.metadata().iter().flatten();
     let document =
         words.clone().find(|(key, _)| *key == scorer::WORD).and_then(|(_, word)| serde_json::from_str(word).ok());
-    if document.as_ref().is_some_and(|document| is_of::<Learning>(document)) {
+    if document.as_ref().is_some_and(is_of::<Learning>) {
         return of_scorer(path);
     }
     let metadata: serde_json::Map<String, Value> =

@@ -56,7 +56,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     };
     // Cells without a pair are left white in both panels.
     let share = |bin: usize, n: u64| (total(bin) >= FEWEST && n > 0).then(|| 100.0 * n as f64 / total(bin) as f64);
-    let number = |_: usize, n: u64| (n > 0).then(|| n as f64);
+    let number = |_: usize, n: u64| (n > 0).then_some(n as f64);
     let most = all.pairs.iter().flatten().copied().max().unwrap_or(1).max(10) as f64;
     let counts = Scale { low: 1.0, high: 10f64.powf(most.log10().ceil()), log: true };
     let mut grids = vec![

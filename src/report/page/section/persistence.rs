@@ -108,8 +108,11 @@ fn matrix(input: &ReportInput, evidence: &Evidence, tolerance: f64) -> Result<(T
     Ok((table, note.into()))
 }
 
+/// By data set and head.
+type Intervals<'a> = BTreeMap<(&'a str, Head), Interval>;
+
 /// Intervals over samples of every data set and head; `None` where the table of samples is not there.
-fn intervals(input: &ReportInput) -> Result<Option<BTreeMap<(&str, Head), Interval>>, ReportError> {
+fn intervals(input: &ReportInput) -> Result<Option<Intervals<'_>>, ReportError> {
     let Analysis { table: Some(table), eps_grid, reference_eps, datasets, .. } = &input.analysis else {
         return Ok(None);
     };
