@@ -28,8 +28,8 @@ const MOST_ITEMS: usize = 16;
 /// Most fields of an object of a JSON file that are shown, and how deep.
 const MOST_FIELDS: usize = 64;
 const MOST_DEPTH: usize = 3;
-/// A larger JSON file is not read.
-const MAX_JSON_BYTES: u64 = 512 << 20;
+/// A larger JSON file is not read to be looked at or checked.
+pub(super) const MAX_JSON_BYTES: u64 = 512 << 20;
 /// Keys are padded up to this width.
 const KEY_WIDTH: usize = 48;
 /// Samples are measured until this much was read: statistics of a large dump need not take minutes.

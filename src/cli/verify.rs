@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::cli::Outcome;
 use crate::cli::common::Common;
 use crate::cli::failure::{Result, Usage};
+use crate::cli::inspect::MAX_JSON_BYTES;
 use crate::cli::output::{emit_json, emit_line, hint, note};
 use crate::files::{list, read_limited};
 use crate::format::dump;
@@ -18,9 +19,6 @@ use crate::format::scorer;
 
 /// What verify takes.
 const TAKES: &str = "give a folder or a file that kvscope wrote";
-
-/// A larger JSON file is not read.
-const MAX_JSON_BYTES: u64 = 512 << 20;
 
 /// What to do about faults.
 const DAMAGED: &str = "copy what is damaged again from where it was made, or make it again with the same command";

@@ -90,8 +90,7 @@ impl Report {
             } else {
                 vec![path.clone()]
             };
-            let mut n_found = 0;
-            let mut holds = "is nothing that a report shows";
+            let (mut n_found, mut has_dump) = (0, false);
             for file in files {
                 let kind = match Kind::of(&file) {
                     // What else lies in a folder is not ours to complain of.
@@ -101,16 +100,22 @@ impl Report {
                 let Some(kind) = kind else { continue };
                 if report.add(kind.schema, &file, &mut read)? {
                     n_found += 1;
-                } else if kind.schema == Manifest::NAME {
-                    holds = "is a dump, and a report is made from what analyze, tune, eval, generate and bench save";
+                } else {
+                    has_dump |= kind.schema == Manifest::NAME;
                 }
             }
             if n_found == 0 {
-                let hint = if holds.contains("dump") {
+                let (holds, hint) = if has_dump {
                     let dump = if path.is_dir() { path.as_path() } else { path.parent().unwrap_or(Path::new("")) };
-                    format!("run: kvscope analyze {}", dump.display())
+                    (
+                        "is a dump, and a report is made from what analyze, tune, eval, generate and bench save",
+                        format!("run: kvscope analyze {}", dump.display()),
+                    )
                 } else {
-                    "give a folder or file that analyze, tune, eval, generate --json or bench --out wrote".into()
+                    (
+                        "is nothing that a report shows",
+                        "give a folder or file that analyze, tune, eval, generate --json or bench --out wrote".into(),
+                    )
                 };
                 return Err(ReportError::Nothing { path: path.clone(), holds, hint });
             }

@@ -125,9 +125,12 @@ impl Matrix {
 /// Weights of a file in f32; `None` when the bytes are not whole blocks.
 pub(in crate::model) fn unpack(dtype: StorageType, bytes: &[u8]) -> Option<Vec<f32>> {
     let format = format_of(dtype)?;
-    let mut weights = vec![0f32; bytes.len() / format.row_bytes(format.block_len) * format.block_len];
-    (format.widen)(bytes, &mut weights);
-    bytes.len().is_multiple_of(format.row_bytes(format.block_len)).then_some(weights)
+    let block_bytes = format.row_bytes(format.block_len);
+    bytes.len().is_multiple_of(block_bytes).then(|| {
+        let mut weights = vec![0f32; bytes.len() / block_bytes * format.block_len];
+        (format.widen)(bytes, &mut weights);
+        weights
+    })
 }
 
 /// Unpacked weights and rounded activations; kept from product to product.
