@@ -202,6 +202,59 @@ fn checkpoints_of_other_kinds_are_told_by_their_tensors() {
 }
 
 #[test]
+fn a_mixture_needs_all_of_its_experts_and_has_no_place_for_more() {
+    let up = "model.layers.1.mlp.experts.3.up_proj.weight";
+    let folder = Folder::of("qwen3-moe");
+    let whole = folder.logits();
+    folder.weights(|tensors| drop(tensors.remove(up)));
+    assert!(folder.refusal().contains(&format!("no tensor {up}")), "{}", folder.refusal());
+    folder.weights(|tensors| drop(tensors.insert(up.into(), (vec![12, 23], vec![0.5; 12 * 23]))));
+    assert!(folder.refusal().contains(&format!("{up} has shape [12, 23]")), "{}", folder.refusal());
+    for (name, words) in [
+        ("model.layers.0.mlp.experts.5.up_proj.weight", "no place for 1 of the tensors"),
+        ("model.layers.0.mlp.experts.gate_up_proj", "no place for 1 of the tensors"),
+        ("model.layers.0.mlp.gate.bias", "no place for 1 of the tensors"),
+        ("model.layers.0.mlp.gate.e_score_correction_bias", "no place for 1 of the tensors"),
+        ("model.layers.0.mlp.shared_expert.up_proj.weight", "an expert that all tokens pass"),
+    ] {
+        let folder = Folder::of("qwen3-moe");
+        folder.weights(|tensors| drop(tensors.insert(name.into(), (vec![5], vec![0.5; 5]))));
+        assert!(folder.refusal().contains(words) && folder.refusal().contains(name), "{}", folder.refusal());
+    }
+    let folder = Folder::of("qwen3-moe-steps");
+    folder.weights(|tensors| {
+        let (shape, _) = tensors.get_mut("model.layers.3.mlp.experts.gate_up_proj").unwrap();
+        *shape = vec![5, 16, 24];
+    });
+    assert!(folder.refusal().contains("the configuration needs [4, 20, 24]"), "{}", folder.refusal());
+    // Both ways of storing experts are one model.
+    let folder = Folder::of("qwen3-moe");
+    folder.weights(|tensors| {
+        let mut take = |part: &str, expert: usize| {
+            tensors.remove(&format!("model.layers.0.mlp.experts.{expert}.{part}.weight")).unwrap().1
+        };
+        let of = |expert| [take("gate_proj", expert), take("up_proj", expert), take("down_proj", expert)];
+        let experts: Vec<[Vec<f32>; 3]> = (0..5).map(of).collect();
+        let joined = experts.iter().flat_map(|[gate, up, _]| [gate, up]).flatten().copied().collect();
+        let down = experts.iter().flat_map(|[_, _, down]| down).copied().collect();
+        tensors.insert("model.layers.0.mlp.experts.gate_up_proj".into(), (vec![5, 24, 24], joined));
+        tensors.insert("model.layers.0.mlp.experts.down_proj".into(), (vec![5, 24, 12], down));
+    });
+    assert_eq!(folder.logits(), whole);
+}
+
+#[test]
+fn a_damaged_expert_or_router_is_named() {
+    for (name, index) in [("mlp.experts.2.down_proj", 30), ("mlp.gate", 7)] {
+        let folder = Folder::of("qwen3-moe");
+        let name = format!("model.layers.1.{name}.weight");
+        folder.weights(|tensors| tensors.get_mut(&name).unwrap().1[index] = f32::NAN);
+        let error = logits(&Model::load(&folder.path()).unwrap()).unwrap_err().to_string();
+        assert!(error.contains(&format!("tensor {name} holds NaN at place {index}")), "{error}");
+    }
+}
+
+#[test]
 fn a_whole_file_comes_before_a_stale_index() {
     let folder = Folder::of("llama-gqa");
     let expected = folder.logits();

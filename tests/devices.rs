@@ -367,7 +367,7 @@ fn the_runtimes_cache_generates_the_same_on_both() {
 
 #[test]
 fn a_capture_is_that_of_the_kernels() {
-    for name in ["llama-gqa", "mistral-window", "qwen3", "gemma3-layer-types"] {
+    for name in ["llama-gqa", "mistral-window", "qwen3", "gemma3-layer-types", "qwen3-moe-steps"] {
         let (kernels, candle) = both(&fixture(name), Float::F32);
         let tokens = tokens(&kernels);
         let inputs = [SampleInput { dataset: "d".into(), id: "0".into(), n_tokens_full: tokens.len(), tokens }];

@@ -53,7 +53,7 @@ pub fn memory_estimate(model: &Model, options: &CaptureOptions, n_prompt_tokens:
         + masses * (1 + chunk.div_ceil(BLOCK_TOKENS));
     // Rounded to 16 bits, with 8 bytes for every 32: nine sixteenths of f32.
     let rounded = chunk * c.hidden_size.max(q_width).max(c.ffn_size) * 9 / 16;
-    let feed_forward = chunk * (2 * c.hidden_size + 3 * c.ffn_size);
+    let feed_forward = chunk * (2 * c.hidden_size + c.ffn_activations());
     // Not the larger of the two: what attention has freed the allocator seldom has in one piece for the other.
     let activations = n_prompt_tokens * c.hidden_size + attention + feed_forward + rounded + c.vocab_size;
     let bytes = |values: usize| 4 * values as u64;

@@ -21,7 +21,7 @@ pub fn memory_needed(model: &Model, n_tokens: usize) -> u64 {
     let n_repeated = n_tokens.min(Repetition::default().chunk);
     let cache = bytes(c.n_layers * (2 * kv_width * (n_tokens + n_repeated) + 2 * c.n_kv_heads * n_tokens));
     let chunk = n_repeated.max(n_tokens.min(CHUNK_TOKENS));
-    let widths = 5 * c.hidden_size + 4 * q_width + 5 * kv_width + 3 * c.ffn_size;
+    let widths = 5 * c.hidden_size + 4 * q_width + 5 * kv_width + c.ffn_activations();
     let activations = bytes(chunk * widths + n_tokens * c.hidden_size);
     model.weight_bytes() + sums + systems.max(cache + activations) + OVERHEAD_BYTES
 }

@@ -6,7 +6,7 @@ use crate::math::{Rope, Rows};
 use crate::model::attention::{Geometry, StateGradients, attend, attend_backward};
 use crate::model::config::Config;
 use crate::model::layer::Layer;
-use crate::model::layers::{Linear, add_normed_backward, add_rms_norm_backward, gate_backward, gate_with, normed};
+use crate::model::layers::{Linear, add_normed_backward, add_rms_norm_backward, normed};
 use crate::model::matrix::Scratch;
 use crate::model::slots::HeadSlots;
 use crate::model::store::{ChunkStates, StoreNeeds};
@@ -71,22 +71,13 @@ impl PassedChunk<'_> {
         scratch: &mut Scratch,
     ) {
         let (c, layer) = (self.config, self.layer);
-        let activation = c.architecture.style.activation;
         let (mut x, given) = (self.input.to_vec(), self.given_by_attention(projected, heads, scratch));
         Layer::add_block(&mut x, given, layer.attn_post_norm.as_ref(), c.rms_norm_eps);
         let h = normed(&x, layer.ffn_norm.as_ref(), c.rms_norm_eps);
-        let [mut gate, mut up] = Linear::forward_all([&layer.gate, &layer.up], &h, scratch);
-        let given = layer.ffn_post_norm.as_ref().map(|norm| {
-            let mut inner = gate.clone();
-            gate_with(&mut inner, &up, activation);
-            self.through_norm(&layer.down.forward(&inner, scratch), norm, gradients)
-        });
-        let mut by_inner = vec![0f32; gate.len()];
-        layer.down.add_backward(given.as_deref().unwrap_or(gradients), &mut by_inner, scratch);
-        gate_backward(&mut gate, &mut up, &by_inner, activation);
+        let given = layer.ffn_post_norm.as_ref();
+        let given = given.map(|norm| self.through_norm(&layer.ffn.forward(&h, scratch), norm, gradients));
         let mut by_h = vec![0f32; x.len()];
-        layer.gate.add_backward(&gate, &mut by_h, scratch);
-        layer.up.add_backward(&up, &mut by_h, scratch);
+        layer.ffn.add_backward(&h, given.as_deref().unwrap_or(gradients), &mut by_h, scratch);
         add_normed_backward(&x, layer.ffn_norm.as_ref(), c.rms_norm_eps, &by_h, gradients);
     }
 

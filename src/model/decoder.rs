@@ -16,7 +16,7 @@ use crate::model::config::Config;
 use crate::model::device::{Compute, DeviceDecoder, Ends, Mirror};
 use crate::model::gguf::Gguf;
 use crate::model::layer::Layer;
-use crate::model::layers::{Linear, gate_with, normed};
+use crate::model::layers::{Linear, normed};
 use crate::model::matrix::{Matrix, Scratch};
 use crate::model::projections::add_head_grams;
 use crate::model::store::{ChunkStates, ForwardError, KvStore, LogitRows};
@@ -243,7 +243,8 @@ impl Model {
         })
     }
 
-    /// Bytes of the weights, in the memory of the device that computes.
+    /// Bytes of the weights, in the memory of the device that computes. On the CPU experts lie in their file, whose pages are
+    /// in memory once a token has passed them; all are counted.
     pub fn weight_bytes(&self) -> u64 {
         match &self.decoder {
             Decoder::Kernels(kernels) => kernels.bytes(self.config.tied_output),
@@ -251,14 +252,16 @@ impl Model {
         }
     }
 
-    /// Bytes of the weights that one decoded token reads: all but an embedding table that is not also the output's.
+    /// Bytes of the weights that one decoded token reads: all but an embedding table that is not also the output's, and experts
+    /// that the token does not pass.
     pub fn decode_bytes(&self) -> u64 {
-        let embedding = match &self.decoder {
-            _ if self.config.tied_output => 0,
-            Decoder::Kernels(kernels) => kernels.embedding.bytes(),
-            Decoder::Device(decoder) => decoder.embedding_bytes(),
+        let (embedding, idle) = match &self.decoder {
+            Decoder::Kernels(kernels) => {
+                (kernels.embedding.bytes(), kernels.layers.iter().map(Layer::idle_bytes).sum::<u64>())
+            }
+            Decoder::Device(decoder) => (decoder.embedding_bytes(), decoder.idle_bytes()),
         };
-        self.weight_bytes() - embedding
+        self.weight_bytes() - idle - if self.config.tied_output { 0 } else { embedding }
     }
 
     /// As [`Pass::forward`](crate::model::Pass::forward), once: a device's copy of the slots is not kept for the next call.
@@ -419,11 +422,9 @@ impl Model {
     ) -> Result<(), ForwardError<S::Error>> {
         let layer = &kernels.layers[index];
         self.attention_block(kernels, index, x, first_position, store, scratch)?;
-        let (eps, activation) = (self.config.rms_norm_eps, self.config.architecture.style.activation);
+        let eps = self.config.rms_norm_eps;
         let h = normed(x, layer.ffn_norm.as_ref(), eps);
-        let [mut inner, up] = Linear::forward_all([&layer.gate, &layer.up], &h, scratch);
-        gate_with(&mut inner, &up, activation);
-        Layer::add_block(x, layer.down.forward(&inner, scratch), layer.ffn_post_norm.as_ref(), eps);
+        Layer::add_block(x, layer.ffn.forward(&h, scratch), layer.ffn_post_norm.as_ref(), eps);
         Ok(kernels.check(x, Some(index), "hidden states")?)
     }
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use crate::math::scale;
 use crate::model::ModelError;
 use crate::model::config::{Bias, Config};
-use crate::model::layers::{Linear, add, rms_norm};
-use crate::model::matrix::Kernel;
+use crate::model::layers::{Linear, Mlp, add, rms_norm};
+use crate::model::matrix::{Kernel, Scratch};
+use crate::model::mixture::Mixture;
 use crate::model::weights::Weights;
 
 /// One layer's weights on the host.
@@ -24,11 +25,41 @@ pub(crate) struct Layer {
     pub(crate) attn_post_norm: Option<Vec<f32>>,
     /// Of what the feed-forward layer is given, where there is one.
     pub(crate) ffn_norm: Option<Vec<f32>>,
-    pub(crate) gate: Linear,
-    pub(crate) up: Linear,
-    pub(crate) down: Linear,
+    pub(crate) ffn: FeedForward,
     /// Of what the feed-forward layer adds to the residual stream, where there is one.
     pub(crate) ffn_post_norm: Option<Vec<f32>>,
+}
+
+/// What each token passes by itself.
+#[derive(Debug)]
+pub(crate) enum FeedForward {
+    Dense(Mlp),
+    Mixture(Mixture),
+}
+
+impl FeedForward {
+    /// `x` `[T, hidden]` → `[T, hidden]`.
+    pub(crate) fn forward(&self, x: &[f32], scratch: &mut Scratch) -> Vec<f32> {
+        match self {
+            Self::Dense(mlp) => mlp.forward(x, scratch),
+            Self::Mixture(mixture) => mixture.forward(x, scratch),
+        }
+    }
+
+    /// Of gradients `y` by the outputs, adds those by the inputs `x`; all `[T, hidden]`.
+    pub(crate) fn add_backward(&self, x: &[f32], y: &[f32], into: &mut [f32], scratch: &mut Scratch) {
+        match self {
+            Self::Dense(mlp) => mlp.add_backward(x, y, into, scratch),
+            Self::Mixture(mixture) => mixture.add_backward(x, y, into, scratch),
+        }
+    }
+
+    fn maps(&self) -> Vec<(String, &Linear)> {
+        match self {
+            Self::Dense(mlp) => mlp.maps().map(|(part, map)| (format!("mlp.{part}"), map)).into(),
+            Self::Mixture(mixture) => mixture.maps(),
+        }
+    }
 }
 
 /// The matrix that holds another's rows, the first of them, and how many it has in all.
@@ -92,9 +123,15 @@ impl Layer {
             o: linear("self_attn.o_proj", hidden_size, q_width, o_bias)?.times(residual),
             attn_post_norm: norm_if(style.post_norms, "post_attention_layernorm")?,
             ffn_norm: norm_if(style.pre_norms, before_ffn)?,
-            gate: linear("mlp.gate_proj", ffn_size, hidden_size, mlp_bias)?,
-            up: linear("mlp.up_proj", ffn_size, hidden_size, mlp_bias)?,
-            down: linear("mlp.down_proj", hidden_size, ffn_size, mlp_bias)?.times(residual),
+            ffn: match config.mixture_of(index) {
+                Some(mixture) => FeedForward::Mixture(Mixture::load(weights, config, mixture, index)?),
+                None => FeedForward::Dense(Mlp {
+                    gate: linear("mlp.gate_proj", ffn_size, hidden_size, mlp_bias)?,
+                    up: linear("mlp.up_proj", ffn_size, hidden_size, mlp_bias)?,
+                    down: linear("mlp.down_proj", hidden_size, ffn_size, mlp_bias)?.times(residual),
+                    activation: style.activation,
+                }),
+            },
             ffn_post_norm: norm_if(style.post_norms, "post_feedforward_layernorm")?,
         })
     }
@@ -116,23 +153,25 @@ impl Layer {
     }
 
     /// The matrices by their names.
-    pub(crate) fn maps(&self) -> [(&'static str, &Linear); 7] {
-        [
-            ("self_attn.q_proj", &self.q),
-            ("self_attn.k_proj", &self.k),
-            ("self_attn.v_proj", &self.v),
-            ("self_attn.o_proj", &self.o),
-            ("mlp.gate_proj", &self.gate),
-            ("mlp.up_proj", &self.up),
-            ("mlp.down_proj", &self.down),
-        ]
+    pub(crate) fn maps(&self) -> Vec<(String, &Linear)> {
+        let of_attention = [("q_proj", &self.q), ("k_proj", &self.k), ("v_proj", &self.v), ("o_proj", &self.o)];
+        let of_attention = of_attention.map(|(part, map)| (format!("self_attn.{part}"), map));
+        of_attention.into_iter().chain(self.ffn.maps()).collect()
     }
 
-    /// Bytes in memory.
+    /// Bytes in memory; of a mixture of experts when all were used.
     pub(crate) fn bytes(&self) -> u64 {
         let Self { attn_norm, q_norm, k_norm, attn_post_norm, ffn_norm, ffn_post_norm, .. } = self;
         let norms = [attn_norm, q_norm, k_norm, attn_post_norm, ffn_norm, ffn_post_norm].into_iter().flatten();
         self.maps().iter().map(|(_, map)| map.bytes()).sum::<u64>()
             + norms.map(|norm| 4 * norm.len() as u64).sum::<u64>()
+    }
+
+    /// Bytes that one token does not read: those of the experts that it does not pass.
+    pub(crate) fn idle_bytes(&self) -> u64 {
+        match &self.ffn {
+            FeedForward::Dense(_) => 0,
+            FeedForward::Mixture(mixture) => mixture.idle_bytes(),
+        }
     }
 }

@@ -94,6 +94,39 @@ impl Linear {
     }
 }
 
+/// W_down (activation(W_gate x) · W_up x): a feed-forward layer, or one expert of a mixture.
+#[derive(Debug)]
+pub(crate) struct Mlp {
+    pub(crate) gate: Linear,
+    pub(crate) up: Linear,
+    pub(crate) down: Linear,
+    pub(crate) activation: Activation,
+}
+
+impl Mlp {
+    /// `x` `[T, hidden]` → `[T, hidden]`.
+    pub(crate) fn forward(&self, x: &[f32], scratch: &mut Scratch) -> Vec<f32> {
+        let [mut inner, up] = Linear::forward_all([&self.gate, &self.up], x, scratch);
+        gate_with(&mut inner, &up, self.activation);
+        self.down.forward(&inner, scratch)
+    }
+
+    /// Of gradients `y` by the outputs, adds those by the inputs `x`; all `[T, hidden]`.
+    pub(crate) fn add_backward(&self, x: &[f32], y: &[f32], into: &mut [f32], scratch: &mut Scratch) {
+        let [mut gate, mut up] = Linear::forward_all([&self.gate, &self.up], x, scratch);
+        let mut by_inner = vec![0f32; gate.len()];
+        self.down.add_backward(y, &mut by_inner, scratch);
+        gate_backward(&mut gate, &mut up, &by_inner, self.activation);
+        self.gate.add_backward(&gate, into, scratch);
+        self.up.add_backward(&up, into, scratch);
+    }
+
+    /// The matrices by their names.
+    pub(crate) fn maps(&self) -> [(&'static str, &Linear); 3] {
+        [("gate_proj", &self.gate), ("up_proj", &self.up), ("down_proj", &self.down)]
+    }
+}
+
 /// x / √(mean(x²) + eps) · weight, over the last dimension of `weight.len()`.
 ///
 /// Source: Zhang and Sennrich 2019 (arXiv 1910.07467).

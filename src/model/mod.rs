@@ -14,6 +14,7 @@ mod device;
 mod layer;
 mod layers;
 mod matrix;
+mod mixture;
 mod pass;
 mod projections;
 mod rope;
@@ -22,7 +23,9 @@ mod storage;
 mod store;
 mod weights;
 
-pub use config::{ARCHITECTURES, Activation, Architecture, Bias, Config, Multipliers, Style, Windows};
+pub use config::{
+    ARCHITECTURES, Activation, Architecture, Bias, Config, Mixture, MixtureSettings, Multipliers, Style, Windows,
+};
 pub use decoder::Model;
 pub use device::{Compute, Matmul};
 pub use pass::{Decoding, Pass};

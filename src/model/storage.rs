@@ -1,5 +1,31 @@
 //! How weights are stored.
 
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+use memmap2::Mmap;
+
+/// Bytes of weights.
+#[derive(Debug)]
+pub(in crate::model) enum Bytes {
+    /// Copied, or packed.
+    Owned(Vec<u8>),
+    /// Where they lie in a file, which is read as they are used.
+    Mapped(Arc<Mmap>, Range<usize>),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Owned(bytes) => bytes,
+            // The range was checked when the table of tensors was read.
+            Self::Mapped(map, range) => map.get(range.clone()).unwrap_or_default(),
+        }
+    }
+}
+
 /// Storage types of weights that are read, as the ggml project's files have them.
 ///
 /// Their names in this form are part of models' fingerprints.

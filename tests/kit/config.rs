@@ -8,6 +8,7 @@ pub fn shape(n_layers: usize, n_q_heads: usize, n_kv_heads: usize, head_dim: usi
         architecture: ARCHITECTURES[0],
         hidden_size: n_q_heads * head_dim,
         ffn_size: 4,
+        mixture: None,
         n_layers,
         n_q_heads,
         n_kv_heads,

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::model::ModelError;
 use crate::model::config::settings::{Settings, shown};
-use crate::model::config::{Architecture, Style};
+use crate::model::config::{Architecture, MixtureSettings, Style};
 use crate::model::gguf;
 use crate::model::gguf::Gguf;
 
@@ -18,13 +18,17 @@ enum Neutral {
     Off,
     /// A factor of 1, or none.
     One,
+    /// One of something, which is as none.
+    AtMostOne,
     /// True, or none.
     On,
     /// The architecture's activation, or none.
     Activation,
+    /// The softmax, or none.
+    Softmax,
 }
 
-use Neutral::{Activation, Off, On, One};
+use Neutral::{Activation, AtMostOne, Off, On, One, Softmax};
 
 /// Settings of `config.json`, and of the RoPE settings in it.
 const OF_CONFIG_JSON: &[(&str, Neutral)] = &[
@@ -83,6 +87,32 @@ const OF_CONFIG_JSON: &[(&str, Neutral)] = &[
     ("use_qk_norm", Off),
 ];
 
+/// Settings of `config.json` that act in mixtures of experts only.
+const OF_MIXTURES: &[(&str, Neutral)] = &[
+    ("decoder_sparse_step", AtMostOne),
+    ("expert_bias", Off),
+    ("first_k_dense_replace", Off),
+    ("interleave_moe_layer_step", AtMostOne),
+    ("mlp_only_layers", Off),
+    ("moe_intermediate_size", Off),
+    ("moe_layer_freq", AtMostOne),
+    ("moe_router_activation_func", Softmax),
+    ("moe_router_enable_expert_bias", Off),
+    ("moe_shared_expert_intermediate_size", Off),
+    ("n_group", AtMostOne),
+    ("n_shared_experts", Off),
+    ("norm_topk_prob", On),
+    ("num_expert_group", AtMostOne),
+    ("num_shared_experts", Off),
+    ("routed_scaling_factor", One),
+    ("router_bias", Off),
+    ("scoring_func", Softmax),
+    ("shared_expert_intermediate_size", Off),
+    ("topk_group", AtMostOne),
+    ("use_expert_bias", Off),
+    ("use_shared_expert", Off),
+];
+
 /// Metadata of GGUF files, behind the architecture's name.
 const OF_GGUF: &[(&str, Neutral)] = &[
     ("attention.causal", On),
@@ -94,9 +124,22 @@ const OF_GGUF: &[(&str, Neutral)] = &[
     ("attention.temperature_scale", Off),
     ("attn_logit_softcapping", Off),
     ("embedding_scale", One),
+    ("expert_chunk_feed_forward_length", Off),
     ("expert_count", Off),
+    ("expert_gating_func", AtMostOne),
+    ("expert_group_count", AtMostOne),
+    ("expert_group_scale", AtMostOne),
+    ("expert_group_used_count", AtMostOne),
+    ("expert_shared_count", Off),
+    ("expert_shared_feed_forward_length", Off),
+    ("expert_weights_norm", On),
+    ("expert_weights_scale", AtMostOne),
+    ("experts_per_group", AtMostOne),
     ("final_logit_softcapping", Off),
+    ("interleave_moe_layer_step", AtMostOne),
+    ("leading_dense_block_count", Off),
     ("logit_scale", One),
+    ("moe_every_n_layers", AtMostOne),
     ("nextn_predict_layers", Off),
     ("residual_scale", One),
     ("rope.dimension_sections", Off),
@@ -115,6 +158,10 @@ fn is_heeded(key: &str, style: Style) -> bool {
             style.has_multipliers
         }
         "attention.scale" | "embedding_scale" | "logit_scale" | "residual_scale" => style.has_multipliers,
+        "num_experts" | "num_local_experts" | "expert_count" => style.mixture.is_some(),
+        "decoder_sparse_step" | "mlp_only_layers" | "moe_intermediate_size" | "norm_topk_prob" => {
+            style.mixture == Some(MixtureSettings::Qwen3)
+        }
         "partial_rotary_factor" => style.is_phi,
         // In files of Granite it switches RoPE, in others it is a remark.
         "rope.scaling.finetuned" => !style.has_multipliers,
@@ -139,8 +186,10 @@ impl Neutral {
         match self {
             Off => is_off,
             One => value.is_null() || value.as_f64() == Some(1.0),
+            AtMostOne => is_off || value.as_f64() == Some(1.0),
             On => value.is_null() || value.as_bool() == Some(true),
             Activation => value.is_null() || value.as_str().is_some_and(is_own),
+            Softmax => value.is_null() || value.as_str() == Some("softmax"),
         }
     }
 
@@ -173,7 +222,8 @@ fn meaning(key: &str, value: &Value) -> (String, &'static str) {
             (what, "take the model's unquantised weights, or a GGUF file")
         }
         "n_routed_experts" | "num_experts" | "num_local_experts" | "moe_num_experts" | "expert_count" => {
-            (format!("is {}: mixtures of experts are not supported", shown(value)), "take a dense model")
+            let what = format!("is {}: mixtures of experts of this architecture are not supported", shown(value));
+            (what, "take a dense model, or a Qwen3-MoE or Mixtral checkpoint")
         }
         _ => (format!("is {}, which kvscope does not compute", shown(value)), OTHER_MODEL),
     }
@@ -181,7 +231,8 @@ fn meaning(key: &str, value: &Value) -> (String, &'static str) {
 
 /// Refuses what is not neutral among the settings of `config.json`, or of its RoPE settings.
 pub(super) fn refuse_in_json(settings: Settings<'_>, architecture: Architecture) -> Result<(), ModelError> {
-    for (key, neutral) in OF_CONFIG_JSON {
+    let of_mixtures = if architecture.style.mixture.is_some() { OF_MIXTURES } else { &[] };
+    for (key, neutral) in OF_CONFIG_JSON.iter().chain(of_mixtures) {
         match settings.raw(key) {
             Some(value) if !is_heeded(key, architecture.style) && !neutral.is(value, architecture) => {
                 let (what, hint) = meaning(key, value);
@@ -222,7 +273,7 @@ mod tests {
 
     #[test]
     fn every_setting_has_one_line_in_order() {
-        for table in [OF_CONFIG_JSON, OF_GGUF] {
+        for table in [OF_CONFIG_JSON, OF_MIXTURES, OF_GGUF] {
             assert!(table.windows(2).all(|pair| pair[0].0 < pair[1].0));
         }
     }

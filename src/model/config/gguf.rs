@@ -4,8 +4,8 @@ use crate::checkpoint::brief;
 use crate::model::ModelError;
 use crate::model::config::foreign::{OTHER_MODEL, refuse_in_gguf};
 use crate::model::config::{
-    ARCHITECTURES, Bias, Config, LLAMA_STYLE, MAX_LAYERS, Multipliers, ROPE_FACTORS, Style, Windows, gemma, granite,
-    smollm,
+    ARCHITECTURES, Architecture, Bias, Config, LLAMA_STYLE, MAX_LAYERS, Mixture, Multipliers, ROPE_FACTORS, Style,
+    Windows, gemma, granite, smollm,
 };
 use crate::model::gguf::Gguf;
 use crate::model::rope::{RopeScaling, Yarn};
@@ -17,10 +17,13 @@ pub(in crate::model) const ROPE_FREQS: &str = "rope_freqs.weight";
 const LAYERS_OF_LARGEST_GEMMA: usize = 62;
 
 /// Keys of the settings that are checked under their names of `config.json`.
-const KEYS: [(&str, &str); 18] = [
+const KEYS: [(&str, &str); 21] = [
     ("hidden_size", "embedding_length"),
     ("intermediate_size", "feed_forward_length"),
     ("num_hidden_layers", "block_count"),
+    ("num_experts", "expert_count"),
+    ("num_experts_per_tok", "expert_used_count"),
+    ("moe_intermediate_size", "expert_feed_forward_length"),
     ("num_attention_heads", "attention.head_count"),
     ("num_key_value_heads", "attention.head_count_kv"),
     ("head_dim", "attention.key_length"),
@@ -49,13 +52,18 @@ pub(super) fn in_own_words(error: ModelError, architecture: &str) -> ModelError 
     }
 }
 
+/// The line of the table that has the name; of two, the one with experts where the file has some.
+fn architecture(gguf: &Gguf, name: &str) -> Result<Architecture, ModelError> {
+    let has_experts = gguf.u64_of(&format!("{name}.expert_count"))?.is_some_and(|n| n > 0);
+    let named = || ARCHITECTURES.iter().filter(|a| a.gguf_name == name);
+    let found = named().find(|a| a.style.mixture.is_some() == has_experts).or_else(|| named().next());
+    found.copied().ok_or_else(|| ModelError::unsupported_architecture(name))
+}
+
 /// Reads metadata; what it leaves out comes from the tensors.
 pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
     let name = gguf.str_of("general.architecture")?.ok_or_else(|| gguf.missing("general.architecture"))?;
-    let architecture = *ARCHITECTURES
-        .iter()
-        .find(|a| a.gguf_name == name)
-        .ok_or_else(|| ModelError::unsupported_architecture(name))?;
+    let architecture = architecture(gguf, name)?;
     match gguf.str_of("general.type")? {
         None | Some("model") => {}
         Some(other) => {
@@ -151,12 +159,14 @@ pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
     }
     let window = optional("attention.sliding_window")?.filter(|x| *x > 0);
     let n_windows = n_layers.min(MAX_LAYERS);
+    let Style { is_phi, mixture, .. } = architecture.style;
+    let takes_a_window = architecture.style == LLAMA_STYLE || is_phi || mixture.is_some();
     let windows = match (architecture.windows, window) {
         (Windows::ButEvery(default), Some(window)) => {
             let period = optional("attention.sliding_window_pattern")?.unwrap_or(default);
             gemma::all_but_every(period, window, n_windows)
         }
-        (_, Some(window)) if architecture.style != LLAMA_STYLE && !architecture.style.is_phi => {
+        (_, Some(window)) if !takes_a_window => {
             let what = format!("is {window}, and llama.cpp knows no {name} with a window");
             return Err(ModelError::foreign(&key("attention.sliding_window"), what, OTHER_MODEL));
         }
@@ -176,10 +186,13 @@ pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
         true => granite::multipliers_of_gguf(gguf, name)?,
         false => (Multipliers::NONE, None),
     };
+    let ffn_size = count("feed_forward_length")?;
+    let mixture = architecture.style.mixture.map(|kind| Mixture::from_gguf(gguf, name, kind, ffn_size));
     Ok(Config {
         architecture,
         hidden_size,
-        ffn_size: count("feed_forward_length")?,
+        ffn_size,
+        mixture: mixture.transpose()?,
         n_layers,
         n_q_heads,
         n_kv_heads: optional("attention.head_count_kv")?.unwrap_or(n_q_heads),

@@ -7,8 +7,8 @@ use crate::model::ModelError;
 use crate::model::config::foreign::{OTHER_MODEL, refuse_in_json};
 use crate::model::config::rotary::{RopeSettings, rope_of};
 use crate::model::config::settings::{Settings, shown};
-use crate::model::config::{ARCHITECTURES, Architecture, Bias, Config, MAX_LAYERS, Windows};
-use crate::model::config::{Multipliers, gemma, granite, phi, smollm};
+use crate::model::config::{ARCHITECTURES, Architecture, Bias, Config, MAX_LAYERS, Style, Windows};
+use crate::model::config::{Mixture, MixtureSettings, Multipliers, gemma, granite, phi, smollm};
 use crate::model::rope::RopeScaling;
 
 /// Sliding window of every architecture that has one, where none is stated.
@@ -65,10 +65,13 @@ pub(super) fn read(json: &Value) -> Result<Config, ModelError> {
         None => Vec::new(),
         Some(period) => smollm::unrotated(settings, period, n_listed)?,
     };
+    let ffn_size = settings.count("intermediate_size")?;
+    let mixture = architecture.style.mixture.map(|kind| Mixture::from_hf(settings, kind, ffn_size, n_listed));
     Ok(Config {
         architecture,
         hidden_size,
-        ffn_size: settings.count("intermediate_size")?,
+        ffn_size,
+        mixture: mixture.transpose()?,
         n_layers,
         n_q_heads,
         n_kv_heads,
@@ -126,19 +129,22 @@ fn windows(
     n_layers: usize,
     unrotated: &[usize],
 ) -> Result<Vec<Option<usize>>, ModelError> {
+    let Style { is_phi, mixture, .. } = architecture.style;
+    let has_none_by_default =
+        architecture.windows == Windows::Unrotated || is_phi || mixture == Some(MixtureSettings::Mixtral);
     let stated = match settings.raw("sliding_window") {
         Some(_) if architecture.windows != Windows::Never => settings.optional_count("sliding_window")?,
-        _ => Some(DEFAULT_WINDOW).filter(|_| architecture.windows != Windows::Unrotated && !architecture.style.is_phi),
+        _ => Some(DEFAULT_WINDOW).filter(|_| !has_none_by_default),
     };
-    let is_on = matches!(architecture.windows, Windows::Switched | Windows::Unrotated)
-        && settings.flag("use_sliding_window")?;
+    let is_switched = matches!(architecture.windows, Windows::Switched | Windows::SwitchedAtOnce | Windows::Unrotated);
+    let is_on = is_switched && settings.flag("use_sliding_window")?;
     let (window, first) = match architecture.windows {
         Windows::Never => return Ok(vec![None; n_layers]),
         Windows::Always => (stated, 0),
         Windows::Switched => {
             (stated.filter(|_| is_on), settings.optional_count("max_window_layers")?.unwrap_or(DEFAULT_FIRST_WINDOWED))
         }
-        Windows::Unrotated => (stated.filter(|_| is_on), 0),
+        Windows::SwitchedAtOnce | Windows::Unrotated => (stated.filter(|_| is_on), 0),
         Windows::ButEvery(_) if stated.is_none() => return Err(settings.error("sliding_window", "is null")),
         Windows::ButEvery(_) => (stated, 0),
     };

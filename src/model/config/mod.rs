@@ -8,6 +8,7 @@ mod gemma;
 mod gguf;
 mod granite;
 mod hf;
+mod mixture;
 mod phi;
 mod rotary;
 mod settings;
@@ -16,6 +17,7 @@ mod told;
 
 pub(in crate::model) use gguf::ROPE_FREQS;
 pub use granite::Multipliers;
+pub use mixture::{Mixture, MixtureSettings};
 pub(in crate::model) use phi::ROPE_FACTORS;
 
 use serde_json::Value;
@@ -71,6 +73,8 @@ pub struct Style {
     pub scales_embedding: bool,
     /// Whether it has multipliers of its own ([`Multipliers`]), and one of attention.
     pub has_multipliers: bool,
+    /// What states its mixtures of experts; `None` where every feed-forward layer is of the usual kind.
+    pub mixture: Option<MixtureSettings>,
     /// Every so-manieth layer has no rotary embedding, unless `no_rope_layers` says which; `None` where all have one.
     pub unrotated_period: Option<usize>,
     /// Base of the rotary embedding where it is absent.
@@ -126,6 +130,8 @@ pub enum Windows {
     Always,
     /// With `use_sliding_window`, those from `max_window_layers` on, or those that `layer_types` names.
     Switched,
+    /// With `use_sliding_window`, all, or those that `layer_types` names.
+    SwitchedAtOnce,
     /// All but every so-manieth, of which `sliding_window_pattern` may state another number, or those that `layer_types` names.
     ButEvery(usize),
     /// With `use_sliding_window`, those without a rotary embedding, or those that `layer_types` names.
@@ -141,6 +147,7 @@ const LLAMA_STYLE: Style = Style {
     norms_less_one: false,
     scales_embedding: false,
     has_multipliers: false,
+    mixture: None,
     unrotated_period: None,
     default_theta: 1e4,
     default_eps: 1e-6,
@@ -186,7 +193,7 @@ const QWEN2: Architecture = Architecture {
     ..LLAMA
 };
 
-/// Every supported architecture. Mistral's GGUF files call themselves `llama`.
+/// Every supported architecture. Mistral's and Mixtral's GGUF files call themselves `llama`; the latter's have experts.
 pub const ARCHITECTURES: &[Architecture] = &[
     LLAMA,
     MISTRAL,
@@ -200,6 +207,24 @@ pub const ARCHITECTURES: &[Architecture] = &[
         qk_norm: true,
         default_head_dim: Some(128),
         ..QWEN2
+    },
+    Architecture {
+        hf_name: "Qwen3MoeForCausalLM",
+        model_types: &["qwen3_moe"],
+        gguf_name: "qwen3moe",
+        attention_bias: None,
+        qk_norm: true,
+        windows: Windows::SwitchedAtOnce,
+        default_kv_heads: Some(4),
+        style: Style { mixture: Some(MixtureSettings::Qwen3), ..LLAMA_STYLE },
+        ..QWEN2
+    },
+    Architecture {
+        hf_name: "MixtralForCausalLM",
+        model_types: &["mixtral"],
+        gguf_name: "llama",
+        style: Style { mixture: Some(MixtureSettings::Mixtral), default_theta: 1e6, default_eps: 1e-5, ..LLAMA_STYLE },
+        ..MISTRAL
     },
     Architecture {
         hf_name: "Gemma3ForCausalLM",
@@ -269,8 +294,10 @@ pub struct Config {
     pub architecture: Architecture,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Width of the feed-forward layer.
+    /// Width of the feed-forward layer, where it is no mixture of experts.
     pub ffn_size: usize,
+    /// Its mixtures of experts.
+    pub mixture: Option<Mixture>,
     /// Decoder layers.
     pub n_layers: usize,
     /// Query heads of a layer.
@@ -358,6 +385,9 @@ impl Config {
                 return Err(ModelError::config(key, format!("is {value}, which no model has")));
             }
         }
+        if let Some(mixture) = &self.mixture {
+            mixture.check(MAX_WIDTH)?;
+        }
         if !self.n_q_heads.is_multiple_of(self.n_kv_heads) {
             let what = format!("is {}, which does not divide {} query heads", self.n_kv_heads, self.n_q_heads);
             return Err(ModelError::config("num_key_value_heads", what));
@@ -383,6 +413,19 @@ impl Config {
         }
         self.max_positions = self.rope_scaling.max_positions(self.max_positions);
         Ok(self)
+    }
+
+    /// The mixture of experts of a layer that has one.
+    pub(crate) fn mixture_of(&self, layer: usize) -> Option<&Mixture> {
+        self.mixture.as_ref().filter(|mixture| !mixture.dense_layers.contains(&layer))
+    }
+
+    /// Numbers that a token takes at most in a feed-forward layer, between its input and what is added to the residual stream.
+    pub(crate) fn ffn_activations(&self) -> usize {
+        let dense = 3 * self.ffn_size;
+        // All tokens may pass one expert: their inputs, its outputs and what lies between, beside every logit and route.
+        let mixed = |m: &Mixture| 2 * self.hidden_size + 3 * m.expert_size + 2 * m.n_experts + 4 * m.n_used;
+        self.mixture.as_ref().map_or(dense, |mixture| mixed(mixture).max(dense))
     }
 
     /// The rotary embeddings of the layers.

@@ -1,5 +1,7 @@
 //! Settings of every architecture: what is read, what is refused, and by which name.
 
+mod mixtures;
+
 use super::*;
 use crate::model::rope::Yarn;
 

@@ -26,7 +26,7 @@ impl Debug for Style {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         let Self { activation, post_norms, norms_less_one, scales_embedding, tied_by_default, .. } = self;
         let Self { query_scalar, rope_thetas, unrotated_period, default_theta, has_multipliers, .. } = self;
-        let Self { is_phi, pre_norms, joint_qk_norm, default_eps, .. } = self;
+        let Self { is_phi, pre_norms, joint_qk_norm, default_eps, mixture, .. } = self;
         let mut told = f.debug_struct("Style");
         told.field("activation", activation).field("post_norms", post_norms).field("norms_less_one", norms_less_one);
         told.field("scales_embedding", scales_embedding).field("tied_by_default", tied_by_default);
@@ -42,6 +42,9 @@ impl Debug for Style {
         }
         if *is_phi {
             told.field("is_phi", is_phi);
+        }
+        if let Some(mixture) = mixture {
+            told.field("mixture", mixture);
         }
         if *has_multipliers {
             told.field("has_multipliers", has_multipliers);
@@ -60,7 +63,7 @@ impl Debug for Config {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         let Self { architecture, hidden_size, ffn_size, n_layers, n_q_heads, n_kv_heads, head_dim, .. } = self;
         let Self { vocab_size, rms_norm_eps, rope_theta, rope_scaling, local_rope, query_scalar, .. } = self;
-        let Self { rotary_dim, unrotated, multipliers, .. } = self;
+        let Self { rotary_dim, unrotated, multipliers, mixture, .. } = self;
         let Self { max_positions, windows, tied_output, qkv_bias, o_bias, mlp_bias, output_bias, .. } = self;
         let mut told = f.debug_struct("Config");
         told.field("architecture", architecture).field("hidden_size", hidden_size).field("ffn_size", ffn_size);
@@ -81,6 +84,9 @@ impl Debug for Config {
         }
         if *multipliers != Multipliers::NONE {
             told.field("multipliers", multipliers);
+        }
+        if let Some(mixture) = mixture {
+            told.field("mixture", mixture);
         }
         if !unrotated.is_empty() {
             told.field("unrotated", unrotated);

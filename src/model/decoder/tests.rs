@@ -83,6 +83,9 @@ fn gradients_are_central_differences() {
         "granite",
         "olmo2",
         "phi3-longrope",
+        "mixtral-window",
+        "qwen3-moe",
+        "qwen3-moe-steps",
         "gemma3",
         "gemma3-layer-types",
     ] {

@@ -5,6 +5,8 @@
 
 mod attention;
 mod compute;
+mod feed_forward;
+mod linear;
 mod mirror;
 
 use candle_core::{D, DType, Device, Tensor};
@@ -15,68 +17,15 @@ pub(crate) use crate::model::device::mirror::Mirror;
 use crate::math::{Float, LayerRopes, Rows, first_not_below};
 use crate::model::ModelError;
 use crate::model::attention::Geometry;
-use crate::model::config::{Activation, Config};
+use crate::model::config::Config;
 use crate::model::device::attention::attend;
+use crate::model::device::feed_forward::DeviceFeedForward;
+use crate::model::device::linear::{DeviceLinear, Place};
 use crate::model::device::mirror::Target;
 use crate::model::layer::Layer;
 use crate::model::layers::Linear;
 use crate::model::matrix::Matrix;
 use crate::model::store::{ChunkStates, ForwardError, KvStore, LogitRows};
-
-/// y = f (W x + b) on the device: the product in the weights' type, the rest in f32.
-#[derive(Debug)]
-struct DeviceLinear {
-    /// `[out, in]`.
-    weight: Tensor,
-    /// `[out]` in f32.
-    bias: Option<Tensor>,
-    factor: f64,
-}
-
-impl DeviceLinear {
-    fn new(linear: &Linear, place: &Place) -> Result<Self, candle_core::Error> {
-        Self::with_weight(None, linear, place)
-    }
-
-    /// With a weight that is there already.
-    fn with_weight(weight: Option<Tensor>, linear: &Linear, place: &Place) -> Result<Self, candle_core::Error> {
-        let weight = weight.map_or_else(|| place.weight(linear.weight()), Ok)?;
-        let bias = linear.bias().map(|bias| place.vector(bias)).transpose()?;
-        Ok(Self { weight, bias, factor: f64::from(linear.factor()) })
-    }
-
-    /// `x` `[T, in]` → `[T, out]`, both in f32.
-    fn forward(&self, x: &Tensor) -> Result<Tensor, candle_core::Error> {
-        let y = x.to_dtype(self.weight.dtype())?.matmul(&self.weight.t()?)?.to_dtype(DType::F32)?;
-        let y = match &self.bias {
-            Some(bias) => y.broadcast_add(bias)?,
-            None => y,
-        };
-        if self.factor == 1.0 { Ok(y) } else { y * self.factor }
-    }
-}
-
-/// The device, and the type of weights, keys and values there.
-#[derive(Clone, Debug)]
-struct Place {
-    device: Device,
-    dtype: DType,
-}
-
-impl Place {
-    /// Unpacks a matrix and takes it to the device.
-    fn weight(&self, matrix: &Matrix) -> Result<Tensor, candle_core::Error> {
-        let shape = (matrix.n_out(), matrix.n_in());
-        let mut values = vec![0f32; shape.0 * shape.1];
-        matrix.widen_rows(0, &mut values);
-        // Narrowed on the host: half as much to carry.
-        Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(self.dtype)?.to_device(&self.device)
-    }
-
-    fn vector(&self, values: &[f32]) -> Result<Tensor, candle_core::Error> {
-        Tensor::from_slice(values, values.len(), &self.device)
-    }
-}
 
 #[derive(Debug)]
 struct DeviceLayer {
@@ -89,9 +38,7 @@ struct DeviceLayer {
     o: DeviceLinear,
     attn_post_norm: Option<Tensor>,
     ffn_norm: Option<Tensor>,
-    gate: DeviceLinear,
-    up: DeviceLinear,
-    down: DeviceLinear,
+    ffn: DeviceFeedForward,
     ffn_post_norm: Option<Tensor>,
 }
 
@@ -139,13 +86,17 @@ impl DeviceDecoder {
 
     /// Bytes of the weights on the device; the norms' are not worth counting.
     pub(super) fn bytes(&self) -> u64 {
-        let tensor = |tensor: &Tensor| (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64;
         let layer = |layer: &DeviceLayer| {
-            let maps = [&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down];
-            maps.into_iter().map(|map| tensor(&map.weight)).sum::<u64>()
+            let maps = [&layer.q, &layer.k, &layer.v, &layer.o];
+            maps.into_iter().map(DeviceLinear::bytes).sum::<u64>() + layer.ffn.bytes()
         };
-        let output = if self.is_tied { 0 } else { tensor(&self.output.weight) };
-        self.layers.iter().map(layer).sum::<u64>() + tensor(&self.embedding) + output
+        let output = if self.is_tied { 0 } else { self.output.bytes() };
+        self.layers.iter().map(layer).sum::<u64>() + self.embedding_bytes() + output
+    }
+
+    /// Bytes of the experts that a token does not pass.
+    pub(super) fn idle_bytes(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.ffn.idle_bytes()).sum()
     }
 
     /// Takes a layer to the device.
@@ -163,9 +114,7 @@ impl DeviceDecoder {
             o: linear(&layer.o)?,
             attn_post_norm: optional(&layer.attn_post_norm)?,
             ffn_norm: optional(&layer.ffn_norm)?,
-            gate: linear(&layer.gate)?,
-            up: linear(&layer.up)?,
-            down: linear(&layer.down)?,
+            ffn: DeviceFeedForward::new(&layer.ffn, place)?,
             ffn_post_norm: optional(&layer.ffn_post_norm)?,
         });
         Ok(())
@@ -221,13 +170,7 @@ impl DeviceDecoder {
             for chunk in &mut chunks {
                 let x = self.attention_block((config, ropes.kind_of(index)), index, layer, chunk, store, mirror)?;
                 let h = normed(&x, layer.ffn_norm.as_ref(), config.rms_norm_eps)?;
-                let gate = layer.gate.forward(&h)?;
-                let gate = match config.architecture.style.activation {
-                    Activation::Silu => gate.silu()?,
-                    Activation::GeluTanh => gate.gelu()?,
-                };
-                let inner = (gate * layer.up.forward(&h)?)?;
-                let given = layer.down.forward(&inner)?;
+                let given = layer.ffn.forward(&h)?;
                 chunk.x = add_block(&x, given, layer.ffn_post_norm.as_ref(), config.rms_norm_eps)?;
                 self.check_tensor(&chunk.x, index)?;
             }

@@ -23,6 +23,7 @@ use crate::math::{Rhs, axpy, first_not_below, product, product_columns};
 use crate::model::StorageType;
 use crate::model::matrix::fixed::{Activations, Packed};
 use crate::model::matrix::format::{Format, format_of};
+use crate::model::storage::Bytes;
 
 /// Rows of activations up to which the matrix is read once for each; beyond it is unpacked once for all.
 const FEW_ROWS: usize = 4;
@@ -49,7 +50,7 @@ pub(crate) struct Matrix {
 #[derive(Debug)]
 enum Storage {
     /// As in the file, multiplied in f32.
-    Rows(Vec<u8>),
+    Rows(Bytes),
     /// Multiplied in fixed point.
     Packed(Packed, Kernel),
 }
@@ -64,17 +65,30 @@ impl Matrix {
         [n_out, n_in]: [usize; 2],
         kernel: Option<Kernel>,
     ) -> Option<Self> {
-        let format = format_of(dtype)?;
-        let fits = n_in.is_multiple_of(format.block_len) && bytes.len() == n_out * format.row_bytes(n_in);
-        let packed = |kernel| Some(Storage::Packed(Packed::new(dtype, &bytes, [n_out, n_in])?, kernel));
-        let storage = if fits { kernel.and_then(packed) } else { return None };
-        Some(Self { format, storage: storage.unwrap_or(Storage::Rows(bytes)), n_out, n_in })
+        let plain = Self::in_place(dtype, Bytes::Owned(bytes), [n_out, n_in])?;
+        let packed = match (&plain.storage, kernel) {
+            (Storage::Rows(bytes), Some(kernel)) => {
+                Packed::new(dtype, bytes, [n_out, n_in]).map(|packed| Storage::Packed(packed, kernel))
+            }
+            _ => None,
+        };
+        Some(match packed {
+            Some(storage) => Self { storage, ..plain },
+            None => plain,
+        })
     }
 
-    /// Bytes in memory.
+    /// As [`Matrix::new`], from bytes that stay where they are; multiplied in f32.
+    pub(crate) fn in_place(dtype: StorageType, bytes: Bytes, [n_out, n_in]: [usize; 2]) -> Option<Self> {
+        let format = format_of(dtype)?;
+        let fits = n_in.is_multiple_of(format.block_len) && bytes.len() == n_out * format.row_bytes(n_in);
+        fits.then_some(Self { format, storage: Storage::Rows(bytes), n_out, n_in })
+    }
+
+    /// Bytes in memory, once it was multiplied.
     pub(crate) fn bytes(&self) -> u64 {
         match &self.storage {
-            Storage::Rows(bytes) => bytes.capacity() as u64,
+            Storage::Rows(bytes) => bytes.len() as u64,
             Storage::Packed(packed, _) => packed.bytes(),
         }
     }
@@ -153,7 +167,7 @@ pub(crate) fn multiply<const N: usize>(x: &[f32], products: [(&Matrix, &mut [f32
                 kernel = Some(*of_matrix);
                 in_fixed_point.push((packed, out));
             }
-            Storage::Rows(bytes) => in_f32.push((matrix, bytes.as_slice(), out)),
+            Storage::Rows(bytes) => in_f32.push((matrix, &**bytes, out)),
         }
     }
     if let Some(kernel) = kernel {

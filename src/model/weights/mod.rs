@@ -3,10 +3,12 @@
 //! Every tensor of a checkpoint is used, or has no effect, or is refused by name: [`Weights::finish`] compares what was read
 //! with what is there.
 
+mod experts;
 mod fingerprint;
 mod names;
 mod source;
 
+pub(in crate::model) use experts::{Expert, Part};
 pub(in crate::model) use fingerprint::Fingerprint;
 pub(in crate::model) use source::Backing;
 
@@ -25,6 +27,7 @@ use crate::model::StorageType;
 use crate::model::config::{Bias, Config};
 use crate::model::gguf::Gguf;
 use crate::model::matrix::{Kernel, Matrix};
+use crate::model::weights::experts::{Place, places};
 use crate::model::weights::fingerprint::Entry;
 use crate::model::weights::names::{Naming, foreign, is_without_effect};
 
@@ -130,7 +133,7 @@ impl Weights {
         tensors: BTreeMap<String, Stored>,
         config: &Config,
     ) -> Result<Self, ModelError> {
-        match tensors.keys().find_map(|name| foreign(name, config.architecture.style.is_phi)) {
+        match tensors.keys().find_map(|name| foreign(name, &config.architecture.style)) {
             Some(error) => Err(error),
             None => Ok(Self { naming, files, tensors, read: Mutex::default() }),
         }
@@ -150,7 +153,7 @@ impl Weights {
 
     /// Marks a tensor as read that is known in another way.
     pub(crate) fn pass_over(&self, name: &str) {
-        self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(self.naming.stored(name));
+        self.mark(&self.naming.stored(name));
     }
 
     fn bytes_of(&self, stored: &Stored) -> &[u8] {
@@ -185,6 +188,22 @@ impl Weights {
         let bytes = bytes[rows.start * row_bytes..rows.end * row_bytes].to_vec();
         Matrix::new(dtype, bytes, [rows.len(), shape[1]], kernel)
             .ok_or_else(|| ModelError::UnsupportedType { name: name.into(), dtype: format!("{dtype:?}") })
+    }
+
+    /// A matrix of an expert, `[n_out, n_in]`, which stays in the file until it is multiplied.
+    pub(crate) fn expert(&self, expert: Expert, part: Part, shape: [usize; 2]) -> Result<Matrix, ModelError> {
+        let mut places = places(self.naming, expert, part, shape).peekable();
+        let usual = places.peek().map_or_else(String::new, |place| place.name.clone());
+        let place = places.find(|place| self.tensors.contains_key(&place.name));
+        let Place { name, shape: whole, first_row } = place.ok_or_else(|| ModelError::MissingTensor(usual))?;
+        let (dtype, stored) = self.find(&name, &whole)?;
+        // Both readers checked the range against the shape: rows are of one length.
+        let row_bytes = stored.range.len() / whole.iter().rev().skip(1).product::<usize>().max(1);
+        let start = stored.range.start + first_row * row_bytes;
+        let bytes = self.files[stored.file].share(start..start + shape[0] * row_bytes);
+        self.mark(&name);
+        Matrix::in_place(dtype, bytes, shape)
+            .ok_or_else(|| ModelError::UnsupportedType { name, dtype: format!("{dtype:?}") })
     }
 
     /// The vector of that Hugging Face name in f32.
@@ -231,27 +250,36 @@ impl Weights {
     /// Type and bytes of a tensor, checked against the shape that the configuration implies, rows in half-split order.
     fn bytes(&self, name: &str, shape: &[usize], config: &Config) -> Result<(StorageType, Vec<u8>), ModelError> {
         let stored_name = self.naming.stored(name);
-        let Some(stored) = self.tensors.get(&stored_name) else {
-            return Err(ModelError::MissingTensor(stored_name));
-        };
-        let dtype = match &stored.dtype {
-            Ok(dtype) => *dtype,
-            Err(dtype) => return Err(ModelError::UnsupportedType { name: stored_name, dtype: dtype.clone() }),
-        };
-        // The shape is checked before anything is copied: a stranger's header must not decide what is allocated.
-        if stored.shape != shape {
-            let (found, expected) = (stored.shape.clone(), shape.to_vec());
-            return Err(ModelError::Shape { name: stored_name, found, expected });
-        }
-        let bytes = self.bytes_of(stored);
+        let (dtype, stored) = self.find(&stored_name, shape)?;
+        let bytes = self.files[stored.file].copy(stored.range.clone())?;
         let bytes = match heads_of(name, config) {
             Some(n_heads) if !self.naming.is_hugging_face() && config.architecture.gguf_interleaved => {
-                half_split(bytes, shape, n_heads)?
+                half_split(&bytes, shape, n_heads)?
             }
-            _ => bytes.to_vec(),
+            _ => bytes,
         };
-        self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(stored_name);
+        self.mark(&stored_name);
         Ok((dtype, bytes))
+    }
+
+    /// Type and place of a tensor under its name in the file.
+    ///
+    /// The shape is checked before anything is copied: a stranger's header must not decide what is allocated.
+    fn find(&self, name: &str, shape: &[usize]) -> Result<(StorageType, &Stored), ModelError> {
+        let stored = self.tensors.get(name).ok_or_else(|| ModelError::MissingTensor(name.into()))?;
+        let dtype = match &stored.dtype {
+            Ok(dtype) => *dtype,
+            Err(dtype) => return Err(ModelError::UnsupportedType { name: name.into(), dtype: dtype.clone() }),
+        };
+        if stored.shape != shape {
+            let (found, expected) = (stored.shape.clone(), shape.to_vec());
+            return Err(ModelError::Shape { name: name.into(), found, expected });
+        }
+        Ok((dtype, stored))
+    }
+
+    fn mark(&self, stored_name: &str) {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(stored_name.into());
     }
 
     /// Ends loading: all tensors must have been read, but for those that have no effect. Returns what the fingerprint needs.

@@ -2,7 +2,7 @@
 
 use crate::checkpoint::brief;
 use crate::model::ModelError;
-use crate::model::config::{ROPE_FACTORS, ROPE_FREQS};
+use crate::model::config::{ROPE_FACTORS, ROPE_FREQS, Style};
 use crate::model::rope::RopeScaling;
 
 /// How a checkpoint calls its tensors.
@@ -70,6 +70,7 @@ fn gguf_name(name: &str, post_norms: bool) -> String {
         ("mlp.up_proj", "ffn_up"),
         ("mlp.gate_up_proj", "ffn_up"),
         ("mlp.down_proj", "ffn_down"),
+        ("mlp.gate.", "ffn_gate_inp."),
         ("pre_feedforward_layernorm", "ffn_norm"),
         ("post_feedforward_layernorm", "post_ffw_norm"),
         ("input_layernorm", "attn_norm"),
@@ -128,13 +129,22 @@ const KINDS: &[Kind] = &[
         what: "belongs to packed (quantised) weights",
         hint: "take the model's unquantised weights, or a GGUF file",
     },
-    Kind {
-        marks: &[".experts.", "block_sparse_moe", "mlp.router", "_exps.", "_shexp.", "ffn_gate_inp"],
-        what: "belongs to a mixture of experts",
-        hint: "take a dense model",
-    },
+    SHARED,
+    MIXTURE,
     FUSED,
 ];
+
+const SHARED: Kind = Kind {
+    marks: &["shared_expert", "_shexp."],
+    what: "belongs to an expert that all tokens pass",
+    hint: "take a dense model, or a Qwen3-MoE or Mixtral checkpoint",
+};
+
+const MIXTURE: Kind = Kind {
+    marks: &[".experts.", "block_sparse_moe", "mlp.router", "_exps.", "ffn_gate_inp"],
+    what: "belongs to a mixture of experts",
+    hint: "take a dense model, or a Qwen3-MoE or Mixtral checkpoint",
+};
 
 const FUSED: Kind = Kind {
     marks: &["qkv_proj", "gate_up_proj", "attn_qkv", "query_key_value", "W_pack"],
@@ -142,10 +152,14 @@ const FUSED: Kind = Kind {
     hint: "convert the checkpoint to the layout of its architecture's class in transformers",
 };
 
-/// The error for a tensor that shows what kind of checkpoint this is; `is_fused` where the architecture has several matrices
-/// in one.
-pub(super) fn foreign(name: &str, is_fused: bool) -> Option<ModelError> {
-    let is_own = |mark: &str| is_fused && FUSED.marks.contains(&mark);
+/// The error for a tensor that shows what kind of checkpoint this is, where it is not the architecture's own.
+pub(super) fn foreign(name: &str, style: &Style) -> Option<ModelError> {
+    let is_own = |mark: &str| match style {
+        Style { is_phi: true, .. } => FUSED.marks.contains(&mark),
+        // transformers 5 has an expert's gate and up in one.
+        Style { mixture: Some(_), .. } => MIXTURE.marks.contains(&mark) || mark == "gate_up_proj",
+        _ => false,
+    };
     let kind = KINDS.iter().find(|kind| kind.marks.iter().any(|mark| name.contains(mark) && !is_own(mark)))?;
     Some(ModelError::Foreign { part: format!("tensor {}", brief(name)), what: kind.what.into(), hint: kind.hint })
 }
@@ -153,6 +167,7 @@ pub(super) fn foreign(name: &str, is_fused: bool) -> Option<ModelError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::config::ARCHITECTURES;
 
     #[test]
     fn names_of_gguf_tensors() {
@@ -167,6 +182,8 @@ mod tests {
         assert_eq!(gguf_name("model.embed_tokens.weight", false), "token_embd.weight");
         assert_eq!(gguf_name("model.norm.weight", false), "output_norm.weight");
         assert_eq!(gguf_name("lm_head.weight", false), "output.weight");
+        assert_eq!(gguf_name("model.layers.2.mlp.gate.weight", false), "blk.2.ffn_gate_inp.weight");
+        assert_eq!(gguf_name("model.layers.2.mlp.gate_proj.weight", false), "blk.2.ffn_gate.weight");
     }
 
     #[test]
@@ -197,14 +214,24 @@ mod tests {
 
     #[test]
     fn foreign_checkpoints_are_told_by_their_tensors() {
-        let says = |name: &str| foreign(name, false).unwrap().to_string();
+        let style = |name: &str| ARCHITECTURES.iter().find(|a| a.hf_name == name).unwrap().style;
+        let [llama, phi, mixtral] = ["LlamaForCausalLM", "Phi3ForCausalLM", "MixtralForCausalLM"].map(style);
+        let says = |name: &str| foreign(name, &llama).unwrap().to_string();
         assert!(says("model.layers.0.self_attn.q_proj.qweight").contains("quantised"));
         assert!(says("model.layers.0.mlp.down_proj.weight.quant_state.bitsandbytes__nf4").contains("quantised"));
         assert!(says("blk.0.ffn_gate_exps.weight").contains("experts"));
         assert!(says("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight").contains("LoRA"));
-        assert!(foreign("model.layers.0.self_attn.q_proj.bias", false).is_none());
+        assert!(foreign("model.layers.0.self_attn.q_proj.bias", &llama).is_none());
+        for own in
+            ["blk.0.ffn_gate_exps.weight", "model.layers.0.mlp.experts.gate_up_proj", "blk.0.ffn_gate_inp.weight"]
+        {
+            assert!(foreign(own, &llama).is_some() && foreign(own, &mixtral).is_none(), "{own}");
+        }
+        for shared in ["blk.0.ffn_up_shexp.weight", "model.layers.0.mlp.shared_expert.up_proj.weight"] {
+            assert!(foreign(shared, &mixtral).unwrap().to_string().contains("all tokens pass"));
+        }
         let fused = "model.layers.0.self_attn.qkv_proj.weight";
-        assert!(says(fused).contains("several matrices") && foreign(fused, true).is_none());
-        assert!(foreign("model.layers.0.self_attn.qkv_proj.qweight", true).is_some());
+        assert!(says(fused).contains("several matrices") && foreign(fused, &phi).is_none());
+        assert!(foreign("model.layers.0.self_attn.qkv_proj.qweight", &phi).is_some());
     }
 }

@@ -1,20 +1,22 @@
 //! The files of a checkpoint in memory, and what tells later that they are still the same.
 
 use std::fs::File;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use memmap2::Mmap;
 
 use crate::files::{FileError, map_opened, open_regular, read_at};
 use crate::model::ModelError;
+use crate::model::storage::Bytes;
 
 /// The bytes of one file.
 #[derive(Debug)]
 pub(in crate::model) enum Backing {
     /// Of a file that stays open.
-    Mapped(Mmap, Origin),
+    Mapped(Arc<Mmap>, Origin),
     /// Of a file that was in memory before.
     Owned(Vec<u8>),
 }
@@ -29,10 +31,32 @@ impl Backing {
             return Ok(Self::Owned(Vec::new()));
         }
         let map = map_opened(&file, path)?;
-        Ok(Self::Mapped(map, Origin { path: path.into(), file, state }))
+        Ok(Self::Mapped(Arc::new(map), Origin { path: path.into(), file, state }))
     }
 
-    /// Lets go of the memory, to be read again when it is needed.
+    /// A copy of some bytes. Read and not taken from the map, whose pages would weigh beside it.
+    ///
+    /// - Errors: the file cannot be read
+    pub(super) fn copy(&self, range: Range<usize>) -> Result<Vec<u8>, FileError> {
+        match self {
+            Self::Mapped(_, Origin { path, file, .. }) => {
+                let mut bytes = vec![0; range.len()];
+                read_at(file, &mut bytes, range.start as u64).map_err(|e| FileError::io("read", path, e))?;
+                Ok(bytes)
+            }
+            Self::Owned(bytes) => Ok(bytes.get(range).unwrap_or_default().to_vec()),
+        }
+    }
+
+    /// Some bytes where they lie; of a file that was in memory before, a copy.
+    pub(super) fn share(&self, range: Range<usize>) -> Bytes {
+        match self {
+            Self::Mapped(map, _) => Bytes::Mapped(map.clone(), range),
+            Self::Owned(bytes) => Bytes::Owned(bytes.get(range).unwrap_or_default().to_vec()),
+        }
+    }
+
+    /// Lets go of the memory, to be read again when it is needed. What is shared stays mapped.
     pub(super) fn unmap(self) -> Unmapped {
         match self {
             Self::Mapped(_, origin) => Unmapped::File(origin),
