@@ -49,6 +49,7 @@ fn main() {
         let model = wide_model(dir.path());
         peaks_grow_no_faster_than_one_layer(&model);
         limits_are_kept(&model);
+        experts_are_read_when_a_token_passes_them();
     }
 }
 
@@ -184,6 +185,78 @@ fn limits_are_kept(model: &Model) {
         assert!(matches!(refused, Err(CaptureError::Memory { .. })));
     }
     println!("test limits_are_kept ... ok");
+}
+
+/// 2 layers of 64 experts in bf16, 302 MB, beside 2 MB of all else. Its tokens are many, so that some pass every expert.
+fn write_mixture(dir: &Path) {
+    let (hidden, expert_size, n_experts) = (512, 768, 64);
+    let config = serde_json::json!({
+        "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "hidden_size": hidden,
+        "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 32,
+        "vocab_size": 1024, "max_position_embeddings": 16384, "rms_norm_eps": 1e-5, "tie_word_embeddings": true,
+        "num_experts": n_experts, "num_experts_per_tok": 2, "moe_intermediate_size": expert_size, "norm_topk_prob": true,
+    });
+    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
+    let mut shapes =
+        vec![("model.embed_tokens".to_string(), vec![1024, hidden]), ("model.norm".to_string(), vec![hidden])];
+    for layer in 0..2 {
+        let mut add =
+            |part: &str, shape: &[usize]| shapes.push((format!("model.layers.{layer}.{part}"), shape.to_vec()));
+        add("input_layernorm", &[hidden]);
+        add("post_attention_layernorm", &[hidden]);
+        add("self_attn.q_proj", &[128, hidden]);
+        add("self_attn.k_proj", &[32, hidden]);
+        add("self_attn.v_proj", &[32, hidden]);
+        add("self_attn.o_proj", &[hidden, 128]);
+        add("self_attn.q_norm", &[32]);
+        add("self_attn.k_norm", &[32]);
+        add("mlp.gate", &[n_experts, hidden]);
+        for expert in 0..n_experts {
+            add(&format!("mlp.experts.{expert}.gate_proj"), &[expert_size, hidden]);
+            add(&format!("mlp.experts.{expert}.up_proj"), &[expert_size, hidden]);
+            add(&format!("mlp.experts.{expert}.down_proj"), &[hidden, expert_size]);
+        }
+    }
+    // The upper halves of f32. Tensors are parts of one row of numbers, the experts' of the same part.
+    let numbers = noise(1 << 20, 9);
+    let bytes: Vec<u8> = numbers.iter().flat_map(|x| ((0.2 * x).to_bits() >> 16).to_le_bytes()[..2].to_vec()).collect();
+    let views = shapes.iter().enumerate().map(|(i, (name, shape))| {
+        let first = if name.contains("experts") { 0 } else { 256 * i };
+        let data = &bytes[first..first + 2 * shape.iter().product::<usize>()];
+        (format!("{name}.weight"), TensorView::new(Dtype::BF16, shape.clone(), data).unwrap())
+    });
+    safetensors::serialize_to_file(views, None, &dir.join("model.safetensors")).unwrap();
+}
+
+/// Pages of the file count like any other memory here, though the system takes them back when it needs them.
+fn experts_are_read_when_a_token_passes_them() {
+    let dir = tempfile::tempdir().unwrap();
+    write_mixture(dir.path());
+    release_freed_memory();
+    let now = |line: &str| status("self", line).unwrap();
+    let (base, anonymous) = (now("VmRSS:"), now("RssAnon:"));
+    let model = Model::load(dir.path()).unwrap();
+    let weights = model.weight_bytes() as f64;
+    let loaded = now("VmRSS:") - base;
+    println!("mixture: weights {:.1} MB, {:.1} MB resident once loaded", weights / MB, loaded / MB);
+    assert!(weights > 300.0 * MB && loaded < 16.0 * MB, "{loaded} of {weights} bytes");
+    // A token passes 2 of 64 experts of each layer; 512 tokens pass all.
+    let mut last = 0.0;
+    for (n_tokens, most) in [(1, 2.0 / 64.0), (4, 8.0 / 64.0), (512, 1.0)] {
+        let (peak, _) = peak_of(&model, &options(&model), n_tokens, None).unwrap();
+        let estimate = memory_estimate(&model, &options(&model), n_tokens);
+        let due = (estimate.states + estimate.activations) as f64 + CONSTANT_BYTES;
+        println!(
+            "  {n_tokens:4} tokens: peak {:.1} MB above what was there before, anonymous {:.1} MB",
+            (peak - base) / MB,
+            (now("RssAnon:") - anonymous) / MB
+        );
+        assert!(peak - base <= most * weights + due, "{n_tokens} tokens: {} bytes", peak - base);
+        assert!(now("RssAnon:") - anonymous <= due, "{n_tokens} tokens: experts were copied");
+        last = peak - base;
+    }
+    assert!(last > 0.6 * weights, "512 tokens read {last} of {weights} bytes");
+    println!("test experts_are_read_when_a_token_passes_them ... ok");
 }
 
 fn demo_model_peaks_grow_no_faster_than_one_layer(model: &Model) {
