@@ -103,7 +103,7 @@ pub(crate) fn load_model(name: &str, compute: &Compute, common: &Common) -> Resu
     let model = Model::load_on(&path, compute).with_context(|| format!("cannot load the model {}", path.display()))?;
     let config = model.config();
     let shape = format!(
-        "{}: {} layers, {} query and {} KV heads of {}, {} of weights in memory ({})",
+        "{}: {} layers, {} query and {} KV heads of {}, {} of weights ({})",
         model.name(),
         config.n_layers,
         config.n_q_heads,
