@@ -228,7 +228,8 @@ fn write_mixture(dir: &Path) {
     safetensors::serialize_to_file(views, None, &dir.join("model.safetensors")).unwrap();
 }
 
-/// Pages of the file count like any other memory here, though the system takes them back when it needs them.
+/// Pages of the file count like any other memory here, though the system takes them back when it needs them. A token passes 2 of
+/// 64 experts of each layer, and their pages stay for the next one; 512 tokens pass all, one expert after the other.
 fn experts_are_read_when_a_token_passes_them() {
     let dir = tempfile::tempdir().unwrap();
     write_mixture(dir.path());
@@ -240,9 +241,8 @@ fn experts_are_read_when_a_token_passes_them() {
     let loaded = now("VmRSS:") - base;
     println!("mixture: weights {:.1} MB, {:.1} MB resident once loaded", weights / MB, loaded / MB);
     assert!(weights > 300.0 * MB && loaded < 16.0 * MB, "{loaded} of {weights} bytes");
-    // A token passes 2 of 64 experts of each layer; 512 tokens pass all.
-    let mut last = 0.0;
-    for (n_tokens, most) in [(1, 2.0 / 64.0), (4, 8.0 / 64.0), (512, 1.0)] {
+    let passed = 2.0 / 64.0 * weights;
+    for n_tokens in [1, 4, 512] {
         let (peak, _) = peak_of(&model, &options(&model), n_tokens, None).unwrap();
         let estimate = memory_estimate(&model, &options(&model), n_tokens);
         let due = (estimate.states + estimate.activations) as f64 + CONSTANT_BYTES;
@@ -251,11 +251,9 @@ fn experts_are_read_when_a_token_passes_them() {
             (peak - base) / MB,
             (now("RssAnon:") - anonymous) / MB
         );
-        assert!(peak - base <= most * weights + due, "{n_tokens} tokens: {} bytes", peak - base);
+        assert!(peak - base <= passed + due, "{n_tokens} tokens: {} bytes", peak - base);
         assert!(now("RssAnon:") - anonymous <= due, "{n_tokens} tokens: experts were copied");
-        last = peak - base;
     }
-    assert!(last > 0.6 * weights, "512 tokens read {last} of {weights} bytes");
     println!("test experts_are_read_when_a_token_passes_them ... ok");
 }
 

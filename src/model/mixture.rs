@@ -117,12 +117,17 @@ impl Mixture {
     /// `x` `[T, hidden]` → `[T, hidden]`.
     ///
     /// - Cost: each expert that a token passes reads its weights once, for all of its tokens; the others are not touched
+    /// - Memory: of several tokens, which may pass every expert, the weights of one expert at a time; those of a single token's
+    ///   experts stay, for the next one
     pub(crate) fn forward(&self, x: &[f32], scratch: &mut Scratch) -> Vec<f32> {
         let routes = self.routing.of_logits(self.router.forward(x, scratch));
         let mut y = vec![0f32; x.len()];
         for (expert, routes) in self.experts.iter().zip(&routes).filter(|(_, routes)| !routes.is_empty()) {
             let given = expert.forward(&self.gather(x, routes), scratch);
             self.scatter(&given, routes, &mut y, |route| route.weight);
+            if x.len() > self.router.weight().n_in() {
+                expert.maps().iter().for_each(|(_, map)| map.weight().release());
+            }
         }
         y
     }
@@ -159,6 +164,7 @@ impl Mixture {
             let mut by_rows = vec![0f32; rows.len()];
             expert.add_backward(&rows, &gradients, &mut by_rows, scratch);
             self.scatter(&by_rows, routes, into, |_| 1.0);
+            expert.maps().iter().for_each(|(_, map)| map.weight().release());
         }
         for (by_logits, shares) in by_logits.chunks_exact_mut(n_experts).zip(probabilities.chunks_exact(n_experts)) {
             let mean: f32 = by_logits.iter().sum();

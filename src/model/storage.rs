@@ -4,6 +4,8 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 
 /// Bytes of weights.
 #[derive(Debug)]
@@ -12,6 +14,20 @@ pub(in crate::model) enum Bytes {
     Owned(Vec<u8>),
     /// Where they lie in a file, which is read as they are used.
     Mapped(Arc<Mmap>, Range<usize>),
+}
+
+impl Bytes {
+    /// Lets go of a mapped file's pages, which the next use takes from the file again. A wish: some systems keep them.
+    pub(in crate::model) fn release(&self) {
+        #[cfg(unix)]
+        if let Self::Mapped(map, range) = self {
+            #[expect(unsafe_code, reason = "the map is of a file and never written: its bytes come back as they were")]
+            let released = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
+            if let Err(error) = released {
+                tracing::debug!(%error, "pages of experts stay in memory");
+            }
+        }
+    }
 }
 
 impl Deref for Bytes {

@@ -93,6 +93,13 @@ impl Matrix {
         }
     }
 
+    /// Lets go of the pages of weights that lie in a mapped file.
+    pub(crate) fn release(&self) {
+        if let Storage::Rows(bytes) = &self.storage {
+            bytes.release();
+        }
+    }
+
     /// Rows.
     pub(crate) fn n_out(&self) -> usize {
         self.n_out
