@@ -50,9 +50,15 @@ fn the_pipeline_runs_from_prompts_to_compressed_text() {
     assert!(analysed.starts_with("reports/run/analysis.json\n") && analysed.contains("even"), "{analysed}");
     let more = done(kvscope(dir, &["analyze", "dumps/run", "--maps", "1:0,1:1:v", "-v"]));
     assert!(more.len() > analysed.len() && more.contains("error of the output"), "{more}");
-    let against = ["analyze", "--compare", "reports/run", "reports/run", "--out", "reports/same"];
+    done(kvscope(dir, &["analyze", "dumps/run", "--out", "reports/again"]));
+    let against = ["analyze", "--compare", "reports/run", "reports/again", "reports/run", "--out", "reports/same"];
     let compared = done(kvscope(dir, &against));
     assert!(compared.contains("compared pair by pair") && compared.contains("sets per token"), "{compared}");
+    assert!(["1: run", "2: again", "3: run"].iter().all(|name| compared.contains(name)), "{compared}");
+    let page = done(kvscope(dir, &["report", "reports/same", "-v"]));
+    assert!(page.contains("sets-by-depth.csv") && page.contains("reports/same/report.html"), "{page}");
+    done(kvscope(dir, &["verify", "reports/same"]));
+    ends(&kvscope(dir, &["analyze", "--compare", "reports/run"]), 2, &["2 more values", "--compare"]);
     let lines = [&analysed, &more, &compared];
     assert!(lines.iter().flat_map(|text| text.lines()).all(|line| line.chars().count() <= 100), "{lines:?}");
     let tuned = kvscope(dir, &["--json", "tune", "dumps/run", "--budget", "0.6"]);

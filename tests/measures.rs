@@ -146,10 +146,11 @@ fn a_comparison_finds_the_head_that_was_changed_and_no_other() {
     let dir = tempfile::tempdir().unwrap();
     runs(dir.path(), "a", 5);
     runs(dir.path(), "b", 15);
-    let (a, b) = (dir.path().join("a"), dir.path().join("b"));
-    let comparison: Comparison = compare(&a, &b, 7).unwrap();
-    assert!(comparison.paired);
-    let sets = comparison.figures.iter().find(|figure| figure.metric == "set_ratio").unwrap();
+    let [a, b] = ["a", "b"].map(|name| dir.path().join(name));
+    let comparison: Comparison = compare(&[a.clone(), b.clone()], 7).unwrap();
+    let against = &comparison.against_first[0];
+    assert!(against.paired && against.run == 1);
+    let sets = against.sets().unwrap();
     let differing: Vec<(usize, usize)> =
         sets.heads.iter().filter(|head| head.differs).map(|head| (head.layer, head.kv_head)).collect();
     assert_eq!(differing, [(3, 1)]);
@@ -157,35 +158,116 @@ fn a_comparison_finds_the_head_that_was_changed_and_no_other() {
     assert!(
         (sets.heads[3].difference.estimate + 0.25).abs() < 1e-9 && (sets.difference.estimate + 0.0625).abs() < 1e-9
     );
-    assert_eq!((sets.eps, sets.n_differ, sets.heads.len()), (Some(0.75), 1, 4));
-    let same = compare(&a, &a, 7).unwrap();
-    assert!(same.figures.iter().all(|figure| figure.n_differ == 0 && figure.difference.estimate == 0.0), "{same:?}");
-    assert_eq!(same.figures[0].rank_agreement.map(|rho| rho.estimate), Some(1.0));
-    assert!(comparison.paired);
-    assert_eq!(compare(&a, &b, 7).unwrap(), comparison);
+    assert_eq!((sets.id.eps, sets.n_differ, sets.heads.len()), (Some(0.75), 1, 4));
+    // Both are of one model, and are called by their folders; a run named twice has a number.
+    assert_eq!(comparison.runs.iter().map(|run| run.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    let same = compare(&[a.clone(), a.clone()], 7).unwrap();
+    let figures = &same.against_first[0].figures;
+    assert!(figures.iter().all(|figure| figure.n_differ == 0 && figure.difference.estimate == 0.0), "{same:?}");
+    assert_eq!(figures[0].rank_agreement.map(|rho| rho.estimate), Some(1.0));
+    assert_eq!((same.runs[0].name.as_str(), same.runs[1].name.as_str()), ("1: a", "2: a"));
+    assert_eq!(compare(&[a, b], 7).unwrap(), comparison);
+}
+
+/// Samples whose first tokens are a run in every head: `[data set][sample]` tokens of 40 in layer 1, 8 more in layer 3.
+fn planted_runs(dir: &Path, name: &str, datasets: &[(&'static str, [usize; 2])]) {
+    let vectors: Vec<_> = datasets
+        .iter()
+        .flat_map(|(_, runs)| runs)
+        .map(|run| {
+            move |_: State, layer: usize, _: usize, token: usize| {
+                let mut vector = [0.0; DIM];
+                vector[if token < run + if layer == 3 { 8 } else { 0 } { 3 } else { token % 2 }] = 1.0;
+                vector
+            }
+        })
+        .collect();
+    let samples: Vec<Planted<'_>> = datasets
+        .iter()
+        .flat_map(|(dataset, _)| [(*dataset, "0"), (*dataset, "1")])
+        .zip(&vectors)
+        .map(|((dataset, id), vectors)| Planted { dataset, id, n_tokens: 40, heavy: None, vectors })
+        .collect();
+    let options = AnalyzeOptions { shares: NONE_PROTECTED, budgets: Vec::new(), ..AnalyzeOptions::default() };
+    run(dir, name, &samples, &options);
 }
 
 #[test]
-fn runs_that_do_not_correspond_are_refused() {
+fn three_runs_are_told_apart_by_data_set_and_depth() {
     let dir = tempfile::tempdir().unwrap();
-    let mut analysis = runs(dir.path(), "a", 5);
-    let (a, other) = (dir.path().join("a"), dir.path().join("other"));
-    std::fs::create_dir(&other).unwrap();
-    std::fs::copy(a.join("stats.parquet"), other.join("stats.parquet")).unwrap();
+    // A run of n of 40 tokens leaves 41 - n sets. Data sets are 2 tokens apart within a run, runs 8 and 16 on a data set.
+    for (name, more) in [("a", 0), ("b", 8), ("c", 16)] {
+        planted_runs(dir.path(), name, &[("x", [5 + more, 7 + more]), ("y", [7 + more, 9 + more])]);
+    }
+    let dirs = ["a", "b", "c"].map(|name| dir.path().join(name));
+    let comparison = compare(&dirs, 3).unwrap();
+    assert_eq!((comparison.runs.len(), comparison.against_first.len(), comparison.eps), (3, 2, 0.75));
+    let near = |got: f64, expected: f64| assert!((got - expected).abs() < 1e-9, "{got} for {expected}");
+    let sets = comparison.runs[0].sets.as_ref().unwrap();
+    let [x, y] = sets.datasets.as_slice() else { panic!("{sets:?}") };
+    // x: 36 and 34 sets of 40 in layer 1, 28 and 26 in layer 3.
+    near(x.layers[0].estimate, 35.0 / 40.0);
+    near(x.layers[1].estimate, 27.0 / 40.0);
+    near(x.mean.estimate, 31.0 / 40.0);
+    near(y.layers[0].estimate, 33.0 / 40.0);
+    assert!(x.layers[0].low.unwrap() < 0.875 && x.layers[0].high.unwrap() > 0.875 && x.n_samples == 2);
+    near(sets.heads[0].mean.estimate, 34.0 / 40.0);
+    assert_eq!(sets.most_merging(2).iter().map(|head| head.layer).collect::<Vec<_>>(), [3, 3]);
+    near(sets.between_datasets.unwrap().estimate, 2.0 / 40.0);
+    let distances = comparison.distances;
+    near(distances.between_datasets.unwrap().estimate, 2.0 / 40.0);
+    // Of three pairs of runs two are 8 tokens apart and one 16.
+    near(distances.between_runs.unwrap().estimate, (8.0 + 8.0 + 16.0) / 3.0 / 40.0);
+    assert!(distances.difference.unwrap().low.unwrap() > 0.0);
+    let verdict = comparison.verdict();
+    assert_eq!(verdict.len(), 3, "{verdict:?}");
+    assert!(verdict[0].starts_with("c merges most, with 0.350 ("), "{verdict:?}");
+    assert!(verdict[0].contains("before b with 0.550 (") && verdict[0].contains(" and a with 0.750 ("), "{verdict:?}");
+    assert!(
+        verdict[1].starts_with(
+            "The runs differ more than the data sets do: at equal depth, two data sets of one run lie 0.050"
+        )
+    );
+    assert!(
+        verdict[2].starts_with("Head by head against a: b differs in 4 of 4, by -0.200 to -0.200 on average"),
+        "{verdict:?}"
+    );
+}
+
+#[test]
+fn runs_of_other_heads_are_compared_where_they_can_be() {
+    let dir = tempfile::tempdir().unwrap();
+    runs(dir.path(), "a", 5);
+    let [a, other] = ["a", "other"].map(|name| dir.path().join(name));
     let write = |analysis: &Analysis| kvscope::files::write_json(&other.join("analysis.json"), analysis).unwrap();
-    analysis.bridge = true;
-    write(&analysis);
-    let error = compare(&a, &other, 0).unwrap_err();
-    assert!(matches!(&error, AnalyzeError::RulesDiffer { what: "bridging", .. }), "{error}");
+    let mut analysis = runs(dir.path(), "other", 5);
+    // The same table under another model's name, with another number of layers.
+    analysis.model.name = "other".into();
+    analysis.model.fingerprint = "g".into();
     analysis.layers = vec![1];
     write(&analysis);
-    let error = compare(&a, &other, 0).unwrap_err();
-    assert!(error.to_string().contains("in each of the layers [1, 3]") && error.hint().is_some(), "{error}");
+    let comparison = compare(&[a.clone(), other.clone()], 0).unwrap();
+    let against = &comparison.against_first[0];
+    let sets = against.sets().unwrap();
+    assert!(against.paired && sets.heads.is_empty() && sets.rank_agreement.is_none() && !sets.differs());
+    let said = "Heads of other (1 layer x 2 heads) are not compared one by one with those of toy (2 layers x 2 heads).";
+    let verdict = comparison.verdict();
+    assert_eq!(verdict.last().unwrap(), &said.replace("toy", &comparison.runs[0].name), "{verdict:?}");
+    // By other rules nothing is comparable.
+    analysis.bridge = true;
+    write(&analysis);
+    let error = compare(&[a.clone(), other.clone()], 0).unwrap_err();
+    assert!(matches!(&error, AnalyzeError::RulesDiffer { what: "bridging", .. }), "{error}");
+    assert!(error.to_string().contains("true in other") && error.hint().is_some(), "{error}");
     std::fs::remove_file(other.join("stats.parquet")).unwrap();
-    analysis.layers = vec![1, 3];
     analysis.bridge = false;
     write(&analysis);
-    assert!(compare(&a, &other, 0).unwrap_err().to_string().contains("stats.parquet"));
+    assert!(compare(&[a.clone(), other.clone()], 0).unwrap_err().to_string().contains("stats.parquet"));
+    let error = compare(&vec![a; 10], 0).unwrap_err();
+    assert!(
+        error.to_string().contains("10 runs cannot be compared: a comparison has 2 to 9") && error.hint().is_some()
+    );
+    assert!(compare(&[other], 0).is_err());
 }
 
 /// Set `KVSCOPE_PYTHON` to a Python that has polars and duckdb if `python3` does not.

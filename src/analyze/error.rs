@@ -97,16 +97,16 @@ pub enum AnalyzeError {
         /// Most heads over all layers.
         limit: usize,
     },
-    /// Two runs whose heads do not correspond.
-    #[error("heads do not correspond: {a}, {b}")]
-    HeadsDiffer {
-        /// The first run's layers and heads.
-        a: String,
-        /// The second run's.
-        b: String,
+    /// Too few runs to compare, or too many to show beside each other.
+    #[error("{n} runs cannot be compared: a comparison has 2 to {most}")]
+    NumberOfRuns {
+        /// Runs that were named.
+        n: usize,
+        /// Most that there may be.
+        most: usize,
     },
     /// Two runs that were measured by different rules.
-    #[error("the runs were analysed with different {what}: {a} and {b}")]
+    #[error("the runs were analysed with different {what}: {a}, and {b}")]
     RulesDiffer {
         /// The rule.
         what: &'static str,
@@ -116,8 +116,13 @@ pub enum AnalyzeError {
         b: String,
     },
     /// Two runs without a figure in common.
-    #[error("the runs have no figure in common")]
-    NothingToCompare,
+    #[error("{a} and {b} have no figure in common")]
+    NothingToCompare {
+        /// The first run.
+        a: String,
+        /// The other.
+        b: String,
+    },
     /// A map was asked for of something that was not captured.
     #[error("no map of {} of layer {layer}, KV head {kv_head}: {what}", state.name())]
     NoMap {
@@ -147,13 +152,11 @@ impl Hint for AnalyzeError {
             }
             Self::NoVectors { .. } => Some("capture again with k or v among --states".into()),
             Self::Duplicate { .. } => Some("give each dump once, and of dumps that share rows one".into()),
-            Self::HeadsDiffer { .. } => {
-                Some("compare runs over the same layers of models with as many layers and KV heads".into())
-            }
+            Self::NumberOfRuns { .. } => Some("name two analyses or more, and compare the others by themselves".into()),
             Self::RulesDiffer { .. } => {
-                Some("analyse both with the same --reference-eps, --recent, --heavy and --bridge".into())
+                Some("analyse all with the same --reference-eps, --recent, --heavy and --bridge".into())
             }
-            Self::NothingToCompare => Some("capture and analyse the same states in both".into()),
+            Self::NothingToCompare { .. } => Some("capture and analyse the same states in both".into()),
             Self::NoMap { .. } => Some("ask for a layer, head and state that the dump holds".into()),
             Self::Option { .. } => Some("kvscope analyze --help says what each option takes".into()),
             Self::TooManyHeads { .. } => Some("the manifest is damaged: capture again".into()),

@@ -1,4 +1,4 @@
-//! An analysis and a comparison of two as tables.
+//! An analysis as tables.
 
 use crate::analyze::summary;
 use crate::cli::blocks::blocks;
@@ -6,14 +6,11 @@ use crate::cli::common::Common;
 use crate::cli::output::printable;
 use crate::cli::table::{Table, bounds, digits, estimate, name, number, verdict, wrapped};
 use crate::format::analysis::{Analysis, QueryAware, RuleError};
-use crate::format::comparison::Comparison;
 
 /// Layers shown at either end.
 const SHOWN_LAYERS: usize = 3;
 /// Widest name of a model.
 const MODEL_COLUMNS: usize = 40;
-/// Heads named below a comparison.
-const NAMED_HEADS: usize = 5;
 
 /// Size, similarity and sparsity of every data set, what merging costs at every budget, and the verdicts.
 pub(crate) fn analysis_text(analysis: &Analysis, common: &Common) -> String {
@@ -94,48 +91,4 @@ fn errors(queries: &QueryAware) -> String {
         table.row(std::iter::once(kept).chain(errors.iter().map(percent)).collect::<Vec<_>>());
     }
     table.to_string()
-}
-
-/// Every figure of both runs, its difference, the heads that differ, and whether both runs order the heads alike; then the
-/// heads whose merging sets differ most.
-pub(crate) fn comparison_text(comparison: &Comparison) -> String {
-    let mut text = String::new();
-    for (name, run) in [("A", &comparison.a), ("B", &comparison.b)] {
-        let model = printable(&run.model.name, MODEL_COLUMNS);
-        text += &format!("{name}: {model}, {} samples, {} tokens\n", run.n_samples, run.n_tokens);
-    }
-    text += if comparison.paired { "the same samples, compared pair by pair\n" } else { "different samples\n" };
-    let mut table = Table::new([
-        name("figure"),
-        number("A"),
-        number("B"),
-        number("B - A"),
-        number("95 % interval"),
-        number("heads differ"),
-        number("rank agreement"),
-    ]);
-    for figure in &comparison.figures {
-        table.row([
-            figure.name(),
-            digits(Some(figure.a), 3),
-            digits(Some(figure.b), 3),
-            format!("{:+.3}", figure.difference.estimate),
-            bounds(Some(figure.difference), 4),
-            format!("{} of {}", figure.n_differ, figure.heads.len()),
-            estimate(figure.rank_agreement, 3),
-        ]);
-    }
-    text.push('\n');
-    comparison.verdict().iter().for_each(|sentence| text += &wrapped(sentence));
-    text += &format!("\n{table}\nMeans over heads and samples. A head differs where its own interval leaves out 0.\n");
-    let sets = comparison.figures.iter().find(|figure| figure.metric == "set_ratio");
-    if let Some(sets) = sets.filter(|sets| sets.n_differ > 0) {
-        let mut heads: Vec<_> = sets.heads.iter().filter(|head| head.differs).collect();
-        heads.sort_by(|a, b| b.difference.estimate.abs().total_cmp(&a.difference.estimate.abs()));
-        let named = heads.iter().take(NAMED_HEADS);
-        let named: Vec<String> =
-            named.map(|head| format!("{}:{} ({:+.3})", head.layer, head.kv_head, head.difference.estimate)).collect();
-        text += &wrapped(&format!("Largest differences of sets, as layer:head: {}.", named.join(", ")));
-    }
-    text
 }

@@ -8,13 +8,15 @@ use serde_json::json;
 use crate::analyze;
 use crate::analyze::{AnalyzeOptions, MapRequest};
 use crate::cli::Outcome;
-use crate::cli::analysis::{analysis_text, comparison_text};
+use crate::cli::analysis::analysis_text;
 use crate::cli::common::Common;
+use crate::cli::comparison::{NAMED_HEADS, comparison_text};
 use crate::cli::failure::{Failure, Result, Usage};
 use crate::cli::numbers;
 use crate::cli::options::{out_dir, run_name};
 use crate::cli::output::{emit, emit_json, note, with_bar};
-use crate::files::{FolderLock, write_json};
+use crate::files::{FolderLock, plain_name, write_json};
+use crate::format::comparison::{ComparedRun, FigureDifference, MOST_RUNS};
 use crate::format::dump::{Dump, State};
 use crate::merge::Shares;
 
@@ -24,8 +26,8 @@ pub(crate) struct Args {
     /// Dumps of one model
     #[arg(value_name = "DUMP", required_unless_present = "compare")]
     dumps: Vec<PathBuf>,
-    /// Compare two analyses head by head instead: folders that `kvscope analyze` wrote
-    #[arg(long, value_names = ["A", "B"], num_args = 2, conflicts_with = "dumps")]
+    /// Compare analyses instead, each with the first: two folders or more that `kvscope analyze` wrote, of one model or several
+    #[arg(long, value_name = "ANALYSIS", num_args = 2..=MOST_RUNS, conflicts_with = "dumps")]
     compare: Vec<PathBuf>,
     /// Thresholds of the sparsity figures
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = numbers::cosine)]
@@ -71,8 +73,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
-    if let [a, b] = args.compare.as_slice() {
-        return run_compare(a, b, args, common);
+    if !args.compare.is_empty() {
+        return run_compare(args, common);
     }
     let dumps = args.dumps.iter().map(|dir| Dump::open(dir)).collect::<Result<Vec<_>, _>>()?;
     let manifest = dumps[0].manifest();
@@ -121,8 +123,8 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn run_compare(a: &Path, b: &Path, args: &Args, common: &Common) -> Result<Outcome> {
-    for dir in [a, b] {
+fn run_compare(args: &Args, common: &Common) -> Result<Outcome> {
+    for dir in &args.compare {
         if !dir.join("analysis.json").exists() && dir.join("manifest.json").exists() {
             return Err(Usage::error(
                 format!("{} is a dump, and --compare takes analyses", dir.display()),
@@ -134,26 +136,46 @@ fn run_compare(a: &Path, b: &Path, args: &Args, common: &Common) -> Result<Outco
             ));
         }
     }
-    let comparison = analyze::compare(a, b, args.seed)?;
-    let name = format!("{}-against-{}", run_name(a), run_name(b));
+    let comparison = analyze::compare(&args.compare, args.seed)?;
+    let names: Vec<String> = args.compare.iter().map(|dir| run_name(dir)).collect();
+    let name = plain_name(&format!("{}-against-{}", names[0], names[1..].join("-and-")));
     let path = out_dir(args.out.as_ref(), "reports", &name).join("comparison.json");
     let dir = path.parent().unwrap_or(Path::new(""));
     let _lock = FolderLock::take(dir)?;
     write_json(&path, &comparison)?;
     if common.json {
-        emit_json(&json!({
-            "schema": "kvscope.analyze/1",
-            "comparison": path,
-            "paired": comparison.paired,
-            "figures": comparison.figures.iter().map(|figure| json!({
-                "metric": figure.metric, "state": figure.state, "eps": figure.eps, "budget": figure.budget,
-                "rule": figure.rule, "a": figure.a, "b": figure.b, "difference": figure.difference,
+        let run = |run: &ComparedRun| {
+            let sets = run.sets.as_ref();
+            json!({
+                "name": run.name, "model": run.model.name, "set_ratio": run.set_ratio().map(|figure| figure.mean),
+                "variance": sets.and_then(|sets| sets.variance), "kendall_w": sets.and_then(|sets| sets.kendall_w),
+                "between_datasets": sets.and_then(|sets| sets.between_datasets),
+                "most_merging": sets.map(|sets| sets.most_merging(NAMED_HEADS)),
+            })
+        };
+        let figure = |figure: &FigureDifference| {
+            let id = &figure.id;
+            json!({
+                "metric": id.metric, "state": id.state, "eps": id.eps, "budget": id.budget, "rule": id.rule,
+                "first": figure.first, "other": figure.other, "difference": figure.difference,
                 "rank_agreement": figure.rank_agreement, "n_differ": figure.n_differ,
+            })
+        };
+        emit_json(&json!({
+            "schema": "kvscope.compare/1",
+            "comparison": path,
+            "verdict": comparison.verdict(),
+            "runs": comparison.runs.iter().map(run).collect::<Vec<_>>(),
+            "distances": comparison.distances,
+            "against_first": comparison.against_first.iter().map(|against| json!({
+                "run": comparison.runs[against.run].name, "paired": against.paired,
+                "figures": against.figures.iter().map(figure).collect::<Vec<_>>(),
             })).collect::<Vec<_>>(),
         }))?;
     } else {
         emit(&format!("{}\n", path.display()))?;
-        emit(&comparison_text(&comparison))?;
+        emit(&comparison_text(&comparison, common))?;
+        note(common, &format!("next: kvscope report {}", path.display()));
     }
     Ok(Outcome::Done)
 }

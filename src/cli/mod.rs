@@ -7,6 +7,7 @@ mod blocks;
 mod capture;
 mod chat;
 mod common;
+mod comparison;
 mod completions;
 mod compression;
 mod demo;

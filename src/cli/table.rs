@@ -21,16 +21,31 @@ const GAP: usize = 2;
 pub(crate) struct Column {
     head: String,
     is_name: bool,
+    /// Widest line of a head that is a name: it is broken behind the signs that join its parts.
+    of_parts: Option<usize>,
 }
 
 /// A column of names: to the left, and shortened where the table is too wide.
 pub(crate) fn name(head: &str) -> Column {
-    Column { head: head.into(), is_name: true }
+    Column { head: head.into(), is_name: true, of_parts: None }
 }
 
 /// A column of numbers: to the right.
 pub(crate) fn number(head: &str) -> Column {
-    Column { head: head.into(), is_name: false }
+    Column { head: head.into(), is_name: false, of_parts: None }
+}
+
+/// A column of numbers under a name, in lines no wider than that.
+pub(crate) fn parts(head: &str, widest: usize) -> Column {
+    Column { head: head.into(), is_name: false, of_parts: Some(widest) }
+}
+
+/// Signs that join the parts of a name, and blanks.
+const JOINTS: [char; 6] = [' ', '-', '_', '.', '/', ':'];
+
+/// A name in its parts.
+fn words_of_parts(line: &str) -> Box<dyn Iterator<Item = textwrap::core::Word<'_>> + '_> {
+    Box::new(line.split_inclusive(JOINTS).map(textwrap::core::Word::from))
 }
 
 /// A table that is filled row by row.
@@ -53,8 +68,12 @@ impl Table {
     /// widest first.
     fn widths(&self) -> Vec<usize> {
         let longest = |column: &Column| {
-            let words = column.head.split(' ').filter(|_| !column.is_name).map(columns);
-            words.max().unwrap_or_else(|| columns(&column.head))
+            let head = &column.head;
+            match column.of_parts {
+                _ if column.is_name => columns(head),
+                Some(widest) => columns(head).min(widest),
+                None => head.split(' ').map(columns).max().unwrap_or(0),
+            }
         };
         let mut widths: Vec<usize> = self.columns.iter().map(longest).collect();
         for row in &self.rows {
@@ -90,11 +109,24 @@ impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let widths = self.widths();
         // Heads in as many lines as the tallest needs; the last one stands on the numbers.
-        let heads: Vec<Vec<Cow<'_, str>>> =
-            self.columns.iter().zip(&widths).map(|(column, width)| textwrap::wrap(&column.head, *width)).collect();
+        let in_lines = |(column, width): (&'_ Column, &usize)| {
+            let lines = textwrap::Options::new(*width);
+            match column.of_parts {
+                Some(_) => {
+                    let parts = textwrap::WordSeparator::Custom(words_of_parts);
+                    let whole = textwrap::WordSplitter::NoHyphenation;
+                    textwrap::wrap(&column.head, lines.word_separator(parts).word_splitter(whole))
+                }
+                None => textwrap::wrap(&column.head, lines),
+            }
+            .into_iter()
+            .map(Cow::into_owned)
+            .collect()
+        };
+        let heads: Vec<Vec<String>> = self.columns.iter().zip(&widths).map(in_lines).collect();
         let n_lines = heads.iter().map(Vec::len).max().unwrap_or(0);
         let line = |i: usize| -> Vec<String> {
-            let of_head = |head: &Vec<Cow<'_, str>>| (i + head.len()).checked_sub(n_lines).map(|i| head[i].to_string());
+            let of_head = |head: &Vec<String>| (i + head.len()).checked_sub(n_lines).map(|i| head[i].clone());
             heads.iter().map(|head| of_head(head).unwrap_or_default()).collect()
         };
         let heads: Vec<Vec<String>> = (0..n_lines).map(line).collect();
@@ -173,6 +205,14 @@ mod tests {
         let mut table = Table::new([name("policy"), number("mean KL (nats)")]);
         table.row(["h2o".into(), "0.01".into()]);
         assert_eq!(table.to_string(), "          mean\n            KL\npolicy  (nats)\nh2o       0.01\n");
+    }
+
+    #[test]
+    fn names_above_numbers_break_at_their_joints() {
+        let mut table = Table::new([name("figure"), parts("SmolLM2-135M.Q4_1", 12), parts("x".repeat(9).as_str(), 6)]);
+        table.row(["kept".into(), digits(Some(0.5), 2), missing()]);
+        let text = table.to_string();
+        assert_eq!(text, "            SmolLM2-  xxxxxx\nfigure     135M.Q4_1     xxx\nkept            0.50       -\n");
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub struct Report {
     pub generations: Vec<Named<Generated>>,
     /// Measurements of speed and memory.
     pub benches: Vec<Named<Bench>>,
-    /// Comparisons of two analyses.
+    /// Comparisons of analyses.
     pub comparisons: Vec<Named<Comparison>>,
     /// Bytes of the page up to which the explorer fills it; a page that is larger without has the explorer's texts only.
     pub page_bytes: usize,
@@ -156,12 +156,15 @@ impl Report {
         if self.analysis.is_some() {
             return format!("KV cache similarity of {model}");
         }
-        match self.comparisons.first().map(|comparison| &comparison.content) {
-            Some(Comparison { a, b, .. }) if a.model.name == b.model.name => {
-                format!("Two runs of {} compared", a.model.name)
+        match self.comparisons.first().map(|comparison| comparison.content.runs.as_slice()) {
+            Some([first, rest @ ..]) if rest.iter().all(|run| run.model.name == first.model.name) => {
+                format!("{} runs of {} compared", rest.len() + 1, first.model.name)
             }
-            Some(Comparison { a, b, .. }) => format!("{} and {} compared", a.model.name, b.model.name),
-            None => format!("KV cache compression of {model}"),
+            Some([all @ .., last]) => {
+                let names: Vec<&str> = all.iter().map(|run| run.name.as_str()).collect();
+                format!("{} and {} compared", names.join(", "), last.name)
+            }
+            _ => format!("KV cache compression of {model}"),
         }
     }
 

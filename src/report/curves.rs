@@ -7,13 +7,15 @@ use crate::report::canvas::{Area, Canvas};
 use crate::report::drawing::Words;
 use crate::report::legend::{Key, Legend};
 use crate::report::table::{Table, cell};
-use crate::report::text::Type;
+use crate::report::text::{Type, fit};
 use crate::report::theme;
 use crate::report::theme::Look;
 use crate::report::{Drawing, ReportError};
 
 /// Room for the labels of the y axis.
 const LEFT: f64 = 56.0;
+/// Most panels side by side; more go on below.
+const PANELS: usize = 3;
 /// Between two panels.
 const GAP: f64 = 48.0;
 /// Lines of crosses in the strip beneath the values.
@@ -103,23 +105,30 @@ impl Curves {
     pub fn drawing(self, name: &str, title: &str, subtitle: String) -> Result<Drawing, ReportError> {
         let alt = format!("{} by {}. {}", self.y.title, self.x.title, self.in_words().join(" "));
         let legend = Legend::new(self.keys(), theme::WIDTH - 2.0 * theme::MARGIN - LEFT);
-        let (head, height) = if self.panels.len() > 1 { (26.0, 280.0) } else { (0.0, 390.0) };
-        let body = legend.height() + head + height + self.x.foot();
+        let (head, height) = match self.panels.len() {
+            0 | 1 => (0.0, 390.0),
+            n if n <= PANELS => (26.0, 280.0),
+            _ => (26.0, 230.0),
+        };
+        // Four stand two by two.
+        let columns = if self.panels.len() == 4 { 2 } else { self.panels.len().clamp(1, PANELS) };
+        let of_row = head + height + self.x.foot();
+        let body = legend.height() + of_row * self.panels.len().div_ceil(columns) as f64;
         let words = Words::new(name, title, subtitle, alt);
         let strip = self.panels.iter().map(|panel| strip(&panel.1)).fold(0.0, f64::max);
         Drawing::new(words, self.table(), body, |canvas, area| {
             legend.draw(canvas, (area.x0 + LEFT, area.y0));
-            let n = self.panels.len() as f64;
+            let n = columns as f64;
             let width = (area.width() - LEFT - 8.0 - GAP * (n - 1.0)) / n;
-            let top = area.y0 + legend.height() + head;
             for (i, (title, curves)) in self.panels.iter().enumerate() {
-                let x0 = area.x0 + LEFT + i as f64 * (width + GAP);
+                let x0 = area.x0 + LEFT + (i % columns) as f64 * (width + GAP);
+                let top = area.y0 + legend.height() + head + (i / columns) as f64 * of_row;
                 let panel = Area::new(x0, top, x0 + width, top + height - strip);
                 let bold = Type::new(theme::LABEL, theme::INK).bold().center();
-                canvas.text((panel.middle().0, top - 9.0), title, bold);
+                canvas.text((panel.middle().0, top - 9.0), &fit(title, theme::LABEL, true, width + GAP / 2.0), bold);
                 let frame = Frame { area: panel, x: &self.x, y: &self.y };
                 self.shade(canvas, &frame);
-                frame.draw(canvas, i == 0, strip);
+                frame.draw(canvas, i % columns == 0, strip);
                 self.panel(canvas, &frame, curves);
             }
         })

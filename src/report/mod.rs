@@ -229,6 +229,8 @@ fn draw(report: &Report, entry: &'static FigureEntry) -> Option<Result<Vec<Drawn
         Build::Evaluation(build) => vec![build(&report.evaluation.as_ref()?.evaluation)],
         Build::Bench(_) if report.benches.is_empty() => return None,
         Build::Bench(build) => report.benches.iter().map(|bench| build(&bench.content)).collect(),
+        Build::Comparison(_) if report.comparisons.is_empty() => return None,
+        Build::Comparison(build) => report.comparisons.iter().map(|found| build(&found.content)).collect(),
     };
     let numbered = |(of, drawings): (usize, Result<Vec<Drawing>, ReportError>)| {
         let mut drawings = drawings?;

@@ -21,7 +21,7 @@ def phrases(seed, n):
 
 
 def make(folder):
-    """Two analyses, a comparison, profiles of two budgets, an evaluation with answers, generations and a measurement, in one folder."""
+    """An analysis, a comparison of three, profiles of two budgets, an evaluation with answers, generations and a measurement, in one folder."""
     rows = [{"context": phrases(i + 2, 14), "dataset": ["even", "odd"][i % 2], "_id": f"row{i}"} for i in range(8)]
     (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
     asked = [{"context": phrases(i + 2, 12), "input": "", "answers": ["reeds"], "dataset": "ruler_vt", "_id": f"q{i}"} for i in range(3)]
@@ -32,7 +32,9 @@ def make(folder):
     (folder / "prompts.jsonl").write_text("\n".join(json.dumps({**row, "context": row["context"][::2]}) for row in rows))
     kvscope(folder, "capture", *model, "--prompts", "prompts.jsonl", "--raw", "--out", "dumps/other")
     kvscope(folder, "analyze", "dumps/other", "--out", "reports/other")
-    kvscope(folder, "analyze", "--compare", "reports/run", "reports/other", "--out", "reports/run")
+    kvscope(folder, "capture", *model, "--prompts", "prompts.jsonl", "--raw", "--layers", "0", "--out", "dumps/part")
+    kvscope(folder, "analyze", "dumps/part", "--out", "reports/part")
+    kvscope(folder, "analyze", "--compare", "reports/run", "reports/other", "reports/part", "--out", "reports/run")
     kvscope(folder, "tune", "dumps/run", "--budget", "0.6,0.4", "--out", "reports/run")
     kvscope(folder, "eval", *model, "--prompts", "asked.jsonl", "--task", "ruler", "--policy", "h2o", "--policy", "kvmerger:bridge=true",
             "--budget", "0.5,0.3", "--raw", "--out", "reports/run")
@@ -151,6 +153,23 @@ def check_evaluation(page, html, run):
     holds(f"scores of {len(rows)} rows and their answers are those of the file")
 
 
+def check_comparison(page, html, run):
+    """The runs' table and figure have the numbers of the file, and what has no counterpart is told."""
+    saved = json.loads((run / "comparison.json").read_text())
+    page.open(html)
+    shown = rows_of(page, "comparison-0-runs")
+    assert [row[0] for row in shown] == [one["name"] for one in saved["runs"]] == ["run", "other", "part"], shown
+    for row, one in zip(shown, saved["runs"]):
+        sets = next(figure["mean"] for figure in one["figures"] if figure["metric"] == "set_ratio")
+        assert row[5].startswith(f"{sets['estimate']:.3f}"), (row, sets)
+    panels = page.run("[...document.querySelectorAll('#figure-sets-by-depth svg text')].map((e) => e.textContent)")
+    assert all(one["name"] in panels for one in saved["runs"]), panels
+    text = page.run("document.getElementById('comparison').textContent")
+    assert "no head of one is compared with a head of the other" in text
+    assert page.run("document.querySelectorAll('#comparison .heads').length") == 1
+    holds("three runs are compared, those of other heads by what they have in common")
+
+
 def check_axe(page, html, name):
     axe = pathlib.Path(importlib.util.find_spec("axe_playwright_python").origin).parent / "axe.min.js"
     page.open(html)
@@ -184,6 +203,7 @@ def main():
             check_profiles(page, html, run)
             check_generation(page, html, run)
             check_evaluation(page, html, run)
+            check_comparison(page, html, run)
             check_axe(page, html, "light")
             picture(page, "sections.png")
             check_quiet(page)

@@ -1,76 +1,142 @@
-//! Two analyses head by head: two models of one shape, two quantisations of one model, two lengths of text.
+//! Two or more analyses beside each other: models, quantisations of one model, lengths of text. Heads are compared one by one where
+//! runs have the same ones.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+mod depth;
+mod pair;
 
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use std::path::PathBuf;
+
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use crate::analyze::AnalyzeError;
 use crate::files::{Document, InputHash, Provenance, read_json, sha256_file};
-use crate::format::analysis::{Analysis, FILE};
-use crate::format::comparison::{ComparedRun, Comparison, FigureDifference, HeadDifference};
-use crate::format::stats::{FigureKey, SampleKey, Stats, read_stats};
-use crate::math::{Interval, Resamples, centred_interval, mean, spearman};
+use crate::format::analysis::{Analysis, Evidence, FILE};
+use crate::format::comparison::{ComparedRun, Comparison, FigureId, MOST_RUNS, RunFigure, RunSets};
+use crate::format::stats::{FigureKey, Stats, read_stats};
+use crate::math::{Resamples, bootstrap_mean, mean};
 
-/// Compares the analyses in two folders that [`crate::analyze::analyze`] wrote.
+/// What is compared, in the order in which it is told.
+const METRICS: [&str; 6] =
+    ["set_ratio", "kept_fraction", "neighbour_cosine_mean", "logit_gap", "cosine_predicts_gap", "output_error"];
+
+/// A run as it was saved.
+struct Saved {
+    name: String,
+    analysis: Analysis,
+    stats: Stats,
+}
+
+/// Compares the analyses in folders that [`crate::analyze::analyze`] wrote, every further one with the first.
 ///
-/// Intervals are 95 % bootstrap intervals over samples: of the same samples in both runs pairs are drawn, of different ones
-/// each run's are drawn by themselves.
+/// Intervals are 95 % bootstrap intervals over samples: of the same samples in two runs pairs are drawn, of different ones
+/// each run's are drawn by themselves. Heads are compared one by one where both runs have the same layers and as many heads.
 ///
-/// - Errors: heads that do not correspond (other layers or numbers of heads), runs that were measured by different rules,
-///   unreadable files, no figure in common
-/// - Cost: O(figures · heads · samples · resamples)
-pub fn compare(a: &Path, b: &Path, seed: u64) -> Result<Comparison, AnalyzeError> {
-    let (first, second): (Analysis, Analysis) = (read_json(&a.join(FILE))?, read_json(&b.join(FILE))?);
-    check(&first, &second)?;
-    let eps = first.eps_grid.get(first.reference_eps).map(f32::to_string);
-    let wanted = |key: &FigureKey| {
-        let known =
-            ["neighbour_cosine_mean", "set_ratio", "kept_fraction", "logit_gap", "cosine_predicts_gap", "output_error"];
-        known.contains(&key.metric.as_str()) && (key.eps.is_none() || key.eps == eps)
-    };
-    let (of_a, of_b) = (read_stats(&a.join("stats.parquet"), &wanted)?, read_stats(&b.join("stats.parquet"), &wanted)?);
-    let paired = samples(&of_a) == samples(&of_b);
-    let resamples = Resamples::of_tables(seed);
-    let common: Vec<_> = of_a.iter().filter_map(|(key, a)| Some((key, a, of_b.get(key)?))).collect();
-    let figures: Vec<FigureDifference> =
-        common.par_iter().filter_map(|(key, a, b)| difference(key, a, b, paired, resamples)).collect();
-    if figures.is_empty() {
-        return Err(AnalyzeError::NothingToCompare);
+/// - Errors: fewer than two folders or more than [`MOST_RUNS`], runs that were measured by different rules, unreadable files, a run
+///   that has no figure in common with the first
+/// - Cost: O(figures · heads · samples · resamples) for each run
+pub fn compare(dirs: &[PathBuf], seed: u64) -> Result<Comparison, AnalyzeError> {
+    if !(2..=MOST_RUNS).contains(&dirs.len()) {
+        return Err(AnalyzeError::NumberOfRuns { n: dirs.len(), most: MOST_RUNS });
     }
-    let input = |dir: &Path, name: &str| -> Result<InputHash, AnalyzeError> {
-        Ok(InputHash { name: format!("{name}/{FILE}"), sha256: sha256_file(&dir.join(FILE))? })
-    };
-    let inputs = vec![input(a, "a")?, input(b, "b")?];
+    let analyses =
+        dirs.iter().map(|dir| Ok(read_json(&dir.join(FILE))?)).collect::<Result<Vec<Analysis>, AnalyzeError>>()?;
+    let names = names(&analyses, dirs);
+    for (analysis, name) in analyses.iter().zip(&names).skip(1) {
+        check((&analyses[0], &names[0]), (analysis, name))?;
+    }
+    let reference = analyses[0].eps_grid.get(analyses[0].reference_eps).copied().unwrap_or(f32::NAN);
+    let eps = reference.to_string();
+    let wanted =
+        |key: &FigureKey| METRICS.contains(&key.metric.as_str()) && key.eps.as_ref().is_none_or(|other| *other == eps);
+    let mut runs = Vec::new();
+    for ((dir, analysis), name) in dirs.iter().zip(analyses).zip(names) {
+        let stats = read_stats(&dir.join("stats.parquet"), &wanted)?;
+        runs.push(Saved { name, analysis, stats });
+    }
+    let resamples = Resamples::of_tables(seed);
+    let mut against_first = Vec::new();
+    for (at, run) in runs.iter().enumerate().skip(1) {
+        let against = pair::against(at, &runs[0], run, resamples);
+        if against.figures.is_empty() {
+            return Err(AnalyzeError::NothingToCompare { a: runs[0].name.clone(), b: run.name.clone() });
+        }
+        against_first.push(against);
+    }
+    let inputs = dirs.iter().zip(&runs).map(|(dir, run)| {
+        Ok(InputHash { name: format!("{}/{FILE}", run.name), sha256: sha256_file(&dir.join(FILE))? })
+    });
+    let inputs = inputs.collect::<Result<Vec<_>, AnalyzeError>>()?;
+    let (sets, distances) = depth::sets(&runs, resamples);
     Ok(Comparison {
         schema: Comparison::schema_id(),
         provenance: Provenance::new("analyze --compare", seed, serde_json::json!({ "resamples": resamples.n }), inputs),
-        a: run(first),
-        b: run(second),
-        paired,
-        figures,
+        eps: reference,
+        runs: runs.into_iter().zip(sets).map(|(run, sets)| compared(run, sets, seed)).collect(),
+        distances,
+        against_first,
     })
 }
 
-fn run(analysis: Analysis) -> ComparedRun {
+fn compared(Saved { name, analysis, stats }: Saved, sets: Option<RunSets>, seed: u64) -> ComparedRun {
+    let mut all: Vec<_> = stats.iter().collect();
+    all.sort_by_key(|(key, _)| place(key));
+    let figure = |(key, samples): &(&FigureKey, &pair::BySample)| {
+        let (_, rows) = pair::table(samples, &pair::complete_heads([*samples]));
+        let units: Vec<f64> = rows.iter().filter_map(mean).collect();
+        Some(RunFigure { id: id(key), mean: bootstrap_mean(&units, Resamples::of_means(seed))? })
+    };
+    let figures = all.par_iter().filter_map(figure).collect();
     ComparedRun {
+        name,
+        figures,
+        sets,
         n_samples: analysis.datasets.iter().map(|dataset| dataset.n_samples).sum(),
         n_tokens: analysis.datasets.iter().map(|dataset| dataset.n_tokens).sum(),
         datasets: analysis.datasets.into_iter().map(|dataset| dataset.dataset).collect(),
+        layers: analysis.layers,
         model: analysis.model,
     }
 }
 
-fn check(a: &Analysis, b: &Analysis) -> Result<(), AnalyzeError> {
-    let heads = |x: &Analysis| (x.layers.clone(), x.model.n_kv_heads);
-    if heads(a) != heads(b) {
-        let shape = |x: &Analysis| {
-            format!("{} has {} KV heads in each of the layers {:?}", x.model.name, x.model.n_kv_heads, x.layers)
-        };
-        return Err(AnalyzeError::HeadsDiffer { a: shape(a), b: shape(b) });
+/// Where a figure is told.
+fn place(key: &FigureKey) -> Option<usize> {
+    METRICS.iter().position(|metric| *metric == key.metric)
+}
+
+fn id(key: &FigureKey) -> FigureId {
+    let number = |text: &Option<String>| text.as_ref().and_then(|text| text.parse().ok());
+    FigureId {
+        metric: key.metric.clone(),
+        state: key.state.clone(),
+        eps: number(&key.eps),
+        budget: number(&key.budget),
+        rule: key.rule.clone(),
     }
+}
+
+fn evidence(analysis: &Analysis) -> Option<&Evidence> {
+    analysis.persistence.as_ref()?.evidence.as_ref()
+}
+
+/// What runs are called: by their models, or where two are of one model by their folders, or where these are alike by number, too.
+fn names(analyses: &[Analysis], dirs: &[PathBuf]) -> Vec<String> {
+    let differ = |names: &[String]| (1..names.len()).all(|at| !names[..at].contains(&names[at]));
+    let models: Vec<String> = analyses.iter().map(|analysis| analysis.model.name.clone()).collect();
+    if differ(&models) {
+        return models;
+    }
+    let folder = |dir: &PathBuf| {
+        let whole = dir.canonicalize().unwrap_or_else(|_| dir.clone());
+        whole.file_name().map_or_else(|| "run".into(), |name| name.to_string_lossy().into_owned())
+    };
+    let folders: Vec<String> = dirs.iter().map(folder).collect();
+    if differ(&folders) {
+        return folders;
+    }
+    folders.iter().enumerate().map(|(at, folder)| format!("{}: {folder}", at + 1)).collect()
+}
+
+fn check((a, name_a): (&Analysis, &str), (b, name_b): (&Analysis, &str)) -> Result<(), AnalyzeError> {
     let reference = |x: &Analysis| x.eps_grid.get(x.reference_eps).copied();
     let rules = [
         ("reference eps", format!("{:?}", reference(a)), format!("{:?}", reference(b))),
@@ -78,135 +144,9 @@ fn check(a: &Analysis, b: &Analysis) -> Result<(), AnalyzeError> {
         ("bridging", a.bridge.to_string(), b.bridge.to_string()),
     ];
     match rules.into_iter().find(|(_, a, b)| a != b) {
-        Some((what, a, b)) => Err(AnalyzeError::RulesDiffer { what, a, b }),
-        None => Ok(()),
-    }
-}
-
-/// All samples of a table.
-fn samples(stats: &Stats) -> std::collections::BTreeSet<&SampleKey> {
-    stats.values().flat_map(BTreeMap::keys).collect()
-}
-
-type BySample = BTreeMap<SampleKey, BTreeMap<(usize, usize), f64>>;
-
-/// `None` when the runs have no head and sample of the figure in common.
-fn difference(
-    key: &FigureKey,
-    a: &BySample,
-    b: &BySample,
-    paired: bool,
-    resamples: Resamples,
-) -> Option<FigureDifference> {
-    // Of the same samples, those that lack the figure on one side are left out on both.
-    let common = |sample: &&SampleKey| !paired || (a.contains_key(*sample) && b.contains_key(*sample));
-    let rows = |from: &BySample| -> Vec<BTreeMap<(usize, usize), f64>> {
-        from.keys().filter(common).filter_map(|sample| from.get(sample).cloned()).collect()
-    };
-    let (a, b) = (rows(a), rows(b));
-    let (first, second) = (a.first()?, b.first()?);
-    let everywhere = |head: &&(usize, usize)| a.iter().chain(&b).all(|row| row.contains_key(*head));
-    let heads: Vec<(usize, usize)> =
-        first.keys().filter(|head| second.contains_key(*head)).filter(everywhere).copied().collect();
-    let table = |rows: &[BTreeMap<(usize, usize), f64>]| -> Vec<Vec<f64>> {
-        rows.iter().map(|row| heads.iter().filter_map(|head| row.get(head).copied()).collect()).collect()
-    };
-    let (a, b) = (table(&a), table(&b));
-    let all = |rows: &[Vec<f64>]| (0..rows.len()).collect::<Vec<usize>>();
-    let (of_a, of_b) = (means(&a, &all(&a))?, means(&b, &all(&b))?);
-    let mut draws: Vec<(Vec<f64>, f64, Option<f64>)> = Vec::new();
-    let n = a.len().min(b.len());
-    if n > 1 {
-        let mut random = ChaCha8Rng::seed_from_u64(resamples.seed);
-        for _ in 0..resamples.n {
-            let mut draw = |n: usize| -> Vec<usize> { (0..n).map(|_| random.random_range(0..n)).collect() };
-            let from_a = draw(a.len());
-            let from_b = if paired { from_a.clone() } else { draw(b.len()) };
-            let (x, y) = (means(&a, &from_a)?, means(&b, &from_b)?);
-            let differences: Vec<f64> = y.iter().zip(&x).map(|(y, x)| y - x).collect();
-            let overall = mean(&differences)?;
-            draws.push((differences, overall, spearman(&x, &y)));
+        Some((what, a, b)) => {
+            Err(AnalyzeError::RulesDiffer { what, a: format!("{a} in {name_a}"), b: format!("{b} in {name_b}") })
         }
-    }
-    let heads = heads
-        .into_iter()
-        .enumerate()
-        .map(|(i, (layer, kv_head))| {
-            let drawn: Vec<f64> = draws.iter().map(|draw| draw.0[i]).collect();
-            let difference = centred_interval(of_b[i] - of_a[i], &drawn, n);
-            let differs = difference.low.is_some_and(|low| low > 0.0) || difference.high.is_some_and(|high| high < 0.0);
-            HeadDifference { layer, kv_head, a: of_a[i], b: of_b[i], difference, differs }
-        })
-        .collect::<Vec<_>>();
-    let (mean_a, mean_b) = (mean(&of_a)?, mean(&of_b)?);
-    let overall: Vec<f64> = draws.iter().map(|draw| draw.1).collect();
-    let agreement: Vec<f64> = draws.iter().filter_map(|draw| draw.2).collect();
-    let clamped = |interval: Interval| Interval {
-        low: interval.low.map(|low| low.clamp(-1.0, 1.0)),
-        high: interval.high.map(|high| high.clamp(-1.0, 1.0)),
-        ..interval
-    };
-    let number = |text: &Option<String>| text.as_ref().and_then(|text| text.parse().ok());
-    Some(FigureDifference {
-        metric: key.metric.clone(),
-        state: key.state.clone(),
-        eps: number(&key.eps),
-        budget: number(&key.budget),
-        rule: key.rule.clone(),
-        a: mean_a,
-        b: mean_b,
-        difference: centred_interval(mean_b - mean_a, &overall, n),
-        rank_agreement: spearman(&of_a, &of_b).map(|rho| clamped(centred_interval(rho, &agreement, n))),
-        n_differ: heads.iter().filter(|head| head.differs).count(),
-        heads,
-    })
-}
-
-/// Mean row of the chosen ones; `None` of no row or no column.
-fn means(rows: &[Vec<f64>], chosen: &[usize]) -> Option<Vec<f64>> {
-    let mut sum = vec![0.0; rows.first().filter(|row| !row.is_empty())?.len()];
-    for index in chosen {
-        sum.iter_mut().zip(&rows[*index]).for_each(|(sum, x)| *sum += x);
-    }
-    sum.iter_mut().for_each(|sum| *sum /= chosen.len() as f64);
-    Some(sum)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn stats(rows: &[(&str, [f64; 2])]) -> BySample {
-        let row = |values: &[f64; 2]| values.iter().enumerate().map(|(head, x)| ((0, head), *x)).collect();
-        rows.iter().map(|(id, values)| (("d".to_string(), (*id).to_string()), row(values))).collect()
-    }
-
-    fn key() -> FigureKey {
-        let text = |text: &str| text.to_string();
-        FigureKey { metric: text("set_ratio"), state: text("k"), eps: Some(text("0.75")), budget: None, rule: None }
-    }
-
-    #[test]
-    fn pairs_take_away_what_samples_differ_in() {
-        // Samples are far apart, yet every one of them is exactly 1 higher in B's head 0 and equal in head 1.
-        let a = stats(&[("x", [1.0, 5.0]), ("y", [30.0, 7.0]), ("z", [500.0, 90.0])]);
-        let b = stats(&[("x", [2.0, 5.0]), ("y", [31.0, 7.0]), ("z", [501.0, 90.0])]);
-        let found = difference(&key(), &a, &b, true, Resamples::of_tables(3)).unwrap();
-        assert!((found.a - (177.0 + 34.0) / 2.0).abs() < 1e-9, "{found:?}");
-        assert!((found.difference.estimate - 0.5).abs() < 1e-9);
-        assert_eq!((found.n_differ, found.heads[0].differs, found.heads[1].differs), (1, true, false));
-        assert!((found.heads[0].difference.low.unwrap() - 1.0).abs() < 1e-6);
-        // Not told that they are the same samples, nothing is certain.
-        let apart = difference(&key(), &a, &b, false, Resamples::of_tables(3)).unwrap();
-        assert_eq!((apart.n_differ, apart.heads[0].differs), (0, false));
-        assert_eq!(difference(&key(), &a, &b, true, Resamples::of_tables(3)), Some(found));
-    }
-
-    #[test]
-    fn one_sample_has_no_interval_and_none_has_no_difference() {
-        let a = stats(&[("x", [1.0, 5.0])]);
-        let found = difference(&key(), &a, &stats(&[("y", [3.0, 9.0])]), false, Resamples::of_tables(0)).unwrap();
-        assert_eq!((found.difference.estimate, found.difference.low, found.n_differ), (3.0, None, 0));
-        assert_eq!(difference(&key(), &a, &stats(&[]), false, Resamples::of_tables(0)), None);
+        None => Ok(()),
     }
 }

@@ -18,6 +18,7 @@ mod profile_thresholds;
 mod set_overlap;
 mod set_places;
 mod set_sizes;
+mod sets_by_depth;
 mod similarity_heads;
 mod similarity_map;
 mod sparsity_eps;
@@ -25,6 +26,7 @@ mod sparsity_layers;
 mod speed_context;
 
 use crate::format::bench::Bench;
+use crate::format::comparison::Comparison;
 use crate::format::evaluation::Evaluation;
 use crate::format::profile::Profile;
 use crate::report::{Drawing, ReportError, ReportInput};
@@ -57,6 +59,8 @@ pub enum Build {
     Evaluation(fn(&Evaluation) -> Result<Vec<Drawing>, ReportError>),
     /// A measurement of speed and memory.
     Bench(fn(&Bench) -> Result<Vec<Drawing>, ReportError>),
+    /// A comparison of runs.
+    Comparison(fn(&Comparison) -> Result<Vec<Drawing>, ReportError>),
 }
 
 /// All figures, in the order of the pages.
@@ -84,4 +88,5 @@ pub const FIGURES: &[FigureEntry] = &[
     policy_budgets::ENTRY,
     needle_grid::ENTRY,
     speed_context::ENTRY,
+    sets_by_depth::ENTRY,
 ];

@@ -25,7 +25,10 @@ fn build(report: &Report, _: &mut Figures) -> Made {
     for comparison in &report.comparisons {
         let content = &comparison.content;
         let title = format!("Comparison {}", comparison.name);
-        made.extend(of(title, &content.provenance, &content.schema, &content.a.model));
+        let Some((first, rest)) = content.runs.split_first() else { continue };
+        made.extend(of(title, &content.provenance, &content.schema, &first.model));
+        let others = rest.iter().map(|run| ("Model fingerprint", format!("{}: {}", run.name, run.model.fingerprint)));
+        made.push(Block::Facts(others.collect()));
     }
     for bench in &report.benches {
         made.push(Block::Heading(format!("Speed and memory {}", bench.name)));
