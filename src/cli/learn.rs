@@ -54,11 +54,17 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let options = LearnOptions { hold_out: args.hold_out, seed: args.seed };
     let learned = with_bar(common, "learn", "samples", |progress| learn(&model, &dumps, &options, progress))?;
     let sha256 = Scorer::write(&path, &learned.learning, &learned.maps)?;
-    summarise(&learned, &path, &sha256, common)?;
+    summarise(&learned, &path, &sha256, &args.model, common)?;
     Ok(Outcome::Done)
 }
 
-fn summarise(Learned { learning, r2, .. }: &Learned, path: &Path, sha256: &str, common: &Common) -> Result<()> {
+fn summarise(
+    Learned { learning, r2, .. }: &Learned,
+    path: &Path,
+    sha256: &str,
+    model: &str,
+    common: &Common,
+) -> Result<()> {
     let overall = mean(r2.iter().flatten());
     if common.json {
         return emit_json(&json!({
@@ -85,6 +91,12 @@ fn summarise(Learned { learning, r2, .. }: &Learned, path: &Path, sha256: &str, 
         common,
         &format!("R² {overall} over all heads; {n} samples learned from, {n_out} held out, lambda {}", learning.lambda),
     );
-    note(common, &format!("next: kvscope generate --model ... --prompt ... --policy kvzap:weights={}", path.display()));
+    let weights = path.display();
+    note(
+        common,
+        &format!(
+            "next: kvscope generate --model {model} --prompt-file FILE --policy kvzap:weights={weights} --compare"
+        ),
+    );
     Ok(())
 }

@@ -235,7 +235,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         if !good_enough {
             outcome = Outcome::GateNotMet;
         }
-        reports.push(summary(&path, profile, good_enough, common)?);
+        reports.push(summary(&path, profile, good_enough, args.model.as_deref(), common)?);
         if !good_enough {
             note(common, &format!("no setting meets --max-error at a budget of {}", tuned.budget));
             hint(common, "allow more slots, or a larger error");
@@ -347,13 +347,14 @@ fn table(profile: &Profile) -> Table {
     table
 }
 
-fn summary(path: &Path, profile: &Profile, good_enough: bool, common: &Common) -> Result<Value> {
+fn summary(path: &Path, profile: &Profile, good_enough: bool, model: Option<&str>, common: &Common) -> Result<Value> {
     if !common.json {
         let kept = profile.heads.iter().map(|head| ((head.layer, head.kv_head), Some(head.kept_fraction))).collect();
         let picture = blocks("Slots kept, ▁ few to █ all", &kept, (0.0, 1.0));
         emit(&format!("{}\n{}{picture}", path.display(), table(profile)))?;
         note(common, verdict(&profile.verdict, common).trim_end());
-        note(common, &format!("next: kvscope generate --model ... --prompt ... --profile {}", path.display()));
+        let (model, path) = (model.unwrap_or("MODEL"), path.display());
+        note(common, &format!("next: kvscope generate --model {model} --prompt-file FILE --profile {path} --compare"));
     }
     Ok(json!({
         "profile": path,
