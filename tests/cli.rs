@@ -58,7 +58,7 @@ fn the_pipeline_runs_from_prompts_to_compressed_text() {
     let page = done(kvscope(dir, &["report", "reports/same", "-v"]));
     assert!(page.contains("sets-by-depth.csv") && page.contains("reports/same/report.html"), "{page}");
     done(kvscope(dir, &["verify", "reports/same"]));
-    ends(&kvscope(dir, &["analyze", "--compare", "reports/run"]), 2, &["2 more values", "--compare"]);
+    ends(&kvscope(dir, &["analyze", "--compare", "reports/run"]), 2, &["2 values required", "--compare"]);
     let lines = [&analysed, &more, &compared];
     assert!(lines.iter().flat_map(|text| text.lines()).all(|line| line.chars().count() <= 100), "{lines:?}");
     let tuned = kvscope(dir, &["--json", "tune", "dumps/run", "--budget", "0.6"]);

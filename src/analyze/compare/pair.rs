@@ -172,7 +172,9 @@ mod tests {
         let same = Correspond { samples: true, heads: false };
         let found = difference(&key(), &a, &b, same, Resamples::of_tables(1)).unwrap();
         assert_eq!((found.first, found.other, found.difference.estimate), (4.0, 4.0, 0.0));
-        assert_eq!((found.difference.low, found.difference.high), (Some(-1.0), Some(1.0)));
+        // Draws give -1, 0 or 1; their mean, about 0, is taken off.
+        let near = |end: Option<f64>, expected: f64| (end.unwrap() - expected).abs() < 0.1;
+        assert!(near(found.difference.low, -1.0) && near(found.difference.high, 1.0), "{found:?}");
         assert_eq!((found.heads.len(), found.n_differ, found.rank_agreement), (0, 0, None));
     }
 
