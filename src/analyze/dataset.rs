@@ -10,7 +10,7 @@ use crate::analyze::{AnalyzeError, AnalyzeOptions};
 use crate::format::analysis::{DatasetAnalysis, GapByCosine, HeadSimilarity, Placed, SetPlaces, StateSimilarity};
 use crate::format::dump::{Dump, Sample, State, TokenClass};
 use crate::format::stats::{StatsRow, StatsTable};
-use crate::math::Mean;
+use crate::math::{Mean, Resamples, bootstrap_ratio};
 use crate::merge::HeadStates;
 
 /// What is measured of every head of a data set.
@@ -46,7 +46,8 @@ struct HeadSample {
 pub(crate) struct DatasetRun<'a> {
     measures: Measures<'a>,
     heads: Vec<HeadRun>,
-    places: Option<SetPlaces>,
+    /// Every sample's places, all heads together: by tenth, then by class where the dump tells them.
+    places: Vec<[Vec<Placed>; 2]>,
     /// Every sample's mean kept fraction over its heads at the reference threshold.
     pub(crate) kept_fractions: Vec<f64>,
     /// Tokens and set ratios at the reference threshold of every sample with unprotected tokens.
@@ -77,7 +78,7 @@ impl<'a> DatasetRun<'a> {
             options,
             reference_eps,
         };
-        Self { measures, heads, places: None, kept_fractions: Vec::new(), ratios: Vec::new(), errors: Vec::new() }
+        Self { measures, heads, places: Vec::new(), kept_fractions: Vec::new(), ratios: Vec::new(), errors: Vec::new() }
     }
 
     pub(crate) fn add(
@@ -121,15 +122,16 @@ impl<'a> DatasetRun<'a> {
     }
 
     fn place(&mut self, sets: &[&SampleSets]) {
-        let empty = || SetPlaces { positions: vec![Placed::default(); POSITION_BINS], classes: Vec::new() };
-        let places = self.places.get_or_insert_with(empty);
+        let mut positions = vec![Placed::default(); POSITION_BINS];
+        let mut classes = Vec::new();
         for sets in sets {
-            places.positions.iter_mut().zip(sets.positions).for_each(|(sum, placed)| sum.add(placed));
-            if let Some(classes) = sets.classes {
-                places.classes.resize(TokenClass::ALL.len(), Placed::default());
-                places.classes.iter_mut().zip(classes).for_each(|(sum, placed)| sum.add(placed));
+            positions.iter_mut().zip(sets.positions).for_each(|(sum, placed)| sum.add(placed));
+            if let Some(found) = sets.classes {
+                classes.resize(TokenClass::ALL.len(), Placed::default());
+                classes.iter_mut().zip(found).for_each(|(sum, placed)| sum.add(placed));
             }
         }
+        self.places.push([positions, classes]);
     }
 
     fn tabulate(&self, sample: &Sample<'_>, head: &HeadSample, table: &mut StatsTable) -> Result<(), AnalyzeError> {
@@ -204,6 +206,7 @@ impl<'a> DatasetRun<'a> {
         });
         let queries = self.heads.iter().map(|head| head.queries.finish(head.layer, head.kv_head));
         let queries = if self.measures.has_queries { queries.collect() } else { Vec::new() };
+        let seed = self.measures.options.seed;
         let (mut sparsity, mut sparsity_other_bridge) = (Vec::new(), Vec::new());
         if self.measures.has_sets {
             for head in self.heads {
@@ -219,11 +222,36 @@ impl<'a> DatasetRun<'a> {
             similarity,
             sparsity,
             sparsity_other_bridge,
-            places: self.places,
+            places: places(&self.places, seed),
             queries,
             gap_by_cosine,
         }
     }
+}
+
+/// Where the sets of all samples lie; `None` without a sample that has sets.
+fn places(samples: &[[Vec<Placed>; 2]], seed: u64) -> Option<SetPlaces> {
+    if samples.is_empty() {
+        return None;
+    }
+    // Samples of dumps that tell no classes have none.
+    let of = |which: usize| {
+        let n = samples.iter().map(|sample| sample[which].len()).max().unwrap_or(0);
+        let at = |i: usize| samples.iter().filter_map(|sample| sample[which].get(i).copied()).collect::<Vec<Placed>>();
+        let sum = |all: Vec<Placed>| {
+            let mut sum = Placed::default();
+            all.into_iter().for_each(|placed| sum.add(placed));
+            sum
+        };
+        let share = |all: Vec<Placed>| {
+            let units: Vec<(f64, f64)> = all.iter().map(|placed| (placed.merged as f64, placed.free as f64)).collect();
+            bootstrap_ratio(&units, Resamples::of_tables(seed))
+        };
+        let sums: Vec<Placed> = (0..n).map(|i| sum(at(i))).collect();
+        (sums, (0..n).map(|i| share(at(i))).collect())
+    };
+    let ((positions, position_shares), (classes, class_shares)) = (of(0), of(1));
+    Some(SetPlaces { positions, classes, position_shares, class_shares })
 }
 
 impl HeadRun {

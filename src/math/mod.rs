@@ -55,6 +55,7 @@ pub use softmax::argmax;
 pub(crate) use softmax::{kl_divergence, log_sum_exp};
 pub use spectrum::{centred_gram, effective_rank};
 pub use stats::{
-    Interval, Mean, Resamples, bootstrap_mean, centred_interval, mean, quantile, quantiles, standard_deviation,
+    Interval, Mean, Resamples, bootstrap_mean, bootstrap_ratio, centred_interval, mean, quantile, quantiles,
+    standard_deviation,
 };
 pub use variance::{group_means, group_sizes, intraclass_correlation, variance_components};

@@ -158,6 +158,29 @@ pub fn bootstrap_mean(units: &[f64], resamples: Resamples) -> Option<Interval> {
     Some(Interval::around(estimate, percentile_ends((0..draws).map(draw)), n))
 }
 
+/// Ratio of sums, `Σ a / Σ b` over pairs (a, b), with the percentile bootstrap's 95 % interval over `units` (documents, not tokens).
+///
+/// - Unit: that of a over that of b; `None` where Σ b is not above 0. Only pairs with b above 0 are drawn, and counted in `n`
+///
+/// ```
+/// use kvscope::math::{Resamples, bootstrap_ratio};
+/// // (1 + 3) / (2 + 8); the pair without a denominator is no unit. Draws of two give 1/2, 4/10 or 3/8.
+/// let ratio = bootstrap_ratio(&[(1.0, 2.0), (0.0, 0.0), (3.0, 8.0)], Resamples::of_means(1)).unwrap();
+/// assert_eq!((ratio.estimate, ratio.low, ratio.high, ratio.n), (0.4, Some(0.375), Some(0.5), 2));
+/// ```
+pub fn bootstrap_ratio(units: &[(f64, f64)], resamples: Resamples) -> Option<Interval> {
+    let units: Vec<(f64, f64)> = units.iter().copied().filter(|(_, b)| *b > 0.0).collect();
+    let ratio = |drawn: &mut dyn Iterator<Item = (f64, f64)>| {
+        let (a, b) = drawn.fold((0.0, 0.0), |(sum_a, sum_b), (a, b)| (sum_a + a, sum_b + b));
+        a / b
+    };
+    let n = units.len();
+    let mut random = ChaCha8Rng::seed_from_u64(resamples.seed);
+    let draws = if n < 2 { 0 } else { resamples.n };
+    let draws: Vec<f64> = (0..draws).map(|_| ratio(&mut (0..n).map(|_| units[random.random_range(0..n)]))).collect();
+    (n > 0).then(|| Interval::around(ratio(&mut units.iter().copied()), percentile_ends(draws), n))
+}
+
 /// A 95 % interval from a statistic's values on resamples, moved so that their mean is the estimate.
 ///
 /// Resampling adds sampling noise a second time, which lowers every measure of agreement and raises every share of noise;

@@ -141,6 +141,10 @@ fn dataset(
             }
         })
         .collect();
+    let around = |placed: Placed| {
+        let estimate = placed.share()?;
+        Some(Interval { estimate, low: Some(0.95 * estimate), high: Some(estimate.midpoint(1.0)), n: 3 })
+    };
     DatasetAnalysis {
         dataset: name.into(),
         n_samples: 3 + 2 * index,
@@ -151,6 +155,8 @@ fn dataset(
         places: Some(SetPlaces {
             positions: (0..10).map(|bin| placed(bin, 40)).collect(),
             classes: [300, 30, 60, 25, 2].iter().enumerate().map(|(class, n)| placed(class + 20, *n)).collect(),
+            position_shares: (0..10).map(|bin| around(placed(bin, 40))).collect(),
+            class_shares: Vec::new(),
         }),
         queries,
         gap_by_cosine: Some(gap_by_cosine(index)),

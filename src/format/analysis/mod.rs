@@ -111,6 +111,12 @@ pub struct SetPlaces {
     pub positions: Vec<Placed>,
     /// By kind of token, in the order of [`crate::format::dump::TokenClass::ALL`]; empty when the dump tells no classes.
     pub classes: Vec<Placed>,
+    /// [`Placed::share`] of every one of `positions` with its interval over samples; none in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub position_shares: Vec<Option<Interval>>,
+    /// The same of `classes`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub class_shares: Vec<Option<Interval>>,
 }
 
 /// How far heads merge the same tokens at the reference eps: the Dice coefficient 2 |A ∩ B| / (|A| + |B|) of the tokens that

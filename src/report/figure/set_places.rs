@@ -2,8 +2,9 @@
 
 use crate::format::analysis::{DatasetAnalysis, Placed, SetPlaces};
 use crate::format::dump::TokenClass;
+use crate::math::Interval;
 use crate::report::axes::Axis;
-use crate::report::curves::{Curve, Curves, Marks, ends};
+use crate::report::curves::{Band, Curve, Curves, Marks, ends};
 use crate::report::figure::Build;
 use crate::report::{Drawing, FigureEntry, ReportError, ReportInput};
 use crate::report::{pool, theme};
@@ -14,17 +15,26 @@ pub(super) const ENTRY: FigureEntry = FigureEntry {
     question: "Which parts of a prompt and which kinds of token are merged?",
     reading: "Share of the unprotected tokens that are merged into a set of two or more, over all heads of a data set: by \
               tenth of the prompt, and, where the dump tells the tokens' classes, by kind of token in the second drawing. \
-              The last tokens are protected, so that the last tenths may hold none that could merge.",
+              The last tokens are protected, so that the last tenths may hold none that could merge. Bands and bars are 95 % intervals \
+              over samples.",
     needs: "merging sets in the analysis, for which keys and attention masses must have been captured",
     build: Build::Analysis(build),
 };
 
+/// What bands and bars are.
+const INTERVALS: &str = "95 % interval over samples";
+
+/// Counts by place, and their shares with intervals, which files of earlier versions do not have.
+type Places<'a> = (&'a [Placed], &'a [Option<Interval>]);
+
 fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     let tenths = Axis::named((1..=10).map(|tenth| tenth.to_string()).collect(), "Tenth of the prompt");
     let kinds = Axis::named(TokenClass::ALL.map(|class| class.name().to_string()).to_vec(), "Kind of token");
-    let by_position = drawing(input, ENTRY.name, "by tenth of the prompt", tenths, |places| &places.positions);
+    let by_position = drawing(input, ENTRY.name, "by tenth of the prompt", tenths, |places| {
+        (&places.positions, &places.position_shares)
+    });
     let name = format!("{}-by-class", ENTRY.name);
-    let by_class = drawing(input, &name, "by kind of token", kinds, |places| &places.classes);
+    let by_class = drawing(input, &name, "by kind of token", kinds, |places| (&places.classes, &places.class_shares));
     by_position.into_iter().chain(by_class).collect()
 }
 
@@ -33,31 +43,41 @@ fn drawing(
     name: &str,
     what: &str,
     x: Axis,
-    of: fn(&SetPlaces) -> &Vec<Placed>,
+    of: fn(&SetPlaces) -> Places<'_>,
 ) -> Option<Result<Drawing, ReportError>> {
     let analysis = &input.analysis;
-    let with_places: Vec<(usize, &DatasetAnalysis, &Vec<Placed>)> = analysis
+    let with_places: Vec<(usize, &DatasetAnalysis, Places<'_>)> = analysis
         .datasets
         .iter()
         .enumerate()
         .filter_map(|(i, dataset)| Some((i, dataset, dataset.places.as_ref().map(of)?)))
-        .filter(|(.., placed)| placed.len() == x.ticks.len())
+        .filter(|(.., (placed, _))| placed.len() == x.ticks.len())
         .collect();
     // The last tenths, where no data set has a token that may merge, are protected.
-    let is_free = |at: usize| with_places.iter().any(|(.., placed)| placed[at].free > 0);
+    let is_free = |at: usize| with_places.iter().any(|(.., (placed, _))| placed[at].free > 0);
     let in_order = x.ticks.first().is_some_and(|tick| tick.1 == "1");
     let n_free = (0..x.ticks.len()).rev().find(|at| is_free(*at)).map_or(0, |last| last + 1);
     let shown = if in_order { n_free } else { x.ticks.len() };
     let n = with_places.len();
-    let curve = |(nth, (index, dataset, placed)): (usize, &(usize, &DatasetAnalysis, &Vec<Placed>))| {
+    let curve = |(nth, (index, dataset, (placed, shares))): (usize, &(usize, &DatasetAnalysis, Places<'_>))| {
         // Kinds have no order, so that no line joins them; marks stand side by side.
         let aside = if in_order { 0.0 } else { 0.6 * ((nth as f64 + 0.5) / n as f64 - 0.5) };
         let share = |at: usize| (at as f64 + aside, placed[at].share().map(|share| 100.0 * share));
-        let marks = if in_order { Marks::Spaced } else { Marks::Only(4.5) };
-        Curve { marks, ..Curve::new(&dataset.dataset, theme::look(*index), (0..shown).map(share).collect()) }
+        let ends = |at: usize| {
+            let interval = pool::known_interval(shares.get(at).copied().flatten()).map(|share| share.times(100.0));
+            (at as f64 + aside, interval.and_then(|share| share.low.zip(share.high)))
+        };
+        let intervals: Band = (0..shown).map(ends).collect();
+        let curve = Curve::new(&dataset.dataset, theme::look(*index), (0..shown).map(share).collect());
+        if in_order {
+            Curve { band: intervals, ..curve }
+        } else {
+            Curve { marks: Marks::Only(4.5), whiskers: intervals, ..curve }
+        }
     };
     let curves: Vec<Curve> = with_places.iter().enumerate().map(curve).collect();
     ends(&curves)?;
+    let has_intervals = with_places.iter().any(|(.., (_, shares))| shares.iter().flatten().any(|i| i.low.is_some()));
     let eps = pool::reference_eps(analysis)?;
     let end = x.high;
     let figure = Curves {
@@ -65,8 +85,13 @@ fn drawing(
         x,
         y: Axis::linear((0.0, 100.0), 6, "Unprotected tokens merged, %"),
         panels: vec![(String::new(), curves)],
+        band_name: if has_intervals && in_order { INTERVALS.into() } else { String::new() },
         ..Curves::default()
     };
+    let mut subtitle = pool::subtitle(analysis);
+    if has_intervals && !in_order {
+        subtitle += &format!(" · bars are {INTERVALS}s");
+    }
     let title = format!("{} {what}, at threshold {}", ENTRY.title, theme::threshold(eps));
-    Some(figure.drawing(name, &title, pool::subtitle(analysis)))
+    Some(figure.drawing(name, &title, subtitle))
 }
