@@ -339,6 +339,28 @@ fn what_is_too_long_to_explore_is_told_and_the_next_is_taken() {
 }
 
 #[test]
+fn maps_of_an_earlier_analysis_go_and_what_others_wrote_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let dump = [uneven_dump(&dir.path().join("run"))];
+    let maps = run(&dump, &map_options(), &out).unwrap().maps;
+    let [first, other] = [0, 1].map(|at| out.join(&maps[at].file));
+    // A map under a name of its own, a note, and a file that took a map's place.
+    let (copy, note) = (out.join("maps/mine.safetensors"), out.join("maps/note.txt"));
+    std::fs::copy(&first, &copy).unwrap();
+    std::fs::write(&note, "mine").unwrap();
+    std::fs::write(&other, "no map").unwrap();
+    let without = AnalyzeOptions { maps: Vec::new(), ..map_options() };
+    assert!(run(&dump, &without, &out).unwrap().maps.is_empty());
+    assert!(!first.exists() && other.exists() && copy.exists() && note.exists());
+    // The folder goes with the last of them.
+    let again = dir.path().join("again");
+    run(&dump, &map_options(), &again).unwrap();
+    run(&dump, &without, &again).unwrap();
+    assert!(!again.join("maps").exists() && again.join("analysis.json").exists());
+}
+
+#[test]
 fn one_thread_and_two_give_equal_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let run_dir = dir.path().join("run");

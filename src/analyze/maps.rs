@@ -9,12 +9,15 @@ use multiversion::multiversion;
 use rayon::iter::{IndexedParallelIterator, IntoParallelRefMutIterator, ParallelIterator};
 
 use crate::analyze::{AnalyzeError, MapRequest};
-use crate::files::{ModelIdentity, create_own_dir};
+use crate::files::{FileError, ModelIdentity, create_own_dir, is_inside};
 use crate::format::dump::Sample;
+use crate::format::kind::Kind;
 use crate::format::map;
 use crate::format::map::MapEntry;
 use crate::math::{Rows, TILE, Tile, UnitRows, copy_past_caches, narrow_f16, settle, widen_f16};
 
+/// Folder of the maps below that of the analysis.
+const MAPS: &str = "maps";
 /// Longest sample of which a map is made; it takes 8/3·T² bytes of memory, 683 MiB.
 pub(crate) const MAX_MAP_TOKENS: usize = 1 << 14;
 
@@ -42,14 +45,35 @@ impl MapFile<'_> {
         let safe = safe_name(&sample.dataset);
         let name = format!("{}-{safe}-{}-layer{layer}-head{kv_head}-{}", self.dataset, self.number, state.name());
         let (dataset, id, n_levels) = (sample.dataset.clone(), sample.id.clone(), map::n_levels(n_tokens));
-        let file = format!("maps/{name}.safetensors");
+        let file = format!("{MAPS}/{name}.safetensors");
         let mut entry =
             MapEntry { file, dataset, id, state, layer, kv_head, first_token, n_tokens, n_levels, sha256: None };
         let levels = maker.map(rows.rows().part(held), n_levels);
-        create_own_dir(&out_dir.join("maps"))?;
+        create_own_dir(&out_dir.join(MAPS))?;
         entry.sha256 = Some(map::write(out_dir, &entry, self.model, levels)?);
         Ok(entry)
     }
+}
+
+/// Removes the maps of an earlier analysis in the same folder that this one does not have, and the folder of maps where nothing is left
+/// in it. What is no map of ours by now, or lies elsewhere, stays.
+pub(crate) fn remove(out_dir: &Path, earlier: &[MapEntry], now: &[MapEntry]) -> Result<(), FileError> {
+    let gone = earlier.iter().filter(|entry| now.iter().all(|other| other.file != entry.file));
+    let dir = out_dir.join(MAPS);
+    // A link leads to files of somewhere else.
+    if !dir.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+        return Ok(());
+    }
+    for entry in gone.filter(|entry| is_inside(&entry.file)) {
+        let path = out_dir.join(&entry.file);
+        let is_ours = || Kind::of(&path).is_ok_and(|kind| kind.is_some_and(|kind| kind.schema == map::NAME));
+        if path.parent() == Some(dir.as_path()) && is_ours() {
+            std::fs::remove_file(&path).map_err(|e| FileError::io("remove", &path, e))?;
+        }
+    }
+    // A folder that is not empty, or not there, is left as it is.
+    let _ = std::fs::remove_dir(&dir);
+    Ok(())
 }
 
 /// Similarity maps, one after the other in the same memory.

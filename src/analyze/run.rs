@@ -8,13 +8,16 @@ use crate::analyze::agreement::{agreement, agreement_verdict};
 use crate::analyze::dataset::DatasetRun;
 use crate::analyze::explorer;
 use crate::analyze::explorer::{Explored, ExplorerPlan};
+use crate::analyze::maps;
 use crate::analyze::maps::{MapFile, MapMaker};
 use crate::analyze::persistence::{PersistenceOptions, SampleRatios, persistence};
 use crate::analyze::plan::RunPlan;
 use crate::analyze::queries::{SampleErrors, query_aware};
 use crate::analyze::sparsity::{OverlapCounters, SIZE_BINS};
 use crate::analyze::{AnalyzeError, AnalyzeOptions};
-use crate::files::{Document, FolderLock, InputHash, Provenance, check_replaceable, sha256_bytes, write_json};
+use crate::files::{
+    Document, FolderLock, InputHash, Provenance, check_replaceable, read_own_json, sha256_bytes, write_json,
+};
 use crate::format::analysis::{Analysis, FILE, SetOverlap};
 use crate::format::dump::Dump;
 use crate::format::stats::{StatsTable, TABLE_FILE};
@@ -47,6 +50,8 @@ pub fn analyze(
     let _lock = FolderLock::take(out_dir)?;
     let path = out_dir.join(FILE);
     check_replaceable::<Analysis>(&path)?;
+    // Of a file that cannot be read it is not known which maps are its own: they stay.
+    let earlier = read_own_json::<Analysis>(&path).map(|analysis| analysis.maps).unwrap_or_default();
     let mut table = StatsTable::create(&out_dir.join(TABLE_FILE), &model)?;
     let n_maps: usize =
         plan.datasets.iter().map(|d| d.samples.len().min(options.map_samples) * options.maps.len()).sum();
@@ -145,6 +150,7 @@ pub fn analyze(
     };
     // Last, so that whoever finds it finds the files that it names.
     write_json(&path, &analysis)?;
+    maps::remove(out_dir, &earlier, &analysis.maps)?;
     if analysis.explorer.is_none() {
         explorer::remove(out_dir)?;
     }
