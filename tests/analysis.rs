@@ -333,9 +333,6 @@ fn what_is_too_long_to_explore_is_told_and_the_next_is_taken() {
     );
     let read = ExplorerFile::read(&dir.path().join("out"), analysis.explorer.as_ref().unwrap()).unwrap();
     assert_eq!(read.explorer.samples.iter().map(|sample| sample.id.as_str()).collect::<Vec<_>>(), ["0"]);
-    // Token i has id i, so two of nine are the same text.
-    assert_eq!(analysis.same_texts, [["d/0".to_string(), "d/1".into()]]);
-    assert!(analysis.same_texts_in_words().unwrap().starts_with("1 text counts twice"));
 }
 
 #[test]
@@ -358,6 +355,26 @@ fn maps_of_an_earlier_analysis_go_and_what_others_wrote_stays() {
     run(&dump, &map_options(), &again).unwrap();
     run(&dump, &without, &again).unwrap();
     assert!(!again.join("maps").exists() && again.join("analysis.json").exists());
+}
+
+#[test]
+fn equal_texts_under_other_names_count_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let vectors = |_: State, _: usize, _: usize, token: usize| run_of(3, token % 9);
+    let sample =
+        |dataset, id, n_tokens| Planted { dataset, id, n_tokens, heavy: None, vectors: &vectors as Vectors<'_> };
+    // A dump's first sample has the ids 0, 1, …: the same text of nine in both, under another name and in another data set.
+    let plant =
+        |name: &str, samples: &[Planted<'_>]| plant(&dir.path().join(name), "f", &[State::K, State::Mass], samples);
+    let first = plant("first", &[sample("d", "0", 9), sample("d", "1", 9)]);
+    let other = plant("other", &[sample("e", "again", 9), sample("d", "longer", 12)]);
+    let analysis = run(&[first, other], &AnalyzeOptions::default(), &dir.path().join("out")).unwrap();
+    assert_eq!(analysis.same_texts, [["d/0".to_string(), "e/again".into()]]);
+    let told = analysis.same_texts_in_words().unwrap();
+    assert!(told.contains("count once") && told.ends_with("left out: e/again (as d/0)."), "{told}");
+    let counted: Vec<(&str, usize, usize)> =
+        analysis.datasets.iter().map(|d| (d.dataset.as_str(), d.n_samples, d.n_tokens)).collect();
+    assert_eq!(counted, [("d", 3, 30)]);
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! Which samples of which dumps are read, in which order; everything that can be refused is refused here.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::analyze::maps::MAX_MAP_TOKENS;
 use crate::analyze::{AnalyzeError, AnalyzeOptions};
-use crate::files::{InputHash, sha256_file};
+use crate::files::{InputHash, sha256_bytes, sha256_file};
 use crate::format::dump::{Dump, Manifest, SampleEntry, State};
 use crate::format::run::Run;
 
@@ -35,6 +36,8 @@ pub(crate) struct RunPlan {
     /// KV heads of every layer, rising.
     pub(crate) kv_heads: Vec<usize>,
     pub(crate) datasets: Vec<DatasetPlan>,
+    /// Samples whose tokens are those of an earlier one, which are left out: the earlier one and the sample, as data set and row id.
+    pub(crate) same_texts: Vec<[String; 2]>,
     /// Per dump, for provenance: name, states, samples planned and found.
     pub(crate) dumps: Vec<Value>,
     pub(crate) inputs: Vec<InputHash>,
@@ -56,8 +59,9 @@ impl RunPlan {
             });
         }
         let kv_heads = held(first);
-        let mut plan = Self { layers, kv_heads, datasets: Vec::new(), dumps: Vec::new(), inputs: Vec::new() };
-        let mut seen = HashMap::new();
+        let (datasets, same_texts, dump_facts, inputs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut plan = Self { layers, kv_heads, datasets, same_texts, dumps: dump_facts, inputs };
+        let mut seen = Seen::default();
         for (index, dump) in dumps.iter().enumerate() {
             plan.check_dump(first, dump)?;
             plan.add_dump(index, dumps, &mut seen)?;
@@ -102,17 +106,12 @@ impl RunPlan {
         Ok(())
     }
 
-    fn add_dump<'a>(
-        &mut self,
-        index: usize,
-        dumps: &'a [Dump],
-        seen: &mut HashMap<(&'a str, &'a str), (usize, &'a String)>,
-    ) -> Result<(), AnalyzeError> {
+    fn add_dump<'a>(&mut self, index: usize, dumps: &'a [Dump], seen: &mut Seen<'a>) -> Result<(), AnalyzeError> {
         let dump = &dumps[index];
         let manifest = dump.manifest();
         for (sample, entry) in manifest.samples.iter().enumerate() {
             // A dump may have two rows of one name; the same row of two dumps is one text, however it was captured.
-            let earlier = seen.get(&(entry.dataset.as_str(), entry.id.as_str()));
+            let earlier = seen.rows.get(&(entry.dataset.as_str(), entry.id.as_str()));
             if let Some((first, _)) = earlier.filter(|(first, file)| *first != index || **file == entry.sha256) {
                 return Err(AnalyzeError::Duplicate {
                     dataset: entry.dataset.clone(),
@@ -121,7 +120,12 @@ impl RunPlan {
                     path: dump.dir().into(),
                 });
             }
-            seen.insert((&entry.dataset, &entry.id), (index, &entry.sha256));
+            seen.rows.insert((&entry.dataset, &entry.id), (index, &entry.sha256));
+            let name = format!("{}/{}", entry.dataset, entry.id);
+            if let Some(first) = seen.text_of(dump.sample(sample)?.token_ids()?, &name) {
+                self.same_texts.push([first, name]);
+                continue;
+            }
             let has = |state: State| manifest.states.contains(&state);
             let has_sets = has(State::K) && has(State::Mass);
             let has_queries = has_sets && has(State::V) && has(State::Q);
@@ -188,6 +192,33 @@ impl RunPlan {
 
     pub(crate) fn n_samples(&self) -> usize {
         self.datasets.iter().map(|dataset| dataset.samples.len()).sum()
+    }
+}
+
+/// What was met so far.
+#[derive(Default)]
+struct Seen<'a> {
+    /// Dump and digest of every row, by data set and id.
+    rows: HashMap<(&'a str, &'a str), (usize, &'a String)>,
+    /// Name of the first sample of every text, by the digest of its tokens.
+    texts: HashMap<String, String>,
+}
+
+impl Seen<'_> {
+    /// The earlier sample of the same tokens, if there is one. One number again and again is no text, but what a program writes that
+    /// knows no ids.
+    fn text_of(&mut self, ids: Vec<u32>, name: &str) -> Option<String> {
+        if ids.len() > 1 && ids.iter().all(|id| *id == ids[0]) {
+            return None;
+        }
+        let bytes: Vec<u8> = ids.into_iter().flat_map(u32::to_le_bytes).collect();
+        match self.texts.entry(sha256_bytes(&bytes)) {
+            Entry::Occupied(first) => Some(first.get().clone()),
+            Entry::Vacant(place) => {
+                place.insert(name.into());
+                None
+            }
+        }
     }
 }
 

@@ -1,7 +1,5 @@
 //! The analysis itself: samples one after the other, the heads of a sample in parallel.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::path::Path;
 
 use crate::analyze::agreement::{agreement, agreement_verdict};
@@ -15,9 +13,7 @@ use crate::analyze::plan::RunPlan;
 use crate::analyze::queries::{SampleErrors, query_aware};
 use crate::analyze::sparsity::{OverlapCounters, SIZE_BINS};
 use crate::analyze::{AnalyzeError, AnalyzeOptions};
-use crate::files::{
-    Document, FolderLock, InputHash, Provenance, check_replaceable, read_own_json, sha256_bytes, write_json,
-};
+use crate::files::{Document, FolderLock, InputHash, Provenance, check_replaceable, read_own_json, write_json};
 use crate::format::analysis::{Analysis, FILE, SetOverlap};
 use crate::format::dump::Dump;
 use crate::format::stats::{StatsTable, TABLE_FILE};
@@ -30,7 +26,7 @@ const MAX_OVERLAP_LAYERS: usize = 512;
 /// `out_dir`.
 ///
 /// A data set may be spread over several dumps, as the shards of a capture are; a state is analysed where all of its
-/// samples have it. Incomplete dumps are analysed as they are: the provenance says how many samples were planned and
+/// samples have it. Samples of the same tokens count once, under the name of the first: two would be taken for independent ones. Incomplete dumps are analysed as they are: the provenance says how many samples were planned and
 /// how many were found. `progress` is told the samples and maps that are done, and their total.
 ///
 /// - Memory: per thread one head's states, `[T, D]` in f32; about 100 KB of counters per head of one data set; 8 bytes per
@@ -65,7 +61,6 @@ pub fn analyze(
 
     let (mut datasets, mut kept_fraction, mut maps) = (Vec::new(), Vec::new(), Vec::new());
     let mut maker = MapMaker::default();
-    let (mut texts, mut same_texts) = (HashMap::<String, String>::new(), Vec::new());
     let mut ratios: Vec<SampleRatios> = Vec::new();
     let mut errors: Vec<SampleErrors> = Vec::new();
     let few_enough = plan.layers.len() <= MAX_OVERLAP_LAYERS;
@@ -74,14 +69,6 @@ pub fn analyze(
         let mut run = DatasetRun::new(&plan, dataset, options, reference_eps);
         for sample in &dataset.samples {
             let sample = dumps[sample.0].sample(sample.1)?;
-            let ids: Vec<u8> = sample.token_ids()?.into_iter().flat_map(u32::to_le_bytes).collect();
-            let name = format!("{}/{}", dataset.dataset, sample.entry().id);
-            match texts.entry(sha256_bytes(&ids)) {
-                Entry::Occupied(first) => same_texts.push([first.get().clone(), name]),
-                Entry::Vacant(place) => {
-                    place.insert(name);
-                }
-            }
             sample.verified(|| run.add(&sample, overlap.as_mut(), &mut table))?;
             step();
         }
@@ -146,7 +133,7 @@ pub fn analyze(
         table: Some(table),
         explorer,
         not_explored: explored.left_out,
-        same_texts,
+        same_texts: plan.same_texts,
     };
     // Last, so that whoever finds it finds the files that it names.
     write_json(&path, &analysis)?;

@@ -24,7 +24,8 @@ pub fn manifest(model: ModelIdentity, states: &[State]) -> Manifest {
     }
 }
 
-/// A sample of that many tokens, of which the last ones' queries are kept. Token i has id i.
+/// A sample of that many tokens, of which the last ones' queries are kept. Token i has id i, the last one
+/// more by what the sample's place and id say: those of another place or number are another text.
 pub struct Sample {
     pub dataset: String,
     pub id: String,
@@ -46,7 +47,10 @@ pub fn write_dump(dir: &Path, mut manifest: Manifest, samples: &[Sample], number
         for (tensor, spec) in manifest.tensors().zip(specs) {
             match tensor {
                 Tensor::TokenIds | Tensor::QueryPositions(_) => {
-                    writer.write_i64(&spec.name, (n_tokens - spec.shape[0]..n_tokens).map(|i| i as i64)).unwrap();
+                    let of_sample = || 100 * index as i64 + sample.id.parse().unwrap_or(0);
+                    let last = if tensor == Tensor::TokenIds { of_sample() } else { 0 };
+                    let number = |i: usize| i as i64 + if i + 1 == n_tokens { last } else { 0 };
+                    writer.write_i64(&spec.name, (n_tokens - spec.shape[0]..n_tokens).map(number)).unwrap();
                 }
                 Tensor::State(..) | Tensor::MassWindow(_) => {
                     writer.write_f32(&spec.name, &numbers(index, tensor, &spec.shape)).unwrap();

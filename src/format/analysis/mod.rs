@@ -311,7 +311,7 @@ pub struct Analysis {
     /// Samples that the explorer would show and does not; none in files of earlier versions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_explored: Vec<NotExplored>,
-    /// Pairs of samples, as data set and row id, that are the same tokens; each counts. None in files of earlier versions.
+    /// Pairs of samples, as data set and row id, that are the same tokens, of which the first counts. None in files of earlier versions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub same_texts: Vec<[String; 2]>,
 }
@@ -330,14 +330,18 @@ pub struct NotExplored {
 }
 
 impl Analysis {
-    /// That texts count twice, in a sentence; `None` where none does.
+    /// That samples were left out as others have their texts, in a sentence; `None` where none was.
     pub fn same_texts_in_words(&self) -> Option<String> {
-        let [first, again] = self.same_texts.first()?;
-        let n = self.same_texts.len();
-        let what = if n == 1 { "1 text counts".into() } else { format!("{n} texts count") };
-        Some(format!(
-            "{what} twice, and intervals and tests take both for independent ones: {again} has the tokens of {first}."
-        ))
+        let pairs = self.same_texts.iter().map(|[first, again]| format!("{again} (as {first})"));
+        let more = self.same_texts.len().saturating_sub(MOST_TOLD);
+        let more = (more > 0).then(|| format!("{more} more"));
+        let told: Vec<String> = pairs.take(MOST_TOLD).chain(more).collect();
+        (!told.is_empty()).then(|| {
+            format!(
+                "The same tokens under another name count once, so that no text is taken for two; left out: {}.",
+                told.join(", ")
+            )
+        })
     }
 
     /// Which samples the explorer would show and does not, and why, in a sentence; `None` where there is none.
