@@ -22,12 +22,9 @@ struct Serving {
 }
 
 impl Serving {
-    fn start(dir: &Path) -> Self {
-        let mut child = command(dir, &["report", "reports/run", "--serve"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+    fn start(dir: &Path, what: &str) -> Self {
+        let mut child =
+            command(dir, &["report", what, "--serve"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let (host, token) = line.trim().strip_prefix("http://").unwrap().split_once('/').unwrap();
@@ -66,7 +63,7 @@ fn only_the_address_that_was_told_answers() {
     done(kvscope(dir, &["capture", "--model", MODEL, "--prompts", "prompts.jsonl", "--out", "dumps/run"]));
     done(kvscope(dir, &["analyze", "dumps/run", "--budgets", "none"]));
     ends(&kvscope(dir, &["report", "dumps/run", "--serve"]), 2, &["is a dump"]);
-    let mut serving = Serving::start(dir);
+    let mut serving = Serving::start(dir, "reports/run");
     assert!(serving.host.starts_with("127.0.0.1:") && serving.token.len() == 32, "{}/{}", serving.host, serving.token);
     // Nothing is written.
     assert!(!dir.join("reports/run/report.html").exists() && !dir.join("figures").exists());
@@ -151,4 +148,36 @@ fn a_server_tells_its_address_as_json() {
     child.wait().unwrap();
     let told: Value = serde_json::from_str(&line).unwrap();
     assert!(told["url"].as_str().unwrap().starts_with("http://127.0.0.1:"), "{line}");
+}
+
+#[test]
+fn a_page_without_an_analysis_is_served_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    write_prompts(dir, &texts(2));
+    let policy = [
+        "--policy",
+        "h2o",
+        "--budget",
+        "0.5",
+        "--raw",
+        "--context",
+        "24",
+        "--continuation",
+        "8",
+        "--out",
+        "reports/eval",
+    ];
+    done(kvscope(
+        dir,
+        &[&["eval", "--model", MODEL, "--prompts", "prompts.jsonl", "--task", "kl"][..], &policy].concat(),
+    ));
+    let serving = Serving::start(dir, "reports/eval");
+    let (status, _, page) = serving.get(&format!("/{}/", serving.token));
+    let page = String::from_utf8(page).unwrap();
+    assert!(
+        status == 200 && page.contains("<section id=\"evaluation\"") && !page.contains("id=\"explorer\""),
+        "{page}"
+    );
+    assert_eq!(serving.get(&format!("/{}/part/0.texts", serving.token)).0, 404);
 }

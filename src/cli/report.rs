@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cli::Outcome;
 use crate::cli::common::Common;
-use crate::cli::failure::{Result, Usage};
+use crate::cli::failure::Result;
 use crate::cli::options::{out_dir, run_name};
 use crate::cli::output::{counted, emit, emit_json, note};
 use crate::cli::serve::serve;
@@ -28,7 +28,8 @@ pub(crate) struct Args {
     /// Size up to which the explorer's maps fill the page, in MB
     #[arg(long, value_name = "MB", default_value_t = (Report::PAGE_BYTES / 1_000_000) as u32)]
     page_mb: u32,
-    /// Write nothing: give the page to browsers on this machine until Ctrl-C, with the maps of all explored heads whatever their size.
+    /// Write nothing: give the page to browsers on this machine until Ctrl-C, of an analysis with the maps of all explored heads whatever
+    /// their size.
     /// Its address has a secret and a port that nobody else knows
     #[arg(long, conflicts_with_all = ["figure", "page_mb", "out"])]
     serve: bool,
@@ -48,10 +49,6 @@ fn figure_names() -> PossibleValuesParser {
 pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
     let report = Report { page_bytes: args.page_mb as usize * 1_000_000, ..Report::read(&args.paths)? };
     if args.serve {
-        if report.analysis.is_none() {
-            let what = format!("{} holds no analysis, and --serve is for the maps of one", args.paths[0].display());
-            return Err(Usage::error(what, "leave out --serve"));
-        }
         let served =
             counted(common, "report", "figures", FIGURES.len(), |more| report::serve(&report, &mut |_| more(1)))?;
         return serve(served, args.open, common);
