@@ -16,8 +16,9 @@ const LINE: f64 = 27.0;
 const HEADING: f64 = 34.0;
 /// Room for the axis beneath the rows.
 pub(super) const FOOT: f64 = 62.0;
-/// Labels longer than this are broken into lines.
+/// Labels longer than this are broken into lines, and in half of a figure those longer than that.
 const LONGEST: f64 = 300.0;
+const LONGEST_IN_HALF: f64 = 200.0;
 
 /// A mean with its interval, if it is known.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +47,8 @@ pub(super) struct Dots {
     pub keys: Vec<(Key, String)>,
     /// Where a broken upright line stands.
     pub upright: Option<f64>,
+    /// Whether the rows take half of a figure's width.
+    pub in_half: bool,
 }
 
 /// Lowest and highest of the known values and ends of intervals.
@@ -54,17 +57,18 @@ pub(super) fn ends<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Option<(f64, 
     extent(known.flat_map(|i| [Some(i.estimate), i.low, i.high]).flatten())
 }
 
-/// A row's label in lines.
-fn lines(row: &Row) -> Vec<String> {
-    wrap(&row.label, theme::LABEL, row.strong, LONGEST, 3)
-}
-
-/// Height of a row: that of its estimates, or of its label.
-fn height_of(row: &Row) -> f64 {
-    (row.dots.len() as f64 * LINE).max(17.0 * lines(row).len() as f64 + 8.0)
-}
-
 impl Dots {
+    /// A row's label in lines.
+    fn lines(&self, row: &Row) -> Vec<String> {
+        let longest = if self.in_half { LONGEST_IN_HALF } else { LONGEST };
+        wrap(&row.label, theme::LABEL, row.strong, longest, 3)
+    }
+
+    /// Height of a row: that of its estimates, or of its label.
+    fn height_of(&self, row: &Row) -> f64 {
+        (row.dots.len() as f64 * LINE).max(17.0 * self.lines(row).len() as f64 + 8.0)
+    }
+
     pub fn drawing(self, name: &str, title: &str, subtitle: String) -> Result<Drawing, ReportError> {
         let alt = self.in_words();
         let legend = Legend::new(self.keys.clone(), theme::WIDTH - 2.0 * theme::MARGIN);
@@ -117,7 +121,7 @@ impl Dots {
     /// Height without the axis' labels.
     pub fn height(&self) -> f64 {
         let group = |(title, rows): &(String, Vec<Row>)| {
-            rows.iter().map(height_of).sum::<f64>() + if title.is_empty() { 0.0 } else { HEADING }
+            rows.iter().map(|row| self.height_of(row)).sum::<f64>() + if title.is_empty() { 0.0 } else { HEADING }
         };
         self.groups.iter().map(group).sum()
     }
@@ -127,7 +131,7 @@ impl Dots {
         let font = |row: &Row| Type { bold: row.strong, ..Type::new(theme::LABEL, theme::INK) };
         let all = || self.groups.iter().flat_map(|group| &group.1);
         let widths =
-            all().flat_map(|row| lines(row).into_iter().map(|line| text_width(&line, theme::LABEL, row.strong)));
+            all().flat_map(|row| self.lines(row).into_iter().map(|line| text_width(&line, theme::LABEL, row.strong)));
         let widest = widths.fold(0.0, f64::max).min(area.width() / 2.0);
         let number = |interval: Interval| text_width(&number(interval.estimate, self.decimals), theme::TICK, false);
         let numbers = all().flat_map(|row| &row.dots).filter_map(|dot| dot.value).map(number).fold(0.0, f64::max);
@@ -149,12 +153,12 @@ impl Dots {
                 y += HEADING;
             }
             for row in rows {
-                let height = height_of(row);
+                let height = self.height_of(row);
                 if row.strong {
                     let shade = theme::faint(theme::SOFT_INK, 0.09);
                     canvas.rect(Area::new(area.x0 - 8.0, y, area.x1, y + height), shade);
                 }
-                let lines = lines(row);
+                let lines = self.lines(row);
                 let first = y + height / 2.0 + 0.36 * theme::LABEL - 8.5 * (lines.len() - 1) as f64;
                 for (i, line) in lines.iter().enumerate() {
                     canvas.text((area.x0, first + 17.0 * i as f64), line, font(row));
@@ -194,5 +198,21 @@ impl Dots {
         // A plate, so that no line runs through the number.
         canvas.rect(Area::new(x - 3.0, y - 7.0, x + width + 3.0, y + 7.0), theme::WHITE);
         canvas.text((x, y + 4.3), &text, Type::new(theme::TICK, theme::INK));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_keep_to_their_half() {
+        let row = Row { label: format!("1  {}", "数据".repeat(12)), strong: false, dots: Vec::new() };
+        for (in_half, longest) in [(false, LONGEST), (true, LONGEST_IN_HALF)] {
+            let dots = Dots { in_half, ..Dots::default() };
+            let lines = dots.lines(&row);
+            assert!(lines.iter().all(|line| text_width(line, theme::LABEL, false) <= longest), "{lines:?}");
+            assert!(dots.height_of(&row) >= 17.0 * lines.len() as f64);
+        }
     }
 }

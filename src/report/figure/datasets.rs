@@ -44,7 +44,7 @@ fn build(input: &ReportInput) -> Result<Vec<Drawing>, ReportError> {
     };
     let rows: Vec<Row> = analysis.datasets.iter().enumerate().map(row).collect();
     let axis = Axis::linear(covering((0.0, 100.0), ends(&rows), (0.0, 200.0)), 5, "Slots kept, % of tokens");
-    let dots = Dots { groups: vec![(String::new(), rows)], axis, decimals: 1, ..Dots::default() };
+    let dots = Dots { groups: vec![(String::new(), rows)], axis, decimals: 1, in_half: true, ..Dots::default() };
     let agreement = agreement(input);
     let n = analysis.datasets.len();
     let height = dots.height().max((theme::WIDTH - 2.0 * theme::MARGIN - CELLS - 90.0).min(n as f64 * 46.0));
@@ -88,6 +88,6 @@ fn agreement(input: &ReportInput) -> Grid {
     };
     let values = names().flat_map(|a| names().map(move |b| spearman(a, b))).collect();
     let numbers: Vec<usize> = (1..=analysis.datasets.len()).collect();
-    let scale = (Scale::CORRELATION, "Spearman's ρ of the heads' set ratios");
+    let scale = (Scale::CORRELATION, "Spearman's ρ");
     Grid::new("Do data sets agree on heads?", (&numbers, &numbers), values, scale, 2)
 }

@@ -53,7 +53,7 @@ fn build(profile: &Profile) -> Result<Vec<Drawing>, ReportError> {
     let (low, high) = ends(&rows).unwrap_or((1.0, 100.0));
     let axis = Axis::decades([low, high], (1.0, 100.0), "Error of the attention output, ‖o − o′‖ / ‖o‖, % (log scale)");
     let upright = control.map(|control| control.estimate);
-    let figure = Dots { groups: vec![(String::new(), rows)], axis, decimals: 1, keys, upright };
+    let figure = Dots { groups: vec![(String::new(), rows)], axis, decimals: 1, keys, upright, ..Dots::default() };
     let subtitle = format!("{} · bars: 95 % interval over samples", pool::profile_subtitle(profile));
     Ok(vec![figure.drawing(ENTRY.name, ENTRY.title, subtitle)?])
 }
