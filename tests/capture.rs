@@ -298,7 +298,7 @@ fn verify_finds_what_was_damaged() {
     let dir = dir.path();
     write_prompts(dir, &texts(SAMPLES));
     capture(dir, "dump", &["--dtype", "f32"]);
-    assert_eq!(done(kvscope(dir, &["verify", "dump"])), "");
+    assert_eq!(done(kvscope(dir, &["verify", "dump"])), "1 checked, no fault\n");
     let manifest_path = dir.join("dump/manifest.json");
     let manifest: Value = serde_json::from_slice(&std::fs::read(&manifest_path).unwrap()).unwrap();
     let name = manifest["samples"][1]["file"].as_str().unwrap();
@@ -334,7 +334,7 @@ fn verify_finds_what_was_damaged() {
     put("token_ids", 0, &(-1i64).to_le_bytes());
     finds(&["token id -1"]);
     write(&good);
-    assert_eq!(done(kvscope(dir, &["verify", "dump"])), "");
+    assert_eq!(done(kvscope(dir, &["verify", "dump"])), "1 checked, no fault\n");
     std::fs::write(&path, &good[..good.len() - 4]).unwrap();
     finds(&["the manifest says"]);
     let json = kvscope(dir, &["--json", "verify", "dump"]);

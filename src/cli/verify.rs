@@ -45,8 +45,12 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
             emit_line(fault)?;
         }
         let count = if faults.is_empty() { "no fault".into() } else { format!("faults: {}", faults.len()) };
-        note(common, &format!("{n_checked} checked, {count}"));
-        if !faults.is_empty() {
+        let checked = format!("{n_checked} checked, {count}");
+        // Where there are faults, they are the result.
+        if faults.is_empty() {
+            emit_line(&checked)?;
+        } else {
+            note(common, &checked);
             hint(common, DAMAGED);
         }
     }
