@@ -55,6 +55,11 @@ pub(crate) struct CompressionArgs {
 }
 
 impl CompressionArgs {
+    /// Refuses a policy that does not exist, before a model is loaded.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.policy.iter().try_for_each(|spec| Ok(Compression::parse(spec, Budget::KeptFraction(0.5)).map(drop)?))
+    }
+
     /// Builds the compression; `None` for the full cache.
     pub(crate) fn build(&self, model: &Model, chat_template: bool, common: &Common) -> Result<Option<Compression>> {
         let skip_layers: BTreeSet<usize> = match &self.skip_layers {

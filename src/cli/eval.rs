@@ -21,7 +21,7 @@ use crate::format::profile::Profile;
 use crate::format::run::Run;
 use crate::math::Float;
 use crate::model::Model;
-use crate::runtime::Compression;
+use crate::runtime::{Budget, Compression};
 
 /// Policies that are compared when none is named.
 const DEFAULT_POLICIES: &[&str] = &["kvmerger", "kvmerger:variant=paper", "h2o", "snapkv", "streaming", "random"];
@@ -160,7 +160,7 @@ fn check(args: &Args) -> Result<()> {
     if args.policy.iter().any(|spec| spec == FULL) {
         return Err(Usage::error("--policy full changes nothing", "leave it out: it is the reference of every run"));
     }
-    Ok(())
+    args.policy.iter().try_for_each(|spec| Ok(Compression::parse(spec, Budget::KeptFraction(0.5)).map(drop)?))
 }
 
 /// The full cache, the policies and their controls, and each profile with the eviction of the tokens that it merges.

@@ -90,6 +90,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         seed: args.seed,
     };
     sampling.check()?;
+    args.compression.check()?;
     let model = load_model(&args.model, &compute, common)?;
     let chat_template = args.frame.of(&model, common)?;
     let job = Job {

@@ -21,17 +21,25 @@ pub(crate) fn threads(text: &str) -> Result<usize, String> {
 
 /// A share that may be nothing or everything.
 pub(crate) fn share(text: &str) -> Result<f64, String> {
-    within(text, |x| (0.0..=1.0).contains(x), "a share in [0, 1]")
+    of_share(text, |x| (0.0..=1.0).contains(x), "a share in [0, 1]")
 }
 
 /// A share of something to keep: not nothing.
 pub(crate) fn kept_share(text: &str) -> Result<f64, String> {
-    within(text, |x| *x > 0.0 && *x <= 1.0, "a share in (0, 1]")
+    of_share(text, |x| *x > 0.0 && *x <= 1.0, "a share in (0, 1]")
 }
 
 /// A share of something to keep that leaves something out.
 pub(crate) fn part(text: &str) -> Result<f64, String> {
-    within(text, |x| *x > 0.0 && *x < 1.0, "a share in (0, 1)")
+    of_share(text, |x| *x > 0.0 && *x < 1.0, "a share in (0, 1)")
+}
+
+/// As [`within`]; what looks like a percentage is told as the share that it is.
+fn of_share(text: &str, is_in: impl Fn(&f64) -> bool, range: &str) -> Result<f64, String> {
+    let percent = text.trim().trim_end_matches('%').trim_end().parse::<f64>().ok();
+    let meant = percent.filter(|x| *x > 1.0).map(|x| x / 100.0).filter(&is_in);
+    let range = meant.map_or_else(|| range.into(), |share| format!("{range}, such as {share} for {} %", 100.0 * share));
+    within(text, is_in, &range)
 }
 
 /// A number of at least 0.
@@ -89,6 +97,9 @@ mod tests {
         }
         assert_eq!((share("0"), share("1"), share("1.1").is_err()), (Ok(0.0), Ok(1.0), true));
         assert_eq!((kept_share("0").is_err(), kept_share("1"), part("1").is_err()), (true, Ok(1.0), true));
+        assert_eq!(part("50"), Err("give a share in (0, 1), such as 0.5 for 50 %".into()));
+        assert_eq!(kept_share("35 %"), Err("give a share in (0, 1], such as 0.35 for 35 %".into()));
+        assert_eq!(part("250"), Err("give a share in (0, 1)".into()));
         assert_eq!((cosine("1").is_err(), cosine("-1"), count(" 3 ")), (true, Ok(-1.0), Ok(3)));
         assert_eq!((count("0").is_err(), threads("1024"), threads("1025").is_err()), (true, Ok(1024), true));
     }
