@@ -78,7 +78,8 @@ fn sets(comparison: &Comparison) -> Table {
 
 /// Which heads merge most, run by run.
 fn most_merging(comparison: &Comparison) -> String {
-    let head = |head: &&HeadSets| format!("{}:{} ({:.3})", head.layer, head.kv_head, head.mean.estimate);
+    // Not broken before its number.
+    let head = |head: &&HeadSets| format!("{}:{}\u{a0}({:.3})", head.layer, head.kv_head, head.mean.estimate);
     let line = |run: &ComparedRun| {
         let heads: Vec<String> = run.sets.as_ref()?.most_merging(NAMED_HEADS).iter().map(head).collect();
         Some(wrapped(&format!("  {}: {}", label(run), heads.join(", "))))
