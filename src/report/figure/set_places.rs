@@ -90,7 +90,7 @@ fn drawing(
     };
     let mut subtitle = pool::subtitle(analysis);
     if has_intervals && !in_order {
-        subtitle += &format!(" · bars are {INTERVALS}s");
+        subtitle += " · bars are 95 % intervals over samples";
     }
     let title = format!("{} {what}, at threshold {}", ENTRY.title, theme::threshold(eps));
     Some(figure.drawing(name, &title, subtitle))
