@@ -162,7 +162,7 @@ def check_comparison(page, html, run):
     for row, one in zip(shown, saved["runs"]):
         sets = next(figure["mean"] for figure in one["figures"] if figure["metric"] == "set_ratio")
         assert row[5].startswith(f"{sets['estimate']:.3f}"), (row, sets)
-    panels = page.run("[...document.querySelectorAll('#figure-sets-by-depth svg text')].map((e) => e.textContent)")
+    panels = page.run("[...document.querySelectorAll('#figure-sets-by-depth svg text')].map((e) => e.textContent.trim())")
     assert all(one["name"] in panels for one in saved["runs"]), panels
     text = page.run("document.getElementById('comparison').textContent")
     assert "no head of one is compared with a head of the other" in text
