@@ -235,7 +235,7 @@ pub(crate) fn run(args: &Args, common: &Common) -> Result<Outcome> {
         if !good_enough {
             outcome = Outcome::GateNotMet;
         }
-        reports.push(summary(&path, profile, good_enough, args.model.as_deref(), common)?);
+        reports.push(summary(&path, profile, good_enough, args.validate.model.as_deref(), common)?);
         if !good_enough {
             note(common, &format!("no setting meets --max-error at a budget of {}", tuned.budget));
             hint(common, "allow more slots, or a larger error");
