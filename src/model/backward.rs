@@ -74,10 +74,10 @@ impl PassedChunk<'_> {
         let (mut x, given) = (self.input.to_vec(), self.given_by_attention(projected, heads, scratch));
         Layer::add_block(&mut x, given, layer.attn_post_norm.as_ref(), c.rms_norm_eps);
         let h = normed(&x, layer.ffn_norm.as_ref(), c.rms_norm_eps);
-        let given = layer.ffn_post_norm.as_ref();
-        let given = given.map(|norm| self.through_norm(&layer.ffn.forward(&h, scratch), norm, gradients));
         let mut by_h = vec![0f32; x.len()];
-        layer.ffn.add_backward(&h, given.as_deref().unwrap_or(gradients), &mut by_h, scratch);
+        let y: &[f32] = gradients;
+        let through_norm = layer.ffn_post_norm.as_ref().map(|norm| |given: &[f32]| self.through_norm(given, norm, y));
+        layer.ffn.add_backward(&h, y, through_norm, &mut by_h, scratch);
         add_normed_backward(&x, layer.ffn_norm.as_ref(), c.rms_norm_eps, &by_h, gradients);
     }
 

@@ -46,11 +46,26 @@ impl FeedForward {
         }
     }
 
-    /// Of gradients `y` by the outputs, adds those by the inputs `x`; all `[T, hidden]`.
-    pub(crate) fn add_backward(&self, x: &[f32], y: &[f32], into: &mut [f32], scratch: &mut Scratch) {
+    /// Of gradients `y` by the outputs, adds those by the inputs `x`; all `[T, hidden]`. Where what this gives passes a norm,
+    /// `through_norm` makes the gradients of it that count instead.
+    pub(crate) fn add_backward(
+        &self,
+        x: &[f32],
+        y: &[f32],
+        through_norm: Option<impl FnOnce(&[f32]) -> Vec<f32>>,
+        into: &mut [f32],
+        scratch: &mut Scratch,
+    ) {
         match self {
-            Self::Dense(mlp) => mlp.add_backward(x, y, into, scratch),
-            Self::Mixture(mixture) => mixture.add_backward(x, y, into, scratch),
+            Self::Dense(mlp) => {
+                let inner = mlp.inner(x, scratch);
+                let by_given = through_norm.map(|through| through(&mlp.given(&inner, scratch)));
+                mlp.add_backward(inner, by_given.as_deref().unwrap_or(y), into, scratch);
+            }
+            Self::Mixture(mixture) => {
+                let by_given = through_norm.map(|through| through(&mixture.forward(x, scratch)));
+                mixture.add_backward(x, by_given.as_deref().unwrap_or(y), into, scratch);
+            }
         }
     }
 

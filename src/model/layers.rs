@@ -106,14 +106,33 @@ pub(crate) struct Mlp {
 impl Mlp {
     /// `x` `[T, hidden]` → `[T, hidden]`.
     pub(crate) fn forward(&self, x: &[f32], scratch: &mut Scratch) -> Vec<f32> {
-        let [mut inner, up] = Linear::forward_all([&self.gate, &self.up], x, scratch);
-        gate_with(&mut inner, &up, self.activation);
-        self.down.forward(&inner, scratch)
+        let [gate, up] = self.inner(x, scratch);
+        self.gated(gate, &up, scratch)
     }
 
-    /// Of gradients `y` by the outputs, adds those by the inputs `x`; all `[T, hidden]`.
-    pub(crate) fn add_backward(&self, x: &[f32], y: &[f32], into: &mut [f32], scratch: &mut Scratch) {
-        let [mut gate, mut up] = Linear::forward_all([&self.gate, &self.up], x, scratch);
+    /// What the gate and the up map give, `[T, inner]` each, from which [`Mlp::given`] and [`Mlp::add_backward`] go on.
+    pub(crate) fn inner(&self, x: &[f32], scratch: &mut Scratch) -> [Vec<f32>; 2] {
+        Linear::forward_all([&self.gate, &self.up], x, scratch)
+    }
+
+    /// As [`Mlp::forward`] of the same inputs.
+    pub(crate) fn given(&self, [gate, up]: &[Vec<f32>; 2], scratch: &mut Scratch) -> Vec<f32> {
+        self.gated(gate.clone(), up, scratch)
+    }
+
+    fn gated(&self, mut gate: Vec<f32>, up: &[f32], scratch: &mut Scratch) -> Vec<f32> {
+        gate_with(&mut gate, up, self.activation);
+        self.down.forward(&gate, scratch)
+    }
+
+    /// Of gradients `y` by the outputs, adds those by the inputs; both `[T, hidden]`.
+    pub(crate) fn add_backward(
+        &self,
+        [mut gate, mut up]: [Vec<f32>; 2],
+        y: &[f32],
+        into: &mut [f32],
+        scratch: &mut Scratch,
+    ) {
         let mut by_inner = vec![0f32; gate.len()];
         self.down.add_backward(y, &mut by_inner, scratch);
         gate_backward(&mut gate, &mut up, &by_inner, self.activation);
@@ -124,6 +143,16 @@ impl Mlp {
     /// The matrices by their names.
     pub(crate) fn maps(&self) -> [(&'static str, &Linear); 3] {
         [("gate_proj", &self.gate), ("up_proj", &self.up), ("down_proj", &self.down)]
+    }
+
+    /// Bytes in memory, once all was multiplied.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.maps().iter().map(|(_, map)| map.bytes()).sum()
+    }
+
+    /// Lets go of the pages of weights that lie in a mapped file.
+    pub(crate) fn release(&self) {
+        self.maps().iter().for_each(|(_, map)| map.weight.release());
     }
 }
 

@@ -126,7 +126,7 @@ impl Mixture {
             let given = expert.forward(&self.gather(x, routes), scratch);
             self.scatter(&given, routes, &mut y, |route| route.weight);
             if x.len() > self.router.weight().n_in() {
-                expert.maps().iter().for_each(|(_, map)| map.weight().release());
+                expert.release();
             }
         }
         y
@@ -152,7 +152,8 @@ impl Mixture {
                 continue;
             }
             let (rows, mut gradients) = (self.gather(x, routes), self.gather(y, routes));
-            let given = expert.forward(&rows, scratch);
+            let inner = expert.inner(&rows, scratch);
+            let given = expert.given(&inner, scratch);
             let each = gradients.chunks_exact_mut(width).zip(given.chunks_exact(width)).zip(routes);
             for ((gradient, given), Route { token, weight }) in each {
                 by_logits[token * n_experts + index] = weight * dot(gradient, given);
@@ -162,9 +163,9 @@ impl Mixture {
                 scale(gradient, *weight);
             }
             let mut by_rows = vec![0f32; rows.len()];
-            expert.add_backward(&rows, &gradients, &mut by_rows, scratch);
+            expert.add_backward(inner, &gradients, &mut by_rows, scratch);
             self.scatter(&by_rows, routes, into, |_| 1.0);
-            expert.maps().iter().for_each(|(_, map)| map.weight().release());
+            expert.release();
         }
         for (by_logits, shares) in by_logits.chunks_exact_mut(n_experts).zip(probabilities.chunks_exact(n_experts)) {
             let mean: f32 = by_logits.iter().sum();
@@ -198,8 +199,7 @@ impl Mixture {
 
     /// Bytes of the experts that a token does not pass; all are of one size.
     pub(crate) fn idle_bytes(&self) -> u64 {
-        let of_first = self.experts.first().map_or(0, |expert| expert.maps().iter().map(|(_, map)| map.bytes()).sum());
-        of_first * self.routing.n_idle()
+        self.experts.first().map_or(0, Mlp::bytes) * self.routing.n_idle()
     }
 }
 
