@@ -55,6 +55,12 @@ enum Storage {
     Packed(Packed, Kernel),
 }
 
+/// The format of so many bytes in that shape; `None` when the type is unknown or the bytes are not those of the shape.
+fn fitting(dtype: StorageType, n_bytes: usize, [n_out, n_in]: [usize; 2]) -> Option<&'static Format> {
+    let fits = |format: &&Format| n_in.is_multiple_of(format.block_len) && n_bytes == n_out * format.row_bytes(n_in);
+    format_of(dtype).filter(fits)
+}
+
 impl Matrix {
     /// Takes the bytes of a file; `None` when the type is unknown or the bytes are not those of the shape.
     ///
@@ -65,24 +71,16 @@ impl Matrix {
         [n_out, n_in]: [usize; 2],
         kernel: Option<Kernel>,
     ) -> Option<Self> {
-        let plain = Self::in_place(dtype, Bytes::Owned(bytes), [n_out, n_in])?;
-        let packed = match (&plain.storage, kernel) {
-            (Storage::Rows(bytes), Some(kernel)) => {
-                Packed::new(dtype, bytes, [n_out, n_in]).map(|packed| Storage::Packed(packed, kernel))
-            }
-            _ => None,
-        };
-        Some(match packed {
-            Some(storage) => Self { storage, ..plain },
-            None => plain,
-        })
+        let format = fitting(dtype, bytes.len(), [n_out, n_in])?;
+        let packed = |kernel| Some(Storage::Packed(Packed::new(dtype, &bytes, [n_out, n_in])?, kernel));
+        let packed = kernel.and_then(packed);
+        Some(Self { format, storage: packed.unwrap_or(Storage::Rows(Bytes::Owned(bytes))), n_out, n_in })
     }
 
     /// As [`Matrix::new`], from bytes that stay where they are; multiplied in f32.
     pub(crate) fn in_place(dtype: StorageType, bytes: Bytes, [n_out, n_in]: [usize; 2]) -> Option<Self> {
-        let format = format_of(dtype)?;
-        let fits = n_in.is_multiple_of(format.block_len) && bytes.len() == n_out * format.row_bytes(n_in);
-        fits.then_some(Self { format, storage: Storage::Rows(bytes), n_out, n_in })
+        let format = fitting(dtype, bytes.len(), [n_out, n_in])?;
+        Some(Self { format, storage: Storage::Rows(bytes), n_out, n_in })
     }
 
     /// Bytes in memory, once it was multiplied.

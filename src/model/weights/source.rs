@@ -39,12 +39,12 @@ impl Backing {
     /// - Errors: the file cannot be read
     pub(super) fn copy(&self, range: Range<usize>) -> Result<Vec<u8>, FileError> {
         match self {
-            Self::Mapped(_, Origin { path, file, .. }) => {
+            Self::Mapped(_, origin) => {
                 let mut bytes = vec![0; range.len()];
-                read_at(file, &mut bytes, range.start as u64).map_err(|e| FileError::io("read", path, e))?;
+                origin.read_at(&mut bytes, range.start)?;
                 Ok(bytes)
             }
-            Self::Owned(bytes) => Ok(bytes.get(range).unwrap_or_default().to_vec()),
+            Self::Owned(bytes) => Ok(part(bytes, range)),
         }
     }
 
@@ -52,7 +52,7 @@ impl Backing {
     pub(super) fn share(&self, range: Range<usize>) -> Bytes {
         match self {
             Self::Mapped(map, _) => Bytes::Mapped(map.clone(), range),
-            Self::Owned(bytes) => Bytes::Owned(bytes.get(range).unwrap_or_default().to_vec()),
+            Self::Owned(bytes) => Bytes::Owned(part(bytes, range)),
         }
     }
 
@@ -84,6 +84,18 @@ pub(in crate::model) struct Origin {
     state: (u64, Option<SystemTime>),
 }
 
+impl Origin {
+    /// Fills `into` with the bytes from `at` on.
+    fn read_at(&self, into: &mut [u8], at: usize) -> Result<(), FileError> {
+        read_at(&self.file, into, at as u64).map_err(|e| FileError::io("read", &self.path, e))
+    }
+}
+
+/// A copy of some bytes, whose range was checked when the table of tensors was read.
+fn part(bytes: &[u8], range: Range<usize>) -> Vec<u8> {
+    bytes.get(range).unwrap_or_default().to_vec()
+}
+
 /// Size and time of the last change.
 fn state(file: &File) -> std::io::Result<(u64, Option<SystemTime>)> {
     let metadata = file.metadata()?;
@@ -106,9 +118,7 @@ impl Unmapped {
                 let from = bytes.get(at..).unwrap_or_default();
                 into.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
             }
-            Self::File(Origin { path, file, .. }) => {
-                read_at(file, into, at as u64).map_err(|e| FileError::io("read", path, e))?;
-            }
+            Self::File(origin) => origin.read_at(into, at)?,
         }
         Ok(())
     }
