@@ -187,7 +187,7 @@ pub(super) fn read(gguf: &Gguf) -> Result<Config, ModelError> {
         false => (Multipliers::NONE, None),
     };
     let ffn_size = count("feed_forward_length")?;
-    let mixture = architecture.style.mixture.map(|kind| Mixture::from_gguf(gguf, name, kind, ffn_size));
+    let mixture = architecture.style.mixture.map(|kind| Mixture::from_gguf(kind, ffn_size, optional, count));
     Ok(Config {
         architecture,
         hidden_size,

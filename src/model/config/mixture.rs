@@ -4,7 +4,6 @@ use serde_json::Value;
 
 use crate::model::ModelError;
 use crate::model::config::settings::{Settings, shown};
-use crate::model::gguf::Gguf;
 
 /// Which settings an architecture's mixtures are stated by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,25 +76,22 @@ impl Mixture {
 
     /// That of a GGUF file. No key says how weights are divided: llama.cpp does so with both architectures, and knows neither
     /// with dense layers.
+    ///
+    /// `optional` and `count` read a key behind the architecture's name, of which the file must have the latter.
     pub(super) fn from_gguf(
-        gguf: &Gguf,
-        architecture: &str,
         kind: MixtureSettings,
         ffn_size: usize,
+        optional: impl Fn(&str) -> Result<Option<usize>, ModelError>,
+        count: impl Fn(&str) -> Result<usize, ModelError>,
     ) -> Result<Self, ModelError> {
-        let optional = |suffix: &str| Ok::<_, ModelError>(gguf.u64_of(&format!("{architecture}.{suffix}"))?);
-        let count = |suffix: &str| {
-            let missing = || ModelError::config(&format!("{architecture}.{suffix}"), "is missing");
-            Ok::<_, ModelError>(optional(suffix)?.ok_or_else(missing)? as usize)
-        };
         let (n_experts, n_used) = (count("expert_count")?, count("expert_used_count")?);
         let expert_size = match kind {
             MixtureSettings::Mixtral => ffn_size,
             // Files before the key had the widths of the experts that a token passes as one.
-            MixtureSettings::Qwen3 => match optional("expert_feed_forward_length")?.filter(|size| *size > 0) {
-                Some(size) => size as usize,
-                None => ffn_size / n_used.max(1),
-            },
+            MixtureSettings::Qwen3 => {
+                let stated = optional("expert_feed_forward_length")?.filter(|size| *size > 0);
+                stated.unwrap_or(ffn_size / n_used.max(1))
+            }
         };
         Ok(Self { n_experts, n_used, expert_size, renormalises: true, dense_layers: Vec::new() })
     }
