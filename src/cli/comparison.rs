@@ -67,8 +67,8 @@ fn sets(comparison: &Comparison) -> Table {
             estimate(ratio, 3),
             bounds(ratio, 3),
             percent(shares.map(|v| v.head.estimate)),
-            percent(shares.map(|v| v.dataset.estimate + v.interaction.estimate)),
-            percent(shares.map(|v| v.sample.estimate + v.residual.estimate)),
+            percent(shares.map(|v| v.of_datasets())),
+            percent(shares.map(|v| v.of_samples())),
             estimate(sets.and_then(|sets| sets.kendall_w), 2),
             estimate(sets.and_then(|sets| sets.between_datasets), 3),
         ]);

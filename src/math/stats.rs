@@ -31,6 +31,11 @@ impl Interval {
         let scaled = |end: f64| factor * end;
         Self { estimate: scaled(self.estimate), low: self.low.map(scaled), high: self.high.map(scaled), n: self.n }
     }
+
+    /// Whether 0 lies outside of the known ends.
+    pub fn leaves_out_0(self) -> bool {
+        self.low.zip(self.high).is_some_and(|(low, high)| low > 0.0 || high < 0.0)
+    }
 }
 
 /// How often units are drawn anew for an interval, and the seed of the draws.

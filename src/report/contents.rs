@@ -12,6 +12,7 @@ use crate::format::generation::Generated;
 use crate::format::kind::Kind;
 use crate::format::profile::Profile;
 use crate::report::ReportError;
+use crate::say;
 
 /// An analysis, and the folder that the files it names are in.
 #[derive(Clone, Debug)]
@@ -160,9 +161,9 @@ impl Report {
             Some([first, rest @ ..]) if rest.iter().all(|run| run.model.name == first.model.name) => {
                 format!("{} runs of {} compared", rest.len() + 1, first.model.name)
             }
-            Some([all @ .., last]) => {
-                let names: Vec<&str> = all.iter().map(|run| run.name.as_str()).collect();
-                format!("{} and {} compared", names.join(", "), last.name)
+            Some(runs @ [_, ..]) => {
+                let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
+                format!("{} compared", say::listed(&names))
             }
             _ => format!("KV cache compression of {model}"),
         }

@@ -11,8 +11,24 @@ pub fn percent(share: f64, decimals: usize) -> String {
 
 /// A share in percent with its interval: `43.2 % (40.0 to 51.0)`.
 pub fn percent_interval(share: Interval, decimals: usize) -> String {
-    let ends = ends(share.times(100.0), decimals).map_or_else(String::new, |ends| format!(" ({ends})"));
-    percent(share.estimate, decimals) + &ends
+    percent(share.estimate, decimals) + &bracketed(share.times(100.0), decimals)
+}
+
+/// What goes behind an estimate: ` (0.40 to 0.51)`; nothing where the ends are not known.
+pub fn bracketed(interval: Interval, decimals: usize) -> String {
+    ends(interval, decimals).map_or_else(String::new, |ends| format!(" ({ends})"))
+}
+
+/// `a, b and c`.
+pub fn listed<T: AsRef<str>>(parts: &[T]) -> String {
+    match parts {
+        [] => String::new(),
+        [one] => one.as_ref().into(),
+        [all @ .., last] => {
+            let all: Vec<&str> = all.iter().map(AsRef::as_ref).collect();
+            format!("{} and {}", all.join(", "), last.as_ref())
+        }
+    }
 }
 
 /// Both ends of an interval: `0.40 to 0.51`; `None` where they are not known.
@@ -45,8 +61,7 @@ fn reason(found: &Paired) -> String {
         let texts = if n == 1 { "text" } else { "texts" };
         return format!(": a sign test on {n} {texts} cannot reach 5 %, as at least 6 are needed");
     };
-    let excludes_0 = found.difference.low.zip(found.difference.high).is_some_and(|(low, high)| low > 0.0 || high < 0.0);
-    if found.direction().is_some() || !excludes_0 {
+    if found.direction().is_some() || !found.difference.leaves_out_0() {
         return String::new();
     }
     let (agree, n) = (found.lower.max(found.higher), found.difference.n);
@@ -94,6 +109,11 @@ mod tests {
         let (outcome, _) = says(&[0.5, 0.5, 0.5, 0.5, 0.5, 2.1]);
         let why = ": only 5 of 6 texts agree, and the sign test asks for 6";
         assert_eq!(outcome, format!("no difference is shown between x and y{why}"));
+    }
+
+    #[test]
+    fn lists_end_in_and() {
+        assert_eq!([&[][..], &["a"], &["a", "b"], &["a", "b", "c"]].map(listed), ["", "a", "a and b", "a, b and c"]);
     }
 
     #[test]

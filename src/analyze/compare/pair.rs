@@ -88,7 +88,7 @@ fn difference(
             let (x, y) = (means(&a, &from_a)?, means(&b, &from_b)?);
             let overall = mean(&y)? - mean(&x)?;
             let agreement = if same.heads { spearman(&x, &y) } else { None };
-            draws.push((common.iter().enumerate().map(|(i, _)| y[i] - x[i]).collect(), overall, agreement));
+            draws.push(((0..common.len()).map(|i| y[i] - x[i]).collect(), overall, agreement));
         }
     }
     let heads = common
@@ -97,7 +97,7 @@ fn difference(
         .map(|(i, (layer, kv_head))| {
             let drawn: Vec<f64> = draws.iter().map(|draw| draw.0[i]).collect();
             let difference = centred_interval(of_b[i] - of_a[i], &drawn, n);
-            let differs = difference.low.is_some_and(|low| low > 0.0) || difference.high.is_some_and(|high| high < 0.0);
+            let differs = difference.leaves_out_0();
             HeadDifference { layer, kv_head, first: of_a[i], other: of_b[i], difference, differs }
         })
         .collect::<Vec<_>>();

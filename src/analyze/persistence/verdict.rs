@@ -85,10 +85,11 @@ fn conclusion(evidence: &Evidence) -> &'static str {
     let differ = evidence.dataset_test.is_some_and(|test| test.p <= LEVEL);
     let Some(variance) = &evidence.variance else { return "Nothing varies" };
     let half = |part: Interval| part.low.unwrap_or(part.estimate) > 0.5;
-    let of_data = variance.dataset.estimate + variance.interaction.estimate;
     match (alike, differ) {
         (true, _) if half(variance.head) => "Sparsity is mostly a property of the model",
-        (_, true) if of_data > variance.head.estimate => "Sparsity is more the data set's than the model's",
+        (_, true) if variance.of_datasets() > variance.head.estimate => {
+            "Sparsity is more the data set's than the model's"
+        }
         (true, true) => "Sparsity is in part the model's and in part the data set's",
         (true, false) => "Sparsity is in part the model's, the rest varies from text to text",
         (false, _) => "Sparsity is not shown to be a property of the model",

@@ -32,6 +32,18 @@ pub struct VarianceShares {
     pub residual: Interval,
 }
 
+impl VarianceShares {
+    /// Share of the data sets, whether they shift all heads or single ones.
+    pub fn of_datasets(&self) -> f64 {
+        self.dataset.estimate + self.interaction.estimate
+    }
+
+    /// Share of the samples of one data set.
+    pub fn of_samples(&self) -> f64 {
+        self.sample.estimate + self.residual.estimate
+    }
+}
+
 /// A permutation test of whether data sets rank the heads alike.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RankNull {

@@ -182,12 +182,8 @@ pub struct FigureDifference {
 impl FigureDifference {
     /// Whether the interval of the difference leaves out 0.
     pub fn differs(&self) -> bool {
-        leaves_out_0(self.difference)
+        self.difference.leaves_out_0()
     }
-}
-
-fn leaves_out_0(interval: Interval) -> bool {
-    interval.low.zip(interval.high).is_some_and(|(low, high)| low > 0.0 || high < 0.0)
 }
 
 /// A run against the first one.

@@ -1,6 +1,6 @@
 //! A comparison in three sentences.
 
-use crate::format::comparison::{Against, ComparedRun, Comparison, leaves_out_0};
+use crate::format::comparison::{Against, ComparedRun, Comparison};
 use crate::math::Interval;
 use crate::say;
 
@@ -25,7 +25,7 @@ impl Comparison {
         let [(most, sets), rest @ ..] = runs.as_slice() else { return None };
         let rest: Vec<String> =
             rest.iter().map(|(run, sets)| format!("{} with {}", run.name, number(*sets, 3))).collect();
-        let before = if rest.is_empty() { String::new() } else { format!(", before {}", listed(&rest)) };
+        let before = if rest.is_empty() { String::new() } else { format!(", before {}", say::listed(&rest)) };
         let (name, eps) = (&most.name, self.eps);
         Some(format!("{name} merges most, with {} sets per unprotected token at eps {eps}{before}.", number(*sets, 3)))
     }
@@ -37,7 +37,7 @@ impl Comparison {
             let are_models = (1..self.runs.len())
                 .all(|at| self.runs[..at].iter().all(|run| run.model.fingerprint != self.runs[at].model.fingerprint));
             let run = if are_models { "model" } else { "run" };
-            let says = match distances.difference.filter(|difference| leaves_out_0(*difference)) {
+            let says = match distances.difference.filter(|difference| difference.leaves_out_0()) {
                 Some(difference) if difference.estimate > 0.0 => {
                     format!("The {run}s differ more than the data sets do")
                 }
@@ -56,7 +56,7 @@ impl Comparison {
         let between_heads = known(&|run| Some(say::percent(run.sets.as_ref()?.variance?.head.estimate, 0)));
         if !between_heads.is_empty() {
             let begins = if parts.is_empty() { "Of" } else { "of" };
-            parts.push(format!("{begins} the variance of a run, heads account for {}", listed(&between_heads)));
+            parts.push(format!("{begins} the variance of a run, heads account for {}", say::listed(&between_heads)));
         }
         (!parts.is_empty()).then(|| format!("{}.", parts.join("; ")))
     }
@@ -78,7 +78,7 @@ impl Comparison {
             let begins = if parts.is_empty() { "Heads" } else { "heads" };
             parts.push(format!(
                 "{begins} of {} are not compared one by one with those of {} ({})",
-                listed(&names),
+                say::listed(&names),
                 first.name,
                 first.shape()
             ));
@@ -109,15 +109,5 @@ fn of_heads(against: &Against) -> Option<String> {
 
 /// "0.251 (0.240 to 0.262)".
 fn number(value: Interval, decimals: usize) -> String {
-    let ends = say::ends(value, decimals).map_or_else(String::new, |ends| format!(" ({ends})"));
-    format!("{:.decimals$}{ends}", value.estimate)
-}
-
-/// "a, b and c".
-fn listed(parts: &[String]) -> String {
-    match parts {
-        [] => String::new(),
-        [one] => one.clone(),
-        [all @ .., last] => format!("{} and {last}", all.join(", ")),
-    }
+    format!("{:.decimals$}{}", value.estimate, say::bracketed(value, decimals))
 }

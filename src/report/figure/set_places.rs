@@ -21,9 +21,6 @@ pub(super) const ENTRY: FigureEntry = FigureEntry {
     build: Build::Analysis(build),
 };
 
-/// What bands and bars are.
-const INTERVALS: &str = "95 % interval over samples";
-
 /// Counts by place, and their shares with intervals, which files of earlier versions do not have.
 type Places<'a> = (&'a [Placed], &'a [Option<Interval>]);
 
@@ -85,7 +82,7 @@ fn drawing(
         x,
         y: Axis::linear((0.0, 100.0), 6, "Unprotected tokens merged, %"),
         panels: vec![(String::new(), curves)],
-        band_name: if has_intervals && in_order { INTERVALS.into() } else { String::new() },
+        band_name: if has_intervals && in_order { "95 % interval over samples".into() } else { String::new() },
         ..Curves::default()
     };
     let mut subtitle = pool::subtitle(analysis);

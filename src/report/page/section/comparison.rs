@@ -52,8 +52,8 @@ fn runs(at: usize, name: &str, comparison: &Comparison) -> Table {
             whole(run.n_tokens),
             interval(run.set_ratio().map(|figure| figure.mean), 3),
             percent(shares.map(|v| v.head.estimate)),
-            percent(shares.map(|v| v.dataset.estimate + v.interaction.estimate)),
-            percent(shares.map(|v| v.sample.estimate + v.residual.estimate)),
+            percent(shares.map(|v| v.of_datasets())),
+            percent(shares.map(|v| v.of_samples())),
             interval(sets.and_then(|sets| sets.kendall_w), 2),
             interval(sets.and_then(|sets| sets.between_datasets), 3),
             text(&most.join(", ")),
@@ -160,7 +160,7 @@ impl Place<'_> {
         // Of equal tenths, so that two pages have the same colours more often than not.
         let end = (10.0 * largest).ceil().max(1.0) / 10.0;
         let value = |head: &HeadDifference| {
-            let ends = say::ends(head.difference, 3).map_or_else(String::new, |ends| format!(" ({ends})"));
+            let ends = say::bracketed(head.difference, 3);
             let by = number(head.difference.estimate, 3);
             let sign = match head.difference.estimate {
                 d if !head.differs || d == 0.0 => "",

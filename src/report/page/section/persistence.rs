@@ -34,10 +34,7 @@ fn build(report: &Report, figures: &mut Figures) -> Made {
 }
 
 fn facts(evidence: &Evidence) -> Facts {
-    let in_words = |value: Interval| {
-        let ends = say::ends(value, 2).map_or_else(String::new, |ends| format!(" ({ends})"));
-        number(value.estimate, 2) + &ends
-    };
+    let in_words = |value: Interval| number(value.estimate, 2) + &say::bracketed(value, 2);
     let mut facts = Vec::new();
     let mut add =
         |name, value: Option<Interval>| facts.extend(pool::known_interval(value).map(|v| (name, in_words(v))));
@@ -47,10 +44,8 @@ fn facts(evidence: &Evidence) -> Facts {
     add("Mean rank correlation of two data sets", evidence.mean_spearman);
     if let Some(variance) = &evidence.variance {
         facts.push(("Variance between heads, alike in all data sets", percent(variance.head.estimate)));
-        let data = variance.dataset.estimate + variance.interaction.estimate;
-        facts.push(("Variance between data sets", percent(data)));
-        let samples = variance.sample.estimate + variance.residual.estimate;
-        facts.push(("Variance between samples of one data set", percent(samples)));
+        facts.push(("Variance between data sets", percent(variance.of_datasets())));
+        facts.push(("Variance between samples of one data set", percent(variance.of_samples())));
     }
     facts
 }
