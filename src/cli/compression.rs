@@ -55,9 +55,9 @@ pub(crate) struct CompressionArgs {
 }
 
 impl CompressionArgs {
-    /// Refuses a policy that does not exist, before a model is loaded.
+    /// As [`check_policies`].
     pub(crate) fn check(&self) -> Result<()> {
-        self.policy.iter().try_for_each(|spec| Ok(Compression::parse(spec, Budget::KeptFraction(0.5)).map(drop)?))
+        check_policies(self.policy.as_slice())
     }
 
     /// Builds the compression; `None` for the full cache.
@@ -119,6 +119,11 @@ pub(crate) fn refuse_ignored_size(compression: &Compression, options: &[(&str, b
         )),
         None => Ok(()),
     }
+}
+
+/// Refuses policies that do not exist, before a model is loaded.
+pub(crate) fn check_policies(specs: &[String]) -> Result<()> {
+    specs.iter().try_for_each(|spec| Ok(Compression::parse(spec, Budget::KeptFraction(0.5)).map(drop)?))
 }
 
 /// Says so where a policy has the published merge rule: it is there to be compared with.

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use crate::cli::Outcome;
 use crate::cli::common::Common;
-use crate::cli::compression::{at_budget, hash_of, note_other_form, note_published, profile_names, read_profile};
+use crate::cli::compression::{
+    at_budget, check_policies, hash_of, note_other_form, note_published, profile_names, read_profile,
+};
 use crate::cli::failure::{Result, Usage};
 use crate::cli::inputs::{FrameArgs, Inputs, note_cut};
 use crate::cli::names::{names, one_of};
@@ -21,7 +23,7 @@ use crate::format::profile::Profile;
 use crate::format::run::Run;
 use crate::math::Float;
 use crate::model::Model;
-use crate::runtime::{Budget, Compression};
+use crate::runtime::Compression;
 
 /// Policies that are compared when none is named.
 const DEFAULT_POLICIES: &[&str] = &["kvmerger", "kvmerger:variant=paper", "h2o", "snapkv", "streaming", "random"];
@@ -160,7 +162,7 @@ fn check(args: &Args) -> Result<()> {
     if args.policy.iter().any(|spec| spec == FULL) {
         return Err(Usage::error("--policy full changes nothing", "leave it out: it is the reference of every run"));
     }
-    args.policy.iter().try_for_each(|spec| Ok(Compression::parse(spec, Budget::KeptFraction(0.5)).map(drop)?))
+    check_policies(&args.policy)
 }
 
 /// The full cache, the policies and their controls, and each profile with the eviction of the tokens that it merges.
