@@ -20,24 +20,37 @@ const GAP: usize = 2;
 /// A column.
 pub(crate) struct Column {
     head: String,
-    is_name: bool,
-    /// Widest line of a head that is a name: it is broken behind the signs that join its parts.
-    of_parts: Option<usize>,
+    kind: Kind,
+}
+
+/// What stands in a column.
+#[derive(Clone, Copy)]
+enum Kind {
+    Names,
+    Numbers,
+    /// Numbers under a name, which is broken into lines no wider than that, behind the signs that join its parts.
+    UnderName(usize),
+}
+
+impl Column {
+    fn is_name(&self) -> bool {
+        matches!(self.kind, Kind::Names)
+    }
 }
 
 /// A column of names: to the left, and shortened where the table is too wide.
 pub(crate) fn name(head: &str) -> Column {
-    Column { head: head.into(), is_name: true, of_parts: None }
+    Column { head: head.into(), kind: Kind::Names }
 }
 
 /// A column of numbers: to the right.
 pub(crate) fn number(head: &str) -> Column {
-    Column { head: head.into(), is_name: false, of_parts: None }
+    Column { head: head.into(), kind: Kind::Numbers }
 }
 
 /// A column of numbers under a name, in lines no wider than that.
 pub(crate) fn parts(head: &str, widest: usize) -> Column {
-    Column { head: head.into(), is_name: false, of_parts: Some(widest) }
+    Column { head: head.into(), kind: Kind::UnderName(widest) }
 }
 
 /// Signs that join the parts of a name, and blanks.
@@ -69,10 +82,10 @@ impl Table {
     fn widths(&self) -> Vec<usize> {
         let longest = |column: &Column| {
             let head = &column.head;
-            match column.of_parts {
-                _ if column.is_name => columns(head),
-                Some(widest) => columns(head).min(widest),
-                None => head.split(' ').map(columns).max().unwrap_or(0),
+            match column.kind {
+                Kind::Names => columns(head),
+                Kind::UnderName(widest) => columns(head).min(widest),
+                Kind::Numbers => head.split(' ').map(columns).max().unwrap_or(0),
             }
         };
         let mut widths: Vec<usize> = self.columns.iter().map(longest).collect();
@@ -82,7 +95,7 @@ impl Table {
         let gaps = GAP * widths.len().saturating_sub(1);
         loop {
             let excess = (widths.iter().sum::<usize>() + gaps).saturating_sub(MAX_COLUMNS);
-            let names = (0..widths.len()).filter(|i| self.columns[*i].is_name && widths[*i] > MIN_NAME);
+            let names = (0..widths.len()).filter(|i| self.columns[*i].is_name() && widths[*i] > MIN_NAME);
             match names.max_by_key(|i| widths[*i]) {
                 Some(widest) if excess > 0 => widths[widest] -= 1,
                 _ => return widths,
@@ -96,7 +109,7 @@ impl Table {
     fn lines(&self, row: &[String], widths: &[usize]) -> Vec<Vec<String>> {
         let cells = row.iter().zip(&self.columns).zip(widths);
         let in_lines = |((cell, column), width): ((&String, &Column), &usize)| -> Vec<String> {
-            if column.is_name { in_width(&printable(cell, MOST_NAME), *width) } else { vec![cell.clone()] }
+            if column.is_name() { in_width(&printable(cell, MOST_NAME), *width) } else { vec![cell.clone()] }
         };
         let cells: Vec<Vec<String>> = cells.map(in_lines).collect();
         let n_lines = cells.iter().map(Vec::len).max().unwrap_or(0);
@@ -111,13 +124,13 @@ impl fmt::Display for Table {
         // Heads in as many lines as the tallest needs; the last one stands on the numbers.
         let in_lines = |(column, width): (&'_ Column, &usize)| {
             let lines = textwrap::Options::new(*width);
-            match column.of_parts {
-                Some(_) => {
+            match column.kind {
+                Kind::UnderName(_) => {
                     let parts = textwrap::WordSeparator::Custom(words_of_parts);
                     let whole = textwrap::WordSplitter::NoHyphenation;
                     textwrap::wrap(&column.head, lines.word_separator(parts).word_splitter(whole))
                 }
-                None => textwrap::wrap(&column.head, lines),
+                Kind::Names | Kind::Numbers => textwrap::wrap(&column.head, lines),
             }
             .into_iter()
             .map(Cow::into_owned)
@@ -136,7 +149,7 @@ impl fmt::Display for Table {
             for ((cell, column), width) in row.iter().zip(&self.columns).zip(&widths) {
                 let cell = printable(cell, *width);
                 let pad = " ".repeat(width.saturating_sub(columns(&cell)));
-                line += &if column.is_name { cell + &pad } else { pad + &cell };
+                line += &if column.is_name() { cell + &pad } else { pad + &cell };
                 line += &" ".repeat(GAP);
             }
             writeln!(f, "{}", line.trim_end())?;
